@@ -1,0 +1,73 @@
+"""Digests: what content is called, and how it is proved."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from mirror.oci.errors import ErrorCode, RegistryError
+
+_GRAMMAR = re.compile(r"(?P<algorithm>[a-z0-9]+(?:[.+_-][a-z0-9]+)*):(?P<encoded>[A-Za-z0-9=_-]+)")
+_ENCODED = {
+    # image-spec, descriptor.md, "Registered algorithms"
+    "sha256": re.compile(r"[a-f0-9]{64}"),
+    "sha512": re.compile(r"[a-f0-9]{128}"),
+}
+
+
+class Hasher(Protocol):
+    """The part of `hashlib`'s objects that is used here."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take in more content."""
+
+    def hexdigest(self) -> str:
+        """The hash of all that was taken in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A content address such as `sha256:9f86d0…`; always of a registered algorithm."""
+
+    algorithm: str
+    encoded: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.encoded}"
+
+    def hasher(self) -> Hasher:
+        """A fresh hash of this digest's algorithm."""
+        return hashlib.new(self.algorithm)
+
+    def matches(self, hasher: Hasher) -> bool:
+        """Whether what was fed to `hasher` is the content this digest names."""
+        return hasher.hexdigest() == self.encoded
+
+    def names(self, content: bytes) -> bool:
+        """Whether this is the digest of `content`."""
+        return hashlib.new(self.algorithm, content).hexdigest() == self.encoded
+
+
+def parse_digest(text: str) -> Digest:
+    """Read a digest by the spec's grammar.
+
+    Raises:
+        RegistryError: `DIGEST_INVALID`, for a malformed digest or an unregistered algorithm.
+    """
+    match = _GRAMMAR.fullmatch(text)
+    if match is None:
+        raise RegistryError(ErrorCode.DIGEST_INVALID, "not a digest: algorithm:hex is expected")
+    algorithm, encoded = match["algorithm"], match["encoded"]
+    pattern = _ENCODED.get(algorithm)
+    if pattern is None:
+        raise RegistryError(
+            ErrorCode.DIGEST_INVALID, "the digest's algorithm is neither sha256 nor sha512"
+        )
+    if pattern.fullmatch(encoded) is None:
+        raise RegistryError(ErrorCode.DIGEST_INVALID, f"not the hex form of a {algorithm} digest")
+    return Digest(algorithm, encoded)
+
+
+def digest_of(content: bytes) -> Digest:
+    """The canonical (sha256) digest of `content`."""
+    return Digest("sha256", hashlib.sha256(content).hexdigest())

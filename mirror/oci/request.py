@@ -1,0 +1,132 @@
+"""A pull request's path and query, parsed once into a value.
+
+The raw path is read, by the spec's grammar and nothing else: an encoded slash, an empty or a dot
+segment is never a repository name (frameworks decode and normalise before anyone can tell).
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.reference import Reference, parse_reference, parse_repository
+
+_PAGE_LENGTH = re.compile(r"[0-9]{1,9}")  # nobody pages by a milliard
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """end-1: GET /v2/."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRequest:
+    """end-2: GET, HEAD /v2/<name>/blobs/<digest>."""
+
+    name: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """end-3: GET, HEAD /v2/<name>/manifests/<reference>."""
+
+    name: str
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a listing starts and how long it may be.
+
+    `extra` is whatever else a registry's own `Link` asked to be sent back (Quay's `next_page`).
+    """
+
+    n: int | None = None
+    last: str | None = None
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TagsRequest:
+    """end-8: GET /v2/<name>/tags/list."""
+
+    name: str
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersRequest:
+    """end-12: GET /v2/<name>/referrers/<digest>."""
+
+    name: str
+    digest: Digest
+    artifact_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRequest:
+    """distribution's GET /v2/_catalog; here, what is cached."""
+
+    page: Page
+
+
+Request = Ping | BlobRequest | ManifestRequest | TagsRequest | ReferrersRequest | CatalogRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed request, and the registry its `ns` parameter names (spec, "Registry Proxying")."""
+
+    request: Request
+    ns: str | None
+
+
+def parse_target(raw: str) -> Target:
+    """Read a request target such as `/v2/library/alpine/manifests/3.20?ns=docker.io`.
+
+    Raises:
+        RegistryError: `NAME_INVALID`, `DIGEST_INVALID`, `MANIFEST_UNKNOWN`,
+            `PAGINATION_NUMBER_INVALID`, or `NAME_UNKNOWN` for a path that is none of the spec's.
+    """
+    if not raw.isascii():
+        raise RegistryError(ErrorCode.NAME_INVALID, "a request target is ASCII (RFC 9112, 3.2)")
+    path, _, query = raw.partition("?")
+    parameters = dict(parse_qsl(query)) if query else {}
+    return Target(_parse_path(path, parameters), _namespace(parameters.get("ns")))
+
+
+def _parse_path(path: str, parameters: dict[str, str]) -> Request:
+    if path in {"/v2/", "/v2"}:
+        return Ping()
+    if path == "/v2/_catalog":
+        return CatalogRequest(_page(parameters))
+    # A repository may itself hold the words "blobs" or "manifests": read from the right.
+    head, _, last = path.rpartition("/")
+    name, _, noun = head.rpartition("/")
+    if not path.startswith("/v2/") or noun not in {"manifests", "blobs", "tags", "referrers"}:
+        raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
+    repository = parse_repository(name.removeprefix("/v2/"))
+    if noun == "manifests":
+        return ManifestRequest(repository, parse_reference(last))
+    if noun == "blobs":
+        return BlobRequest(repository, parse_digest(last))
+    if noun == "referrers":
+        return ReferrersRequest(repository, parse_digest(last), parameters.get("artifactType"))
+    if last != "list":
+        raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
+    return TagsRequest(repository, _page(parameters))
+
+
+def _page(parameters: dict[str, str]) -> Page:
+    n = parameters.get("n")
+    if n is not None and _PAGE_LENGTH.fullmatch(n) is None:
+        raise RegistryError(ErrorCode.PAGINATION_NUMBER_INVALID, "n is not a number of entries")
+    extra = tuple((k, v) for k, v in parameters.items() if k not in {"n", "last", "ns"})
+    return Page(None if n is None else int(n), parameters.get("last"), extra)
+
+
+def _namespace(text: str | None) -> str | None:
+    """A lookup key and never an address, so its grammar does not matter here."""
+    return None if text is None else text.lower()

@@ -1,0 +1,166 @@
+import json
+from typing import Any
+
+import pytest
+
+from mirror.oci.descriptor import Descriptor, Platform
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.manifest import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Manifest,
+    References,
+    media_type_of,
+    parse_references,
+)
+
+CONFIG = digest_of(b"configuration")
+LAYER_1 = digest_of(b"layer 1")
+LAYER_2 = digest_of(b"layer 2")
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def entry(digest: object, size: object = 7, **more: object) -> dict[str, object]:
+    return {"mediaType": LAYER_TYPE, "digest": str(digest), "size": size, **more}
+
+
+def encoded(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize("media_type", [OCI_MANIFEST, DOCKER_MANIFEST])
+def test_an_image_refers_to_its_configuration_and_then_its_layers(media_type: str) -> None:
+    references = parse_references(
+        encoded(
+            {
+                "schemaVersion": 2,
+                "mediaType": media_type,
+                "config": entry(CONFIG, 13),
+                "layers": [entry(LAYER_1), entry(LAYER_2, 0)],
+            }
+        )
+    )
+    assert references == References(
+        blobs=(
+            Descriptor(LAYER_TYPE, CONFIG, 13),
+            Descriptor(LAYER_TYPE, LAYER_1, 7),
+            Descriptor(LAYER_TYPE, LAYER_2, 0),
+        )
+    )
+    assert list(references) == list(references.blobs)
+
+
+@pytest.mark.parametrize("media_type", [OCI_INDEX, DOCKER_LIST])
+def test_an_index_refers_to_one_manifest_for_each_platform(media_type: str) -> None:
+    arm = {"os": "linux", "architecture": "arm", "variant": "v7", "os.version": "ignored"}
+    references = parse_references(
+        encoded(
+            {
+                "schemaVersion": 2,
+                "mediaType": media_type,
+                "manifests": [
+                    entry(LAYER_1, platform={"os": "linux", "architecture": "amd64"}),
+                    entry(LAYER_2, platform=arm),
+                    entry(CONFIG),
+                ],
+            }
+        )
+    )
+    assert [found.platform for found in references.manifests] == [
+        Platform("linux", "amd64"),
+        Platform("linux", "arm", "v7"),
+        None,
+    ]
+    assert list(references) == list(references.manifests)
+    assert references.blobs == ()
+
+
+def test_a_platform_is_written_as_docker_does() -> None:
+    assert str(Platform("linux", "amd64")) == "linux/amd64"
+    assert str(Platform("linux", "arm", "v7")) == "linux/arm/v7"
+
+
+def test_an_artifact_names_its_subject_without_depending_on_it() -> None:
+    references = parse_references(encoded({"config": entry(CONFIG), "subject": entry(LAYER_1)}))
+    assert references.subject == Descriptor(LAYER_TYPE, LAYER_1, 7)
+    assert [found.digest for found in references] == [CONFIG]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"layers": None, "manifests": None, "config": None, "subject": None}, {"unknown": [1]}],
+)
+def test_a_manifest_may_refer_to_nothing(document: dict[str, Any]) -> None:
+    assert parse_references(encoded(document)) == References()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"<html>rate limited</html>",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"[" * 100_000,
+        b'{"layers": 3}',
+        b'{"layers": "abc"}',
+        b'{"layers": {"a": 1}}',
+        b'{"layers": [3]}',
+        b'{"layers": [null]}',
+        b'{"config": "abc"}',
+        b'{"subject": [1]}',
+        b'{"manifests": [{"size": 1}]}',
+        b'{"layers": [{"digest": null, "size": 1}]}',
+        encoded({"layers": [{"digest": str(LAYER_1)}]}),
+        encoded({"layers": [entry("sha256:abc")]}),
+        encoded({"layers": [entry("md5:" + "a" * 32)]}),
+        encoded({"layers": [entry(LAYER_1, -1)]}),
+        encoded({"layers": [entry(LAYER_1, "7")]}),
+        encoded({"layers": [entry(LAYER_1, 7.0)]}),
+        encoded({"layers": [entry(LAYER_1, size=True)]}),
+        encoded({"layers": [entry(LAYER_1, 2**63)]}),
+        b'{"layers": [{"digest": "' + str(LAYER_1).encode() + b'", "size": ' + b"9" * 5000 + b"}]}",
+    ],
+)
+def test_what_is_not_a_manifest_is_refused_as_one(content: bytes) -> None:
+    with pytest.raises(RegistryError) as caught:
+        parse_references(content)
+    assert caught.value.code is ErrorCode.MANIFEST_INVALID
+
+
+@pytest.mark.parametrize("media_type", MANIFEST_TYPES)
+def test_a_manifest_that_upstream_does_not_label_is_asked_itself(media_type: str) -> None:
+    assert media_type_of(encoded({"mediaType": media_type})) == media_type
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"mediaType": 3}',
+        b'{"mediaType": "text"}',
+        b'{"mediaType": "a/b\\r\\nSet-Cookie: c"}',
+        b'{"mediaType": "a/\\ud800"}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_label_that_could_not_stand_in_a_header_is_none(content: bytes) -> None:
+    assert media_type_of(content) is None
+
+
+def test_only_the_two_indexes_are_indexes() -> None:
+    assert set(MANIFEST_TYPES) - INDEX_TYPES == {OCI_MANIFEST, DOCKER_MANIFEST}
+
+
+def test_a_manifest_is_as_large_as_its_bytes() -> None:
+    assert Manifest(digest_of(b"{} "), OCI_MANIFEST, b"{} ").size == 3
