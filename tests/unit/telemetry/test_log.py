@@ -1,0 +1,144 @@
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from mirror.telemetry.log import fields, request_id, start
+
+logger = logging.getLogger("mirror.api.middleware")
+
+
+@pytest.fixture(autouse=True)
+def root_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+class Lines:
+    """What comes out on standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def of(
+        self,
+        message: str,
+        facts: dict[str, object],
+        style: Literal["text", "json"],
+        error: Exception | None = None,
+    ) -> list[str]:
+        listener = start("info", style)
+        logger.warning(message, extra=fields(**facts), exc_info=error)
+        listener.stop()
+        return self._capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+    return Lines(capsys)
+
+
+def raised() -> Exception:
+    with pytest.raises(ValueError, match="broken") as caught:
+        int("broken")
+    return caught.value
+
+
+def test_a_text_line_has_time_level_message_and_facts(lines: Lines) -> None:
+    (line,) = lines.of("upstream is down", {"upstream": "docker.io", "status": 503}, "text")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 WARNING upstream is down"
+        r" upstream=docker\.io status=503",
+        line,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("plain/word:1", "plain/word:1"),
+        ("", '""'),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('say "x"', r'"say \"x\""'),
+        ("line\nbreak", r'"line\nbreak"'),
+        ("\x1b[31m", r'"\u001b[31m"'),
+        ("\u2028", r'"\u2028"'),
+        (None, "None"),
+        (0.25, "0.25"),
+    ],
+)
+def test_a_value_is_one_word_of_a_text_line(lines: Lines, value: object, word: str) -> None:
+    (line,) = lines.of("request", {"value": value}, "text")
+    assert line.endswith(f" request value={word}")
+
+
+def test_a_message_is_one_line_whatever_it_holds(lines: Lines) -> None:
+    (line,) = lines.of("bad request:\nERROR forged", {}, "text")
+    assert line.endswith(r"WARNING bad request:\nERROR forged")
+
+
+def test_a_json_line_has_the_same_facts_as_members(lines: Lines) -> None:
+    (line,) = lines.of("upstream is down", {"status": 503, "path": ["a", None]}, "json")
+    found = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", found.pop("time"))
+    assert found == {
+        "level": "warning",
+        "logger": "mirror.api.middleware",
+        "message": "upstream is down",
+        "status": 503,
+        "path": ["a", None],
+    }
+
+
+def test_what_json_has_no_form_for_is_written_as_text(lines: Lines) -> None:
+    (line,) = lines.of("request", {"error": ValueError("why")}, "json")
+    assert json.loads(line)["error"] == "why"
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_what_is_logged_while_a_request_is_answered_has_its_id(
+    lines: Lines, style: Literal["text", "json"]
+) -> None:
+    token = request_id.set("4f2a")
+    try:
+        (during,) = lines.of("request", {}, style)
+    finally:
+        request_id.reset(token)
+    (after,) = lines.of("request", {}, style)
+    expected = "id=4f2a" if style == "text" else '"id": "4f2a"'
+    assert expected in during
+    assert "4f2a" not in after
+
+
+def test_a_traceback_follows_its_text_line(lines: Lines) -> None:
+    first, *rest = lines.of("unexpected", {"kind": "blob"}, "text", raised())
+    assert first.endswith("WARNING unexpected kind=blob")
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1].startswith("ValueError: invalid literal")
+
+
+def test_a_traceback_is_a_member_of_its_json_line(lines: Lines) -> None:
+    (line,) = lines.of("unexpected", {}, "json", raised())
+    assert json.loads(line)["traceback"].startswith("Traceback (most recent call last):")
+
+
+def test_lines_of_libraries_are_written_too(capsys: pytest.CaptureFixture[str]) -> None:
+    listener = start("info", "text")
+    logging.getLogger("aiohttp.server").error("Error handling %s", "request")
+    listener.stop()
+    assert capsys.readouterr().err.endswith(" ERROR Error handling request\n")
+
+
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    listener = start("warning", "text")
+    logger.info("quiet")
+    logger.warning("loud")
+    listener.stop()
+    assert "quiet" not in capsys.readouterr().err

@@ -1,0 +1,97 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mirror.telemetry.metrics import Kind, Metrics, Result, StoreTotals
+
+# The contract with dashboards and alerts: name, type, labels.
+CONTRACT = {
+    "mirror_requests_total": ("counter", "upstream kind method status"),
+    "mirror_request_seconds": ("histogram", "kind result"),
+    "mirror_lookups_total": ("counter", "upstream kind result"),
+    "mirror_served_bytes_total": ("counter", "upstream result"),
+    "mirror_upstream_requests_total": ("counter", "upstream endpoint kind method status"),
+    "mirror_upstream_bytes_total": ("counter", "upstream endpoint"),
+    "mirror_upstream_seconds": ("histogram", "upstream endpoint kind"),
+    "mirror_upstream_up": ("gauge", "upstream endpoint"),
+    "mirror_upstream_ratelimit_limit": ("gauge", "upstream endpoint"),
+    "mirror_upstream_ratelimit_remaining": ("gauge", "upstream endpoint"),
+    "mirror_fills_active": ("gauge", ""),
+    "mirror_fill_readers": ("gauge", ""),
+    "mirror_fills_total": ("counter", "upstream outcome"),
+    "mirror_fill_resumes_total": ("counter", "upstream endpoint"),
+    "mirror_store_blobs": ("gauge", ""),
+    "mirror_store_bytes": ("gauge", ""),
+    "mirror_store_referenced_bytes": ("gauge", ""),
+    "mirror_store_limit_bytes": ("gauge", ""),
+    "mirror_evicted_blobs_total": ("counter", ""),
+    "mirror_evicted_bytes_total": ("counter", ""),
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Each metric, touched once."""
+    metrics = Metrics()
+    where = {"upstream": "docker.io", "endpoint": "registry-1.docker.io"}
+    asked = {"kind": "blob", "method": "GET", "status": "200"}
+    metrics.requests.labels(upstream="docker.io", **asked).inc()
+    metrics.request_seconds.labels(kind="blob", result="hit").observe(0.1)
+    metrics.lookups.labels(upstream="docker.io", kind=Kind.BLOB, result=Result.HIT).inc()
+    metrics.served_bytes.labels(upstream="docker.io", result=Result.HIT).inc(100)
+    metrics.upstream_requests.labels(**where, **asked).inc()
+    metrics.upstream_bytes.labels(**where).inc()
+    metrics.upstream_seconds.labels(**where, kind="blob").observe(0.1)
+    for gauge in (metrics.upstream_up, metrics.ratelimit_limit, metrics.ratelimit_remaining):
+        gauge.labels(**where).set(1)
+    metrics.fills_active.inc()
+    metrics.fill_readers.inc()
+    metrics.fills.labels(upstream="docker.io", outcome="committed").inc()
+    metrics.fill_resumes.labels(**where).inc()
+    metrics.evicted_blobs.inc()
+    metrics.evicted_bytes.inc(7)
+    metrics.watch_store(lambda: StoreTotals(2, 300, 500), limit_bytes=1000)
+    return metrics
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(metrics.exposition().decode())
+        for sample in family.samples
+    }
+
+
+def test_the_metrics_are_those_that_dashboards_rely_on(metrics: Metrics) -> None:
+    found = {}
+    for family in text_string_to_metric_families(metrics.exposition().decode()):
+        assert family.documentation.endswith("."), family.name
+        counted = [each for each in family.samples if not each.name.endswith("_created")]
+        labels = set(counted[0].labels) - {"le"}
+        name = counted[0].name if family.type == "counter" else family.name
+        found[name] = (family.type, labels)
+    assert found == {name: (kind, set(labels.split())) for name, (kind, labels) in CONTRACT.items()}
+
+
+def test_the_store_is_asked_at_each_scrape() -> None:
+    metrics = Metrics()
+    totals = StoreTotals()
+    metrics.watch_store(lambda: totals, limit_bytes=1000)
+    assert samples(metrics)["mirror_store_blobs"] == 0
+    totals = StoreTotals(blobs=2, bytes=300, referenced_bytes=500)
+    found = samples(metrics)
+    assert found["mirror_store_blobs"] == 2
+    assert found["mirror_store_bytes"] == 300
+    assert found["mirror_store_referenced_bytes"] == 500
+    assert found["mirror_store_limit_bytes"] == 1000
+
+
+def test_two_mirrors_in_one_process_count_apart() -> None:
+    one, two = Metrics(), Metrics()
+    one.evicted_blobs.inc()
+    assert samples(one)["mirror_evicted_blobs_total"] == 1
+    assert samples(two)["mirror_evicted_blobs_total"] == 0
+
+
+def test_kinds_and_results_are_the_closed_sets_of_the_glossary() -> None:
+    assert " ".join(Kind) == "tag manifest blob referrers tags"
+    assert " ".join(Result) == "hit miss joined revalidated stale linked negative denied error"
