@@ -1,0 +1,106 @@
+"""Fixtures for everyone: a registry that does as it is told, our application, and the guards."""
+
+import inspect
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+
+from tests.support.clock import FakeClock
+from tests.support.leaks import Remains
+from tests.support.mirror import InnerMirror, Settings, document, start_inner_mirror, upstream_at
+from tests.support.relay import Relay
+from tests.support.upstream import ScriptedRegistry
+
+StartMirror = Callable[..., Awaitable[InnerMirror]]
+StartRelay = Callable[[int], Awaitable[Relay]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this shell says to a mirror of its own is none of the tests' business."""
+    for name in [*os.environ]:  # noqa: TID251 - to clean it for mirror.config
+        if name.startswith("MIRROR_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> None:
+    """Fail a test that leaves tasks or descriptors behind."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("nothing_is_left_in_the_loop")
+
+
+@pytest.fixture
+async def nothing_is_left_in_the_loop() -> AsyncIterator[None]:
+    remains = Remains()
+    yield
+    await remains.check()
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail integration tests in which code of ours blocks the event loop."""
+    if "integration" not in request.path.parts:
+        yield
+        return
+    guard = BlockBuster(scanned_modules="mirror")
+    for function in guard.functions.values():
+        # Starting and stopping may block: there are no clients yet, or no longer.
+        function.can_block_in("mirror/app.py", "run")
+    guard.activate()
+    yield
+    guard.deactivate()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def upstream(clock: FakeClock) -> AsyncIterator[ScriptedRegistry]:
+    """A scripted registry whose tokens and links live by the same clock as `start_mirror`'s."""
+    async with ScriptedRegistry(clock=clock) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def start_relay() -> AsyncIterator[StartRelay]:
+    """`relay = await start_relay(upstream.port)`: a bad line to a port of this machine."""
+    async with AsyncExitStack() as stack:
+
+        async def start(target_port: int) -> Relay:
+            return await stack.enter_async_context(Relay(target_port))
+
+        yield start
+
+
+@pytest.fixture
+async def start_mirror(
+    tmp_path: Path, upstream: ScriptedRegistry, clock: FakeClock
+) -> AsyncIterator[StartMirror]:
+    """`mirror = await start_mirror()`: the application, with docker.io at `upstream`.
+
+    Other upstreams, by name: `start_mirror({"ghcr.io": upstream_at(url)})`; other settings, by
+    section: `start_mirror(tags={"fresh_for": "5s"})`. The store is the same each time.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            upstreams: dict[str, Settings] | None = None, **overrides: Any
+        ) -> InnerMirror:
+            settings = document(
+                upstreams or {"docker.io": upstream_at(upstream.url)},
+                store_root=tmp_path / "store",
+                **overrides,
+            )
+            mirror = await start_inner_mirror(settings, clock)
+            stack.push_async_callback(mirror.stop)
+            return mirror
+
+        yield start

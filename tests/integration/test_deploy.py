@@ -1,0 +1,248 @@
+"""What ships in `deploy/` is true: it loads, it fits together, and the names in it exist."""
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from mirror.config import Config, load, parse_duration
+from mirror.telemetry.metrics import Metrics, Outcome, Result, StoreTotals
+from tests.support.mirror import running_mirror, upstream_at
+from tests.support.process import run
+from tests.support.require import require
+
+CHECKOUT = Path(__file__).parents[2]
+DEPLOY = CHECKOUT / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+README = (DEPLOY / "README.md").read_text()
+UNIT = (DEPLOY / "mirror.service").read_text()
+RULES = (PROMETHEUS / "rules.yml").read_text()
+ALERTS = (PROMETHEUS / "alerts.yml").read_text()
+DASHBOARD = (DEPLOY / "grafana" / "mirror.json").read_text()
+QUERIES = RULES + ALERTS + DASHBOARD.replace('\\"', '"')
+
+DRAIN_SECONDS = Config().server.drain_timeout
+
+
+async def test_prometheus_accepts_the_scrape_configuration_and_all_rules() -> None:
+    require("promtool")
+    await run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+
+
+async def test_the_rules_compute_and_the_alerts_fire_as_their_tests_say() -> None:
+    require("promtool")
+    await run("promtool", "test", "rules", PROMETHEUS / "tests.yml")
+
+
+async def test_every_metric_is_exported_as_prometheus_wants_metrics(tmp_path: Path) -> None:
+    require("promtool")
+    exposition = tmp_path / "metrics.txt"
+    exposition.write_bytes(_every_metric())
+    checked = await run("sh", "-c", f"promtool check metrics < {exposition}")
+    assert checked.stdout + checked.stderr == ""
+
+
+def test_rules_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
+    families = list(text_string_to_metric_families(_every_metric().decode()))
+    assert [family.name for family in families if not family.samples] == []
+    exported = {sample.name for family in families for sample in family.samples}
+    asked = set(re.findall(r"(?<![:\w])mirror_\w+\b(?!:)", QUERIES))
+    assert asked - exported == set()
+
+
+def test_alerts_and_dashboard_ask_for_rules_that_are_recorded() -> None:
+    groups = yaml.safe_load(RULES)["groups"]
+    recorded = {rule["record"] for group in groups for rule in group["rules"]}
+    assert set(re.findall(r"\b[a-z_]+:mirror_\w+:\w+\b", QUERIES)) - recorded == set()
+
+
+def test_rules_alerts_and_dashboard_ask_for_label_values_that_exist() -> None:
+    for label, known in (("result", Result), ("outcome", Outcome)):
+        asked = set("|".join(re.findall(rf'\b{label}=~?"([^"]*)"', QUERIES)).split("|"))
+        assert asked
+        assert asked - {str(value) for value in known} == set()
+
+
+def test_the_readme_explains_every_alert() -> None:
+    groups = yaml.safe_load(ALERTS)["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    assert set(re.findall(r"`(Mirror[A-Z]\w+)`", README)) == alerts
+
+
+def test_the_log_lines_that_the_readme_explains_are_written_by_the_mirror() -> None:
+    section = README.partition("### What the log says")[2].partition("\n### ")[0]
+    explained = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert explained
+    source = "".join(path.read_text() for path in (CHECKOUT / "mirror").rglob("*.py"))
+    assert [line for line in explained if line not in source] == []
+
+
+@pytest.mark.parametrize(("language", "parser"), [
+    ("toml", tomllib.loads), ("json", json.loads), ("yaml", yaml.safe_load),
+])  # fmt: skip
+def test_the_files_shown_in_the_readme_parse(language: str, parser: Any) -> None:
+    blocks = re.findall(rf"^```{language}$(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        parser(block)
+
+
+def test_the_files_the_readme_links_to_exist() -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)
+    assert [link for link in links if not (DEPLOY / link).exists()] == []
+
+
+def test_the_unit_gives_the_mirror_longer_to_end_than_it_takes_to_drain() -> None:
+    assert float(_unit()["TimeoutStopSec"]) > DRAIN_SECONDS
+
+
+async def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    require("systemd-analyze")
+    unit = tmp_path / "mirror.service"
+    unit.write_text(UNIT.replace("/opt/mirror/bin/mirror", "/bin/true"))
+    checked = await run("systemd-analyze", "verify", "--man=no", unit)
+    assert str(unit) not in checked.stdout + checked.stderr  # what it would complain about
+
+
+async def test_the_unit_starts_a_verb_that_takes_its_configuration() -> None:
+    program, verb, option, file = _unit()["ExecStart"].split()
+    assert (Path(program).name, Path(file).suffix) == ("mirror", ".toml")
+    shown = await run(sys.executable, "-m", "mirror", verb, "--help")
+    assert option in shown.stdout
+
+
+async def test_the_unit_does_not_restart_what_a_broken_configuration_stopped(
+    tmp_path: Path,
+) -> None:
+    broken = tmp_path / "mirror.toml"
+    broken.write_text("[sever]\n")
+    ended = await run(sys.executable, "-m", "mirror", "serve", "--config", broken, check=False)
+    assert ended.returncode == int(_unit()["RestartPreventExitStatus"])
+
+
+def test_the_container_differs_from_the_defaults_only_where_a_container_must() -> None:
+    config = load(DEPLOY / "container.toml")
+    server = config.server.model_copy(update={"admin_listen": Config().server.admin_listen})
+    store = config.store.model_copy(update={"root": Config().store.root})
+    assert config.model_copy(update={"server": server, "store": store}) == Config()
+    assert f"VOLUME {config.store.root}\n" in DOCKERFILE
+
+
+def test_the_dockerfile_copies_files_that_are_in_the_checkout() -> None:
+    copied = re.findall(r"^COPY (?!--from)(\S+) ", DOCKERFILE, re.MULTILINE)
+    assert copied
+    assert [path for path in copied if not (CHECKOUT / path).exists()] == []
+
+
+def test_the_image_holds_only_what_the_lock_file_proves() -> None:
+    assert "--require-hashes" in DOCKERFILE
+    locked = re.findall(
+        r"^[\w.-]+==.*(?:\n .*)*", (DEPLOY / "requirements.txt").read_text(), re.MULTILINE
+    )
+    assert locked
+    assert [entry for entry in locked if "--hash=sha256:" not in entry] == []
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.findall(r"^USER (.*)$", final, re.MULTILINE) == ["mirror"]
+
+
+async def test_the_health_check_tells_a_mirror_that_serves_from_one_that_does_not(
+    tmp_path: Path,
+) -> None:
+    found = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert found
+    async with running_mirror(tmp_path, {"docker.io": upstream_at("http://127.0.0.1:9")}) as mirror:
+        port = mirror.admin_host.rpartition(":")[2]
+        _, *arguments = json.loads(found[1].replace("5001", port))
+        assert (await run(sys.executable, *arguments)).returncode == 0
+        await mirror.process.stop()
+        assert (await run(sys.executable, *arguments, check=False)).returncode == 1
+
+
+def test_compose_mounts_files_that_are_there() -> None:
+    mounts = [volume.split(":")[0] for service in _services() for volume in service["volumes"]]
+    files = [DEPLOY / source for source in mounts if source.startswith(".")]
+    assert files
+    assert [path for path in files if not path.exists()] == []
+    assert {source for source in mounts if not source.startswith(".")} == set(_compose()["volumes"])
+    build = _compose()["services"]["mirror"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_compose_shows_the_admin_port_to_nobody_but_prometheus() -> None:
+    mirror = _compose()["services"]["mirror"]
+    assert mirror["ports"] == ["5000:5000"]
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    port = load(DEPLOY / "container.toml").server.admin_listen[1]
+    assert config["scrape_configs"][0]["static_configs"] == [{"targets": [f"mirror:{port}"]}]
+    assert parse_duration(mirror["stop_grace_period"]) > DRAIN_SECONDS
+
+
+def test_grafana_is_told_where_prometheus_and_the_dashboard_are() -> None:
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    source = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+    provider = yaml.safe_load((provisioning / "dashboards" / "mirror.yaml").read_text())
+    path = provider["providers"][0]["options"]["path"]
+    volumes = _compose()["services"]["grafana"]["volumes"]
+    assert f"./grafana/mirror.json:{path}/mirror.json:ro" in volumes
+
+
+def test_panels_of_the_dashboard_do_not_overlap_and_name_the_chosen_data_source() -> None:
+    panels = json.loads(DASHBOARD)["panels"]
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + across, place["y"] + down)
+            for across in range(place["w"])
+            for down in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        for target in panel.get("targets", []):
+            assert target["datasource"]["uid"] == "${datasource}"
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def _every_metric() -> bytes:
+    """What `/metrics` shows when everything has happened once."""
+    metrics = Metrics()
+    upstream, endpoint = "docker.io", "registry-1.docker.io"
+    metrics.announce(upstream, [endpoint])
+    metrics.requests.labels(upstream, "blob", "GET", "200").inc()
+    metrics.request_seconds.labels("blob", "hit").observe(0.1)
+    metrics.upstream_requests.labels(upstream, endpoint, "blob", "GET", "200").inc()
+    metrics.upstream_seconds.labels(upstream, endpoint, "blob").observe(0.1)
+    metrics.upstream_up.labels(upstream, endpoint).set(1)
+    metrics.ratelimit_limit.labels(upstream, endpoint).set(100)
+    metrics.ratelimit_remaining.labels(upstream, endpoint).set(99)
+    metrics.watch_store(lambda: StoreTotals(blobs=1, bytes=1, referenced_bytes=2), limit_bytes=9)
+    return metrics.exposition()
+
+
+def _unit() -> dict[str, str]:
+    unit = RawConfigParser(strict=False)  # systemd lets a key stand twice
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # its documented use
+    unit.read_string(UNIT)
+    return dict(unit["Service"])
+
+
+def _compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return document
+
+
+def _services() -> Iterator[dict[str, Any]]:
+    yield from _compose()["services"].values()

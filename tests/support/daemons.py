@@ -1,0 +1,235 @@
+"""Real clients of registries, each in directories of its own, of which nothing survives.
+
+async with running_containerd() as containerd:
+    await containerd.ctr("images", "pull", "--hosts-dir", hosts_dir, "docker.io/library/x:1")
+async with running_docker(mirror.url) as docker:
+    await docker("pull", "x:1")
+async with containers(mirror.host) as tools:
+    await tools.podman("pull", "docker.io/library/x:1")
+    await tools.skopeo("copy", "docker://docker.io/library/x:1", f"dir:{directory}")
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tests.support.process import CHILD_ENVIRONMENT, Process, run
+from tests.support.require import require, require_root
+
+Result = subprocess.CompletedProcess[str]
+
+
+class Containerd:
+    """containerd with its client, `ctr`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.socket = directory / "containerd.sock"
+        settings = {
+            "version": 2,
+            "root": f"{directory}/root",
+            "state": f"{directory}/state",
+            "disabled_plugins": ["io.containerd.grpc.v1.cri"],
+            "grpc": {"address": str(self.socket)},
+        }
+        file = directory / "containerd.toml"
+        file.write_text(tomli_w.dumps(settings), encoding="utf-8")
+        self.process = Process(
+            ("containerd", "--config", file),
+            log=directory / "containerd.log",
+            ready=self._is_ready,
+        )
+
+    async def ctr(self, *arguments: str | Path, check: bool = True, within: float = 60) -> Result:
+        """Run `ctr` in a namespace of the tests."""
+        client = ("ctr", "-a", self.socket, "-n", "test")
+        return await run(*client, *arguments, check=check, within=within)
+
+    def hosts_dir(self, mirrors: Mapping[str, str]) -> Path:
+        """A directory for `--hosts-dir` that sends each registry's pulls to a mirror's URL."""
+        directory = self.directory / "hosts"
+        for registry, url in mirrors.items():
+            (directory / registry).mkdir(parents=True, exist_ok=True)
+            settings = {
+                "server": f"https://{registry}",
+                "host": {url: {"capabilities": ["pull", "resolve"]}},
+            }
+            file = directory / registry / "hosts.toml"
+            file.write_text(tomli_w.dumps(settings), encoding="utf-8")
+        return directory
+
+    async def _is_ready(self) -> bool:
+        return (await self.ctr("version", check=False)).returncode == 0
+
+
+class Docker:
+    """dockerd; call it as its client: `await docker("pull", "alpine")`."""
+
+    def __init__(self, containerd: Containerd, mirror_url: str) -> None:
+        self.directory = directory = containerd.directory / "docker"
+        directory.mkdir()
+        self._client = ("docker", "-H", f"unix://{directory}/docker.sock")
+        self._environment = {**CHILD_ENVIRONMENT, "DOCKER_CONFIG": f"{directory}/client"}
+        (directory / "daemon.json").write_text("{}", encoding="utf-8")
+        self.process = Process(
+            (
+                "dockerd",
+                "--iptables=false",
+                "--ip6tables=false",
+                "--bridge=none",
+                f"--config-file={directory}/daemon.json",
+                f"--data-root={directory}/data",
+                f"--exec-root={directory}/exec",
+                f"--host=unix://{directory}/docker.sock",
+                f"--pidfile={directory}/pid",
+                f"--containerd={containerd.socket}",
+                f"--registry-mirror={mirror_url}",
+            ),
+            log=directory / "docker.log",
+            ready=self._is_ready,
+        )
+
+    async def __call__(
+        self, *arguments: str | Path, check: bool = True, within: float = 60
+    ) -> Result:
+        return await run(
+            *self._client, *arguments, environment=self._environment, check=check, within=within
+        )
+
+    async def _is_ready(self) -> bool:
+        return (await self("version", check=False)).returncode == 0
+
+
+class Containers:
+    """podman and skopeo, configured to pull through a mirror."""
+
+    def __init__(self, directory: Path, mirror_host: str, registries: Sequence[str]) -> None:
+        self.directory = directory
+        mirrored = [
+            {
+                "location": registry,
+                "mirror": [{"location": f"{mirror_host}/{registry}", "insecure": True}],
+            }
+            for registry in registries
+        ]
+        storage = {
+            "driver": "vfs",  # needs no mounts
+            "graphroot": f"{directory}/root",
+            "runroot": f"{directory}/run",
+        }
+        documents: dict[str, dict[str, Any]] = {
+            "registries.conf": {"registry": mirrored},
+            "storage.conf": {"storage": storage},
+            "containers.conf": {"engine": {"tmp_dir": f"{directory}/engine"}},
+        }
+        for name, document in documents.items():
+            (directory / name).write_text(tomli_w.dumps(document), encoding="utf-8")
+        (directory / "auth.json").write_text("{}", encoding="utf-8")  # nobody's credentials
+        self._environment = {
+            **CHILD_ENVIRONMENT,
+            "CONTAINERS_REGISTRIES_CONF": f"{directory}/registries.conf",
+            "CONTAINERS_CONF": f"{directory}/containers.conf",
+            "CONTAINERS_STORAGE_CONF": f"{directory}/storage.conf",
+            "REGISTRY_AUTH_FILE": f"{directory}/auth.json",
+        }
+
+    async def podman(
+        self, *arguments: str | Path, check: bool = True, within: float = 60
+    ) -> Result:
+        return await run(
+            "podman", *arguments, environment=self._environment, check=check, within=within
+        )
+
+    async def skopeo(
+        self, *arguments: str | Path, check: bool = True, within: float = 60
+    ) -> Result:
+        # It does not read CONTAINERS_REGISTRIES_CONF.
+        client = ("skopeo", "--registries-conf", self.directory / "registries.conf")
+        return await run(
+            *client, *arguments, environment=self._environment, check=check, within=within
+        )
+
+
+@asynccontextmanager
+async def running_containerd() -> AsyncIterator[Containerd]:
+    """Run containerd."""
+    require("containerd", "ctr", "runc")
+    require_root()
+    async with _workplace() as directory:
+        containerd = Containerd(directory)
+        async with containerd.process:
+            yield containerd
+
+
+@asynccontextmanager
+async def running_docker(mirror_url: str) -> AsyncIterator[Docker]:
+    """Run dockerd, with a containerd of its own, and `mirror_url` as its registry mirror."""
+    require("dockerd", "docker")
+    async with running_containerd() as containerd:
+        docker = Docker(containerd, mirror_url)
+        async with docker.process:
+            yield docker
+
+
+@asynccontextmanager
+async def containers(mirror_host: str, *registries: str) -> AsyncIterator[Containers]:
+    """podman and skopeo that ask a mirror for what is in `registries` (by default docker.io)."""
+    require("podman", "skopeo")
+    require_root()
+    async with _workplace() as directory:
+        yield Containers(directory, mirror_host, registries or ("docker.io",))
+
+
+@asynccontextmanager
+async def _workplace() -> AsyncIterator[Path]:
+    """A directory whose name is short enough for sockets; no process, mount or file outlives it."""
+    directory = Path(tempfile.mkdtemp(prefix="mirror-test-"))
+    try:
+        yield directory
+    finally:
+        await asyncio.to_thread(_sweep, directory)
+
+
+def _sweep(directory: Path) -> None:
+    """End and remove what daemons leave: containerd's shims outlive it, containers their shims."""
+    for process in _processes(str(directory)):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    for point in _mount_points(directory):
+        subprocess.run(("umount", "--lazy", point), check=True)
+    shutil.rmtree(directory)
+
+
+def _processes(mark: str) -> set[int]:
+    """The processes with `mark` in their command line, and everything that they started."""
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(entry.name)] = int(_status(entry, "PPid"))
+            if mark in (entry / "cmdline").read_text(encoding="utf-8", errors="replace"):
+                found.add(int(entry.name))
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _status(entry: Path, name: str) -> str:
+    lines = (entry / "status").read_text(encoding="utf-8", errors="replace").splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
+
+
+def _mount_points(directory: Path) -> list[str]:
+    """What is mounted below `directory`, innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    points = [line.split()[4] for line in lines]
+    return [point for point in reversed(points) if Path(point).is_relative_to(directory)]
