@@ -213,6 +213,7 @@ class Fill(Section):
     stall_timeout: Timeout = 20.0
     attempts: Count = 8
     keep_partial_for: Duration = 86400.0
+    prefetch: Literal["off", "platform"] = "off"
 
 
 class Log(Section):
@@ -270,6 +271,11 @@ class Endpoint(Section):
         parts = urlsplit(self.url)
         own_port = {"http": ":80", "https": ":443"}[parts.scheme]
         return parts.netloc.removesuffix(own_port)
+
+    @cached_property
+    def name(self) -> str:
+        """What metrics call it: the host, and the path where there is one."""
+        return self.host + urlsplit(self.url).path
 
 
 class Upstream(Section):

@@ -1,16 +1,21 @@
 """Logs: one line per request and per event, as text or as JSON, with the request's id.
 
-Events carry their facts in `extra=fields(...)`; both formats print them.
+Events carry their facts in `extra=fields(...)`; both formats print them. Lines are written in
+batches by a thread: a slow pipe blocks no pull, and a wake-up for each line would cost more than
+the request that it tells of.
 """
 
 import json
 import logging
 import sys
+import threading
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
-from queue import SimpleQueue
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, TextIO
+
+_GATHER = 0.05  # seconds for which lines are gathered
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request being answered; empty outside one."""
@@ -21,29 +26,60 @@ def fields(**values: object) -> dict[str, Any]:
     return {"fields": values, "request_id": request_id.get()}
 
 
-def start(level: str, style: Literal["text", "json"]) -> QueueListener:
-    """Send the mirror's logs to standard error from a thread, so that a slow pipe blocks no pull.
+def start(level: str, style: Literal["text", "json"]) -> "Writer":
+    """Send the mirror's logs to standard error.
 
     Returns:
-        The listener; stop it to flush what is queued.
+        The writer; stop it to write what it has gathered.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
-    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    writer = Writer(sys.stderr)
+    writer.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [_Enqueue(queue)]
+    root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)  # of libraries, only what went wrong
     logging.getLogger("mirror").setLevel(level.upper())
-    listener = QueueListener(queue, handler)
-    listener.start()
-    return listener
+    return writer
 
 
-class _Enqueue(QueueHandler):
-    """Hands records over as they are: they stay in this process, so nothing need be pickled."""
+class Writer(logging.Handler):
+    """Formats at once, and writes soon after."""
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: list[str] = []
+        self._filled = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._write_until_stopped, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with the handler's lock held."""
+        self._lines.append(self.format(record))
+        if len(self._lines) == 1:
+            self._filled.set()
+
+    def stop(self) -> None:
+        """Write what there is, and nothing from now on."""
+        self._stopped.set()
+        self._filled.set()
+        self._thread.join()
+
+    def _write_until_stopped(self) -> None:
+        while not self._stopped.is_set():
+            self._filled.wait()
+            self._stopped.wait(_GATHER)
+            self._write()
+
+    def _write(self) -> None:
+        self.acquire()
+        lines, self._lines = self._lines, []
+        self._filled.clear()
+        self.release()
+        if lines:
+            with suppress(OSError, ValueError):  # nobody listens any more: the mirror goes on
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
 
 
 class _TextFormatter(logging.Formatter):
@@ -72,16 +108,27 @@ class _JsonFormatter(logging.Formatter):
 
 def _time(record: logging.LogRecord) -> str:
     """In UTC, so that lines of several machines can be laid side by side."""
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    return f"{_second(int(record.created))}.{int(record.msecs):03}+00:00"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:
-    identity = getattr(record, "request_id", "")
-    return getattr(record, "fields", {}) | ({"id": identity} if identity else {})
+    facts: dict[str, object] = getattr(record, "fields", {})
+    if identity := getattr(record, "request_id", ""):
+        facts["id"] = identity
+    return facts
 
 
 def _word(value: object) -> str:
     """A value as one shell-like word, so that text lines can be cut at spaces."""
-    text = str(value)
+    return _quoted(value) if isinstance(value, str) else _quoted(str(value))
+
+
+@lru_cache(maxsize=1024)
+def _quoted(text: str) -> str:
     plain = text.isprintable() and text and not any(mark in text for mark in ' "=')
     return text if plain else json.dumps(text)
