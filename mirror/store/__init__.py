@@ -1,0 +1,1 @@
+"""What survives a restart: blobs by digest, and the catalog of what they are."""

@@ -1,0 +1,93 @@
+"""The threads in which the store waits for the disk, and how it waits for them."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, Protocol, TypeVar
+
+from mirror.store.errors import StoreError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_C = TypeVar("_C", bound=_Closable)
+
+_QUICK = 8  # page cache and hashing: a few per core keep it busy
+_SLOW = 64  # mostly asleep in fsync and unlink; more than `fill.max_active` by default
+
+
+class Threads:
+    """Two pools, so that a file that takes seconds to sync delays no read and no write."""
+
+    def __init__(self) -> None:
+        self._quick = ThreadPoolExecutor(_QUICK, thread_name_prefix="store-quick")
+        self._slow = ThreadPoolExecutor(_SLOW, thread_name_prefix="store-slow")
+        self._closed = False
+
+    async def quick(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run what the page cache answers: opening, reading, writing, hashing.
+
+        Raises:
+            StoreError: The threads have ended; else, what `function` raises.
+        """
+        return await finish(self._submit(self._quick, function, *args, **kwargs))
+
+    async def slow(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run what waits for the disk itself: syncing, deleting, scanning. Raises as `quick`."""
+        return await finish(self._submit(self._slow, function, *args, **kwargs))
+
+    async def open(self, function: Callable[_P, _C], *args: _P.args, **kwargs: _P.kwargs) -> _C:
+        """Run what opens something; where nobody waits for it any more, it is closed again."""
+        opening = self._submit(self._quick, function, *args, **kwargs)
+        try:
+            return await finish(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
+            raise
+
+    def close(self) -> None:
+        """End the threads; nothing runs in them any more, since every caller has waited."""
+        self._closed = True
+        self._quick.shutdown()
+        self._slow.shutdown()
+
+    def _submit(
+        self,
+        pool: ThreadPoolExecutor,
+        function: Callable[_P, _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> asyncio.Future[_T]:
+        if self._closed:
+            raise StoreError("the store is closed")
+        return asyncio.wrap_future(pool.submit(function, *args, **kwargs))
+
+
+async def to_the_end(work: Coroutine[object, object, _T]) -> _T:
+    """Do `work` to its end, even when cancelled meanwhile; be cancelled then.
+
+    For what changes the disk and the ledger together: it is never left half done, and never left
+    to itself, since its caller is there until it ends.
+    """
+    return await finish(asyncio.get_running_loop().create_task(work))
+
+
+async def finish(work: asyncio.Future[_T]) -> _T:
+    """Wait for `work` to end, even when cancelled meanwhile; be cancelled then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return work.result()
+    if not work.cancelled():
+        work.exception()  # seen: being cancelled is the greater news
+    raise cancelled
