@@ -1,0 +1,1 @@
+"""The edge that faces registries: their URLs, their token servers, their moods."""

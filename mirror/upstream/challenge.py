@@ -1,0 +1,49 @@
+"""`WWW-Authenticate` headers, read by their grammar (RFC 9110, 11.6.1); no I/O."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PARAMETER = re.compile(rf'\s*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*')
+_SCHEME = re.compile(rf"[\s,]*({_WORD})(?=[\s,]|$)")
+_SEPARATOR = re.compile(r"[\s,]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """How a server wants to be convinced; the scheme and the names of parameters in lower case."""
+
+    scheme: str
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
+    """Every challenge in the values of `WWW-Authenticate`; what makes no sense is passed over.
+
+    Values may hold several challenges, and commas and colons inside quotes (Alibaba's
+    `service="registry.aliyuncs.com:cn-hangzhou:26842"`).
+    """
+    return [challenge for header in headers for challenge in _parse(header)]
+
+
+def _parse(header: str) -> list[Challenge]:
+    challenges: list[Challenge] = []
+    position = 0
+    while match := _SCHEME.match(header, position):
+        parameters, position = _parse_parameters(header, match.end())
+        challenges.append(Challenge(match[1].lower(), parameters))
+    return challenges
+
+
+def _parse_parameters(header: str, position: int) -> tuple[dict[str, str], int]:
+    parameters: dict[str, str] = {}
+    while True:
+        start = _SEPARATOR.match(header, position)
+        match = _PARAMETER.match(header, start.end() if start else position)
+        if match is None:
+            return parameters, position
+        name, quoted, bare = match.groups()
+        value = bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        parameters[name.lower()] = value
+        position = match.end()

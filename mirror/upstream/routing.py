@@ -1,0 +1,67 @@
+"""Which upstream a request means. Lookup only: nothing that a client writes is ever dialled.
+
+`?ns=` first (spec, "Registry Proxying"), else a first path component that is a configured
+namespace, else the `Host` header, else the default.
+"""
+
+from dataclasses import dataclass
+
+from mirror.config import Config
+from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.reference import Repository
+
+DOCKER_HUB = "docker.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request leads: a repository of a configured upstream."""
+
+    repository: Repository
+    access: str  # "mirror" or "client", as configured
+
+    @property
+    def upstream(self) -> str:
+        """The upstream's configured name: its namespace."""
+        return self.repository.namespace
+
+
+class Router:
+    """The configured names of upstreams, looked up."""
+
+    def __init__(self, config: Config) -> None:
+        self._names: dict[str, str] = {}
+        self._hosts: dict[str, str] = {}
+        self._access: dict[str, str] = {}
+        self._default: str | None = None
+        for name, upstream in config.upstream.items():
+            self._access[name] = upstream.access
+            self._names.update(dict.fromkeys((name, *upstream.aliases), name))
+            self._hosts.update(dict.fromkeys(upstream.hosts, name))
+            if upstream.default:
+                self._default = name
+
+    def route(self, name: str, *, ns: str | None, host: str) -> Route:
+        """Where `name` leads, as it stands in the path, given `ns` and the `Host` header.
+
+        Raises:
+            RegistryError: `NAME_UNKNOWN`: it names no configured registry.
+        """
+        namespace, name = self._find(name, ns, host)
+        if namespace is None:
+            raise RegistryError(
+                ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
+            )
+        if namespace == DOCKER_HUB and "/" not in name:
+            name = f"library/{name}"
+        return Route(Repository(namespace, name), self._access[namespace])
+
+    def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:
+        if ns is not None:
+            return self._names.get(ns), name
+        first, _, rest = name.partition("/")
+        if rest and first in self._names:
+            return self._names[first], rest
+        host = host.lower()
+        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        return self._hosts.get(host) or self._hosts.get(bare, self._default), name
