@@ -1,0 +1,387 @@
+"""A fill: one download of one blob, shared by everyone who reads it while it arrives.
+
+    state        means                                   next
+    waiting      for a place among fill.max_active       connecting, verifying, failed
+    connecting   upstream has not answered yet           streaming, failed
+    streaming    bytes arrive, readers follow            verifying, failed
+    verifying    all bytes are there                     proved, failed
+    proved       readers may finish; being kept          ended, failed
+    ended        on disk and on record                   -
+    failed       every reader gets the same error        -
+
+A fill belongs to the application and goes on when its readers leave. While it streams, a broken
+connection is continued where it broke; readers notice nothing. No reader gets the last byte of its
+response before the digest is proved.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from enum import Enum
+from io import FileIO
+from random import Random
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import Denied, DigestMismatch, Missing, RegistryError, Unavailable
+from mirror.pull.plan import Claim, Plan
+from mirror.store.errors import NoRoom
+from mirror.store.store import Store, Writer
+from mirror.telemetry.log import fields
+from mirror.telemetry.metrics import Metrics, Outcome
+from mirror.upstream.endpoint import Endpoint, Source
+from mirror.upstream.health import Backoff
+from mirror.upstream.registry import Body, Registry
+
+_logger = logging.getLogger(__name__)
+
+_PATIENCE = 60.0  # seconds; readers are not kept waiting for an upstream that wants more
+
+
+class State(Enum):
+    """See the table at the top of this module."""
+
+    WAITING = "waiting"
+    CONNECTING = "connecting"
+    STREAMING = "streaming"
+    VERIFYING = "verifying"
+    PROVED = "proved"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+_NEXT = {
+    State.WAITING: {State.CONNECTING, State.VERIFYING, State.FAILED},
+    State.CONNECTING: {State.STREAMING, State.FAILED},
+    State.STREAMING: {State.VERIFYING, State.FAILED},
+    State.VERIFYING: {State.PROVED, State.FAILED},
+    State.PROVED: {State.ENDED, State.FAILED},
+    State.ENDED: set[State](),
+    State.FAILED: set[State](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How fills go about it: `[fill]`, in bytes and tries."""
+
+    connections: int
+    segment_size: int
+    attempts: int
+    retry: Backoff = field(default_factory=lambda: Backoff(first=0.4, most=15.0))
+
+
+class Fill:
+    """One download. `run` does it; `started` and `readable` are for those who wait for it."""
+
+    def __init__(
+        self,
+        digest: Digest,
+        source: Source,
+        registry: Registry,
+        store: Store,
+        *,
+        size: int | None,
+        settings: Settings,
+        places: asyncio.Semaphore,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self.digest = digest
+        self.source = source
+        self.size = size  # bytes; None until it is known, which may be at the end
+        self.readers = 0
+        self.state = State.WAITING
+        self._registry = registry
+        self._store = store
+        self._settings = settings
+        self._places = places
+        self._metrics = metrics
+        self._clock = clock
+        self._random = random
+        self.error: RegistryError | None = None
+        self._changed = asyncio.Event()
+        self._writer: Writer | None = None
+        self._plan: Plan | None = None
+        self._received = 0  # bytes
+        self.is_proved = False  # every byte is there and is what the digest promises
+
+    def __repr__(self) -> str:
+        return f"<Fill {self.digest}: {self.state.value}, {self._received} received, {self._plan}>"
+
+    # For those who wait
+
+    async def started(self) -> None:
+        """Return when bytes can be read and `size` is known, if upstream tells it at all.
+
+        Raises:
+            RegistryError: What upstream says, or that it says nothing.
+            NoRoom: The blob cannot be kept.
+        """
+        while self.state in {State.WAITING, State.CONNECTING}:
+            await self._changed.wait()
+        self._check()
+
+    async def readable(self, position: int, stop: int | None) -> int:
+        """Wait for bytes beyond `position`, and return up to where a response may have them.
+
+        `stop` is where that response ends (None: at the blob's end, which nobody knows yet); the
+        byte before it is not handed out before the digest is proved.
+
+        Raises:
+            RegistryError, NoRoom: There will be no more.
+        """
+        while True:
+            self._check()
+            limit = self._limit(stop)
+            if limit > position or self.is_proved:
+                return limit
+            await self._changed.wait()
+
+    @property
+    def file(self) -> FileIO:
+        """The growing file; there is one once the fill has started."""
+        assert self._writer is not None  # noqa: S101 - callers have waited for `started`
+        return self._writer.file
+
+    def join(self) -> None:
+        """One more reader."""
+        self.readers += 1
+        self._metrics.fill_readers.inc()
+
+    def leave(self) -> None:
+        """One reader less; the file is closed when nobody needs it any more."""
+        self.readers -= 1
+        self._metrics.fill_readers.dec()
+        self._close_if_unused()
+
+    def _limit(self, stop: int | None) -> int:
+        if self._writer is None:
+            return 0
+        written = self._writer.written
+        if self.is_proved:
+            return written if stop is None else min(written, stop)
+        end = self.size if stop is None else stop
+        return written if end is None else min(written, end - 1)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error.with_traceback(None)  # one error for all: it would grow
+
+    # The download
+
+    async def run(self) -> None:
+        """Download; every outcome is for the readers, and none is raised."""
+        self._metrics.fills_active.inc()
+        try:
+            async with self._places:
+                await self._download()
+            outcome = Outcome.COMMITTED
+        except asyncio.CancelledError:
+            outcome = Outcome.STOPPED
+            self._fail(Unavailable("the mirror is being stopped"))
+            raise
+        except Exception as error:  # noqa: BLE001 - a fill has no caller to tell
+            outcome = self._explain(error)
+        finally:
+            self._metrics.fills_active.dec()
+            self._metrics.fills.labels(self._registry.name, outcome).inc()
+            self._close_if_unused()
+
+    async def _download(self) -> None:
+        writer = self._writer = await self._store.open_writer(self.digest, self.size)
+        try:
+            await self._complete(writer)
+            self._move(State.VERIFYING)
+            self._prove(writer)
+            await writer.commit()
+            self._move(State.ENDED)
+        except (Unavailable, Missing, Denied, asyncio.CancelledError):
+            await writer.suspend()  # what is there is continued when somebody asks again
+            raise
+        except BaseException:
+            await writer.discard()
+            raise
+
+    async def _complete(self, writer: Writer) -> None:
+        """Fetch what is missing."""
+        missing: list[tuple[int, int | None]] = [(writer.written, None)]
+        if writer.size is not None:
+            missing = list(writer.missing())
+        if not missing:
+            return
+        self._move(State.CONNECTING)
+        self._plan = Plan(
+            missing,
+            segment_size=self._settings.segment_size,
+            connections=self._settings.connections,
+        )
+        # The first connection finds out whether others would be of use, and starts them.
+        while not self._plan.is_complete:
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    workers.create_task(self._work(writer, self._plan, workers))
+            except BaseExceptionGroup as group:
+                raise _first(group) from group
+
+    async def _work(self, writer: Writer, plan: Plan, workers: asyncio.TaskGroup) -> None:
+        """Fetch claim after claim over one connection at a time."""
+        failures, received = 0, self._received
+        avoid: Endpoint | None = None
+        while (claim := plan.claim(now=self._clock())) is not None:
+            try:
+                is_all = claim.start == 0 and claim.stop == self.size  # asked for as everyone does
+                async with self._registry.open_blob(
+                    self.source, self.digest, claim.start, None if is_all else claim.stop,
+                    size=self.size, avoid=avoid,
+                ) as body:  # fmt: skip
+                    if not await self._begin(body, claim, plan, workers, writer):
+                        return
+                    if failures:
+                        self._count_resume(body.endpoint)
+                    await self._receive(body, claim, plan, writer)
+                failures, avoid = 0, None
+            except Unavailable as error:
+                if self._received > received:
+                    failures, received = 0, self._received
+                failures += 1
+                avoid = error.endpoint if isinstance(error, _Broken) else None
+                plan.release(claim, now=self._clock())
+                await self._wait_before_retry(error, failures)
+            finally:
+                plan.release(claim, now=self._clock())
+
+    async def _begin(
+        self, body: Body, claim: Claim, plan: Plan, workers: asyncio.TaskGroup, writer: Writer
+    ) -> bool:
+        """Take note of what a response promises; False: this connection is of no use."""
+        if body.is_range and body.size is not None:
+            plan.learn_size(claim, body.size)
+        elif len(plan.active) > 1:
+            return False  # upstream ignores ranges: one connection will have to do
+        else:
+            plan.take_rest(claim, self.size if body.size is None else body.size)
+        if body.size is not None and self.size is None:
+            await writer.expect(body.size)
+            self.size = body.size
+        if self.state is State.CONNECTING:
+            self._move(State.STREAMING)
+            for _ in range(min(plan.waiting, self._settings.connections - 1)):
+                workers.create_task(self._work(writer, plan, workers))
+        return True
+
+    async def _receive(self, body: Body, claim: Claim, plan: Plan, writer: Writer) -> None:
+        try:
+            async with aclosing(body.chunks) as chunks:
+                async for chunk in chunks:
+                    await self._take(chunk, claim, writer)
+                    if claim.is_done:
+                        return
+            if claim.stop is None:
+                plan.end(claim)
+            elif not claim.is_done and body.stop != claim.position:
+                raise Unavailable("upstream sent less than it promised")  # noqa: TRY301
+        except Unavailable as error:
+            if error.timed_out or claim.position == claim.start:
+                body.endpoint.failed(grave=False)  # else it is the line: continue, and trust it
+            raise _Broken(error, body.endpoint) from error
+
+    async def _take(self, chunk: bytes, claim: Claim, writer: Writer) -> None:
+        if claim.stop is not None:
+            chunk = chunk[: claim.left]  # somebody else fetches the rest
+        if chunk:
+            await writer.write(claim.position, [chunk])
+            claim.position += len(chunk) - 1
+            self._received += len(chunk)
+            self._wake()
+
+    async def _wait_before_retry(self, error: Unavailable, failures: int) -> None:
+        wait = self._registry.wait()
+        given_up = failures >= self._settings.attempts or wait > _PATIENCE
+        if self.state is State.CONNECTING or given_up:
+            raise error
+        retry = self._settings.retry
+        delay = retry.delay(failures, roll=self._random.random())
+        delay = max(delay, min(wait, retry.most))
+        _logger.info(
+            "fill interrupted: %s", error.message,
+            extra=fields(digest=self.digest, received=self._received, retry_in=round(delay, 2)),
+        )  # fmt: skip
+        await asyncio.sleep(delay)
+
+    def _count_resume(self, endpoint: Endpoint) -> None:
+        label = endpoint.label
+        self._metrics.fill_resumes.labels(label.upstream, label.endpoint).inc()
+
+    # Changes of state: synchronous, and the only ones
+
+    def _move(self, state: State) -> None:
+        assert state in _NEXT[self.state], f"{self.state} to {state}"  # noqa: S101 - the table above
+        self.state = state
+        self._wake()
+
+    def _prove(self, writer: Writer) -> None:
+        if not writer.is_proved():
+            raise DigestMismatch("upstream sent bytes that are not what their digest says")
+        self.size, self.is_proved = writer.written, True
+        self._move(State.PROVED)
+
+    def _fail(self, error: RegistryError) -> None:
+        if State.FAILED in _NEXT[self.state]:
+            if not self.is_proved:
+                self.error = error
+            self._move(State.FAILED)
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _close_if_unused(self) -> None:
+        over = self.state in {State.ENDED, State.FAILED}
+        if over and not self.readers and self._writer is not None:
+            self._writer.close()
+
+    def _explain(self, error: Exception) -> Outcome:
+        """Tell the readers and the operator; the outcome for the metric."""
+        if isinstance(error, NoRoom):
+            self._fail(error)
+            return Outcome.NO_ROOM
+        if not isinstance(error, RegistryError):
+            _logger.error("fill failed", exc_info=error, extra=fields(digest=self.digest))
+            self._fail(Unavailable("the mirror has a fault of its own; see its log"))
+            return Outcome.FAILED
+        _logger.warning(
+            "fill failed: %s", error,
+            extra=fields(digest=self.digest, repository=self.source.repository),
+        )  # fmt: skip
+        self._fail(error)
+        for kind, outcome in _OUTCOMES.items():
+            if isinstance(error, kind):
+                return outcome
+        return Outcome.FAILED
+
+
+_OUTCOMES = {
+    DigestMismatch: Outcome.MISMATCH,
+    Missing: Outcome.MISSING,
+    Denied: Outcome.DENIED,
+    Unavailable: Outcome.UNAVAILABLE,
+}
+
+
+class _Broken(Unavailable):
+    """A body that broke, and where it came from: the next try prefers another endpoint."""
+
+    def __init__(self, error: Unavailable, endpoint: Endpoint) -> None:
+        super().__init__(error.message, timed_out=error.timed_out)
+        self.endpoint = endpoint
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What ended the workers; the others were only cancelled for it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

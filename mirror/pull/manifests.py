@@ -1,0 +1,216 @@
+"""Pulls of manifests: by digest for ever, by tag for as long as the tag is fresh.
+
+A tag that is not known is fetched by one GET, also where the client sends HEAD first (all do):
+the manifest is needed next. A tag that has expired is checked by one HEAD, which costs no pull.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import Missing, RegistryError, Unavailable
+from mirror.oci.manifest import MAX_SIZE, Manifest, media_type_of, parse_references
+from mirror.oci.reference import Repository, Tag
+from mirror.pull.answers import (
+    CONFIRMED,
+    GONE,
+    HIT,
+    JOINED,
+    LINKED,
+    NOT_MODIFIED,
+    STALE,
+    STORED,
+    ManifestAnswer,
+    Outcome,
+)
+from mirror.pull.freshness import Freshness, Policy
+from mirror.pull.keeping import try_to_keep
+from mirror.pull.links import Links
+from mirror.pull.memory import Memory
+from mirror.store.catalog import Link, TagRecord
+from mirror.store.store import Store
+from mirror.upstream.endpoint import Source
+from mirror.upstream.flights import Flights
+from mirror.upstream.registry import Registry
+
+
+class Manifests:
+    """Answers pulls of manifests. `clock` in seconds since the epoch: it outlives the process."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        memory: Memory,
+        links: Links,
+        registries: Mapping[str, Registry],
+        flights: Flights[object, ManifestAnswer],
+        policy: Policy,
+        patience: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._links = links
+        self._registries = registries
+        self._flights = flights
+        self._policy = policy
+        self._patience = patience  # seconds to wait for upstream where a stale answer is at hand
+        self._clock = clock
+
+    async def get_by_digest(self, source: Source, digest: Digest) -> ManifestAnswer:
+        """The manifest with this digest; upstream is asked for it once in its life.
+
+        Raises:
+            Missing, Denied, Unavailable: What upstream says, or that it says nothing.
+        """
+        manifest = self._memory.find_manifest(digest) or await self._read(digest)
+        if manifest is None:
+            return await self._fly(
+                ("manifest", source, digest), lambda: self._fetch(source, digest)
+            )
+        if await self._links.find_size(source.repository, digest) is not None:
+            self._store.note_access(digest)
+            return ManifestAnswer(manifest, HIT)
+        found = manifest
+
+        async def confirm() -> ManifestAnswer:
+            with self._memory.remembering_missing(source.repository, f"manifest {digest}"):
+                await self._registry(source).confirm_manifest(source, digest)
+            await self._record(source.repository, found)
+            return ManifestAnswer(found, LINKED)
+
+        return await self._flights.join(("confirm", source, digest), confirm)
+
+    async def get_by_tag(self, source: Source, tag: Tag) -> ManifestAnswer:
+        """What the tag means, as far as that is known or can be had.
+
+        Raises:
+            Missing, Denied, Unavailable: What upstream says, or that it says nothing, and the
+                store has nothing (any more) to fall back on.
+        """
+        record = await self._find_tag(source.repository, tag)
+        if record is None:
+            return await self._fly(("tag", source, tag), lambda: self._fetch_tag(source, tag))
+        freshness = self._policy.decide(record.checked_at, now=self._clock())
+        if freshness is Freshness.FRESH:
+            with suppress(Missing):  # evicted here, gone there: the tag must mean something else
+                return await self.get_by_digest(source, record.digest)
+        patience = self._patience_for(source, freshness)
+        try:
+            return await self._flights.join(
+                ("tag", source, tag), lambda: self._check_tag(source, tag, record), within=patience
+            )
+        except (Unavailable, TimeoutError) as error:
+            return await self._fall_back(record, freshness, STALE, error)
+        except Missing as error:
+            return await self._fall_back(record, freshness, GONE, error)
+
+    def _patience_for(self, source: Source, freshness: Freshness) -> float | None:
+        """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
+        if freshness is Freshness.DEAD:
+            return None
+        return self._patience if self._registry(source).is_up else 0.0
+
+    async def _fly(
+        self, key: object, start: Callable[[], Coroutine[Any, Any, ManifestAnswer]]
+    ) -> ManifestAnswer:
+        joined = self._flights.is_flying(key)
+        answer = await self._flights.join(key, start)
+        return ManifestAnswer(answer.manifest, JOINED) if joined else answer
+
+    async def _fall_back(
+        self,
+        record: TagRecord,
+        freshness: Freshness,
+        outcome: Outcome,
+        error: Exception,
+    ) -> ManifestAnswer:
+        manifest = self._memory.find_manifest(record.digest) or await self._read(record.digest)
+        if freshness is Freshness.DEAD or manifest is None:
+            raise error
+        self._store.note_access(record.digest)
+        return ManifestAnswer(manifest, outcome)
+
+    # Asking upstream; run once, however many wait
+
+    async def _fetch(self, source: Source, reference: Digest | Tag) -> ManifestAnswer:
+        with self._memory.remembering_missing(source.repository, f"manifest {reference}"):
+            manifest = await self._registry(source).get_manifest(source, reference)
+        await self._keep(manifest)
+        await self._record(source.repository, manifest)
+        return ManifestAnswer(manifest, STORED)
+
+    async def _fetch_tag(self, source: Source, tag: Tag) -> ManifestAnswer:
+        answer = await self._fetch(source, tag)
+        await self._record_tag(source.repository, tag, answer.manifest.digest)
+        return answer
+
+    async def _check_tag(self, source: Source, tag: Tag, record: TagRecord) -> ManifestAnswer:
+        with self._memory.remembering_missing(source.repository, f"manifest {tag}"):
+            state = await self._registry(source).head_tag(source, tag, record.digest)
+        if state.digest is None:
+            return await self._fetch_tag(source, tag)
+        answer = await self.get_by_digest(source, state.digest)
+        await self._record_tag(source.repository, tag, state.digest)
+        if answer.outcome is not HIT:
+            return answer
+        return ManifestAnswer(answer.manifest, NOT_MODIFIED if state.not_modified else CONFIRMED)
+
+    def _registry(self, source: Source) -> Registry:
+        return self._registries[source.repository.namespace]
+
+    # Keeping
+
+    async def _find_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
+        record = self._memory.find_tag(repository, tag.name)
+        if record is None:
+            record = await self._store.catalog.find_tag(repository, tag.name)
+            if record is not None:
+                self._memory.keep_tag(repository, tag.name, record)
+        return record
+
+    async def _record_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        record = TagRecord(digest, self._clock())
+        self._memory.keep_tag(repository, tag.name, record)
+        await try_to_keep(self._store.catalog.record_tag(repository, tag.name, record))
+
+    async def _read(self, digest: Digest) -> Manifest | None:
+        """A manifest from disk, into memory; None for what is not (known to be) one."""
+        blob = await self._store.open_blob(digest)
+        if blob is None:
+            return None
+        try:
+            if blob.size > MAX_SIZE:
+                return None  # a layer, and no client's word brings it into memory
+            content = await self._store.blobs.read(blob)
+        finally:
+            blob.close()
+        media_type = await self._store.catalog.find_media_type(digest) or media_type_of(content)
+        if media_type is None:
+            return None  # a configuration, say: upstream knows no manifest of this name either
+        manifest = Manifest(digest, media_type, content)
+        self._memory.keep(digest, manifest)
+        return manifest
+
+    async def _keep(self, manifest: Manifest) -> None:
+        self._memory.keep(manifest.digest, manifest)
+        await try_to_keep(
+            self._store.keep(manifest.digest, manifest.content, media_type=manifest.media_type)
+        )
+
+    async def _record(self, repository: Repository, manifest: Manifest) -> None:
+        """The repository has this manifest, and so it has what the manifest refers to."""
+        links = [Link(manifest.digest, manifest.size), *_references(manifest)]
+        for link in links:
+            self._memory.keep_link(repository, link.digest, link.size)
+        await try_to_keep(self._store.catalog.record_links(repository, links))
+
+
+def _references(manifest: Manifest) -> list[Link]:
+    try:
+        references = parse_references(manifest.content)
+    except RegistryError:
+        return []  # by digest, anything may be a manifest; this one refers to nothing we know
+    return [Link(reference.digest, reference.size) for reference in references]

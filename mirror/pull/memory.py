@@ -1,0 +1,91 @@
+"""What is kept in memory, within bounds: manifests, small blobs, tags, links, and what is missing.
+
+Everything here is a copy of what the store holds, or may be forgotten: losing it costs a read.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cachetools import LRUCache, TTLCache
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import ErrorCode, Missing
+from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Repository
+from mirror.store.catalog import TagRecord
+
+SMALL = 256 * 2**10
+"""Bytes; blobs up to this size are served from memory."""
+
+_OVERHEAD = 512  # bytes that an entry costs beyond its content
+_LINKS = 65536
+_TAGS = 16384
+_MISSING = 16384
+
+
+class Memory:
+    """Bounded caches with a story each; `size` in bytes bounds the content."""
+
+    def __init__(self, size: int, *, missing_for: float, clock: Callable[[], float]) -> None:
+        self._content: LRUCache[Digest, Manifest | bytes] = LRUCache(size, getsizeof=_size)
+        self._links: LRUCache[tuple[Repository, Digest], int] = LRUCache(_LINKS)
+        self._tags: LRUCache[tuple[Repository, str], TagRecord] = LRUCache(_TAGS)
+        self._missing: TTLCache[tuple[Repository, str], ErrorCode] = TTLCache(
+            _MISSING, ttl=missing_for, timer=clock
+        )
+
+    def find_manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest, if it is here."""
+        content = self._content.get(digest)
+        return content if isinstance(content, Manifest) else None
+
+    def find_blob(self, digest: Digest) -> bytes | None:
+        """The whole content of a small blob (or of a manifest, which is one too)."""
+        content = self._content.get(digest)
+        return content.content if isinstance(content, Manifest) else content
+
+    def keep(self, digest: Digest, content: Manifest | bytes) -> None:
+        """Remember content; what is larger than the whole cache is not."""
+        if _size(content) <= self._content.maxsize:
+            self._content[digest] = content
+
+    def linked_size(self, repository: Repository, digest: Digest) -> int | None:
+        """The size of a digest that the repository is known to have, in bytes."""
+        return self._links.get((repository, digest))
+
+    def keep_link(self, repository: Repository, digest: Digest, size: int) -> None:
+        """Remember that the repository has this digest."""
+        self._links[repository, digest] = size
+
+    def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
+        """What the tag was last known to mean."""
+        return self._tags.get((repository, tag))
+
+    def keep_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
+        """Remember what a tag means."""
+        self._tags[repository, tag] = record
+
+    @contextmanager
+    def remembering_missing(self, repository: Repository, what: str) -> Iterator[None]:
+        """Ask upstream inside the block; what it does not have, it is not asked for again soon.
+
+        `what` names it and its kind: that no manifest has a digest says nothing of a blob.
+
+        Raises:
+            Missing: Upstream said so a moment ago.
+        """
+        key = (repository, what)
+        code = self._missing.get(key)  # once: it may expire between two looks
+        if code is not None:
+            error = Missing(code, "upstream does not have it")
+            error.is_remembered = True
+            raise error
+        try:
+            yield
+        except Missing as error:
+            self._missing[key] = error.code
+            raise
+
+
+def _size(content: Manifest | bytes) -> int:
+    return len(content.content if isinstance(content, Manifest) else content) + _OVERHEAD

@@ -1,0 +1,108 @@
+"""The mirror: every question that a client may ask of it, and the one way to each answer."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Reference, Tag
+from mirror.oci.request import Page
+from mirror.pull.answers import BlobAnswer, ManifestAnswer, ReferrersAnswer, TagsAnswer
+from mirror.pull.blobs import Blobs
+from mirror.pull.grants import Grants
+from mirror.pull.listings import Listings
+from mirror.pull.manifests import Manifests
+from mirror.upstream.endpoint import Source
+from mirror.upstream.registry import Registry
+from mirror.upstream.routing import Route, Router
+
+__all__ = ["Mirror", "Route"]
+
+
+class Mirror:
+    """Answers pulls. All of it may raise `Missing`, `Denied` and `Unavailable` (mirror.oci.errors).
+
+    `authorization` is what the client sent; it matters for `access = "client"` upstreams only, and
+    goes nowhere else.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        registries: Mapping[str, Registry],
+        grants: Grants,
+        manifests: Manifests,
+        blobs: Blobs,
+        listings: Listings,
+    ) -> None:
+        self._router = router
+        self._registries = registries
+        self._grants = grants
+        self._manifests = manifests
+        self._blobs = blobs
+        self._listings = listings
+
+    def route(self, name: str, *, ns: str | None, host: str) -> Route:
+        """Which upstream's repository is meant. Raises RegistryError: `NAME_UNKNOWN`."""
+        return self._router.route(name, ns=ns, host=host)
+
+    async def get_manifest(
+        self, route: Route, reference: Reference, authorization: str | None
+    ) -> ManifestAnswer:
+        """A manifest, by tag or digest."""
+        source = _source(route, authorization)
+        registry = self._registries[route.upstream]
+        if isinstance(reference, Tag):
+            await self._grants.require(source, lambda: registry.head_tag(source, reference, None))
+            return await self._manifests.get_by_tag(source, reference)
+        await self._grants.require(source, lambda: registry.confirm_manifest(source, reference))
+        return await self._manifests.get_by_digest(source, reference)
+
+    async def head_blob(
+        self, route: Route, digest: Digest, authorization: str | None
+    ) -> BlobAnswer:
+        """What is known of a blob; it is not transferred."""
+        source = await self._source_for_blob(route, digest, authorization)
+        return await self._blobs.head(source, digest)
+
+    @asynccontextmanager
+    async def open_blob(
+        self, route: Route, digest: Digest, authorization: str | None
+    ) -> AsyncIterator[BlobAnswer]:
+        """A blob, open for reading inside the block."""
+        source = await self._source_for_blob(route, digest, authorization)
+        async with self._blobs.open(source, digest) as answer:
+            yield answer
+
+    async def list_tags(self, route: Route, page: Page, authorization: str | None) -> TagsAnswer:
+        """A page of tags."""
+        source = _source(route, authorization)
+        registry = self._registries[route.upstream]
+        await self._grants.require(source, lambda: registry.list_tags(source, Page(n=1)))
+        return await self._listings.list_tags(source, page)
+
+    async def list_referrers(
+        self, route: Route, digest: Digest, artifact_type: str | None, authorization: str | None
+    ) -> ReferrersAnswer:
+        """What refers to a digest."""
+        source = _source(route, authorization)
+        registry = self._registries[route.upstream]
+        await self._grants.require(source, lambda: registry.confirm_manifest(source, digest))
+        return await self._listings.list_referrers(source, digest, artifact_type)
+
+    async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
+        """What is cached."""
+        return await self._listings.list_repositories(page)
+
+    async def _source_for_blob(
+        self, route: Route, digest: Digest, authorization: str | None
+    ) -> Source:
+        source = _source(route, authorization)
+        registry = self._registries[route.upstream]
+        await self._grants.require(source, lambda: registry.head_blob(source, digest))
+        return source
+
+
+def _source(route: Route, authorization: str | None) -> Source:
+    """Whose authority counts: the client's own, or (None) the mirror's."""
+    return Source(route.repository, (authorization or "") if route.access == "client" else None)

@@ -1,0 +1,44 @@
+"""A blob that cannot be kept, handed from upstream to one client; hashed all the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import DigestMismatch
+from mirror.upstream.registry import Body
+
+
+class PassThrough:
+    """Bytes as they arrive, in bounded memory."""
+
+    def __init__(self, digest: Digest, body: Body) -> None:
+        self._digest = digest
+        self._body = body
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
+        """The bytes from `start` to `stop` (None: to the end).
+
+        All of the blob is read, since nothing less proves it; the last piece is held back until
+        it is proved.
+
+        Raises:
+            RegistryError: The bytes are wrong, or end too early.
+        """
+        hasher = self._digest.hasher()
+        position = 0
+        held = b""
+        async with aclosing(self._body.chunks) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(hasher.update, chunk)
+                end = len(chunk) if stop is None else max(0, stop - position)
+                wanted = chunk[max(0, start - position) : end]
+                position += len(chunk)
+                if wanted:
+                    if held:
+                        yield held
+                    held = wanted
+        if not self._digest.matches(hasher):
+            raise DigestMismatch("upstream sent bytes that are not what their digest says")
+        if held:
+            yield held
