@@ -76,11 +76,11 @@ def document(
 ) -> dict[str, Any]:
     """A configuration on loopback: these upstreams, then `overrides` by section.
 
-    The first upstream is the default unless one says so itself.
+    The first upstream is the default unless one says itself what it is.
     """
     listen, admin_listen = ports
     upstream = {name: dict(settings) for name, settings in upstreams.items()}
-    if not any(settings.get("default") for settings in upstream.values()):
+    if not any("default" in settings for settings in upstream.values()):
         next(iter(upstream.values()))["default"] = True
     defaults: dict[str, Any] = {
         "server": {

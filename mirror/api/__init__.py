@@ -1,0 +1,1 @@
+"""The edge that clients see: HTTP in, HTTP out."""
