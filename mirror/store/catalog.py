@@ -480,7 +480,7 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
     for pragma in _PRAGMAS:
         await connection.execute(pragma)
     for number, name in enumerate(MIGRATIONS[version:], start=version + 1):
-        script = files("mirror.store").joinpath(name).read_text(encoding="utf-8")
+        script = await asyncio.to_thread(files("mirror.store").joinpath(name).read_text, "utf-8")
         await connection.executescript(
             f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID};"
             f" PRAGMA user_version = {number}; COMMIT;"

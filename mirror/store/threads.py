@@ -52,10 +52,10 @@ class Threads:
             raise
 
     def close(self) -> None:
-        """End the threads; nothing runs in them any more, since every caller has waited."""
+        """Let the threads end; nothing runs in them any more, since every caller has waited."""
         self._closed = True
-        self._quick.shutdown()
-        self._slow.shutdown()
+        self._quick.shutdown(wait=False)
+        self._slow.shutdown(wait=False)
 
     def _submit(
         self,
