@@ -19,11 +19,12 @@ from mirror.oci.digest import Digest
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome
 from mirror.pull.fill import Fill
 from mirror.pull.fills import Fills
+from mirror.pull.keeping import try_to_open
 from mirror.pull.links import Links
 from mirror.pull.memory import SMALL, Memory
 from mirror.pull.passthrough import PassThrough
 from mirror.store.blobs import BlobFile
-from mirror.store.errors import NoRoom
+from mirror.store.errors import StoreError
 from mirror.store.store import Store
 from mirror.telemetry.log import fields
 from mirror.upstream.endpoint import Source
@@ -99,7 +100,7 @@ class Blobs:
             self._store.note_access(digest)
             yield content
             return
-        blob = await self._store.open_blob(digest)
+        blob = await try_to_open(self._store, digest)
         try:
             yield blob
         finally:
@@ -125,7 +126,7 @@ class Blobs:
         try:
             with self._memory.remembering_missing(source.repository, f"blob {digest}"):
                 fill = await self._fills.join(source, digest, size)
-        except NoRoom as error:
+        except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
             async with self._pass_through(source, digest) as answer:
                 yield answer

@@ -228,7 +228,7 @@ class Fill:
 
     async def _work(self, writer: Writer, plan: Plan, workers: asyncio.TaskGroup) -> None:
         """Fetch claim after claim over one connection at a time."""
-        failures, received = 0, self._received
+        failures, received, is_broken = 0, self._received, False  # failures: without any progress
         avoid: Endpoint | None = None
         while (claim := plan.claim(now=self._clock())) is not None:
             try:
@@ -239,14 +239,13 @@ class Fill:
                 ) as body:  # fmt: skip
                     if not await self._begin(body, claim, plan, workers, writer):
                         return
-                    if failures:
+                    if is_broken:
                         self._count_resume(body.endpoint)
                     await self._receive(body, claim, plan, writer)
-                failures, avoid = 0, None
+                failures, is_broken, avoid = 0, False, None
             except Unavailable as error:
-                if self._received > received:
-                    failures, received = 0, self._received
-                failures += 1
+                failures = 0 if self._received > received else failures + 1
+                received, is_broken = self._received, True
                 avoid = error.endpoint if isinstance(error, _Broken) else None
                 plan.release(claim, now=self._clock())
                 await self._wait_before_retry(error, failures)
@@ -293,7 +292,7 @@ class Fill:
             chunk = chunk[: claim.left]  # somebody else fetches the rest
         if chunk:
             await writer.write(claim.position, [chunk])
-            claim.position += len(chunk) - 1
+            claim.position += len(chunk)
             self._received += len(chunk)
             self._wake()
 

@@ -1,17 +1,29 @@
-"""Keeping what a pull has taught: a disk that refuses is no reason to fail the pull."""
+"""What the store keeps can be had again from upstream: a disk that refuses fails no pull."""
 
 import logging
 from collections.abc import Awaitable
 
+from mirror.oci.digest import Digest
+from mirror.store.blobs import BlobFile
 from mirror.store.errors import StoreError
+from mirror.store.store import Store
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
 
 async def try_to_keep(keeping: Awaitable[None]) -> None:
-    """Let the store keep something that can be had again; where it refuses, the log tells why."""
+    """Keep something, as far as the store can."""
     try:
         await keeping
     except StoreError as error:
         _logger.warning("not kept: %s", error, extra=fields())
+
+
+async def try_to_open(store: Store, digest: Digest) -> BlobFile | None:
+    """Open a blob for reading; None where it is not on disk, or the disk does not give it."""
+    try:
+        return await store.open_blob(digest)
+    except StoreError as error:
+        _logger.warning("not read: %s", error, extra=fields(digest=digest))
+        return None

@@ -25,7 +25,7 @@ from mirror.pull.answers import (
     Outcome,
 )
 from mirror.pull.freshness import Freshness, Policy
-from mirror.pull.keeping import try_to_keep
+from mirror.pull.keeping import try_to_keep, try_to_open
 from mirror.pull.links import Links
 from mirror.pull.memory import Memory
 from mirror.store.catalog import Link, TagRecord
@@ -178,7 +178,7 @@ class Manifests:
 
     async def _read(self, digest: Digest) -> Manifest | None:
         """A manifest from disk, into memory; None for what is not (known to be) one."""
-        blob = await self._store.open_blob(digest)
+        blob = await try_to_open(self._store, digest)
         if blob is None:
             return None
         try:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.config import parse
 from tests.support.client import Client, client, get
-from tests.support.process import Process, answers, free_port
+from tests.support.process import Process, answers, free_port, until
 
 Settings = Mapping[str, Any]
 
@@ -40,6 +40,14 @@ class Mirror:
         """The sum of a metric's samples that carry `labels`; 0.0 when there are none."""
         answer = await get(f"{self.admin_url}/metrics")
         return sample(answer.body.decode(), name, **labels)
+
+    async def until_metric(self, name: str, value: float, **labels: str) -> None:
+        """Return when `metric` gives `value`."""
+
+        async def is_there() -> bool:
+            return await self.metric(name, **labels) == value
+
+        await until(is_there, within=10)
 
 
 @dataclass(kw_only=True)

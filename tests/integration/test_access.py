@@ -1,0 +1,372 @@
+"""Who may pull: networks, passwords, certificates, and each client's own authorization."""
+
+import base64
+import json
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import bcrypt
+import pytest
+
+from mirror.config import ConfigError
+from tests.conftest import StartMirror
+from tests.support.auth import BearerAuth
+from tests.support.client import Client, raw_request
+from tests.support.clock import FakeClock
+from tests.support.images import Image, image, random_layer
+from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.tls import Authority
+from tests.support.upstream import ScriptedRegistry
+
+SIZE = 600_000
+
+
+@pytest.fixture
+def app(upstream: ScriptedRegistry) -> Image:
+    return upstream.add(image(random_layer(SIZE, seed=1)), "org/app", "1")
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("networks", "status"),
+    [
+        ([], 200),
+        (["127.0.0.0/8"], 200),
+        (["10.0.0.0/8", "127.0.0.1/32"], 200),
+        (["10.0.0.0/8"], 403),
+        (["::/0"], 403),
+    ],
+)
+async def test_only_the_allowed_networks_may_pull(
+    start_mirror: StartMirror,
+    upstream: ScriptedRegistry,
+    app: Image,
+    networks: list[str],
+    status: int,
+) -> None:
+    mirror = await start_mirror(server={"allowed_networks": networks})
+    for target in ("/v2/", "/v2/org/app/manifests/1", "/v2/_catalog"):
+        answer = await mirror.client.get(target)
+        assert answer.status == status
+        if status == 403:
+            assert json.loads(answer.body)["errors"][0]["code"] == "DENIED"
+    async with mirror.client.open("/v2/", method="PUT") as response:
+        assert response.status == (405 if status == 200 else 403)
+    assert bool(upstream.requests) == (status == 200)
+
+
+# Passwords
+
+
+@pytest.fixture
+def htpasswd(tmp_path: Path) -> Path:
+    file = tmp_path / "htpasswd"
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    file.write_text(f"# who may pull\n\nanna:{hashed}\n", encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("anna", "wrong"),
+        basic("bert", "secret"),
+        basic("", ""),
+        basic("# who may pull", ""),
+        {"Authorization": "Bearer secret"},
+        {"Authorization": "Basic ???"},
+        {"Authorization": "Basic /w=="},
+        {"Authorization": "Basic"},
+    ],
+)
+async def test_without_the_password_there_is_a_challenge_and_nothing_else(
+    start_mirror: StartMirror,
+    upstream: ScriptedRegistry,
+    app: Image,
+    htpasswd: Path,
+    headers: Mapping[str, str],
+) -> None:
+    mirror = await start_mirror(server={"htpasswd_file": str(htpasswd)})
+    for target in ("/v2/", "/v2/org/app/manifests/1", "/v2/_catalog"):
+        answer = await mirror.client.get(target, headers=headers)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == 'Basic realm="mirror"'
+        assert json.loads(answer.body)["errors"][0]["code"] == "UNAUTHORIZED"
+    assert upstream.requests == []
+
+
+async def test_the_password_opens_the_mirror_and_goes_no_further(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image, htpasswd: Path
+) -> None:
+    mirror = await start_mirror(server={"htpasswd_file": str(htpasswd)})
+    for _ in range(2):  # checked, then remembered
+        answer = await mirror.client.get("/v2/org/app/manifests/1", headers=basic("anna", "secret"))
+        assert answer.status == 200
+    assert (await mirror.client.get("/v2/")).status == 401
+    assert all("Authorization" not in asked.headers for asked in upstream.requests)
+
+
+async def test_bytes_that_are_no_text_are_no_password(
+    start_mirror: StartMirror, htpasswd: Path
+) -> None:
+    mirror = await start_mirror(server={"htpasswd_file": str(htpasswd)})
+    host, _, port = mirror.host.partition(":")
+    request = (
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: \xff\xfe\r\n\r\n"
+    )
+    assert (await raw_request(host, int(port), request)).startswith(b"HTTP/1.1 401")
+
+
+def add_line(file: Path, line: str) -> None:
+    with file.open("ab") as opened:
+        opened.write(line.encode(errors="surrogateescape") + b"\n")
+
+
+@pytest.mark.parametrize(
+    "line", ["anna:secret", "anna:$apr1$x$y", "anna:$2y$05$tooshort", "anna", "anna:\udcff"]
+)
+async def test_a_password_file_that_cannot_be_used_is_refused_at_the_start(
+    start_mirror: StartMirror, htpasswd: Path, line: str
+) -> None:
+    add_line(htpasswd, line)
+    with pytest.raises(ConfigError, match="line 4: not name:bcrypt-hash") as refusal:
+        await start_mirror(server={"htpasswd_file": str(htpasswd)})
+    assert "secret" not in str(refusal.value)
+
+
+# Certificates
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca")
+
+
+async def over_tls(mirror: InnerMirror, context: ssl.SSLContext, target: str) -> tuple[int, bytes]:
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        client = Client(session, f"https://{mirror.host}")
+        answer = await client.get(target)
+        return answer.status, answer.body
+
+
+async def test_over_tls_everything_is_the_same(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image, authority: Authority
+) -> None:
+    """There is no sendfile here; the bytes go by hand, on a miss and on a hit."""
+    server = authority.issue("server")
+    mirror = await start_mirror(
+        server={
+            "tls_certificate_file": str(server.certificate_file),
+            "tls_private_key_file": str(server.private_key_file),
+        }
+    )
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    layer = app.layers[0]
+    for _ in range(3):
+        got = await over_tls(mirror, context, f"/v2/org/app/blobs/{layer}")
+        assert got == (200, app.blobs[layer])
+    assert upstream.questions() == [("blob", "GET", layer)]
+
+
+async def test_only_clients_with_a_certificate_may_connect(
+    start_mirror: StartMirror, app: Image, authority: Authority, tmp_path: Path
+) -> None:
+    server, anna = authority.issue("server"), authority.issue("anna")
+    stranger = Authority(tmp_path / "elsewhere").issue("anna")
+    mirror = await start_mirror(
+        server={
+            "tls_certificate_file": str(server.certificate_file),
+            "tls_private_key_file": str(server.private_key_file),
+            "client_ca_file": str(authority.ca_file),
+        }
+    )
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        await over_tls(mirror, context, "/v2/")
+    context.load_cert_chain(stranger.certificate_file, stranger.private_key_file)
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        await over_tls(mirror, context, "/v2/")
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    context.load_cert_chain(anna.certificate_file, anna.private_key_file)
+    assert await over_tls(mirror, context, "/v2/org/app/manifests/1") == (200, app.manifest)
+
+
+@pytest.mark.parametrize(
+    "broken", ["tls_certificate_file", "tls_private_key_file", "client_ca_file"]
+)
+async def test_a_certificate_that_is_none_is_refused_at_the_start(
+    start_mirror: StartMirror, authority: Authority, tmp_path: Path, broken: str
+) -> None:
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense", encoding="utf-8")
+    server = authority.issue("server")
+    files = {
+        "tls_certificate_file": server.certificate_file,
+        "tls_private_key_file": server.private_key_file,
+        "client_ca_file": authority.ca_file,
+    } | {broken: nonsense}
+    with pytest.raises(ConfigError):
+        await start_mirror(server={name: str(file) for name, file in files.items()})
+
+
+# Each client's own authorization
+
+
+@pytest.fixture
+async def personal(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image
+) -> InnerMirror:
+    """A mirror whose clients show their own tokens; org/app is anna's alone."""
+    upstream.auth = BearerAuth(
+        users={"anna": "secret", "bert": "hidden"},
+        private={"org/app": {"anna"}},
+        realm=f"{upstream.url}/token",
+    )
+    return await start_mirror({"ghcr.io": {**upstream_at(upstream.url), "access": "client"}})
+
+
+async def token(upstream: ScriptedRegistry, name: str, password: str) -> dict[str, str]:
+    """What a client gets when it follows the challenge."""
+    async with aiohttp.ClientSession() as session:
+        query = "service=registry.test&scope=repository:org/app:pull"
+        async with session.get(
+            f"{upstream.url}/token?{query}", headers=basic(name, password)
+        ) as response:
+            return {"Authorization": f"Bearer {(await response.json())['token']}"}
+
+
+async def test_upstreams_challenge_is_relayed_to_the_client(
+    upstream: ScriptedRegistry, personal: InnerMirror
+) -> None:
+    for method in (personal.client.get, personal.client.head):
+        answer = await method("/v2/org/app/manifests/1")
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == (
+            f'Bearer realm="{upstream.url}/token",service="registry.test",'
+            'scope="repository:org/app:pull"'
+        )
+    # The mirror fetches no token of its own: it has no say here.
+    assert upstream.questions() == [("tag", "HEAD", "1")] * 2
+
+
+async def test_with_its_own_token_a_client_pulls_and_the_next_requests_are_hits(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    anna = await token(upstream, "anna", "secret")
+    layer = app.layers[0]
+    upstream.forget()
+    manifest = await personal.client.get("/v2/org/app/manifests/1", headers=anna)
+    blob = await personal.client.get(f"/v2/org/app/blobs/{layer}", headers=anna)
+    assert (manifest.status, manifest.body) == (200, app.manifest)
+    assert (blob.status, blob.body) == (200, app.blobs[layer])
+    assert upstream.questions() == [
+        ("tag", "HEAD", "1"),
+        ("tag", "GET", "1"),
+        ("blob", "GET", layer),
+    ]
+    assert {asked.headers["Authorization"] for asked in upstream.requests} == {
+        anna["Authorization"]
+    }
+    upstream.forget()
+    again = await personal.client.get("/v2/org/app/manifests/1", headers=anna)
+    assert again.headers["Cache-Status"] == "mirror; hit"
+    assert upstream.questions() == []
+
+
+async def test_what_one_client_may_have_another_may_not(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
+    layer = app.layers[0]
+    targets = [
+        "/v2/org/app/manifests/1",
+        f"/v2/org/app/manifests/{app.digest}",
+        f"/v2/org/app/blobs/{layer}",
+        "/v2/org/app/tags/list",
+        f"/v2/org/app/referrers/{app.digest}",
+    ]
+    for target in targets:
+        assert (await personal.client.get(target, headers=anna)).status == 200
+    for headers in (bert, {}, {"Authorization": "Bearer made-up"}, basic("anna", "secret")):
+        for target in targets:
+            for method in (personal.client.get, personal.client.head):
+                answer = await method(target, headers=headers)
+                assert answer.status == 401
+                assert "WWW-Authenticate" in answer.headers
+                assert app.manifest not in answer.body
+    assert await personal.metric("mirror_lookups_total", result="denied") == 4 * len(targets) * 2
+
+
+async def test_a_grant_ends_and_upstream_is_asked_again(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image, clock: FakeClock
+) -> None:
+    anna = await token(upstream, "anna", "secret")
+    target = f"/v2/org/app/manifests/{app.digest}"
+    await personal.client.get(target, headers=anna)
+    upstream.forget()
+    clock.advance(61)  # an opaque token is believed for a minute
+    assert (await personal.client.get(target, headers=anna)).status == 200
+    assert upstream.questions() == [("manifest", "HEAD", app.digest)]
+    assert isinstance(upstream.auth, BearerAuth)
+    upstream.auth.revoke()
+    assert (await personal.client.get(target, headers=anna)).status == 200  # still believed
+    clock.advance(61)
+    assert (await personal.client.get(target, headers=anna)).status == 401
+
+
+async def test_a_granted_client_is_served_through_an_outage_and_a_stranger_is_not(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
+    await personal.client.get("/v2/org/app/manifests/1", headers=anna)
+    await upstream.stop()
+    assert (await personal.client.get("/v2/org/app/manifests/1", headers=anna)).status == 200
+    answer = await personal.client.get("/v2/org/app/manifests/1", headers=bert)
+    assert answer.status == 502
+    assert app.manifest not in answer.body
+
+
+async def test_what_is_missing_is_missing_for_who_is_let_in(
+    upstream: ScriptedRegistry, personal: InnerMirror
+) -> None:
+    anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
+    assert (await personal.client.get("/v2/org/app/manifests/9", headers=anna)).status == 404
+    assert (await personal.client.get("/v2/org/app/manifests/9", headers=bert)).status == 401
+
+
+async def test_an_authorization_that_no_registry_could_be_sent_harms_nobody(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    """If it were tried, upstream would look broken, and be left alone for everybody."""
+    host, _, port = personal.host.partition(":")
+    for _ in range(4):
+        request = (
+            b"GET /v2/org/app/manifests/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Authorization: Bearer \xff\r\n\r\n"
+        )
+        assert (await raw_request(host, int(port), request)).startswith(b"HTTP/1.1 403")
+    assert upstream.requests == []
+    assert await personal.metric("mirror_upstream_up") == 1
+    anna = await token(upstream, "anna", "secret")
+    assert (await personal.client.get("/v2/org/app/manifests/1", headers=anna)).status == 200
+
+
+async def test_where_the_mirror_decides_a_clients_authorization_goes_nowhere(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    mirror = await start_mirror()
+    await mirror.client.get("/v2/org/app/manifests/1", headers=basic("anna", "secret"))
+    await mirror.client.get(f"/v2/org/app/blobs/{app.layers[0]}", headers={"Cookie": "a=b"})
+    for asked in upstream.requests:
+        assert "Authorization" not in asked.headers
+        assert "Cookie" not in asked.headers

@@ -1,0 +1,186 @@
+"""HTTP itself: methods, versions, connections, and what is said of a request in the log."""
+
+import asyncio
+import logging
+import re
+
+import pytest
+
+from tests.conftest import StartMirror
+from tests.support.client import raw_request
+from tests.support.images import Image, image, random_layer
+from tests.support.mirror import InnerMirror
+from tests.support.upstream import ScriptedRegistry
+
+SIZE = 600_000
+
+
+@pytest.fixture
+def alpine(upstream: ScriptedRegistry) -> Image:
+    return upstream.add(image(random_layer(SIZE, seed=1)), "library/alpine", "3.20")
+
+
+async def raw(mirror: InnerMirror, request: str) -> bytes:
+    host, _, port = mirror.host.partition(":")
+    return await raw_request(host, int(port), request.replace("\n", "\r\n").encode("latin-1"))
+
+
+async def test_the_ping_is_answered_at_once_and_by_ourselves(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    await upstream.stop()
+    mirror = await start_mirror()
+    for target in ("/v2/", "/v2", "/v2/?ns=docker.io"):
+        answer = await mirror.client.get(target)
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert answer.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+        assert "WWW-Authenticate" not in answer.headers
+    assert (await mirror.client.head("/v2/")).status == 200
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "POST", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("target", ["/v2/alpine/blobs/uploads/", "/v2/alpine/manifests/1", "/v2/"])
+async def test_a_mirror_cannot_be_written_to(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, method: str, target: str
+) -> None:
+    mirror = await start_mirror()
+    async with mirror.client.open(target, method=method) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET, HEAD"
+        assert (await response.json())["errors"][0]["code"] == "UNSUPPORTED"
+    assert upstream.requests == []
+    assert await mirror.metric("mirror_requests_total", method="other", status="405") == 1
+
+
+async def test_http_1_0_is_spoken(
+    start_mirror: StartMirror, alpine: Image, upstream: ScriptedRegistry
+) -> None:
+    mirror = await start_mirror()
+    layer = alpine.layers[0]
+    head, _, body = (await raw(mirror, f"GET /v2/alpine/blobs/{layer} HTTP/1.0\n\n")).partition(
+        b"\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.0 200 OK")
+    assert body == alpine.blobs[layer]
+
+
+async def test_a_blob_of_unknown_length_reaches_http_1_0_whole(
+    start_mirror: StartMirror, alpine: Image, upstream: ScriptedRegistry
+) -> None:
+    layer = alpine.layers[0]
+    upstream.fault(kind="blob", chunked=True, ignore_range=True)
+    mirror = await start_mirror()
+    head, _, body = (await raw(mirror, f"GET /v2/alpine/blobs/{layer} HTTP/1.0\n\n")).partition(
+        b"\r\n\r\n"
+    )
+    assert b"chunked" not in head
+    assert body == alpine.blobs[layer]
+
+
+async def test_requests_in_one_go_are_answered_one_after_the_other(
+    start_mirror: StartMirror, alpine: Image
+) -> None:
+    mirror = await start_mirror()
+    layer = alpine.layers[0]
+    await mirror.client.blob("alpine", layer)
+    request = (
+        f"GET /v2/alpine/blobs/{layer} HTTP/1.1\nHost: x\nRange: bytes=0-9\n\n"
+        f"HEAD /v2/alpine/blobs/{layer} HTTP/1.1\nHost: x\n\n"
+        f"GET /v2/alpine/blobs/{layer} HTTP/1.1\nHost: x\n\n"
+        "GET /v2/ HTTP/1.1\nHost: x\nConnection: close\n\n"
+    )
+    answer = await raw(mirror, request)
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", answer)
+    assert statuses == [b"206", b"200", b"200", b"200"]
+    assert answer.count(alpine.blobs[layer]) == 1
+    assert answer.endswith(b"\r\n\r\n{}")
+
+
+async def test_an_error_to_a_head_has_no_body(start_mirror: StartMirror, alpine: Image) -> None:
+    mirror = await start_mirror()
+    answer = await raw(
+        mirror, "HEAD /v2/alpine/manifests/none HTTP/1.1\nHost: x\nConnection: close\n\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_a_client_that_leaves_in_the_middle_harms_nobody(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image
+) -> None:
+    layer = alpine.layers[0]
+    mirror = await start_mirror()
+    gate = upstream.hold(layer, after=SIZE // 2)
+    async with mirror.client.open(f"/v2/alpine/blobs/{layer}") as response:
+        await response.content.readexactly(100)
+    await mirror.until_metric("mirror_requests_total", 1, status="499")
+    assert await mirror.metric("mirror_fill_readers") == 0
+    gate.open()  # the fill goes on without anyone
+    await mirror.until_metric("mirror_store_bytes", SIZE)
+    assert (await mirror.client.blob("alpine", layer)).body == alpine.blobs[layer]
+    assert upstream.questions() == [("blob", "GET", layer)]
+
+
+async def test_a_client_that_leaves_before_its_answer_counts_as_no_error(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image
+) -> None:
+    mirror = await start_mirror()
+    gate = upstream.hold("3.20")
+    async with asyncio.TaskGroup() as clients:
+        leaving = clients.create_task(mirror.client.manifest("alpine", "3.20"))
+        await gate.reached()
+        leaving.cancel()
+    await mirror.until_metric("mirror_requests_total", 1, status="499")
+    gate.open()
+    assert await mirror.metric("mirror_lookups_total", kind="tag") == 0
+
+
+# The log
+
+
+async def test_every_request_leaves_one_line_with_its_id(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    alpine: Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mirror.api.frontend")
+    mirror = await start_mirror()
+    layer = alpine.layers[0]
+    await mirror.client.get("/v2/alpine/manifests/3.20?ns=docker.io")
+    await mirror.client.get(f"/v2/alpine/blobs/{layer}", headers={"Range": "bytes=0-9"})
+    await mirror.client.head("/v2/alpine/manifests/none")
+    await mirror.client.get("/elsewhere", headers={"User-Agent": "x\ty"})
+    lines = [record for record in caplog.records if record.name == "mirror.api.frontend"]
+    assert [line.getMessage() for line in lines] == [
+        "GET /v2/alpine/manifests/3.20?ns=docker.io",
+        f"GET /v2/alpine/blobs/{layer}",
+        "HEAD /v2/alpine/manifests/none",
+        "GET /elsewhere",
+    ]
+    facts = [vars(line)["fields"] for line in lines]
+    assert [fact["status"] for fact in facts] == [200, 206, 404, 404]
+    assert [fact["bytes"] for fact in facts] == [len(alpine.manifest), 10, 0, 0]
+    assert [fact["result"] for fact in facts] == ["miss", "miss", "miss", "error"]
+    assert [fact["upstream"] for fact in facts] == [*["docker.io"] * 3, "-"]
+    assert len({vars(line)["request_id"] for line in lines}) == len(lines)
+
+
+async def test_what_a_fill_logs_carries_the_id_of_the_request_that_began_it(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    alpine: Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mirror")
+    mirror = await start_mirror()
+    upstream.fault(kind="blob", status=404)
+    await mirror.client.blob("alpine", alpine.layers[0])
+    ids = {
+        record.name: vars(record)["request_id"]
+        for record in caplog.records
+        if record.name in {"mirror.pull.fill", "mirror.api.frontend"}
+    }
+    assert len(ids) == 2
+    assert len(set(ids.values())) == 1

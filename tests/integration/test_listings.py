@@ -1,0 +1,257 @@
+"""Tags, referrers, and what is cached."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests.conftest import StartMirror
+from tests.support.clock import FakeClock
+from tests.support.images import OCI_INDEX, artifact, digest_of, image, random_layer
+from tests.support.mirror import upstream_at
+from tests.support.upstream import ScriptedRegistry
+
+TAGS = ["1", "2", "3", "4", "5"]
+
+
+@pytest.fixture
+def tagged(upstream: ScriptedRegistry) -> ScriptedRegistry:
+    for number, tag in enumerate(TAGS):
+        upstream.add(image(random_layer(10, seed=number)), "library/app", tag)
+    return upstream
+
+
+def document(answer: Any) -> Any:
+    return json.loads(answer.body)
+
+
+async def test_tags_are_upstreams(tagged: ScriptedRegistry, start_mirror: StartMirror) -> None:
+    mirror = await start_mirror()
+    answer = await mirror.client.get("/v2/app/tags/list")
+    assert tagged.questions() == [("tags", "GET", "")]
+    assert tagged.requests[0].target == "/v2/library/app/tags/list"
+    assert document(answer) == {"name": "app", "tags": TAGS}
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.headers["Cache-Status"] == "mirror; fwd=miss"
+    assert "Link" not in answer.headers
+
+
+@pytest.mark.parametrize("mode", ["pages", "small pages", "no paging"])
+@pytest.mark.parametrize("prefix", ["/v2/docker.io/app", "/v2/library/app"])
+async def test_following_the_links_leads_through_all_tags(
+    tagged: ScriptedRegistry, start_mirror: StartMirror, mode: str, prefix: str
+) -> None:
+    tagged.max_page = 1 if mode == "small pages" else None
+    tagged.ignores_pagination = mode == "no paging"
+    mirror = await start_mirror()
+    target, seen = f"{prefix}/tags/list?n=2&ns=docker.io", list[str]()
+    if prefix.startswith("/v2/docker.io"):
+        target = target.removesuffix("&ns=docker.io")
+    for _ in TAGS:
+        answer = await mirror.client.get(target)
+        seen += document(answer)["tags"]
+        link = answer.headers.get("Link")
+        if link is None:
+            break
+        target, _, rest = link.removeprefix("<").partition(">")
+        assert rest == '; rel="next"'
+        assert target.startswith(f"{prefix}/tags/list?")  # ours, not upstream's
+        assert ("ns=docker.io" in target) == (prefix == "/v2/library/app")
+    assert seen == TAGS
+
+
+async def test_no_tags_were_asked_for_and_none_are_sent(
+    tagged: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_mirror()
+    answer = await mirror.client.get("/v2/app/tags/list?n=0")
+    assert document(answer)["tags"] == []
+    assert "Link" not in answer.headers
+
+
+async def test_what_a_registry_puts_into_its_link_comes_back_to_it(
+    tagged: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """Quay pages by a `next_page` of its own."""
+    link = '</v2/library/app/tags/list?n=2&next_page=gAAAA%2Bx%3D%3D>; rel="next"'
+    tagged.fault(kind="tags", headers={"Link": link}, times=1)
+    mirror = await start_mirror()
+    answer = await mirror.client.get("/v2/app/tags/list?n=2")
+    target = answer.headers["Link"].removeprefix("<").partition(">")[0]
+    await mirror.client.get(target)
+    assert parse_qs(tagged.requests[1].query) == {"n": ["2"], "next_page": ["gAAAA+x=="]}
+
+
+async def test_cached_tags_are_told_while_upstream_cannot_be_asked(
+    tagged: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_mirror()
+    for tag in ("4", "2"):
+        await mirror.client.manifest("app", tag)
+    await tagged.stop()
+    answer = await mirror.client.get("/v2/app/tags/list")
+    assert document(answer) == {"name": "app", "tags": ["2", "4"]}
+    assert answer.headers["Cache-Status"] == "mirror; hit; detail=stale"
+    assert answer.headers["Warning"] == '299 - "served from cache; upstream could not be asked"'
+    page = await mirror.client.get("/v2/app/tags/list?n=1")
+    assert document(page)["tags"] == ["2"]
+    assert page.headers["Link"] == '</v2/app/tags/list?n=1&last=2>; rel="next"'
+
+
+async def test_tags_of_which_none_is_cached_cannot_be_told(
+    tagged: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_mirror()
+    await tagged.stop()
+    assert (await mirror.client.get("/v2/app/tags/list")).status == 502
+
+
+@pytest.mark.parametrize(("status", "told"), [(403, 403), (404, 404)])
+async def test_an_answer_of_upstream_is_no_outage(
+    tagged: ScriptedRegistry, start_mirror: StartMirror, status: int, told: int
+) -> None:
+    mirror = await start_mirror()
+    await mirror.client.manifest("app", "1")
+    tagged.fault(kind="tags", status=status)
+    assert (await mirror.client.get("/v2/app/tags/list")).status == told
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"tags": 5}', b""])
+async def test_a_list_that_makes_no_sense_is_an_outage(
+    tagged: ScriptedRegistry, start_mirror: StartMirror, body: bytes
+) -> None:
+    tagged.fault(kind="tags", body=body)
+    mirror = await start_mirror()
+    assert (await mirror.client.get("/v2/app/tags/list")).status == 502
+
+
+# Referrers
+
+
+async def test_referrers_are_upstreams_and_remembered_like_a_tag(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    signature = upstream.add(artifact(b"signature", subject=subject), "library/app")
+    mirror = await start_mirror()
+    target = f"/v2/app/referrers/{subject.digest}"
+    answer = await mirror.client.get(target)
+    again = await mirror.client.get(target)
+    assert upstream.questions() == [("referrers", "GET", subject.digest)]
+    assert answer.headers["Content-Type"] == OCI_INDEX
+    assert answer.body == again.body
+    assert [entry["digest"] for entry in document(answer)["manifests"]] == [signature.digest]
+    assert answer.headers["Cache-Status"] == "mirror; fwd=miss; stored"
+    assert again.headers["Cache-Status"] == "mirror; hit"
+    clock.advance(60)
+    await mirror.client.get(target)
+    assert len(upstream.requests) == 2
+
+
+async def test_a_filter_is_passed_on_and_its_header_back(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    mirror = await start_mirror()
+    target = f"/v2/app/referrers/{subject.digest}"
+    filtered = await mirror.client.get(f"{target}?artifactType=application/vnd.a%2Bb")
+    plain = await mirror.client.get(target)
+    assert upstream.requests[0].query == "artifactType=application%2Fvnd.a%2Bb"
+    assert filtered.headers["OCI-Filters-Applied"] == "artifactType"
+    assert "OCI-Filters-Applied" not in plain.headers
+    assert document(filtered)["manifests"] == []
+
+
+async def test_a_registry_without_referrers_stays_one(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """404 sends a client to the tag that stands in for the list."""
+    upstream.has_referrers = False
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    mirror = await start_mirror()
+    for _ in range(2):
+        assert (await mirror.client.get(f"/v2/app/referrers/{subject.digest}")).status == 404
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"manifests": [{}]}'])
+async def test_a_list_of_referrers_that_makes_no_sense_is_an_outage(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, body: bytes
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    upstream.fault(kind="referrers", body=body, times=1)
+    mirror = await start_mirror()
+    target = f"/v2/app/referrers/{subject.digest}"
+    assert (await mirror.client.get(target)).status == 502
+    assert (await mirror.client.get(target)).status == 200
+
+
+async def test_remembered_referrers_are_told_while_upstream_cannot_be_asked(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    mirror = await start_mirror()
+    target = f"/v2/app/referrers/{subject.digest}"
+    fresh = await mirror.client.get(target)
+    await upstream.stop()
+    clock.advance(60)
+    stale = await mirror.client.get(target)
+    assert stale.body == fresh.body
+    assert stale.headers["Cache-Status"] == "mirror; hit; detail=stale"
+    assert "Warning" in stale.headers
+    clock.advance(31 * 86400)
+    assert (await mirror.client.get(target)).status == 502
+    unknown = f"/v2/app/referrers/{digest_of(b'unknown')}"
+    assert (await mirror.client.get(unknown)).status == 502
+
+
+# What is cached
+
+
+async def test_the_catalog_tells_what_is_cached_page_by_page(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    names = ["a/b", "a/c", "z/y"]
+    for name in names:
+        upstream.add(image(random_layer(10, seed=1)), name, "1")
+    mirror = await start_mirror()
+    assert document(await mirror.client.get("/v2/_catalog")) == {"repositories": []}
+    for name in reversed(names):
+        await mirror.client.manifest(name, "1")
+    upstream.forget()
+    everything = await mirror.client.get("/v2/_catalog")
+    first = await mirror.client.get("/v2/_catalog?n=2")
+    target = first.headers["Link"].removeprefix("<").partition(">")[0]
+    second = await mirror.client.get(target)
+    assert upstream.questions() == []
+    listed = [f"docker.io/{name}" for name in names]  # names that can be pulled as they stand
+    assert document(everything)["repositories"] == listed
+    assert "Link" not in everything.headers
+    assert document(first)["repositories"] == listed[:2]
+    assert document(second)["repositories"] == listed[2:]
+    assert "Link" not in second.headers
+    assert (await mirror.client.manifest(listed[0], "1")).headers["Cache-Status"] == "mirror; hit"
+
+
+async def test_the_catalog_does_not_tell_of_what_clients_have_with_their_own_authorization(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    upstream.add(image(random_layer(10, seed=1)), "org/secret", "1")
+    upstream.add(image(random_layer(10, seed=1)), "org/public", "1")
+    mirror = await start_mirror(
+        {
+            "docker.io": upstream_at(upstream.url),
+            "ghcr.io": {**upstream_at(upstream.url), "access": "client"},
+        }
+    )
+    await mirror.client.manifest("org/public", "1")
+    assert (await mirror.client.manifest("ghcr.io/org/secret", "1")).status == 200
+    answer = await mirror.client.get("/v2/_catalog")
+    assert document(answer) == {"repositories": ["docker.io/org/public"]}
+
+
+async def test_the_catalog_is_empty_where_none_was_asked_for(start_mirror: StartMirror) -> None:
+    mirror = await start_mirror()
+    answer = await mirror.client.get("/v2/_catalog?n=0")
+    assert (answer.status, document(answer)) == (200, {"repositories": []})

@@ -1,0 +1,110 @@
+"""What is kept in memory, within bounds."""
+
+import pytest
+
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
+from mirror.oci.manifest import OCI_MANIFEST, Manifest
+from mirror.oci.reference import Repository
+from mirror.pull.memory import Memory
+from mirror.store.catalog import TagRecord
+from tests.support.clock import FakeClock
+
+ALPINE = Repository("docker.io", "library/alpine")
+OTHER = Repository("ghcr.io", "library/alpine")
+DIGEST = digest_of(b"x")
+
+
+def memory(clock: FakeClock, size: int = 10_000) -> Memory:
+    return Memory(size, missing_for=10, clock=clock)
+
+
+def test_a_manifest_is_a_blob_too_but_a_blob_is_no_manifest(clock: FakeClock) -> None:
+    kept = memory(clock)
+    kept.keep(DIGEST, Manifest(DIGEST, OCI_MANIFEST, b"manifest"))
+    other = digest_of(b"y")
+    kept.keep(other, b"blob")
+    assert kept.find_blob(DIGEST) == b"manifest"
+    assert kept.find_blob(other) == b"blob"
+    assert kept.find_manifest(other) is None
+
+
+def test_content_takes_no_more_than_its_size_and_the_least_recently_used_goes(
+    clock: FakeClock,
+) -> None:
+    kept = memory(clock, size=5000)
+    digests = [digest_of(bytes([number])) for number in range(10)]
+    for digest in digests[:3]:
+        kept.keep(digest, bytes(1000))
+    assert kept.find_blob(digests[0]) is not None  # used
+    kept.keep(digests[3], bytes(1000))
+    assert [kept.find_blob(digest) is not None for digest in digests[:4]] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_what_is_larger_than_everything_pushes_nothing_out(clock: FakeClock) -> None:
+    kept = memory(clock, size=2000)
+    kept.keep(DIGEST, b"small")
+    kept.keep(digest_of(b"y"), bytes(2000))
+    assert kept.find_blob(DIGEST) == b"small"
+
+
+def test_a_cache_of_nothing_keeps_nothing(clock: FakeClock) -> None:
+    kept = memory(clock, size=0)
+    kept.keep(DIGEST, b"")
+    assert kept.find_blob(DIGEST) is None
+
+
+def test_links_and_tags_belong_to_one_repository(clock: FakeClock) -> None:
+    kept = memory(clock)
+    kept.keep_link(ALPINE, DIGEST, 0)
+    kept.keep_tag(ALPINE, "1", TagRecord(DIGEST, 5.0))
+    assert kept.linked_size(ALPINE, DIGEST) == 0
+    assert kept.linked_size(OTHER, DIGEST) is None
+    assert kept.find_tag(ALPINE, "1") == TagRecord(DIGEST, 5.0)
+    assert kept.find_tag(OTHER, "1") is None
+
+
+def ask(kept: Memory, what: str = "manifest 1", error: Exception | None = None) -> None:
+    with kept.remembering_missing(ALPINE, what):
+        if error is not None:
+            raise error
+
+
+def missing() -> Missing:
+    return Missing(ErrorCode.MANIFEST_UNKNOWN, "not there")
+
+
+def test_what_is_missing_is_not_asked_for_again_until_its_time_is_over(clock: FakeClock) -> None:
+    kept = memory(clock)
+    with pytest.raises(Missing) as first:
+        ask(kept, error=missing())
+    assert not first.value.is_remembered
+    clock.advance(9.9)
+    with pytest.raises(Missing) as second:
+        ask(kept)
+    assert second.value.is_remembered
+    assert second.value.code is ErrorCode.MANIFEST_UNKNOWN
+    clock.advance(0.2)
+    ask(kept)
+
+
+def test_what_is_missing_is_missing_by_its_kind_and_in_its_repository(clock: FakeClock) -> None:
+    kept = memory(clock)
+    with pytest.raises(Missing):
+        ask(kept, f"manifest {DIGEST}", missing())
+    ask(kept, f"blob {DIGEST}")
+    with kept.remembering_missing(OTHER, f"manifest {DIGEST}"):
+        pass
+
+
+@pytest.mark.parametrize("error", [Unavailable("down"), Denied(ErrorCode.DENIED, "no")])
+def test_an_outage_and_a_denial_are_not_remembered(clock: FakeClock, error: Exception) -> None:
+    kept = memory(clock)
+    with pytest.raises(type(error)):
+        ask(kept, error=error)
+    ask(kept)
