@@ -136,7 +136,7 @@ class Handlers:
         answer = await self._mirror.list_referrers(
             route, asked.digest, asked.artifact_type, _authorization(request)
         )
-        headers = responses.outcome_headers(facts.note(answer.outcome))
+        headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
         if answer.filtered:
             headers["OCI-Filters-Applied"] = "artifactType"
         return web.Response(body=answer.content, content_type=_INDEX, headers=headers)

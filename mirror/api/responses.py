@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import FileIO
 from urllib.parse import urlencode
 
@@ -38,7 +39,8 @@ def cache_status(outcome: Outcome) -> str:
     return status
 
 
-def outcome_headers(outcome: Outcome) -> dict[str, str]:
+@lru_cache(maxsize=64)
+def outcome_headers(outcome: Outcome) -> Mapping[str, str]:
     """What tells a client, or the person at it, how the answer came about."""
     headers = {"Cache-Status": cache_status(outcome)}
     if outcome.warning is not None:
@@ -49,7 +51,7 @@ def outcome_headers(outcome: Outcome) -> dict[str, str]:
 def manifest(request: web.BaseRequest, answer: ManifestAnswer) -> web.Response:
     """A manifest, byte for byte; 304 where the client has it."""
     found = answer.manifest
-    headers = _content_headers(found.digest) | outcome_headers(answer.outcome)
+    headers = {**_content_headers(found.digest), **outcome_headers(answer.outcome)}
     if _has_it(request, found.digest):
         return web.Response(status=304, headers=headers)
     headers["Content-Type"] = found.media_type
@@ -87,7 +89,7 @@ def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamR
     Raises:
         RangeNotSatisfiable: 416.
     """
-    headers = _content_headers(answer.digest) | outcome_headers(answer.outcome)
+    headers = {**_content_headers(answer.digest), **outcome_headers(answer.outcome)}
     if _has_it(request, answer.digest):
         return web.Response(status=304, headers=headers), Span(0, 0, is_partial=False)
     span = _span(request, answer)
@@ -178,7 +180,8 @@ def _span(request: web.BaseRequest, answer: BlobAnswer) -> Span:
     return Span(start, stop, is_partial=True)
 
 
-def _content_headers(digest: Digest) -> dict[str, str]:
+@lru_cache(maxsize=4096)
+def _content_headers(digest: Digest) -> Mapping[str, str]:
     return {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
 
 

@@ -6,6 +6,7 @@ segment is never a repository name (frameworks decode and normalise before anyon
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from mirror.oci.digest import Digest, parse_digest
@@ -13,6 +14,9 @@ from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Reference, parse_reference, parse_repository
 
 _PAGE_LENGTH = re.compile(r"[0-9]{1,9}")  # nobody pages by a milliard
+
+
+_REMEMBERED = 4096  # targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Target:
     ns: str | None
 
 
+@lru_cache(maxsize=_REMEMBERED)  # clients ask for the same things again and again
 def parse_target(raw: str) -> Target:
     """Read a request target such as `/v2/library/alpine/manifests/3.20?ns=docker.io`.
 

@@ -34,6 +34,9 @@ def start(level: str, style: Literal["text", "json"]) -> "Writer":
     """
     writer = Writer(sys.stderr)
     writer.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    # What no line tells need not be found out for each ("Optimization" in Python's logging HOWTO).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - documented there
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)  # of libraries, only what went wrong
