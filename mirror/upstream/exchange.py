@@ -114,9 +114,15 @@ class Exchange:
     async def chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The body as it arrives. Raises Unavailable where it stalls or breaks."""
         with _translated(response.url):
-            async for chunk in response.content.iter_any():
-                self.count(len(chunk))
-                yield chunk
+            try:
+                async for chunk in response.content.iter_any():
+                    self.count(len(chunk))
+                    yield chunk
+            except (aiohttp.ClientError, OSError):
+                if rest := _arrived(response.content):
+                    self.count(len(rest))
+                    yield rest
+                raise
 
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Read past a small body that nobody wants, so that the connection serves again."""
@@ -185,6 +191,12 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind, method, status
             ).inc()
         return response
+
+
+def _arrived(content: aiohttp.StreamReader) -> bytes:
+    """What had arrived before the line broke; aiohttp would drop it, and we pay for it twice."""
+    content.set_exception(None)  # type: ignore[arg-type]  # or it raises instead
+    return content.read_nowait()
 
 
 def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:

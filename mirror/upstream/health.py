@@ -36,6 +36,7 @@ class Health:
         self._backoff = backoff or Backoff()
         self._failures = 0
         self._down_until: float | None = None
+        self._probing_until = 0.0
         self._paused_until = 0.0
 
     def __repr__(self) -> str:
@@ -52,19 +53,20 @@ class Health:
             return False
         if self._down_until is None:
             return True
-        if now < self._down_until:
+        if now < max(self._down_until, self._probing_until):
             return False
-        self._down_until = now + _PROBE_PATIENCE
+        self._probing_until = now + _PROBE_PATIENCE
         return True
 
     def wait(self, now: float) -> float:
-        """Seconds until `may_ask` may say yes again; 0 if it would now."""
+        """Seconds until `may_ask` may say yes again; 0 if it would now, or when a probe reports."""
         return max(0.0, self._paused_until - now, (self._down_until or 0.0) - now)
 
     def succeeded(self) -> None:
         """It has answered, and sensibly."""
         self._failures = 0
         self._down_until = None
+        self._probing_until = 0.0
 
     def failed(self, now: float, *, roll: float, grave: bool) -> None:
         """It has not. `grave`: it could not even be reached, or was silent for too long."""
@@ -72,6 +74,7 @@ class Health:
         excess = self._failures - _TOLERATED + 1
         if excess > 0:
             self._down_until = now + self._backoff.delay(excess, roll=roll)
+            self._probing_until = 0.0
 
     def pause(self, until: float) -> None:
         """It has asked to be left alone (429 with `Retry-After`); that is no fault of its own."""

@@ -252,5 +252,6 @@ async def test_after_the_first_byte_a_loss_breaks_the_connection(
     digest = upstream.add_blob(random_layer(size, seed=2).blob, "library/alpine")
     mirror = await start_mirror(fill={"attempts": 1})
     upstream.fault(kind="blob", truncate_at=size // 2)
+    upstream.fault(kind="blob", truncate_at=0)  # what is left of it
     with pytest.raises(aiohttp.ClientPayloadError):
         await mirror.client.blob("alpine", digest)
