@@ -33,6 +33,7 @@ from mirror.pull.listings import Listings
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
+from mirror.pull.prefetch import Prefetch
 from mirror.store.space import Limits
 from mirror.store.store import Store
 from mirror.telemetry import log
@@ -95,7 +96,7 @@ async def run(config: Config, *, clock: Clock = _wall_clock) -> AsyncIterator[Ru
     metrics = Metrics()
     access = Access(config.server)
     async with AsyncExitStack() as stack:
-        upkeep = await stack.enter_async_context(_owned_tasks())
+        upkeep = await stack.enter_async_context(owned_tasks())
         store = await stack.enter_async_context(
             Store.open(
                 config.store.root,
@@ -107,7 +108,7 @@ async def run(config: Config, *, clock: Clock = _wall_clock) -> AsyncIterator[Ru
             )
         )
         session = await stack.enter_async_context(open_session())
-        work = await stack.enter_async_context(_owned_tasks())
+        work = await stack.enter_async_context(owned_tasks())
         dice = random.Random()  # noqa: S311 - for jitter
         mirror = _build(_Parts(config, store, session, work, metrics, clock, dice))
         frontend = Frontend(Handlers(mirror), access, metrics)
@@ -157,14 +158,17 @@ def _build(parts: _Parts) -> Mirror:
     fills = Fills(
         config.fill, registries, store, tasks=work, metrics=parts.metrics, random=parts.dice
     )
+    manifests = Manifests(
+        store=store, memory=memory, links=links, registries=registries, flights=Flights(work),
+        policy=policy, patience=config.fill.connect_timeout, clock=clock,
+    )  # fmt: skip
+    prefetch = Prefetch(fills, manifests, store, tasks=work)
     return Mirror(
         router=Router(config),
         registries=registries,
         grants=Grants(clock),
-        manifests=Manifests(
-            store=store, memory=memory, links=links, registries=registries, flights=Flights(work),
-            policy=policy, patience=config.fill.connect_timeout, clock=clock,
-        ),
+        manifests=manifests,
+        prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
             store, memory, registries, Flights(work), policy,
@@ -202,7 +206,7 @@ class _Over(Exception):
 
 
 @asynccontextmanager
-async def _owned_tasks() -> AsyncIterator[asyncio.TaskGroup]:
+async def owned_tasks() -> AsyncIterator[asyncio.TaskGroup]:
     """Tasks that live until the block ends, and are cancelled then."""
 
     async def end() -> None:

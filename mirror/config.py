@@ -338,6 +338,11 @@ class Config(Section):
         problems += _claimed_twice(
             [(host, name) for name, upstream in named for host in upstream.hosts]
         )
+        is_personal = any(upstream.access == "client" for _, upstream in named)
+        if self.server.htpasswd_file and is_personal:
+            problems.append(
+                'server.htpasswd_file and access = "client" both need the Authorization header'
+            )
         defaults = [name for name, upstream in named if upstream.default]
         if len(defaults) > 1:
             problems.append(f"only one upstream can be the default, not {' and '.join(defaults)}")

@@ -81,8 +81,11 @@ class Handlers:
         facts.kind = Kind.TAG if isinstance(asked.reference, Tag) else Kind.MANIFEST
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
-        answer = await self._mirror.get_manifest(route, asked.reference, _authorization(request))
+        authorization = _authorization(request)
+        answer = await self._mirror.get_manifest(route, asked.reference, authorization)
         facts.note(answer.outcome)
+        if request.method == "GET":
+            self._mirror.note_served(route, answer.manifest, authorization)
         return responses.manifest(request, answer)
 
     async def _blob(

@@ -32,6 +32,7 @@ from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, Outcome
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.health import Backoff
+from mirror.upstream.places import Places, Urgency
 from mirror.upstream.registry import Body, Registry
 
 _logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class Fill:
         *,
         size: int | None,
         settings: Settings,
-        places: asyncio.Semaphore,
+        places: Places,
+        urgency: Urgency,
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
@@ -98,6 +100,7 @@ class Fill:
         self._store = store
         self._settings = settings
         self._places = places
+        self._urgency = urgency
         self._metrics = metrics
         self._clock = clock
         self._random = random
@@ -147,8 +150,9 @@ class Fill:
         return self._writer.file
 
     def join(self) -> None:
-        """One more reader."""
+        """One more reader: somebody waits for it."""
         self.readers += 1
+        self._urgency.is_urgent = True
         self._metrics.fill_readers.inc()
 
     def leave(self) -> None:
@@ -176,7 +180,7 @@ class Fill:
         """Download; every outcome is for the readers, and none is raised."""
         self._metrics.fills_active.inc()
         try:
-            async with self._places:
+            async with self._places.take(self._urgency):
                 await self._download()
             outcome = Outcome.COMMITTED
         except asyncio.CancelledError:
@@ -235,7 +239,7 @@ class Fill:
                 is_all = claim.start == 0 and claim.stop == self.size  # asked for as everyone does
                 async with self._registry.open_blob(
                     self.source, self.digest, claim.start, None if is_all else claim.stop,
-                    size=self.size, avoid=avoid,
+                    size=self.size, avoid=avoid, urgency=self._urgency,
                 ) as body:  # fmt: skip
                     if not await self._begin(body, claim, plan, workers, writer):
                         return

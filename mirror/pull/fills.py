@@ -15,6 +15,7 @@ from mirror.store.errors import NoRoom
 from mirror.store.store import Store
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Source
+from mirror.upstream.places import Places, Urgency
 from mirror.upstream.registry import Registry
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob that could not be kept is not tried again
@@ -36,7 +37,7 @@ class Fills:
         random: Random,
     ) -> None:
         self._settings = Settings(config.connections, config.segment_size, config.attempts)
-        self._places = asyncio.Semaphore(config.max_active)
+        self._places = Places(config.max_active)
         self._registries = registries
         self._store = store
         self._tasks = tasks
@@ -64,10 +65,10 @@ class Fills:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
             NoRoom: The blob cannot be kept: stream it through.
         """
-        if digest in self._too_large:
-            raise NoRoom(self._too_large[digest])
+        if (reason := self._too_large.get(digest)) is not None:
+            raise NoRoom(reason)
         while True:
-            fill = self._find(digest) or self._start(source, digest, size)
+            fill = self._find(digest) or self._start(source, digest, size, Urgency())
             fill.join()
             try:
                 await fill.started()
@@ -82,14 +83,19 @@ class Fills:
             else:
                 return fill
 
+    def prefetch(self, source: Source, digest: Digest, size: int) -> None:
+        """Begin a fill that nobody waits for yet; whoever joins it makes it urgent."""
+        if digest not in self._too_large and self._find(digest) is None:
+            self._start(source, digest, size, Urgency(is_urgent=False))
+
     def _find(self, digest: Digest) -> Fill | None:
         fill = self._fills.get(digest)
         return None if fill is None or fill.state is State.FAILED else fill
 
-    def _start(self, source: Source, digest: Digest, size: int | None) -> Fill:
+    def _start(self, source: Source, digest: Digest, size: int | None, urgency: Urgency) -> Fill:
         fill = self._fills[digest] = Fill(
             digest, source, self._registries[source.repository.namespace], self._store,
-            size=size, settings=self._settings, places=self._places,
+            size=size, settings=self._settings, places=self._places, urgency=urgency,
             metrics=self._metrics, clock=self._clock, random=self._random,
         )  # fmt: skip
         self._tasks.create_task(self._run(fill))

@@ -58,6 +58,9 @@ class Manifests:
         self._policy = policy
         self._patience = patience  # seconds to wait for upstream where a stale answer is at hand
         self._clock = clock
+        # Upstreams that have kept somebody waiting for too long, and not said a word since: nobody
+        # else waits for them. (Their breaker opens later, when the connection counts as stalled.)
+        self._silent: set[str] = set()
 
     async def get_by_digest(self, source: Source, digest: Digest) -> ManifestAnswer:
         """The manifest with this digest; upstream is asked for it once in its life.
@@ -102,7 +105,10 @@ class Manifests:
             return await self._flights.join(
                 ("tag", source, tag), lambda: self._check_tag(source, tag, record), within=patience
             )
-        except (Unavailable, TimeoutError) as error:
+        except TimeoutError as error:
+            self._silent.add(source.repository.namespace)
+            return await self._fall_back(record, freshness, STALE, error)
+        except Unavailable as error:
             return await self._fall_back(record, freshness, STALE, error)
         except Missing as error:
             return await self._fall_back(record, freshness, GONE, error)
@@ -111,7 +117,8 @@ class Manifests:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
         if freshness is Freshness.DEAD:
             return None
-        return self._patience if self._registry(source).is_up else 0.0
+        is_silent = source.repository.namespace in self._silent
+        return 0.0 if is_silent or not self._registry(source).is_up else self._patience
 
     async def _fly(
         self, key: object, start: Callable[[], Coroutine[Any, Any, ManifestAnswer]]
@@ -148,8 +155,11 @@ class Manifests:
         return answer
 
     async def _check_tag(self, source: Source, tag: Tag, record: TagRecord) -> ManifestAnswer:
-        with self._memory.remembering_missing(source.repository, f"manifest {tag}"):
-            state = await self._registry(source).head_tag(source, tag, record.digest)
+        try:
+            with self._memory.remembering_missing(source.repository, f"manifest {tag}"):
+                state = await self._registry(source).head_tag(source, tag, record.digest)
+        finally:
+            self._silent.discard(source.repository.namespace)
         if state.digest is None:
             return await self._fetch_tag(source, tag)
         answer = await self.get_by_digest(source, state.digest)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.pull.answers import BlobAnswer, ManifestAnswer, ReferrersAnswer, TagsAnswer
@@ -11,6 +12,7 @@ from mirror.pull.blobs import Blobs
 from mirror.pull.grants import Grants
 from mirror.pull.listings import Listings
 from mirror.pull.manifests import Manifests
+from mirror.pull.prefetch import Prefetch
 from mirror.upstream.endpoint import Source
 from mirror.upstream.registry import Registry
 from mirror.upstream.routing import Route, Router
@@ -32,6 +34,7 @@ class Mirror:
         registries: Mapping[str, Registry],
         grants: Grants,
         manifests: Manifests,
+        prefetch: Prefetch | None,
         blobs: Blobs,
         listings: Listings,
     ) -> None:
@@ -39,6 +42,7 @@ class Mirror:
         self._registries = registries
         self._grants = grants
         self._manifests = manifests
+        self._prefetch = prefetch
         self._blobs = blobs
         self._listings = listings
 
@@ -57,6 +61,11 @@ class Mirror:
             return await self._manifests.get_by_tag(source, reference)
         await self._grants.require(source, lambda: registry.confirm_manifest(source, reference))
         return await self._manifests.get_by_digest(source, reference)
+
+    def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:
+        """A client has been given a manifest, and will soon ask for what it refers to."""
+        if self._prefetch is not None:
+            self._prefetch.note(_source(route, authorization), manifest)
 
     async def head_blob(
         self, route: Route, digest: Digest, authorization: str | None

@@ -293,6 +293,7 @@ class Catalog:
                     )
                 ],
             ),
+            _FORGET_OLD_REFERRERS,
         )
 
     async def record_accesses(self, accesses: dict[Digest, float]) -> None:
@@ -408,6 +409,12 @@ _UPSERT_BLOB = (
     "INSERT INTO blobs (digest, size, media_type, accessed_at) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET leaving = 0, accessed_at = excluded.accessed_at,"
     " size = excluded.size, media_type = coalesce(excluded.media_type, media_type)"
+)
+# Anyone may ask for the referrers of anything, so their number is bounded.
+_FORGET_OLD_REFERRERS = _Statement(
+    "DELETE FROM referrers WHERE checked_at <"
+    " (SELECT checked_at FROM referrers ORDER BY checked_at DESC LIMIT 1 OFFSET 10000)",
+    [()],
 )
 _UPSERT_PARTIAL = (
     "INSERT INTO partials VALUES (?, ?) ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"

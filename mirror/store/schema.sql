@@ -50,6 +50,8 @@ CREATE TABLE referrers (
   PRIMARY KEY (repository, digest, artifact_type)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX referrers_by_age ON referrers (checked_at);
+
 -- Downloads begun and not recorded as blobs yet. The row outlives the rename that completes the
 -- blob, so that after a crash the next start knows where to look.
 CREATE TABLE partials (

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -18,10 +18,12 @@ from mirror.telemetry.metrics import Metrics
 from mirror.upstream.auth import Authorizer
 from mirror.upstream.exchange import Exchange, Label, rate_limited
 from mirror.upstream.health import Health
+from mirror.upstream.places import Places, Urgency
 
 _logger = logging.getLogger(__name__)
 
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
+_PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _SERVER_ERROR = 500  # and above
 
@@ -60,13 +62,14 @@ class Endpoint:
         self._clock = clock
         self._random = random
         self._metrics = metrics
+        self._tasks = tasks
         self._authorizer = Authorizer(config, exchange, tasks=tasks, clock=clock)
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
-        places = config.max_connections
-        self._places = asyncio.Semaphore(places) if places else None
         # The last place is not for blobs: a question must not wait until a layer is through.
-        self._blob_places = asyncio.Semaphore(max(1, places - 1)) if places else None
+        most = config.max_connections
+        self._places = Places(most)
+        self._blob_places = Places(most and max(1, most - 1))
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.url}: {self.health}>"
@@ -75,13 +78,31 @@ class Endpoint:
         """Whether a request is worth sending now."""
         return self.health.may_ask(self._clock())
 
+    def why_not(self) -> Unavailable:
+        """Why `may_ask` says no."""
+        pause = self.health.pause_left(self._clock())
+        if pause:
+            return Unavailable(
+                "upstream limits the rate of requests",
+                code=ErrorCode.TOOMANYREQUESTS,
+                retry_after=pause,
+            )
+        return Unavailable(f"{self.config.host} is known to be down")
+
     def wait(self) -> float:
         """Seconds until it is worth asking again; 0 if it is now."""
         return self.health.wait(self._clock())
 
     @asynccontextmanager
     async def ask(
-        self, method: str, path: str, source: Source, headers: dict[str, str], *, kind: str
+        self,
+        method: str,
+        path: str,
+        source: Source,
+        headers: dict[str, str],
+        *,
+        kind: str,
+        urgency: Urgency | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask for `/v2/<repository>/<path>` and yield a response of 2xx, 304, 405 or 416.
 
@@ -93,10 +114,10 @@ class Endpoint:
         """
         url = URL(f"{self.config.url}/v2/{source.repository.name}/{path}", encoded=True)
         async with AsyncExitStack() as stack:
-            if self._blob_places is not None and kind == "blob":
-                await stack.enter_async_context(self._blob_places)
-            if self._places is not None:
-                await stack.enter_async_context(self._places)
+            urgency = urgency or Urgency()
+            if kind == "blob":
+                await stack.enter_async_context(self._blob_places.take(urgency))
+            await stack.enter_async_context(self._places.take(urgency))
             yield await stack.enter_async_context(
                 self._authorized(method, url, source, headers, kind=kind)
             )
@@ -203,7 +224,21 @@ class Endpoint:
         self.health.failed(self._clock(), roll=self._random.random(), grave=grave)
         if was_up and not self.health.is_up:
             _logger.warning("upstream is down", extra=fields(endpoint=self.config.url))
+            self._tasks.create_task(self._probe_until_up())
         self._up.set(1 if self.health.is_up else 0)
+
+    async def _probe_until_up(self) -> None:
+        """Find out when it is back, also in a night in which nobody pulls."""
+        url = URL(f"{self.config.url}/v2/", encoded=True)
+        while not self.health.is_up:
+            await asyncio.sleep(max(self.wait(), _PROBE_INTERVAL))
+            if not self.may_ask():
+                continue  # a client's request is the probe
+            with suppress(RegistryError), self._watched():
+                async with self.exchange.send("GET", url, {}, kind="ping") as response:
+                    if response.status >= _SERVER_ERROR:
+                        raise Unavailable("still down", status_seen=response.status)
+                    self._succeeded()
 
 
 class _Watch:

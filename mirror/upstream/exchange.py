@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import aiohttp
+from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from mirror import __version__
@@ -24,6 +25,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _DRAINED = 2**16  # bytes
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
+_BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
 _HEADERS = {
@@ -78,6 +80,9 @@ class Exchange:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
+        self._limiter: AsyncLimiter | None = None
+        if config.max_bandwidth is not None:
+            self._limiter = AsyncLimiter(config.max_bandwidth * _BURST, time_period=_BURST)
         if config.ca_file is not None:
             self._ssl = ssl.create_default_context(cafile=config.ca_file)
 
@@ -90,8 +95,7 @@ class Exchange:
         Raises:
             Unavailable: No (sensible) response.
         """
-        with _translated(url):
-            response = await self._follow(method, url, headers, kind)
+        response = await self._follow(method, url, headers, kind)
         try:
             yield response
         finally:
@@ -117,12 +121,22 @@ class Exchange:
             try:
                 async for chunk in response.content.iter_any():
                     self.count(len(chunk))
+                    await self._keep_to_bandwidth(len(chunk))
                     yield chunk
             except (aiohttp.ClientError, OSError):
                 if rest := _arrived(response.content):
                     self.count(len(rest))
                     yield rest
                 raise
+
+    async def _keep_to_bandwidth(self, size: int) -> None:
+        """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either."""
+        if self._limiter is None:
+            return
+        while size > 0:
+            part = min(size, max(1, int(self._limiter.max_rate)))
+            await self._limiter.acquire(part)
+            size -= part
 
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Read past a small body that nobody wants, so that the connection serves again."""
@@ -139,7 +153,12 @@ class Exchange:
     ) -> aiohttp.ClientResponse:
         status = 0
         for _ in range(_MOST_REDIRECTS + 1):
-            response = await self._send_once(method, url, headers, kind)
+            try:
+                with _translated(url):
+                    response = await self._send_once(method, url, headers, kind)
+            except Unavailable as error:
+                error.status_seen = status or None  # the registry is there, if its storage is not
+                raise
             status = response.status
             location = response.headers.get("Location")
             if status not in _REDIRECTS or not location:

@@ -47,9 +47,13 @@ class Health:
         """Whether it is thought to work."""
         return self._down_until is None
 
+    def pause_left(self, now: float) -> float:
+        """Seconds for which it has asked to be left alone."""
+        return max(0.0, self._paused_until - now)
+
     def may_ask(self, now: float) -> bool:
         """Whether to send a request now. True may make that request the probe: report on it."""
-        if now < self._paused_until:
+        if self.pause_left(now):
             return False
         if self._down_until is None:
             return True
@@ -60,7 +64,7 @@ class Health:
 
     def wait(self, now: float) -> float:
         """Seconds until `may_ask` may say yes again; 0 if it would now, or when a probe reports."""
-        return max(0.0, self._paused_until - now, (self._down_until or 0.0) - now)
+        return max(self.pause_left(now), (self._down_until or 0.0) - now)
 
     def succeeded(self) -> None:
         """It has answered, and sensibly."""

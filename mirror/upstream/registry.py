@@ -28,6 +28,7 @@ from mirror.oci.ranges import parse_content_range
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.upstream.endpoint import Endpoint, Source, weigh
+from mirror.upstream.places import Urgency
 
 Answer = TypeVar("Answer")
 
@@ -183,6 +184,7 @@ class Registry:
         *,
         size: int | None = None,
         avoid: Endpoint | None = None,
+        urgency: Urgency | None = None,
     ) -> AsyncIterator[Body]:
         """Open a blob's bytes from `start` to `stop` (exclusive; None: its end).
 
@@ -203,7 +205,9 @@ class Registry:
                 headers = {"Range": _range(start, stop)} if wants_range else {}
                 async with AsyncExitStack() as attempt:
                     response = await attempt.enter_async_context(
-                        endpoint.ask("GET", f"blobs/{digest}", source, headers, kind="blob")
+                        endpoint.ask(
+                            "GET", f"blobs/{digest}", source, headers, kind="blob", urgency=urgency
+                        )
                     )
                     body = _body(endpoint, response, start)
                     if None not in {size, body.size} and body.size != size:
@@ -259,7 +263,7 @@ class Registry:
         errors: list[RegistryError] = []
         for endpoint in endpoints:
             if not endpoint.may_ask():
-                errors.append(Unavailable(f"{self.name} is known to be down"))
+                errors.append(endpoint.why_not())
                 continue
             try:
                 return await ask(endpoint)

@@ -123,7 +123,7 @@ async def test_two_answers_of_503_are_no_outage_yet(
     assert (await mirror.client.manifest("app", "1")).digest == APP.digest
 
 
-async def test_when_upstream_is_back_one_probe_finds_out(
+async def test_that_upstream_is_back_is_found_out_without_any_client(
     upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
 ) -> None:
     mirror = await start_mirror(_hub(upstream.url))
@@ -131,10 +131,31 @@ async def test_when_upstream_is_back_one_probe_finds_out(
     assert (await mirror.client.manifest("app", "1")).status == 502
     assert await mirror.metric("mirror_upstream_up") == 0
     await upstream.start()
-    while (await mirror.client.manifest("app", "1")).status == 502:
-        assert upstream.requests == []
-    assert len(upstream.requests) == 1
-    assert await mirror.metric("mirror_upstream_up") == 1
+    await mirror.until_metric("mirror_upstream_up", 1)
+    assert upstream.questions() == [("ping", "GET", "")]
+    assert (await mirror.client.manifest("app", "1")).status == 200
+
+
+async def test_nobody_waits_out_the_timeout_of_a_silent_upstream_twice(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, clock: FakeClock
+) -> None:
+    """What has been kept waiting once is answered from the cache; the question stays open."""
+    mirror = await start_mirror(
+        _hub(upstream.url), fill={"connect_timeout": "300ms", "stall_timeout": "20s"}
+    )
+    for tag in ("1", "1"):
+        assert (await mirror.client.manifest("app", tag)).status == 200
+    clock.advance(120)
+    upstream.fault(kind="tag", hang=True)
+    upstream.forget()
+    assert (await mirror.client.manifest("app", "1")).headers["Cache-Status"].endswith("stale")
+    began = asyncio.get_running_loop().time()
+    for _ in range(20):
+        answer = await mirror.client.manifest("app", "1")
+        assert answer.headers["Cache-Status"] == "mirror; hit; detail=stale"
+    # 20 waits of 300 ms would be 6 s: no machine is so slow that it took half of that for nothing.
+    assert asyncio.get_running_loop().time() - began < 3
+    assert len(upstream.asked("tag")) == 1
 
 
 async def test_an_endpoint_that_asks_for_a_pause_gets_it(

@@ -284,7 +284,11 @@ async def test_a_store_that_breaks_fails_no_pull(
         blob = await mirror.client.blob("org/app", digest)
         assert (blob.status, blob.body) == (200, app.blobs[digest])
     assert (await get(f"{mirror.admin_url}/readyz")).status == 503
-    assert "not kept" in mirror.process.log()
+
+    async def is_told() -> bool:
+        return "not kept" in mirror.process.log()
+
+    await until(is_told, within=5)
 
 
 def configuration(directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from mirror.app import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import parse_digest
 from mirror.oci.reference import Repository
@@ -16,6 +17,7 @@ from mirror.pull.fill import Fill, Settings
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.exchange import Exchange, Label, open_session
+from mirror.upstream.places import Places, Urgency
 from mirror.upstream.registry import Registry
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
@@ -136,7 +138,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
     """A fill with a clock of its own, over two connections."""
     config, label, metrics = EndpointConfig(url=upstream.url), Label("hub", "a"), Metrics()
     dice = Random(0)  # noqa: S311 - for jitter
-    async with open_store(root) as store, open_session() as session, asyncio.TaskGroup() as tasks:
+    async with open_store(root) as store, open_session() as session, owned_tasks() as tasks:
         exchange = Exchange(
             config, label, session=session, connect_timeout=2, stall_timeout=0.5, metrics=metrics
         )
@@ -150,7 +152,8 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             store,
             size=SIZE,
             settings=Settings(connections=2, segment_size=SEGMENT, attempts=3),
-            places=asyncio.Semaphore(1),
+            places=Places(1),
+            urgency=Urgency(),
             metrics=metrics,
             clock=clock,
             random=dice,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mirror.app import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
@@ -56,7 +57,7 @@ async def registry_at(
 ) -> AsyncIterator[Registry]:
     """The upstream edge alone, with a clock of the test's."""
     config, label, metrics = EndpointConfig(url=url, **settings), Label("hub", "a"), Metrics()
-    async with open_session() as session, asyncio.TaskGroup() as tasks:
+    async with open_session() as session, owned_tasks() as tasks:
         exchange = Exchange(
             config,
             label,

@@ -11,6 +11,7 @@ from random import Random
 
 from hypothesis import given, settings, strategies as st
 
+from mirror.app import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError, Unavailable
@@ -21,6 +22,7 @@ from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.exchange import Exchange, Label, open_session
 from mirror.upstream.health import Backoff
+from mirror.upstream.places import Places, Urgency
 from mirror.upstream.registry import Body, Registry
 from tests.support.images import random_bytes
 from tests.unit.store.opening import open_store
@@ -53,6 +55,7 @@ class Upstream(Registry):
         *,
         size: int | None = None,
         avoid: Endpoint | None = None,  # noqa: ARG002 - there is no other
+        urgency: Urgency | None = None,  # noqa: ARG002 - nobody waits here
     ) -> AsyncIterator[Body]:
         assert (source, digest) == (SOURCE, digest_of(self.content))
         assert size in {None, len(self.content)}
@@ -270,7 +273,8 @@ def _fill(store: Store, upstream: Upstream, size: int | None, pace: Settings) ->
         store,
         size=size,
         settings=pace,
-        places=asyncio.Semaphore(1),
+        places=Places(1),
+        urgency=Urgency(),
         metrics=Metrics(),
         clock=lambda: 0.0,
         random=Random(0),  # noqa: S311 - for jitter
@@ -281,7 +285,7 @@ def _fill(store: Store, upstream: Upstream, size: int | None, pace: Settings) ->
 async def _endpoint() -> AsyncIterator[Endpoint]:
     config, label = EndpointConfig(url="http://registry.test"), Label("registry.test", "a")
     metrics = Metrics()
-    async with open_session() as session, asyncio.TaskGroup() as tasks:
+    async with open_session() as session, owned_tasks() as tasks:
         exchange = Exchange(
             config, label, session=session, connect_timeout=1, stall_timeout=1, metrics=metrics
         )

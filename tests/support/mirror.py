@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 from prometheus_client.parser import text_string_to_metric_families
 
+from mirror.app import run
 from mirror.config import parse
 from tests.support.client import Client, client, get
 from tests.support.process import Process, answers, free_port, until
@@ -145,9 +146,6 @@ async def _serve(
     started: "asyncio.Future[InnerMirror]",
     stop: asyncio.Event,
 ) -> None:
-    # Here, not above: unit tests need no application, least of all a broken one.
-    from mirror.app import run  # noqa: PLC0415
-
     config = parse(dict(settings))
     task = asyncio.current_task()
     assert task is not None

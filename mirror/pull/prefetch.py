@@ -1,0 +1,76 @@
+"""Prefetch: begin what a client is about to ask for, when it has been given a manifest.
+
+The layers of an image's manifest follow it for certain. Of an index, only those platforms are
+fetched that clients of this mirror have asked for before: nobody's link is spent on the others.
+Whatever a client waits for goes first.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from cachetools import LRUCache
+
+from mirror.oci.descriptor import Descriptor, Platform
+from mirror.oci.digest import Digest
+from mirror.oci.errors import RegistryError
+from mirror.oci.manifest import INDEX_TYPES, Manifest, parse_references
+from mirror.pull.fills import Fills
+from mirror.pull.keeping import try_to_open
+from mirror.pull.manifests import Manifests
+from mirror.store.store import Store
+from mirror.telemetry.log import fields
+from mirror.upstream.endpoint import Source
+
+_logger = logging.getLogger(__name__)
+
+_REMEMBERED = 16384  # entries of indexes
+_SEEN = 64  # platforms
+
+
+class Prefetch:
+    """Looks at the manifests that are served; its work belongs to `tasks`."""
+
+    def __init__(
+        self, fills: Fills, manifests: Manifests, store: Store, *, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._fills = fills
+        self._manifests = manifests
+        self._store = store
+        self._tasks = tasks
+        self._platforms: LRUCache[Digest, Platform] = LRUCache(_REMEMBERED)
+        self._seen: LRUCache[Platform, None] = LRUCache(_SEEN)
+
+    def note(self, source: Source, manifest: Manifest) -> None:
+        """A client has been given this manifest."""
+        if (platform := self._platforms.get(manifest.digest)) is not None:
+            self._seen[platform] = None
+        self._tasks.create_task(self._follow(source, manifest))
+
+    async def _follow(self, source: Source, manifest: Manifest) -> None:
+        try:
+            references = parse_references(manifest.content)
+            if manifest.media_type in INDEX_TYPES:
+                await self._fetch_manifests(source, references.manifests)
+            else:
+                await self._fetch_blobs(source, references.blobs)
+        except RegistryError as error:
+            # The client will ask for itself, and be told.
+            _logger.debug("not prefetched: %s", error, extra=fields(repository=source.repository))
+
+    async def _fetch_manifests(self, source: Source, entries: Iterable[Descriptor]) -> None:
+        for entry in entries:
+            if entry.platform is None:
+                continue
+            self._platforms[entry.digest] = entry.platform
+            if entry.platform in self._seen:
+                answer = await self._manifests.get_by_digest(source, entry.digest)
+                await self._fetch_blobs(source, parse_references(answer.manifest.content).blobs)
+
+    async def _fetch_blobs(self, source: Source, blobs: Iterable[Descriptor]) -> None:
+        for blob in blobs:
+            stored = await try_to_open(self._store, blob.digest)
+            if stored is None:
+                self._fills.prefetch(source, blob.digest, blob.size)
+            else:
+                stored.close()  # and it counts as used: it is about to be
