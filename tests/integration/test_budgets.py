@@ -19,11 +19,12 @@ async def test_no_more_connections_are_made_than_allowed_and_a_question_still_fi
     async with asyncio.TaskGroup() as clients:
         pulls = [clients.create_task(mirror.client.blob("app", digest)) for digest in digests]
         await upstream.was_asked("blob", count=2)
+        await mirror.until_metric("mirror_fills_active", len(digests))
         assert (await mirror.client.get("/v2/app/tags/list")).status == 200
-        assert len(upstream.asked("blob")) == 2
         for gate in gates:
             gate.open()
     assert [pull.result().digest for pull in pulls] == digests
+    assert upstream.peaks["blob"] == 2
 
 
 async def test_upstream_is_read_no_faster_than_its_bandwidth(
