@@ -16,8 +16,8 @@ response before the digest is proved.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from io import FileIO
@@ -37,6 +37,7 @@ from mirror.upstream.registry import Body, Registry
 
 _logger = logging.getLogger(__name__)
 
+_LONG = 1.0  # seconds that a blob may take over the connections there are
 _PATIENCE = 60.0  # seconds; readers are not kept waiting for an upstream that wants more
 
 
@@ -65,11 +66,12 @@ _NEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How fills go about it: `[fill]`, in bytes and tries."""
+    """How fills go about it: `[fill]`, in bytes and tries, and what is not for operators."""
 
     connections: int
     segment_size: int
     attempts: int
+    alone: float = 0.25  # seconds, before a second connection is thought of
     retry: Backoff = field(default_factory=lambda: Backoff(first=0.4, most=15.0))
 
 
@@ -109,6 +111,7 @@ class Fill:
         self._writer: Writer | None = None
         self._plan: Plan | None = None
         self._received = 0  # bytes
+        self._broken: set[int] = set()  # where a connection has broken, and none has continued yet
         self.is_proved = False  # every byte is there and is what the digest promises
 
     def __repr__(self) -> str:
@@ -222,17 +225,35 @@ class Fill:
             segment_size=self._settings.segment_size,
             connections=self._settings.connections,
         )
-        # The first connection finds out whether others would be of use, and starts them.
         while not self._plan.is_complete:
             try:
                 async with asyncio.TaskGroup() as workers:
-                    workers.create_task(self._work(writer, self._plan, workers))
+                    crew = _Crew(writer, self._plan, workers)
+                    workers.create_task(self._work(crew))
+                    workers.create_task(self._call_help(crew))
             except BaseExceptionGroup as group:
                 raise _first(group) from group
 
-    async def _work(self, writer: Writer, plan: Plan, workers: asyncio.TaskGroup) -> None:
+    async def _call_help(self, crew: "_Crew") -> None:
+        """Open more connections once it shows that one alone would take long.
+
+        On a fast line they would only cost more: bytes out of order are read again to be hashed.
+        """
+        while not await crew.is_over(within=self._settings.alone):
+            seconds = crew.plan.seconds_left(self._clock())
+            if self.state is State.STREAMING and crew.plan.active and seconds > _LONG:
+                for _ in range(min(crew.plan.waiting, self._settings.connections - 1)):
+                    crew.workers.create_task(self._work(crew))
+                return
+
+    async def _work(self, crew: "_Crew") -> None:
         """Fetch claim after claim over one connection at a time."""
-        failures, received, is_broken = 0, self._received, False  # failures: without any progress
+        with crew.at_work():
+            await self._fetch_claims(crew)
+
+    async def _fetch_claims(self, crew: "_Crew") -> None:
+        plan = crew.plan
+        failures, received = 0, self._received  # failures: without any progress
         avoid: Endpoint | None = None
         while (claim := plan.claim(now=self._clock())) is not None:
             try:
@@ -241,25 +262,24 @@ class Fill:
                     self.source, self.digest, claim.start, None if is_all else claim.stop,
                     size=self.size, avoid=avoid, urgency=self._urgency,
                 ) as body:  # fmt: skip
-                    if not await self._begin(body, claim, plan, workers, writer):
+                    if not await self._begin(body, claim, crew):
                         return
-                    if is_broken:
-                        self._count_resume(body.endpoint)
-                    await self._receive(body, claim, plan, writer)
-                failures, is_broken, avoid = 0, False, None
+                    self._count_resume(claim, body.endpoint)
+                    await self._receive(body, claim, crew)
+                failures, avoid = 0, None
             except Unavailable as error:
                 failures = 0 if self._received > received else failures + 1
-                received, is_broken = self._received, True
+                received = self._received
+                self._broken.add(claim.position)
                 avoid = error.endpoint if isinstance(error, _Broken) else None
                 plan.release(claim, now=self._clock())
                 await self._wait_before_retry(error, failures)
             finally:
                 plan.release(claim, now=self._clock())
 
-    async def _begin(
-        self, body: Body, claim: Claim, plan: Plan, workers: asyncio.TaskGroup, writer: Writer
-    ) -> bool:
+    async def _begin(self, body: Body, claim: Claim, crew: "_Crew") -> bool:
         """Take note of what a response promises; False: this connection is of no use."""
+        plan = crew.plan
         if body.is_range and body.size is not None:
             plan.learn_size(claim, body.size)
         elif len(plan.active) > 1:
@@ -267,23 +287,21 @@ class Fill:
         else:
             plan.take_rest(claim, self.size if body.size is None else body.size)
         if body.size is not None and self.size is None:
-            await writer.expect(body.size)
+            await crew.writer.expect(body.size)
             self.size = body.size
         if self.state is State.CONNECTING:
             self._move(State.STREAMING)
-            for _ in range(min(plan.waiting, self._settings.connections - 1)):
-                workers.create_task(self._work(writer, plan, workers))
         return True
 
-    async def _receive(self, body: Body, claim: Claim, plan: Plan, writer: Writer) -> None:
+    async def _receive(self, body: Body, claim: Claim, crew: "_Crew") -> None:
         try:
             async with aclosing(body.chunks) as chunks:
                 async for chunk in chunks:
-                    await self._take(chunk, claim, writer)
+                    await self._take(chunk, claim, crew.writer)
                     if claim.is_done:
                         return
             if claim.stop is None:
-                plan.end(claim)
+                crew.plan.end(claim)
             elif not claim.is_done and body.stop != claim.position:
                 raise Unavailable("upstream sent less than it promised")  # noqa: TRY301
         except Unavailable as error:
@@ -314,7 +332,10 @@ class Fill:
         )  # fmt: skip
         await asyncio.sleep(delay)
 
-    def _count_resume(self, endpoint: Endpoint) -> None:
+    def _count_resume(self, claim: Claim, endpoint: Endpoint) -> None:
+        if claim.start not in self._broken:
+            return
+        self._broken.remove(claim.start)
         label = endpoint.label
         self._metrics.fill_resumes.labels(label.upstream, label.endpoint).inc()
 
@@ -372,6 +393,35 @@ _OUTCOMES = {
     Denied: Outcome.DENIED,
     Unavailable: Outcome.UNAVAILABLE,
 }
+
+
+@dataclass(slots=True)
+class _Crew:
+    """The connections that fetch one blob, and what they share."""
+
+    writer: Writer
+    plan: Plan
+    workers: asyncio.TaskGroup
+    busy: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """One more connection inside the block; the last to leave says that all is over."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
+            if not self.busy:
+                self.over.set()
+
+    async def is_over(self, *, within: float) -> bool:
+        """Whether everyone has left, within so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self.over.wait()
+        return self.over.is_set()
 
 
 class _Broken(Unavailable):

@@ -71,6 +71,12 @@ class Plan:
             for start, stop in self._todo
         )
 
+    def seconds_left(self, now: float) -> float:
+        """How long the connections there are would take for all that is to come."""
+        left = sum(claim.left for claim in self.active)
+        left += sum(0 if end is None else end - start for start, end in self._todo)
+        return left / max(sum(claim.rate(now) for claim in self.active), 1.0)
+
     def claim(self, *, now: float) -> Claim | None:
         """What an idle connection should fetch; None: nothing that is worth its while."""
         if not self._todo:
@@ -117,8 +123,8 @@ class Plan:
             # A blob that turns out to be small comes in one request all the same.
             return start + 2 * self._segment_size if self._connections > 1 else None
         left = end - start
-        if self._connections == 1 or left < 2 * self._segment_size:
-            return end
+        if self._connections == 1 or left < max(2 * self._segment_size, self._rate):
+            return end  # or less than a second's worth
         share = min(int(self._rate * _CLAIM_SECONDS), left // (2 * self._connections))
         length = max(self._segment_size, share)
         return end if left < length + self._segment_size else start + length

@@ -19,7 +19,7 @@ class Reply:
 
     status: int = 200
     headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
-    body: bytes = b""
+    body: bytes | memoryview = b""
     offset: int = 0  # of the body in the content
 
 
@@ -77,7 +77,7 @@ async def _send_body(
             request.transport.close()
 
 
-def _corrupted(reply: Reply, asked: Asked, faults: Faults) -> bytes | bytearray:
+def _corrupted(reply: Reply, asked: Asked, faults: Faults) -> bytes | bytearray | memoryview:
     start, end = reply.offset, reply.offset + len(reply.body)
     position = faults.find_position("corrupt_at", asked, start, end)
     if position is None:

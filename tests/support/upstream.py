@@ -356,7 +356,7 @@ class ScriptedRegistry:
         if start >= end:
             return _error(416, asked, headers={"Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        return Reply(status=206, headers=headers, body=content[start:end], offset=start)
+        return Reply(status=206, headers=headers, body=memoryview(content)[start:end], offset=start)
 
     def _tags(self, asked: Asked, here: Repository) -> Reply:
         query = dict(parse_qsl(asked.query))
