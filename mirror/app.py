@@ -47,6 +47,7 @@ from mirror.upstream.routing import Router
 _logger = logging.getLogger(__name__)
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
+_PATIENCE = 0.5  # of connect_timeout, where a stale answer is at hand; upstream may use it all
 _BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
 
 Clock = Callable[[], float]
@@ -160,7 +161,7 @@ def _build(parts: _Parts) -> Mirror:
     )
     manifests = Manifests(
         store=store, memory=memory, links=links, registries=registries, flights=Flights(work),
-        policy=policy, patience=config.fill.connect_timeout, clock=clock,
+        policy=policy, patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, tasks=work)
     return Mirror(

@@ -246,13 +246,19 @@ class _Watch:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._received = endpoint.exchange.received
 
     def __enter__(self) -> None:
         return
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, RegistryError):
+        if isinstance(error, RegistryError) and not self._is_congestion(error):
             self._endpoint.note(error)
+
+    def _is_congestion(self, error: RegistryError) -> bool:
+        """An endpoint that sends bytes to others meanwhile is there: the line is full."""
+        is_late = isinstance(error, Unavailable) and error.timed_out
+        return is_late and self._endpoint.exchange.received > self._received
 
 
 def _raise_refusal(response: aiohttp.ClientResponse) -> None:

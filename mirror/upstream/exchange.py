@@ -5,6 +5,7 @@ presigned address is sent as it came, and https leads to http only where the ope
 aiohttp's exceptions end here.
 """
 
+import asyncio
 import email.utils
 import ssl
 import time
@@ -77,6 +78,8 @@ class Exchange:
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
+        self.received = 0  # bytes, ever
+        self._answer_timeout = connect_timeout
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
@@ -146,6 +149,7 @@ class Exchange:
 
     def count(self, size: int) -> None:
         """Note `size` body bytes received."""
+        self.received += size
         self._bytes.inc(size)
 
     async def _follow(
@@ -197,10 +201,12 @@ class Exchange:
         began = time.monotonic()
         status = "none"
         try:
-            response = await self._session.request(
-                method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
-                ssl=self._ssl, read_bufsize=_READ_BUFFER,
-            )  # fmt: skip
+            # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
+            async with asyncio.timeout(self._answer_timeout):
+                response = await self._session.request(
+                    method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
+                    ssl=self._ssl, read_bufsize=_READ_BUFFER,
+                )  # fmt: skip
             status = str(response.status)
             self._metrics.upstream_seconds.labels(
                 self._label.upstream, self._label.endpoint, kind

@@ -298,3 +298,33 @@ async def test_a_question_does_not_wait_until_a_layer_is_through(
         gate.open()
     assert [pull.result().digest for pull in pulls] == [DIGEST, other]
     assert upstream.peaks["blob"] == 1
+
+
+async def test_a_client_of_a_black_hole_is_told_within_the_connect_timeout(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    """It accepts and is silent; `stall_timeout` is for those who have begun to answer."""
+    mirror = await start_mirror(
+        _hub(upstream.url), fill={"connect_timeout": "300ms", "stall_timeout": "60s"}
+    )
+    upstream.fault(hang=True)
+    async with asyncio.timeout(10):
+        assert (await mirror.client.manifest("app", "1")).status == 504
+        assert (await mirror.client.blob("app", DIGEST)).status == 502  # known by now: at once
+
+
+async def test_an_endpoint_that_still_sends_is_not_down_because_an_answer_is_late(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    """A full line delays everyone; giving the endpoint up would make a slow pull a broken one."""
+    mirror = await start_mirror(_hub(upstream.url), fill={"connect_timeout": "300ms"})
+    gate = upstream.hold(DIGEST, after=100)
+    async with mirror.client.open(f"/v2/app/blobs/{DIGEST}") as blob:
+        await gate.reached()
+        upstream.fault(kind="tag", hang=True)
+        late = asyncio.ensure_future(mirror.client.manifest("app", "1"))  # noqa: TID251 - awaited below
+        await upstream.was_asked("tag")
+        gate.open()
+        assert len(await blob.read()) == len(APP.blobs[DIGEST])
+        assert (await late).status == 504
+    assert await mirror.metric("mirror_upstream_up") == 1
