@@ -23,7 +23,7 @@ from mirror.oci.errors import (
     RegistryError,
 )
 from mirror.oci.request import parse_target
-from mirror.telemetry.log import fields, request_id
+from mirror.telemetry.log import fields, request_id, tell
 from mirror.telemetry.metrics import Kind, Metrics, Result
 
 _logger = logging.getLogger(__name__)
@@ -126,16 +126,14 @@ class Frontend:
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
         method = request.method if request.method in _METHODS else "other"
         self._count(facts.upstream, facts.kind, method, status, facts.result)(seconds, facts.sent)
-        if not _logger.isEnabledFor(logging.INFO):
-            return
-        told = {
+        told: dict[str, object] = {
             "status": status, "bytes": facts.sent, "ms": round(seconds * 1000, 1),
             "result": facts.result or "-", "upstream": facts.upstream or "-",
             "client": request.remote or "-", "agent": request.headers.get("User-Agent", "-"),
         }  # fmt: skip
         if facts.error is not None:
             told["error"] = facts.error
-        _logger.info("%s %s", request.method, request.raw_path, extra=fields(**told))
+        tell(_logger, f"{request.method} {request.raw_path}", told)
 
 
 def _result_of(error: Exception) -> Result:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TextIO
 
+_PLAIN = (int, float)  # types whose text is a word as it is
 _GATHER = 0.05  # seconds for which lines are gathered
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -24,6 +25,18 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 def fields(**values: object) -> dict[str, Any]:
     """Facts to log beside a message, for `extra=`."""
     return {"fields": values, "request_id": request_id.get()}
+
+
+def tell(logger: logging.Logger, message: str, facts: dict[str, object]) -> None:
+    """Log a line at level INFO, for what happens all the time: as cheaply as logging allows.
+
+    `Logger.info` would look for the caller, and check every fact against the record's own names.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, (), None)
+        record.fields = facts
+        record.request_id = request_id.get()
+        logger.handle(record)
 
 
 def start(level: str, style: Literal["text", "json"]) -> "Writer":
@@ -36,7 +49,6 @@ def start(level: str, style: Literal["text", "json"]) -> "Writer":
     writer.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
     # What no line tells need not be found out for each ("Optimization" in Python's logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001 - documented there
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)  # of libraries, only what went wrong
@@ -87,9 +99,11 @@ class Writer(logging.Handler):
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        facts = [f"{key}={_word(value)}" for key, value in _facts(record).items()]
-        message = record.getMessage().replace("\n", "\\n")
-        line = " ".join([_time(record), record.levelname, message, *facts])
+        line = f"{_time(record)} {record.levelname} {record.getMessage()}"
+        if "\n" in line:
+            line = line.replace("\n", "\\n")
+        for key, value in _facts(record).items():
+            line += f" {key}={value if type(value) in _PLAIN else _word(str(value))}"
         if record.exc_info:
             line += f"\n{self.formatException(record.exc_info)}"
         return line
@@ -126,12 +140,8 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
     return facts
 
 
-def _word(value: object) -> str:
-    """A value as one shell-like word, so that text lines can be cut at spaces."""
-    return _quoted(value) if isinstance(value, str) else _quoted(str(value))
-
-
 @lru_cache(maxsize=1024)
-def _quoted(text: str) -> str:
+def _word(text: str) -> str:
+    """A value as one shell-like word, so that text lines can be cut at spaces."""
     plain = text.isprintable() and text and not any(mark in text for mark in ' "=')
     return text if plain else json.dumps(text)
