@@ -1,6 +1,6 @@
 """The one place where an error becomes HTTP.
 
-What cannot be had is told so that *this* client turns to the origin at once (FIELD, d6):
+What cannot be had is told so that *this* client turns to the origin at once :
 
     client                    unavailable        rate-limited
     docker (graph drivers)    404                404   it retries a 5xx for 50 seconds

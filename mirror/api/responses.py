@@ -18,7 +18,7 @@ from mirror.telemetry.metrics import Result
 
 _BLOCK = 2**18  # bytes read at a time where the kernel cannot send the file itself
 
-# RFC 9211. "mirror" is the cache's name; a test holds the table of DESIGN section 3 against it.
+# RFC 9211. "mirror" is the cache's name. People's scripts read these.
 _CACHE_STATUS = {
     Result.HIT: "mirror; hit",
     Result.MISS: "mirror; fwd=miss",

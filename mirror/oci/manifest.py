@@ -23,6 +23,8 @@ INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")  # RFC 6838, 4.2
 
+_MARKS = frozenset({"schemaVersion", "mediaType", "manifests", "layers", "config", "blobs"})
+
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes; the spec lets a registry refuse larger manifests, and registries do."""
 
@@ -74,6 +76,16 @@ def parse_references(content: bytes) -> References:
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
+
+
+def looks_like_manifest(content: bytes) -> bool:
+    """Whether this can be a manifest at all, and not a login page or an error document."""
+    try:
+        parse_references(content)
+        document = json.loads(content)
+    except (RegistryError, ValueError):
+        return False
+    return bool(_MARKS & document.keys())
 
 
 def media_type_of(content: bytes) -> str | None:

@@ -124,7 +124,7 @@ class Blobs:
     ) -> AsyncIterator[BlobAnswer]:
         outcome = JOINED if self._fills.is_running(digest) else STORED
         try:
-            with self._memory.remembering_missing(source.repository, f"blob {digest}"):
+            with self._memory.remembering_missing(source, f"blob {digest}"):
                 fill = await self._fills.join(source, digest, size)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))

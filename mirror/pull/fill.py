@@ -111,6 +111,7 @@ class Fill:
         self._writer: Writer | None = None
         self._plan: Plan | None = None
         self._received = 0  # bytes
+        self._senders: set[Endpoint] = set()
         self._broken: set[int] = set()  # where a connection has broken, and none has continued yet
         self.is_proved = False  # every byte is there and is what the digest promises
 
@@ -152,8 +153,10 @@ class Fill:
         assert self._writer is not None  # noqa: S101 - callers have waited for `started`
         return self._writer.file
 
-    def join(self) -> None:
-        """One more reader: somebody waits for it."""
+    def join(self, source: Source) -> None:
+        """One more reader: somebody waits for it, and may have the fresher token."""
+        if source.repository == self.source.repository:
+            self.source = source
         self.readers += 1
         self._urgency.is_urgent = True
         self._metrics.fill_readers.inc()
@@ -280,6 +283,7 @@ class Fill:
     async def _begin(self, body: Body, claim: Claim, crew: "_Crew") -> bool:
         """Take note of what a response promises; False: this connection is of no use."""
         plan = crew.plan
+        self._senders.add(body.endpoint)
         if body.is_range and body.size is not None:
             plan.learn_size(claim, body.size)
         elif len(plan.active) > 1:
@@ -348,6 +352,7 @@ class Fill:
 
     def _prove(self, writer: Writer) -> None:
         if not writer.is_proved():
+            self._registry.distrust(self.digest, self._senders)
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
         self.size, self.is_proved = writer.written, True
         self._move(State.PROVED)

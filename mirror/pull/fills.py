@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from random import Random
 
 from cachetools import TTLCache
@@ -11,14 +12,14 @@ from mirror.config import Fill as FillConfig
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
 from mirror.pull.fill import Fill, Settings, State
-from mirror.store.errors import NoRoom
+from mirror.store.errors import TooLarge
 from mirror.store.store import Store
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Source
 from mirror.upstream.places import Places, Urgency
 from mirror.upstream.registry import Registry
 
-_TOO_LARGE_FOR = 600.0  # seconds for which a blob that could not be kept is not tried again
+_TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
 _TOO_LARGE = 1024  # digests
 
 
@@ -66,10 +67,10 @@ class Fills:
             NoRoom: The blob cannot be kept: stream it through.
         """
         if (reason := self._too_large.get(digest)) is not None:
-            raise NoRoom(reason)
+            raise TooLarge(reason)
         while True:
             fill = self._find(digest) or self._start(source, digest, size, Urgency())
-            fill.join()
+            fill.join(source)
             try:
                 await fill.started()
             except RegistryError:
@@ -93,9 +94,12 @@ class Fills:
         return None if fill is None or fill.state is State.FAILED else fill
 
     def _start(self, source: Source, digest: Digest, size: int | None, urgency: Urgency) -> Fill:
+        # A client's token may end before the blob does: one request, let in once, outlives it.
+        is_personal = source.authorization is not None
+        settings = replace(self._settings, connections=1) if is_personal else self._settings
         fill = self._fills[digest] = Fill(
             digest, source, self._registries[source.repository.namespace], self._store,
-            size=size, settings=self._settings, places=self._places, urgency=urgency,
+            size=size, settings=settings, places=self._places, urgency=urgency,
             metrics=self._metrics, clock=self._clock, random=self._random,
         )  # fmt: skip
         self._tasks.create_task(self._run(fill))
@@ -107,5 +111,5 @@ class Fills:
         finally:
             if self._fills.get(fill.digest) is fill:
                 del self._fills[fill.digest]
-            if isinstance(fill.error, NoRoom):
+            if isinstance(fill.error, TooLarge):
                 self._too_large[fill.digest] = str(fill.error)

@@ -8,11 +8,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from cachetools import TLRUCache
 
-from mirror.oci.errors import Missing
 from mirror.oci.reference import Repository
 from mirror.upstream.endpoint import Source
 
@@ -36,7 +34,7 @@ class Grants:
         """Return when the client may pull from this repository; `probe` asks upstream.
 
         Raises:
-            Denied: Upstream refuses this client.
+            Denied, Missing: Upstream refuses this client, or will not tell it more.
             Unavailable: Upstream cannot be asked, and nothing is known: that is no permission.
         """
         if source.authorization is None:
@@ -46,8 +44,7 @@ class Grants:
         key = (source.repository, secret)
         if key in self._granted:
             return
-        with suppress(Missing):  # let in, and told that it is not there
-            await probe()
+        await probe()  # "not found" is no permission: that is how some registries say no
         now = self._clock()
         self._granted[key] = now + life_of(source.authorization, now=now)
 

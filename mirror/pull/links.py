@@ -55,7 +55,7 @@ class Links:
 
         async def ask() -> int:
             registry = self._registries[source.repository.namespace]
-            with self._memory.remembering_missing(source.repository, f"blob {digest}"):
+            with self._memory.remembering_missing(source, f"blob {digest}"):
                 size = await registry.head_blob(source, digest)
             await self.record(source.repository, digest, size)
             return size

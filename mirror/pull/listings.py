@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import RegistryError, Unavailable
-from mirror.oci.manifest import parse_references
+from mirror.oci.errors import Unavailable
+from mirror.oci.manifest import looks_like_manifest
 from mirror.oci.request import Page
 from mirror.pull.answers import HIT, MISS, STALE, STORED, ReferrersAnswer, TagsAnswer
 from mirror.pull.freshness import Freshness, Policy
@@ -98,12 +98,10 @@ class Listings:
         self, source: Source, digest: Digest, artifact_type: str | None
     ) -> ReferrersAnswer:
         what = f"referrers {digest}"
-        with self._memory.remembering_missing(source.repository, what):
+        with self._memory.remembering_missing(source, what):
             found = await self._registry(source).list_referrers(source, digest, artifact_type)
-        try:
-            parse_references(found.content)
-        except RegistryError as error:
-            raise Unavailable("upstream's list of referrers makes no sense") from error
+        if not looks_like_manifest(found.content):
+            raise Unavailable("upstream's list of referrers makes no sense")
         record = ReferrersRecord(found.content, found.filtered, self._clock())
         await try_to_keep(
             self._store.catalog.record_referrers(source.repository, digest, artifact_type, record)

@@ -22,7 +22,6 @@ from mirror.pull.answers import (
     STALE,
     STORED,
     ManifestAnswer,
-    Outcome,
 )
 from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep, try_to_open
@@ -68,7 +67,7 @@ class Manifests:
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        manifest = self._memory.find_manifest(digest) or await self._read(digest)
+        manifest = await self._find(digest)
         if manifest is None:
             return await self._fly(
                 ("manifest", source, digest), lambda: self._fetch(source, digest)
@@ -79,7 +78,7 @@ class Manifests:
         found = manifest
 
         async def confirm() -> ManifestAnswer:
-            with self._memory.remembering_missing(source.repository, f"manifest {digest}"):
+            with self._memory.remembering_missing(source, f"manifest {digest}"):
                 await self._registry(source).confirm_manifest(source, digest)
             await self._record(source.repository, found)
             return ManifestAnswer(found, LINKED)
@@ -100,23 +99,22 @@ class Manifests:
         if freshness is Freshness.FRESH:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
                 return await self.get_by_digest(source, record.digest)
-        patience = self._patience_for(source, freshness)
+        kept = None if freshness is Freshness.DEAD else await self._find(record.digest)
+        patience = None if kept is None else self._patience_for(source)
         try:
             return await self._flights.join(
                 ("tag", source, tag), lambda: self._check_tag(source, tag, record), within=patience
             )
-        except TimeoutError as error:
-            self._silent.add(source.repository.namespace)
-            return await self._fall_back(record, freshness, STALE, error)
-        except Unavailable as error:
-            return await self._fall_back(record, freshness, STALE, error)
-        except Missing as error:
-            return await self._fall_back(record, freshness, GONE, error)
+        except (Unavailable, Missing, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self._silent.add(source.repository.namespace)
+            if kept is None:
+                raise
+            self._store.note_access(record.digest)
+            return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
 
-    def _patience_for(self, source: Source, freshness: Freshness) -> float | None:
+    def _patience_for(self, source: Source) -> float:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
-        if freshness is Freshness.DEAD:
-            return None
         is_silent = source.repository.namespace in self._silent
         return 0.0 if is_silent or not self._registry(source).is_up else self._patience
 
@@ -127,23 +125,10 @@ class Manifests:
         answer = await self._flights.join(key, start)
         return ManifestAnswer(answer.manifest, JOINED) if joined else answer
 
-    async def _fall_back(
-        self,
-        record: TagRecord,
-        freshness: Freshness,
-        outcome: Outcome,
-        error: Exception,
-    ) -> ManifestAnswer:
-        manifest = self._memory.find_manifest(record.digest) or await self._read(record.digest)
-        if freshness is Freshness.DEAD or manifest is None:
-            raise error
-        self._store.note_access(record.digest)
-        return ManifestAnswer(manifest, outcome)
-
     # Asking upstream; run once, however many wait
 
     async def _fetch(self, source: Source, reference: Digest | Tag) -> ManifestAnswer:
-        with self._memory.remembering_missing(source.repository, f"manifest {reference}"):
+        with self._memory.remembering_missing(source, f"manifest {reference}"):
             manifest = await self._registry(source).get_manifest(source, reference)
         await self._keep(manifest)
         await self._record(source.repository, manifest)
@@ -156,7 +141,7 @@ class Manifests:
 
     async def _check_tag(self, source: Source, tag: Tag, record: TagRecord) -> ManifestAnswer:
         try:
-            with self._memory.remembering_missing(source.repository, f"manifest {tag}"):
+            with self._memory.remembering_missing(source, f"manifest {tag}"):
                 state = await self._registry(source).head_tag(source, tag, record.digest)
         finally:
             self._silent.discard(source.repository.namespace)
@@ -185,6 +170,9 @@ class Manifests:
         record = TagRecord(digest, self._clock())
         self._memory.keep_tag(repository, tag.name, record)
         await try_to_keep(self._store.catalog.record_tag(repository, tag.name, record))
+
+    async def _find(self, digest: Digest) -> Manifest | None:
+        return self._memory.find_manifest(digest) or await self._read(digest)
 
     async def _read(self, digest: Digest) -> Manifest | None:
         """A manifest from disk, into memory; None for what is not (known to be) one."""

@@ -56,10 +56,9 @@ class Mirror:
         """A manifest, by tag or digest."""
         source = _source(route, authorization)
         registry = self._registries[route.upstream]
-        if isinstance(reference, Tag):
-            await self._grants.require(source, lambda: registry.head_tag(source, reference, None))
-            return await self._manifests.get_by_tag(source, reference)
         await self._grants.require(source, lambda: registry.confirm_manifest(source, reference))
+        if isinstance(reference, Tag):
+            return await self._manifests.get_by_tag(source, reference)
         return await self._manifests.get_by_digest(source, reference)
 
     def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:

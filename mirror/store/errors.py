@@ -19,3 +19,7 @@ class StoreError(RegistryError):
 
 class NoRoom(StoreError):
     """The blob cannot be kept within the limits: it is streamed through instead."""
+
+
+class TooLarge(NoRoom):
+    """The blob is larger than the store may ever be."""

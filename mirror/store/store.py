@@ -12,6 +12,7 @@ under way its digest is `changing`, and whoever wants to write that blob waits.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mirror.oci.digest import Digest
 from mirror.store import extents
 from mirror.store.blobs import BlobFile, BlobStore
 from mirror.store.catalog import Catalog
-from mirror.store.errors import NoRoom, StoreError
+from mirror.store.errors import NoRoom, StoreError, TooLarge
 from mirror.store.partial import Partial
 from mirror.store.space import Limits, Promise, Space, Stored, choose
 from mirror.store.threads import to_the_end
@@ -51,6 +52,7 @@ class Writer:
         self.promise = promise
         self.size = size  # bytes; None: nobody knows yet
         self.ended = False
+        self.closed = False
         self._claimed = partial.present  # ... and what is being written
 
     @property
@@ -142,8 +144,10 @@ class Writer:
 
     def close(self) -> None:
         """Close the file: nobody reads from it any more."""
-        self._store.abandon(self)
-        self.partial.close()
+        if not self.closed:
+            self.closed = True
+            self._store.abandon(self)
+            self.partial.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,7 @@ class Store:
         self._metrics = metrics
         self._accesses: dict[Digest, float] = {}
         self._writing: set[Digest] = set()
+        self._open_writers: Counter[Digest] = Counter()
         self._idle: dict[Digest, _Idle] = {}
         self._changing: dict[Digest, asyncio.Event] = {}
         self._making_room: asyncio.Event | None = None
@@ -280,6 +285,7 @@ class Store:
                 partial.close()
             await to_the_end(self._give_back(digest, promise))
             raise
+        self._open_writers[digest] += 1
         return Writer(self, partial, promise, size)
 
     async def _forget_if_gone(self, digest: Digest) -> None:
@@ -316,7 +322,7 @@ class Store:
         if size <= promise.size:
             return
         if not self.space.can_ever_hold(size):
-            raise NoRoom("larger than store.max_size")
+            raise TooLarge("larger than store.max_size")
         async with self._turn_to_make_room():
             more = size - promise.size  # another write of this blob may have got it meanwhile
             if more > 0:
@@ -355,6 +361,7 @@ class Store:
 
     def abandon(self, writer: Writer) -> None:
         """A writer is closed: where nobody has ended it, what it wrote waits for the next one."""
+        self._open_writers -= Counter([writer.digest])
         if not writer.ended:
             self._end(writer)
             writer.promise.size = writer.promise.written
@@ -456,7 +463,12 @@ class Store:
         _logger.info("evicted", extra=fields(blobs=len(blobs), bytes=size))
 
     def _is_in_use(self, digest: Digest) -> bool:
-        return digest in self._writing or digest in self._changing or self.blobs.is_read(digest)
+        return (
+            digest in self._writing
+            or digest in self._changing
+            or digest in self._open_writers  # ended, but still read from
+            or self.blobs.is_read(digest)
+        )
 
     @contextmanager
     def _change(self, digests: Iterable[Digest]) -> Iterator[None]:

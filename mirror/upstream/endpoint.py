@@ -151,16 +151,20 @@ class Endpoint:
             yield response
 
     async def _first_header(self, source: Source) -> str | None:
-        if source.authorization is not None:
+        if self._is_personal(source):
             return source.authorization
         with self._watched():
             return await self._authorizer.known(source.repository.name)
+
+    def _is_personal(self, source: Source) -> bool:
+        """Whether the client's own authorization goes here: not to an accelerator of others."""
+        return source.authorization is not None and self.config.tags
 
     async def _better_header(
         self, response: aiohttp.ClientResponse, url: URL, source: Source, sent: str | None
     ) -> str | None:
         is_challenge = response.status == 401 and response.url.origin() == url.origin()  # noqa: PLR2004
-        if not is_challenge or source.authorization is not None:
+        if not is_challenge or self._is_personal(source):
             return None
         challenges = response.headers.getall("WWW-Authenticate", [])
         with self._watched():
@@ -172,7 +176,11 @@ class Endpoint:
         self._note_quota(response)
         status = response.status
         with self._watched():
-            if status < 400 or status in {405, 416}:  # noqa: PLR2004
+            # HEAD may be refused where GET is not; a range may lie beyond the end.
+            is_expected = (response.method == "HEAD" and status == 405) or (  # noqa: PLR2004
+                "Range" in response.request_info.headers and status == 416  # noqa: PLR2004
+            )
+            if status < 400 or is_expected:  # noqa: PLR2004
                 self._succeeded()
                 return
             if status == 429:  # noqa: PLR2004

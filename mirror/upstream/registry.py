@@ -6,13 +6,14 @@ tag means; content by digest may come from any, since its digest proves it.
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import aiohttp
+from cachetools import TTLCache
 
 from mirror.oci.digest import Digest, digest_of, parse_digest
 from mirror.oci.errors import (
@@ -23,7 +24,13 @@ from mirror.oci.errors import (
     RegistryError,
     Unavailable,
 )
-from mirror.oci.manifest import MANIFEST_TYPES, MAX_SIZE, Manifest, media_type_of, parse_references
+from mirror.oci.manifest import (
+    MANIFEST_TYPES,
+    MAX_SIZE,
+    Manifest,
+    looks_like_manifest,
+    media_type_of,
+)
 from mirror.oci.ranges import parse_content_range
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
@@ -34,6 +41,8 @@ Answer = TypeVar("Answer")
 
 # All four, whatever the client sent: without them, registries convert manifests to older kinds.
 _ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
+_LIES = 4096
+_DISTRUSTED_FOR = 600.0  # seconds
 _LARGEST_LIST = 32 * 2**20  # bytes of a list of tags
 _LINK = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
 
@@ -87,6 +96,9 @@ class Registry:
     name: str
     endpoints: list[Endpoint]
     _tag_endpoints: list[Endpoint] = field(init=False)
+    _liars: TTLCache[tuple[Digest, str], bool] = field(
+        default_factory=lambda: TTLCache(_LIES, ttl=_DISTRUSTED_FOR), init=False
+    )
 
     def __post_init__(self) -> None:
         self._tag_endpoints = [endpoint for endpoint in self.endpoints if endpoint.config.tags]
@@ -101,7 +113,7 @@ class Registry:
         return min(endpoint.wait() for endpoint in self.endpoints)
 
     async def head_tag(self, source: Source, tag: Tag, known: Digest | None) -> TagState:
-        """What `tag` means now; costs no pull (FIELD: Docker Hub counts GETs only).
+        """What `tag` means now; costs no pull (Docker Hub counts GETs only).
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
@@ -135,22 +147,23 @@ class Registry:
 
         return await self._first(self._tag_endpoints if by_tag else self.endpoints, ask)
 
-    async def confirm_manifest(self, source: Source, digest: Digest) -> None:
-        """Have upstream confirm that this repository has this manifest.
+    async def confirm_manifest(self, source: Source, reference: Reference) -> None:
+        """Have upstream confirm that this repository has this manifest, and lets us have it.
 
         Raises:
             Missing, Denied, Unavailable: It has not, or does not say.
         """
 
         async def ask(endpoint: Endpoint) -> None:
-            path = f"manifests/{digest}"
-            async with endpoint.ask("HEAD", path, source, _ACCEPT, kind="manifest") as response:
+            path = f"manifests/{reference}"
+            kind = "tag" if isinstance(reference, Tag) else "manifest"
+            async with endpoint.ask("HEAD", path, source, _ACCEPT, kind=kind) as response:
                 if response.ok:
                     return
-            async with endpoint.ask("GET", path, source, _ACCEPT, kind="manifest"):
+            async with endpoint.ask("GET", path, source, _ACCEPT, kind=kind):
                 return
 
-        await self._first(self.endpoints, ask)
+        await self._first(self._authorities(source, reference), ask)
 
     async def head_blob(self, source: Source, digest: Digest) -> int:
         """The size of a blob that this repository has, in bytes; nothing is transferred.
@@ -172,7 +185,8 @@ class Registry:
                 size = None
             return await _first_byte(endpoint, source, digest) if size is None else size
 
-        return await self._first(self.endpoints, ask, unknown=ErrorCode.BLOB_UNKNOWN)
+        endpoints = self._authorities(source, digest)
+        return await self._first(endpoints, ask, unknown=ErrorCode.BLOB_UNKNOWN)
 
     @asynccontextmanager
     async def open_blob(
@@ -198,7 +212,14 @@ class Registry:
                 the body is read.
         """
         wants_range = start > 0 or stop is not None
-        candidates = sorted(self.endpoints, key=lambda e: (start > 0 and not e.ranges, e is avoid))
+        candidates = sorted(
+            self.endpoints,
+            key=lambda endpoint: (
+                (digest, endpoint.config.url) in self._liars,
+                start > 0 and not endpoint.ranges,
+                endpoint is avoid,
+            ),
+        )
         async with AsyncExitStack() as stack:
 
             async def ask(endpoint: Endpoint) -> Body:
@@ -251,6 +272,17 @@ class Registry:
                 return Referrers(content, "artifactType" in filters)
 
         return await self._first(self._tag_endpoints, ask)
+
+    def distrust(self, digest: Digest, endpoints: Iterable[Endpoint]) -> None:
+        """These have sent something else under this digest: for a while, they are asked last."""
+        for endpoint in endpoints:
+            self._liars[digest, endpoint.config.url] = True
+
+    def _authorities(self, source: Source, reference: Reference) -> list[Endpoint]:
+        """Who may say that this repository has something, and lets this client have it."""
+        if isinstance(reference, Tag) or source.authorization is not None:
+            return self._tag_endpoints
+        return self.endpoints
 
     async def _first(
         self,
@@ -355,10 +387,8 @@ def _manifest(response: aiohttp.ClientResponse, content: bytes, reference: Refer
 
 def _check_manifest(content: bytes) -> None:
     """By tag nothing proves the content: a captive portal's page is not a manifest."""
-    try:
-        parse_references(content)
-    except RegistryError as error:
-        raise Unavailable("upstream answered with something that is no manifest") from error
+    if not looks_like_manifest(content):
+        raise Unavailable("upstream answered with something that is no manifest")
 
 
 def _page_query(page: Page) -> str:
@@ -387,6 +417,6 @@ def _tags_page(document: bytes, link: str | None, page: Page) -> TagsPage:
 def _tag_names(document: bytes) -> list[str]:
     try:
         answer = json.loads(document)
-        return [str(name) for name in answer.get("tags") or ()]
-    except (ValueError, AttributeError, TypeError) as error:
+        return [str(name) for name in answer["tags"] or ()]  # null, where there are none
+    except (ValueError, KeyError, TypeError) as error:
         raise Unavailable("upstream's list of tags makes no sense") from error

@@ -168,7 +168,7 @@ async def test_the_rest_of_a_slow_connection_is_taken_over(
     slow = upstream.fault(kind="blob", stall_at=10_000, skip=1, times=1)
     gate = upstream.hold(DIGEST, after=60_000)
     async with _fill(upstream, tmp_path, clock) as fill:
-        fill.join()
+        fill.join(fill.source)
         await gate.reached()
         clock.advance(10)  # one connection alone would take long
         await upstream.was_asked("blob", count=2)

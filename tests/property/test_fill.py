@@ -120,7 +120,7 @@ class Reader:
 
     async def read(self, fill: Fill) -> None:
         """As a response does: send what is there, complete when there is no more to come."""
-        fill.join()
+        fill.join(SOURCE)
         try:
             await fill.started()
             stop = fill.size if self.stop is None else self.stop

@@ -26,7 +26,7 @@ def request(method: str = "GET", path: str = "/v2/a/tags/list", **headers: str) 
 
 @pytest.mark.parametrize(
     ("outcome", "told"),
-    [  # the table of DESIGN, section 3
+    [  # the table of the README
         (answers.HIT, "mirror; hit"),
         (answers.STORED, "mirror; fwd=miss; stored"),
         (answers.MISS, "mirror; fwd=miss"),

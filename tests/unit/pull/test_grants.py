@@ -95,9 +95,11 @@ async def test_neither_a_denial_nor_an_outage_is_a_permission(
         assert upstream.asked == asked
 
 
-async def test_who_is_told_that_it_is_missing_has_been_let_in(clock: FakeClock) -> None:
+async def test_who_is_told_that_it_is_missing_has_not_been_let_in(clock: FakeClock) -> None:
+    """Some registries say no in this way, and what they hide may be cached."""
     grants = Grants(clock)
     upstream = Upstream(Missing(ErrorCode.MANIFEST_UNKNOWN, "not there"))
     for _ in range(2):
-        await grants.require(Source(APP, "Bearer anna"), upstream.probe)
-    assert upstream.asked == 1
+        with pytest.raises(Missing):
+            await grants.require(Source(APP, "Bearer anna"), upstream.probe)
+    assert upstream.asked == 2

@@ -8,6 +8,7 @@ from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.oci.reference import Repository
 from mirror.pull.memory import Memory
 from mirror.store.catalog import TagRecord
+from mirror.upstream.endpoint import Source
 from tests.support.clock import FakeClock
 
 ALPINE = Repository("docker.io", "library/alpine")
@@ -70,7 +71,7 @@ def test_links_and_tags_belong_to_one_repository(clock: FakeClock) -> None:
 
 
 def ask(kept: Memory, what: str = "manifest 1", error: Exception | None = None) -> None:
-    with kept.remembering_missing(ALPINE, what):
+    with kept.remembering_missing(Source(ALPINE), what):
         if error is not None:
             raise error
 
@@ -93,13 +94,17 @@ def test_what_is_missing_is_not_asked_for_again_until_its_time_is_over(clock: Fa
     ask(kept)
 
 
-def test_what_is_missing_is_missing_by_its_kind_and_in_its_repository(clock: FakeClock) -> None:
+def test_what_is_missing_is_missing_for_its_kind_repository_and_client(
+    clock: FakeClock,
+) -> None:
     kept = memory(clock)
     with pytest.raises(Missing):
         ask(kept, f"manifest {DIGEST}", missing())
     ask(kept, f"blob {DIGEST}")
-    with kept.remembering_missing(OTHER, f"manifest {DIGEST}"):
+    with kept.remembering_missing(Source(OTHER), f"manifest {DIGEST}"):
         pass
+    with kept.remembering_missing(Source(ALPINE, "Bearer anna"), f"manifest {DIGEST}"):
+        pass  # what one client may not see, another may
 
 
 @pytest.mark.parametrize("error", [Unavailable("down"), Denied(ErrorCode.DENIED, "no")])
