@@ -78,6 +78,8 @@ async def serve(config: Config) -> None:
         async with run(config) as running:
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)  # a second one ends it at once: the store bears it
             _logger.info(
                 "stopping: responses may finish",
                 extra=log.fields(within_seconds=config.server.drain_timeout),

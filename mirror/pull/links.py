@@ -35,7 +35,7 @@ class Links:
         """The size in bytes of a digest that the repository has; None where that is not known."""
         size = self._memory.linked_size(repository, digest)
         if size is None:
-            size = (await self._store.catalog.find_content(repository, digest)).linked_size
+            size = await self._store.catalog.find_link(repository, digest)
             if size is not None:
                 self._memory.keep_link(repository, digest, size)
         return size

@@ -45,15 +45,6 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What is known of a digest, seen from one repository; sizes in bytes."""
-
-    linked_size: int | None  # None: not linked to that repository
-    stored_size: int | None  # None: not on disk
-    media_type: str | None  # of a manifest that is on disk
-
-
-@dataclass(frozen=True, slots=True)
 class TagRecord:
     """What a tag meant when upstream last said so (`checked_at`, seconds since the epoch)."""
 
@@ -139,17 +130,14 @@ class Catalog:
 
     # What is known
 
-    async def find_content(self, repository: Repository, digest: Digest) -> Content:
-        """What is known of `digest`, seen from `repository`."""
+    async def find_link(self, repository: Repository, digest: Digest) -> int | None:
+        """The size in bytes of a digest that the repository may serve, on disk or not."""
         rows = await self._rows(
-            "SELECT l.size, b.size, b.media_type FROM (SELECT ? AS digest) AS wanted"
-            " LEFT JOIN blobs AS b ON b.digest = wanted.digest AND NOT b.leaving"
-            " LEFT JOIN links AS l ON l.digest = wanted.digest"
-            f" AND l.repository = {_REPOSITORY_ID}",
-            (str(digest), *_name(repository)),
-            Content,
+            f"SELECT size FROM links WHERE repository = {_REPOSITORY_ID} AND digest = ?",
+            (*_name(repository), str(digest)),
+            int,
         )
-        return rows[0]
+        return rows[0] if rows else None
 
     async def is_recorded(self, digest: Digest) -> bool:
         """Whether a blob is on disk by the catalog's word, leaving or not."""
@@ -238,23 +226,6 @@ class Catalog:
     async def record_links(self, repository: Repository, links: Iterable[Link]) -> None:
         """The repository may serve these digests."""
         await self._write(*_links(repository, links))
-
-    async def record_manifest(
-        self,
-        repository: Repository,
-        digest: Digest,
-        *,
-        size: int,
-        media_type: str,
-        references: Iterable[Link],
-        now: float,
-    ) -> None:
-        """A manifest is on disk and belongs to the repository, and so does what it refers to."""
-        await self._write(
-            *_blob(digest, size, now, media_type),
-            _no_partial(digest),
-            *_links(repository, [Link(digest, size), *references]),
-        )
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""

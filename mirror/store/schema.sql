@@ -96,8 +96,3 @@ CREATE TRIGGER link_recorded AFTER INSERT ON links BEGIN
   UPDATE totals SET referenced_bytes = referenced_bytes
     + coalesce((SELECT size FROM blobs WHERE digest = NEW.digest), 0);
 END;
-
-CREATE TRIGGER link_forgotten AFTER DELETE ON links BEGIN
-  UPDATE totals SET referenced_bytes = referenced_bytes
-    - coalesce((SELECT size FROM blobs WHERE digest = OLD.digest), 0);
-END;

@@ -11,7 +11,6 @@ from mirror.oci.request import Page
 from mirror.store.catalog import (
     MIGRATIONS,
     Catalog,
-    Content,
     Link,
     ReferrersRecord,
     TagRecord,
@@ -46,7 +45,7 @@ async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
     async with Catalog.open(path) as catalog:
         assert catalog.is_adopted
         assert catalog.totals == StoreTotals(2, 15, 10)
-        assert await catalog.find_content(ALPINE, ONE) == Content(10, 10, None)
+        assert await catalog.find_link(ALPINE, ONE) == 10
         assert await catalog.find_tag(ALPINE, "3.20") == TagRecord(THREE, 3.0)
         assert await catalog.find_media_type(THREE) == MANIFEST
         assert await catalog.list_partials() == {TWO: 1.0}
@@ -55,10 +54,10 @@ async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
 async def test_a_link_and_a_copy_on_disk_are_two_things(catalog: Catalog) -> None:
     await catalog.record_blob(ONE, 10, now=1.0)
     await catalog.record_links(ALPINE, [Link(ONE, 10), Link(TWO, 20)])
-    assert await catalog.find_content(ALPINE, ONE) == Content(10, 10, None)
-    assert await catalog.find_content(ALPINE, TWO) == Content(20, None, None)
-    assert await catalog.find_content(NGINX, ONE) == Content(None, 10, None)
-    assert await catalog.find_content(NGINX, TWO) == Content(None, None, None)
+    assert await catalog.find_link(ALPINE, ONE) == 10
+    assert await catalog.find_link(ALPINE, TWO) == 20
+    assert await catalog.find_link(NGINX, ONE) is None
+    assert await catalog.find_link(NGINX, TWO) is None
 
 
 async def test_totals_count_a_blob_once_and_its_references_each(catalog: Catalog) -> None:
@@ -72,16 +71,6 @@ async def test_totals_count_a_blob_once_and_its_references_each(catalog: Catalog
     assert catalog.totals == StoreTotals(blobs=1, bytes=12, referenced_bytes=24)
     await catalog.forget_blobs([ONE, TWO])
     assert catalog.totals == StoreTotals()
-
-
-async def test_a_manifest_brings_links_to_what_it_refers_to(catalog: Catalog) -> None:
-    await catalog.record_partial(ONE, now=1.0)
-    await catalog.record_manifest(
-        ALPINE, ONE, size=5, media_type=MANIFEST, references=[Link(TWO, 20)], now=1.0
-    )
-    assert await catalog.find_content(ALPINE, ONE) == Content(5, 5, MANIFEST)
-    assert await catalog.find_content(ALPINE, TWO) == Content(20, None, None)
-    assert await catalog.list_partials() == {}
 
 
 async def test_a_manifest_recorded_anew_without_its_type_keeps_it(catalog: Catalog) -> None:
@@ -153,13 +142,13 @@ async def test_the_order_of_going_is_read_from_an_index(catalog: Catalog, path: 
 async def test_a_leaving_blob_is_on_disk_for_nobody_until_it_comes_anew(catalog: Catalog) -> None:
     await catalog.record_blob(ONE, 10, now=1.0)
     await catalog.mark_leaving([Stored(ONE, 10)])
-    assert await catalog.find_content(ALPINE, ONE) == Content(None, None, None)
+    assert await catalog.find_link(ALPINE, ONE) is None
     assert await catalog.list_by_access(limit=9) == []
     assert await catalog.list_leaving() == [Stored(ONE, 10)]
     assert catalog.totals.bytes == 10
     await catalog.record_blob(ONE, 10, now=2.0)
     assert await catalog.list_leaving() == []
-    assert await catalog.find_content(ALPINE, ONE) == Content(None, 10, None)
+    assert await catalog.find_link(ALPINE, ONE) is None
 
 
 async def test_a_download_that_is_continued_is_as_young_as_that(catalog: Catalog) -> None:
