@@ -79,7 +79,7 @@ async def serve(config: Config) -> None:
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)  # a second one ends it at once: the store bears it
+                loop.remove_signal_handler(number)  # a second ends it at once
             _logger.info(
                 "stopping: responses may finish",
                 extra=log.fields(within_seconds=config.server.drain_timeout),
