@@ -149,4 +149,4 @@ class Blobs:
     async def _pass_through(self, source: Source, digest: Digest) -> AsyncIterator[BlobAnswer]:
         registry = self._registries[source.repository.namespace]
         async with registry.open_blob(source, digest, 0, None) as body:
-            yield BlobAnswer(digest, body.size, PassThrough(digest, body), MISS)
+            yield BlobAnswer(digest, body.size, PassThrough(digest, body, registry), MISS)

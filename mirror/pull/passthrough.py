@@ -6,14 +6,15 @@ from contextlib import aclosing
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch
-from mirror.upstream.registry import Body
+from mirror.upstream.registry import Body, Registry
 
 
 class PassThrough:
     """Bytes as they arrive, in bounded memory."""
 
-    def __init__(self, digest: Digest, body: Body) -> None:
+    def __init__(self, digest: Digest, body: Body, registry: Registry) -> None:
         self._digest = digest
+        self._registry = registry
         self._body = body
 
     async def chunks(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
@@ -39,6 +40,7 @@ class PassThrough:
                         yield held
                     held = wanted
         if not self._digest.matches(hasher):
+            self._registry.distrust(self._digest, [self._body.endpoint])
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
         if held:
             yield held

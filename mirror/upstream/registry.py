@@ -157,9 +157,13 @@ class Registry:
         async def ask(endpoint: Endpoint) -> None:
             path = f"manifests/{reference}"
             kind = "tag" if isinstance(reference, Tag) else "manifest"
-            async with endpoint.ask("HEAD", path, source, _ACCEPT, kind=kind) as response:
-                if response.ok:
-                    return
+            try:
+                async with endpoint.ask("HEAD", path, source, _ACCEPT, kind=kind) as response:
+                    if response.ok:
+                        return
+            except Denied as error:
+                if error.code is ErrorCode.UNAUTHORIZED:
+                    raise  # who does not convince here does not there
             async with endpoint.ask("GET", path, source, _ACCEPT, kind=kind):
                 return
 

@@ -1,5 +1,6 @@
 """Who may pull: networks, passwords, certificates, and each client's own authorization."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -226,13 +227,33 @@ async def test_a_certificate_that_is_none_is_refused_at_the_start(
 async def personal(
     start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image
 ) -> InnerMirror:
-    """A mirror whose clients show their own tokens; org/app is anna's alone."""
-    upstream.auth = BearerAuth(
+    """A mirror whose clients show their own tokens; org/app is anna's alone.
+
+    A layer of it would come in segments, if it came on the mirror's authority.
+    """
+    upstream.auth = its_own(upstream)
+    return await start_mirror(
+        {"ghcr.io": {**upstream_at(upstream.url), "access": "client"}},
+        fill={"segment_size": "64 KiB"},
+    )
+
+
+def its_own(upstream: ScriptedRegistry) -> BearerAuth:
+    return BearerAuth(
         users={"anna": "secret", "bert": "hidden"},
         private={"org/app": {"anna"}},
         realm=f"{upstream.url}/token",
     )
-    return await start_mirror({"ghcr.io": {**upstream_at(upstream.url), "access": "client"}})
+
+
+def everything_of(app: Image) -> list[str]:
+    return [
+        "/v2/org/app/manifests/1",
+        f"/v2/org/app/manifests/{app.digest}",
+        f"/v2/org/app/blobs/{app.layers[0]}",
+        "/v2/org/app/tags/list",
+        f"/v2/org/app/referrers/{app.digest}",
+    ]
 
 
 async def token(upstream: ScriptedRegistry, name: str, password: str) -> dict[str, str]:
@@ -287,14 +308,7 @@ async def test_what_one_client_may_have_another_may_not(
     upstream: ScriptedRegistry, personal: InnerMirror, app: Image
 ) -> None:
     anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
-    layer = app.layers[0]
-    targets = [
-        "/v2/org/app/manifests/1",
-        f"/v2/org/app/manifests/{app.digest}",
-        f"/v2/org/app/blobs/{layer}",
-        "/v2/org/app/tags/list",
-        f"/v2/org/app/referrers/{app.digest}",
-    ]
+    targets = everything_of(app)
     for target in targets:
         assert (await personal.client.get(target, headers=anna)).status == 200
     for headers in (bert, {}, {"Authorization": "Bearer made-up"}, basic("anna", "secret")):
@@ -305,6 +319,114 @@ async def test_what_one_client_may_have_another_may_not(
                 assert "WWW-Authenticate" in answer.headers
                 assert app.manifest not in answer.body
     assert await personal.metric("mirror_lookups_total", result="denied") == 4 * len(targets) * 2
+
+
+async def statuses(mirror: InnerMirror, app: Image, *clients: Mapping[str, str]) -> set[int]:
+    """Of the answers to every question about `app`, by GET and by HEAD, from each of `clients`."""
+    return {
+        (await method(target, headers=headers)).status
+        for headers in clients
+        for target in everything_of(app)
+        for method in (mirror.client.get, mirror.client.head)
+    }
+
+
+def hide_from_all_but(upstream: ScriptedRegistry, owner: Mapping[str, str]) -> None:
+    """Say "not found" for "no", as registries do that will not even tell what they have."""
+    upstream.fault(
+        status=404,
+        where=lambda asked: (
+            asked.kind != "token" and asked.headers.get("Authorization") != owner["Authorization"]
+        ),
+    )
+
+
+async def test_a_not_found_is_no_permission_for_what_another_client_may_have(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
+    hide_from_all_but(upstream, anna)
+    assert await statuses(personal, app, anna) == {200}
+    assert await statuses(personal, app, bert, {}) == {404}
+    assert await statuses(personal, app, anna) == {200}
+
+
+async def test_what_is_hidden_from_one_client_is_not_missing_for_another(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
+    hide_from_all_but(upstream, anna)
+    assert await statuses(personal, app, bert, {}) == {404}
+    assert await statuses(personal, app, anna) == {200}
+
+
+async def test_a_registry_that_refuses_every_head_lets_in_by_get(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    anna, bert = await token(upstream, "anna", "secret"), await token(upstream, "bert", "hidden")
+    upstream.fault(method="HEAD", status=405)
+    assert await statuses(personal, app, bert, {}) == {401}
+    assert await statuses(personal, app, anna) == {200}
+    assert await statuses(personal, app, bert, {}) == {401}
+
+
+async def test_an_accelerator_is_no_authority_and_is_shown_no_clients_authorization(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, clock: FakeClock
+) -> None:
+    """It has everything, and asks nobody who they are."""
+    upstream.auth = its_own(upstream)
+    async with ScriptedRegistry(clock=clock) as accelerator:
+        accelerator.add(app, "org/app", "1")
+        endpoints = [{"url": accelerator.url, "tags": False}, {"url": upstream.url}]
+        mirror = await start_mirror({"ghcr.io": {"access": "client", "endpoints": endpoints}})
+        anna = await token(upstream, "anna", "secret")
+        bert = await token(upstream, "bert", "hidden")
+        assert await statuses(mirror, app, bert, {}) == {401}
+        assert await statuses(mirror, app, anna) == {200}
+        assert await statuses(mirror, app, bert, {}) == {401}
+        assert accelerator.bytes_sent(app.layers[0]) == SIZE
+        assert [asked for asked in accelerator.requests if "Authorization" in asked.headers] == []
+
+
+async def test_a_download_outlives_the_token_that_it_began_with(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image
+) -> None:
+    [layer] = app.layers
+    anna = await token(upstream, "anna", "secret")
+    await personal.client.get("/v2/org/app/manifests/1", headers=anna)
+    target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=50_000)
+    async with asyncio.TaskGroup() as clients:
+        pull = clients.create_task(personal.client.get(target, headers=anna))
+        await gate.reached()
+        assert isinstance(upstream.auth, BearerAuth)
+        upstream.auth.revoke()
+        gate.open()
+    assert pull.result().body == app.blobs[layer]
+    assert [asked.status for asked in upstream.asked("blob")] == [200]
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_a_download_goes_on_with_the_token_of_a_client_that_has_joined(
+    upstream: ScriptedRegistry, personal: InnerMirror, app: Image, *, breaks: bool
+) -> None:
+    [layer] = app.layers
+    old = await token(upstream, "anna", "secret")
+    await personal.client.get("/v2/org/app/manifests/1", headers=old)
+    target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=50_000)
+    async with asyncio.TaskGroup() as clients:
+        pulls = [clients.create_task(personal.client.get(target, headers=old))]
+        await gate.reached()
+        assert isinstance(upstream.auth, BearerAuth)
+        upstream.auth.revoke()
+        new = await token(upstream, "anna", "secret")
+        pulls.append(clients.create_task(personal.client.get(target, headers=new)))
+        await personal.until_metric("mirror_fill_readers", 2)
+        if breaks:
+            gate.cut()
+        else:
+            gate.open()
+    assert [pull.result().body == app.blobs[layer] for pull in pulls] == [True, True]
+    assert upstream.bytes_sent(layer) == SIZE
 
 
 async def test_a_grant_ends_and_upstream_is_asked_again(

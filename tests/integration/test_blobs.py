@@ -111,6 +111,39 @@ async def test_a_head_knows_no_ranges(start_mirror: StartMirror, alpine: Image, 
         assert (answer.status, answer.headers["Content-Length"]) == (200, str(SIZE))
 
 
+@pytest.mark.parametrize("status", [405, 403, 401])
+@pytest.mark.parametrize("size", [0, 1, SIZE])
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_where_a_head_is_refused_one_byte_tells_the_size(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, *, status: int, size: int, ranges: bool
+) -> None:
+    digest = upstream.add_blob(random_layer(size, seed=4).blob, "library/alpine")
+    upstream.fault(kind="blob", method="HEAD", status=status)
+    upstream.fault(kind="blob", ignore_range=not ranges)
+    mirror = await start_mirror()
+    answer = await mirror.client.head(f"/v2/alpine/blobs/{digest}")
+    assert (answer.status, answer.headers["Content-Length"]) == (200, str(size))
+    assert upstream.questions() == [("blob", "HEAD", digest), ("blob", "GET", digest)]
+    assert upstream.requests[1].headers["Range"] == "bytes=0-0"
+    if ranges and size:
+        assert upstream.bytes_sent(digest) == 1
+
+
+@pytest.mark.parametrize(
+    "silence",
+    [{"chunked": True, "ignore_range": True}, {"headers": {"Content-Range": "bytes 0-0/*"}}],
+    ids=["no length", "no size"],
+)
+async def test_a_size_that_nothing_tells_is_an_outage(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, layer: str, silence: dict[str, object]
+) -> None:
+    upstream.fault(kind="blob", method="HEAD", status=405)
+    upstream.fault(kind="blob", method="GET", **silence)
+    mirror = await start_mirror()
+    assert (await mirror.client.head(f"/v2/alpine/blobs/{layer}")).status == 502
+    assert len(upstream.requests) == 2
+
+
 async def test_many_who_ask_for_one_cold_blob_cost_one_transfer(
     upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image, layer: str
 ) -> None:
@@ -486,6 +519,27 @@ async def test_a_blob_that_is_being_read_is_not_evicted(
         assert head + await response.read() == content
     assert await mirror.metric("mirror_store_bytes") == size
     assert await mirror.metric("mirror_evicted_blobs_total") == 0
+
+
+async def test_what_found_no_room_for_a_moment_is_kept_the_next_time(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    one, other = (
+        upstream.add_blob(random_layer(SIZE, seed=n).blob, "library/alpine") for n in (1, 2)
+    )
+    mirror = await start_mirror(store={"max_size": f"{SIZE * 3 // 2} B"})
+    gate = upstream.hold(one, after=SIZE // 2)
+    async with mirror.client.open(f"/v2/alpine/blobs/{one}") as response:
+        head = await response.content.readexactly(10)  # it has its room
+        answer = await mirror.client.blob("alpine", other)
+        assert (answer.digest, answer.headers["Cache-Status"]) == (other, "mirror; fwd=miss")
+        gate.open()
+        assert digest_of(head + await response.read()) == one
+    await stored(mirror)
+    for status in ("mirror; fwd=miss; stored", "mirror; hit"):
+        answer = await mirror.client.blob("alpine", other)
+        assert (answer.digest, answer.headers["Cache-Status"]) == (other, status)
+        await stored(mirror)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -96,11 +96,6 @@ def test_the_files_shown_in_the_readme_parse(language: str, parser: Any) -> None
         parser(block)
 
 
-def test_the_files_the_readme_links_to_exist() -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)
-    assert [link for link in links if not (DEPLOY / link).exists()] == []
-
-
 def test_the_unit_gives_the_mirror_longer_to_end_than_it_takes_to_drain() -> None:
     assert float(_unit()["TimeoutStopSec"]) > DRAIN_SECONDS
 

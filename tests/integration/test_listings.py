@@ -117,7 +117,36 @@ async def test_an_answer_of_upstream_is_no_outage(
     assert (await mirror.client.get("/v2/app/tags/list")).status == told
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"tags": 5}', b""])
+@pytest.mark.parametrize("kind", ["tags/list", "referrers"])
+async def test_a_registry_that_knows_no_such_request_has_not_answered_it(
+    tagged: ScriptedRegistry, start_mirror: StartMirror, kind: str
+) -> None:
+    subject = tagged.add(image(random_layer(10, seed=1)), "library/app")
+    target = f"/v2/app/{kind}" + (f"/{subject.digest}" if kind == "referrers" else "")
+    refusal = tagged.fault(status=405, times=1)
+    mirror = await start_mirror()
+    answer = await mirror.client.get(target)
+    assert refusal.struck
+    assert answer.status in {404, 502}
+    assert "Cache-Status" not in answer.headers
+    if answer.status == 502:  # and so it was no answer
+        assert (await mirror.client.get(target)).status == 200
+
+
+async def test_a_repository_without_tags_has_an_empty_list(
+    tagged: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """docker-registry says so by null."""
+    tagged.fault(kind="tags", body=b'{"name": "library/app", "tags": null}')
+    mirror = await start_mirror()
+    answer = await mirror.client.get("/v2/app/tags/list")
+    assert (answer.status, document(answer)) == (200, {"name": "app", "tags": []})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[]", b'{"tags": 5}', b"", b"{}", b'{"name": "library/app"}', b'{"errors": []}'],
+)
 async def test_a_list_that_makes_no_sense_is_an_outage(
     tagged: ScriptedRegistry, start_mirror: StartMirror, body: bytes
 ) -> None:
@@ -175,7 +204,7 @@ async def test_a_registry_without_referrers_stays_one(
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"manifests": [{}]}'])
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"manifests": [{}]}', b'{"errors": []}'])
 async def test_a_list_of_referrers_that_makes_no_sense_is_an_outage(
     upstream: ScriptedRegistry, start_mirror: StartMirror, body: bytes
 ) -> None:

@@ -326,7 +326,25 @@ async def test_a_manifest_known_from_another_repository_costs_one_head(
     assert again.headers["Cache-Status"] == "mirror; hit"
 
 
-@pytest.mark.parametrize(("status", "told"), [(404, 404), (403, 403), (401, 403)])
+@pytest.mark.parametrize("status", [405, 403])
+async def test_where_a_head_is_refused_a_manifest_is_confirmed_by_get(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image, status: int
+) -> None:
+    upstream.add(alpine, "team/copy")
+    mirror = await start_mirror()
+    await mirror.client.manifest("alpine", alpine.digest)
+    upstream.fault(kind="manifest", method="HEAD", status=status)
+    upstream.forget()
+    answer = await mirror.client.manifest("team/copy", alpine.digest)
+    assert upstream.questions() == [
+        ("manifest", "HEAD", alpine.digest),
+        ("manifest", "GET", alpine.digest),
+    ]
+    assert (answer.status, answer.body) == (200, alpine.manifest)
+    assert answer.headers["Cache-Status"] == "mirror; fwd=miss; detail=linked"
+
+
+@pytest.mark.parametrize(("status", "told"), [(404, 404), (403, 403), (401, 403), (405, 502)])
 async def test_knowing_a_digest_is_no_permission(
     upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image, status: int, told: int
 ) -> None:
@@ -349,14 +367,16 @@ async def test_a_manifest_that_is_not_what_its_digest_says_is_refused_and_not_ke
     assert len(upstream.requests) == 2
 
 
-async def test_a_captive_portal_is_no_manifest(
-    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image
+@pytest.mark.parametrize(
+    "body", [b"<html>Please pay</html>", b'{"errors": []}', b"{}", b"[]", b"null", b""]
+)
+async def test_a_captive_portal_is_no_manifest_and_an_error_document_neither(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image, body: bytes
 ) -> None:
     mirror = await start_mirror()
-    upstream.fault(
-        kind="tag", times=1, body=b"<html>Please pay</html>", omit=("Docker-Content-Digest",)
-    )
+    upstream.fault(kind="tag", times=1, body=body, omit=("Docker-Content-Digest",))
     assert (await mirror.client.manifest("alpine", "3.20")).status == 502
+    assert await mirror.metric("mirror_store_blobs") == 0
     assert (await mirror.client.manifest("alpine", "3.20")).body == alpine.manifest
 
 

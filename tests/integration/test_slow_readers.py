@@ -47,6 +47,24 @@ async def test_a_client_that_does_not_read_delays_neither_the_fill_nor_others(
     assert upstream.bytes_sent(digest) == SIZE
 
 
+async def test_what_a_slow_client_still_reads_is_not_evicted(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_mirror(store={"max_size": f"{SIZE * 3 // 2} B"})
+    digest = upstream.add_blob(CONTENT, "library/app")
+    other = upstream.add_blob(random_bytes(SIZE, seed=9), "library/app")
+    async with mirror.client.open(f"/v2/app/blobs/{digest}") as slow:
+        head = await slow.content.readexactly(1000)
+        await until(partial(_committed, mirror), within=20)
+        answer = await mirror.client.blob("app", other)
+        assert answer.digest == other
+        assert answer.headers["Cache-Status"] == "mirror; fwd=miss"  # there is no room for it
+        assert await mirror.metric("mirror_fill_readers") == 1
+        assert head + await slow.read() == CONTENT
+    assert await mirror.metric("mirror_evicted_blobs_total") == 0
+    assert await mirror.metric("mirror_store_bytes") == SIZE
+
+
 async def test_many_slow_clients_all_get_everything_in_the_end(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:

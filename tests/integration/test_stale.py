@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -99,6 +100,30 @@ async def test_a_tag_is_not_served_for_longer_than_stale_for(
     answer = await mirror.client.manifest("alpine", "3.20")
     assert answer.status == 502
     assert "Warning" not in answer.headers
+
+
+def _remove_blobs(store_root: Path) -> None:
+    for file in store_root.rglob("sha256/*/*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("trouble", [go_down, answer_503, hang])
+async def test_an_expired_tag_whose_manifest_was_evicted_is_an_outage_and_no_fault_of_ours(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    mirror: InnerMirror,
+    clock: FakeClock,
+    trouble: Callable[[ScriptedRegistry], Awaitable[None]],
+) -> None:
+    await mirror.stop()
+    _remove_blobs(mirror.store_root)
+    mirror = await start_mirror(fill={"connect_timeout": "500ms"})
+    await trouble(upstream)
+    clock.advance(60)
+    for told in (504 if trouble is hang else 502, 502):  # silent; then known to be so
+        answer = await mirror.client.manifest("alpine", "3.20")
+        assert answer.status == told
+        assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
 
 
 async def test_a_tag_is_fresh_again_when_upstream_is_back(
