@@ -57,8 +57,8 @@ class Manifests:
         self._policy = policy
         self._patience = patience  # seconds to wait for upstream where a stale answer is at hand
         self._clock = clock
-        # Upstreams that have kept somebody waiting for too long, and not said a word since: nobody
-        # else waits for them. (Their breaker opens later, when the connection counts as stalled.)
+        # Upstreams that keep somebody waiting: until they have said a word, or their breaker opens,
+        # nobody else waits for them, and they are asked nothing more.
         self._silent: set[str] = set()
 
     async def get_by_digest(self, source: Source, digest: Digest) -> ManifestAnswer:
@@ -100,6 +100,9 @@ class Manifests:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
                 return await self.get_by_digest(source, record.digest)
         kept = None if freshness is Freshness.DEAD else await self._find(record.digest)
+        if kept is not None and source.repository.namespace in self._silent:
+            self._store.note_access(record.digest)
+            return ManifestAnswer(kept, STALE)
         patience = None if kept is None else self._patience_for(source)
         try:
             return await self._flights.join(
@@ -115,8 +118,7 @@ class Manifests:
 
     def _patience_for(self, source: Source) -> float:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
-        is_silent = source.repository.namespace in self._silent
-        return 0.0 if is_silent or not self._registry(source).is_up else self._patience
+        return self._patience if self._registry(source).is_up else 0.0
 
     async def _fly(
         self, key: object, start: Callable[[], Coroutine[Any, Any, ManifestAnswer]]

@@ -74,6 +74,8 @@ class Health:
 
     def failed(self, now: float, *, roll: float, grave: bool) -> None:
         """It has not. `grave`: it could not even be reached, or was silent for too long."""
+        if self._down_until is not None and not self._probing_until:
+            return  # asked before that was known: one outage is not ten because ten were under way
         self._failures = max(self._failures + 1, _TOLERATED if grave else 0)
         excess = self._failures - _TOLERATED + 1
         if excess > 0:

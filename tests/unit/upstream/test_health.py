@@ -84,3 +84,15 @@ def test_waits_are_jittered_but_never_shorter_than_half() -> None:
     backoff = Backoff(first=4, most=30)
     assert [backoff.delay(1, roll=roll) for roll in (0, 0.5, 1)] == [2, 3, 4]
     assert backoff.delay(10_000, roll=1) == 30
+
+
+def test_requests_that_fail_together_are_one_outage() -> None:
+    """Ten were under way when the line broke: that is no reason to stay away ten times as long."""
+    one, ten = Health(), Health()
+    one.failed(0.0, roll=0.5, grave=True)
+    for _ in range(10):
+        ten.failed(0.0, roll=0.5, grave=True)
+    assert ten.wait(0.0) == one.wait(0.0)
+    assert ten.may_ask(ten.wait(0.0))
+    ten.failed(1.0, roll=0.5, grave=True)  # the probe's counts
+    assert ten.wait(1.0) > one.wait(0.0)
