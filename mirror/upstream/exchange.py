@@ -21,11 +21,13 @@ from mirror import __version__
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import ErrorCode, Unavailable
 from mirror.telemetry.metrics import Metrics
+from mirror.upstream.places import Urgency
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _DRAINED = 2**16  # bytes
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
+_YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
@@ -83,6 +85,7 @@ class Exchange:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
+        self._yield_until = 0.0
         self._limiter: AsyncLimiter | None = None
         if config.max_bandwidth is not None:
             self._limiter = AsyncLimiter(config.max_bandwidth * _BURST, time_period=_BURST)
@@ -118,13 +121,16 @@ class Exchange:
                     raise Unavailable(f"upstream's answer is larger than {limit} bytes")
         return bytes(content)
 
-    async def chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    async def chunks(
+        self, response: aiohttp.ClientResponse, urgency: Urgency | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """The body as it arrives. Raises Unavailable where it stalls or breaks."""
+        urgency = urgency or Urgency()
         with _translated(response.url):
             try:
                 async for chunk in response.content.iter_any():
                     self.count(len(chunk))
-                    await self._keep_to_bandwidth(len(chunk))
+                    await self._keep_to_bandwidth(len(chunk), urgency)
                     yield chunk
             except (aiohttp.ClientError, OSError):
                 if rest := _arrived(response.content):
@@ -132,11 +138,20 @@ class Exchange:
                     yield rest
                 raise
 
-    async def _keep_to_bandwidth(self, size: int) -> None:
-        """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either."""
+    async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
+        """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
+
+        As long as clients wait for bytes from here, what nobody waits for gets none.
+        """
         if self._limiter is None:
             return
+        now = asyncio.get_running_loop().time
         while size > 0:
+            if urgency.is_urgent:
+                self._yield_until = now() + _YIELD
+            elif now() < self._yield_until:
+                await asyncio.sleep(_YIELD)
+                continue
             part = min(size, max(1, int(self._limiter.max_rate)))
             await self._limiter.acquire(part)
             size -= part

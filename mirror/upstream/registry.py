@@ -234,7 +234,7 @@ class Registry:
                             "GET", f"blobs/{digest}", source, headers, kind="blob", urgency=urgency
                         )
                     )
-                    body = _body(endpoint, response, start)
+                    body = _body(endpoint, response, start, urgency)
                     if None not in {size, body.size} and body.size != size:
                         raise Unavailable("upstream's blob has not the size that was promised")
                     stack.push_async_exit(attempt.pop_all())
@@ -338,9 +338,11 @@ def _range(start: int, stop: int | None) -> str:
     return f"bytes={start}-{'' if stop is None else stop - 1}"
 
 
-def _body(endpoint: Endpoint, response: aiohttp.ClientResponse, start: int) -> Body:
+def _body(
+    endpoint: Endpoint, response: aiohttp.ClientResponse, start: int, urgency: Urgency | None
+) -> Body:
     """What a response to a GET for a blob from `start` carries. Raises Unavailable."""
-    chunks = endpoint.exchange.chunks(response)
+    chunks = endpoint.exchange.chunks(response, urgency)
     if response.status == 206:  # noqa: PLR2004 - Partial Content
         told = parse_content_range(response.headers.get("Content-Range"))
         if told is None or told.start != start or told.size is None:

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.conftest import StartMirror
-from tests.support.images import random_bytes
+from tests.support.images import image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
 from tests.support.upstream import ScriptedRegistry
 
@@ -55,3 +55,21 @@ async def test_a_limit_of_bandwidth_delays_bytes_and_loses_none(
     digest = upstream.add_blob(content, "library/app")
     mirror = await start_mirror({"docker.io": upstream_at(upstream.url, max_bandwidth="200 KB")})
     assert (await mirror.client.blob("app", digest)).body == content
+
+
+async def test_a_prefetch_leaves_the_bandwidth_to_clients(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """The layer began first and is smaller; at equal shares it would be there first."""
+    app = upstream.add(image(random_layer(200_000, seed=1)), "library/app", "1")
+    [layer] = app.layers
+    wanted = upstream.add_blob(random_bytes(400_000, seed=2), "library/wanted")
+    hub = upstream_at(upstream.url)
+    hub["endpoints"][0]["max_bandwidth"] = "400 KB"
+    mirror = await start_mirror({"docker.io": hub}, fill={"prefetch": "platform"})
+    await mirror.client.manifest("app", "1")
+    await upstream.was_asked("blob", reference=layer)
+    assert (await mirror.client.blob("wanted", wanted)).digest == wanted
+    blob = await mirror.client.blob("app", layer)
+    assert blob.headers["Cache-Status"] == "mirror; fwd=miss; collapsed"
+    assert blob.body == app.blobs[layer]
