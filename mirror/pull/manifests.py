@@ -57,9 +57,9 @@ class Manifests:
         self._policy = policy
         self._patience = patience  # seconds to wait for upstream where a stale answer is at hand
         self._clock = clock
-        # Upstreams that keep somebody waiting: until they have said a word, or their breaker opens,
-        # nobody else waits for them, and they are asked nothing more.
-        self._silent: set[str] = set()
+        # The flight on which an upstream keeps somebody waiting: as long as it is in the air,
+        # nobody else waits for that upstream, and it is asked about no other tag.
+        self._slow: dict[str, object] = {}
 
     async def get_by_digest(self, source: Source, digest: Digest) -> ManifestAnswer:
         """The manifest with this digest; upstream is asked for it once in its life.
@@ -100,21 +100,25 @@ class Manifests:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
                 return await self.get_by_digest(source, record.digest)
         kept = None if freshness is Freshness.DEAD else await self._find(record.digest)
-        if kept is not None and source.repository.namespace in self._silent:
+        if kept is not None and self._is_silent(source):
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, STALE)
         patience = None if kept is None else self._patience_for(source)
+        key = ("tag", source, tag)
         try:
             return await self._flights.join(
-                ("tag", source, tag), lambda: self._check_tag(source, tag, record), within=patience
+                key, lambda: self._check_tag(source, tag, record), within=patience
             )
         except (Unavailable, Missing, TimeoutError) as error:
             if isinstance(error, TimeoutError):
-                self._silent.add(source.repository.namespace)
+                self._slow[source.repository.namespace] = key
             if kept is None:
                 raise
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
+
+    def _is_silent(self, source: Source) -> bool:
+        return self._flights.is_flying(self._slow.get(source.repository.namespace))
 
     def _patience_for(self, source: Source) -> float:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
@@ -142,11 +146,8 @@ class Manifests:
         return answer
 
     async def _check_tag(self, source: Source, tag: Tag, record: TagRecord) -> ManifestAnswer:
-        try:
-            with self._memory.remembering_missing(source, f"manifest {tag}"):
-                state = await self._registry(source).head_tag(source, tag, record.digest)
-        finally:
-            self._silent.discard(source.repository.namespace)
+        with self._memory.remembering_missing(source, f"manifest {tag}"):
+            state = await self._registry(source).head_tag(source, tag, record.digest)
         if state.digest is None:
             return await self._fetch_tag(source, tag)
         answer = await self.get_by_digest(source, state.digest)

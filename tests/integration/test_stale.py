@@ -11,6 +11,7 @@ from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
 
 STALE = "mirror; hit; detail=stale"
@@ -280,3 +281,24 @@ async def test_after_the_first_byte_a_loss_breaks_the_connection(
     upstream.fault(kind="blob", truncate_at=0)  # what is left of it
     with pytest.raises(aiohttp.ClientPayloadError):
         await mirror.client.blob("alpine", digest)
+
+
+async def test_an_upstream_that_was_slow_with_a_manifest_is_asked_again(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image, clock: FakeClock
+) -> None:
+    """It has said that the tag moved, and kept a client waiting for what it moved to."""
+    mirror = await start_mirror(fill={"connect_timeout": "400ms"})
+    await mirror.client.manifest("alpine", "3.20")
+    newer = upstream.add(image(random_layer(10, seed=77)), "library/alpine", "3.20")
+    gate = upstream.hold(newer.digest)
+    clock.advance(60)
+    assert (await mirror.client.manifest("alpine", "3.20")).headers["Cache-Status"] == STALE
+    gate.open()
+    await upstream.was_asked("manifest", reference=newer.digest, ended=True)
+    newest = upstream.add(image(random_layer(10, seed=78)), "library/alpine", "3.20")
+
+    async def is_newest() -> bool:
+        clock.advance(60)
+        return (await mirror.client.manifest("alpine", "3.20")).body == newest.manifest
+
+    await until(is_newest, within=10)
