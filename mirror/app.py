@@ -10,20 +10,16 @@ import asyncio
 import logging
 import random
 import signal
-import ssl
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from aiohttp import ClientSession, web
 
-from mirror.api.access import Access
 from mirror.api.admin import make_admin
-from mirror.api.frontend import Frontend
-from mirror.api.handlers import Handlers
-from mirror.config import Config, ConfigError, Endpoint as EndpointConfig, Server
+from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.pull.blobs import Blobs
 from mirror.pull.fills import Fills
 from mirror.pull.freshness import Policy
@@ -36,6 +32,7 @@ from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
 from mirror.store.space import Limits
 from mirror.store.store import Store
+from mirror.tasks import owned_tasks
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Endpoint
@@ -43,6 +40,7 @@ from mirror.upstream.exchange import Exchange, Label, open_session
 from mirror.upstream.flights import Flights
 from mirror.upstream.registry import Registry
 from mirror.upstream.routing import Router
+from mirror.workers.pool import Hire, Pool, hire_here, hire_process
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +73,7 @@ async def serve(config: Config) -> None:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        async with run(config) as running:
+        async with run(config, hire=hire_process(config.log)) as running:
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,14 +88,17 @@ async def serve(config: Config) -> None:
 
 
 @asynccontextmanager
-async def run(config: Config, *, clock: Clock = _wall_clock) -> AsyncIterator[Running]:
+async def run(
+    config: Config, *, clock: Clock = _wall_clock, hire: Hire | None = None
+) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
+
+    Its workers live in this process, unless `hire` has them live elsewhere.
 
     Raises:
         As `serve`.
     """
     metrics = Metrics()
-    access = Access(config.server)
     async with AsyncExitStack() as stack:
         upkeep = await stack.enter_async_context(owned_tasks())
         store = await stack.enter_async_context(
@@ -114,24 +115,25 @@ async def run(config: Config, *, clock: Clock = _wall_clock) -> AsyncIterator[Ru
         work = await stack.enter_async_context(owned_tasks())
         dice = random.Random()  # noqa: S311 - for jitter
         mirror = _build(_Parts(config, store, session, work, metrics, clock, dice))
-        frontend = Frontend(Handlers(mirror), access, metrics)
-        admin = await stack.enter_async_context(
-            _listening(
-                web.AppRunner(make_admin(metrics, store.is_writable), access_log=None),
-                config.server.admin_listen,
-            )
+        pool = Pool(
+            config,
+            mirror,
+            hire=hire or hire_here(clock),
+            traffic=metrics.traffic,
+            used=store.note_access,
         )
-        listen = await stack.enter_async_context(
-            _listening(
-                web.ServerRunner(
-                    web.Server(frontend, handler_cancellation=True, access_log=None),
-                    shutdown_timeout=config.server.drain_timeout,
-                ),
-                config.server.listen,
-                _tls(config.server),
-            )
+
+        async def is_ready() -> bool:
+            return pool.is_staffed and await store.is_writable()
+
+        admin = web.AppRunner(
+            make_admin(metrics, gather=pool.gather, is_ready=is_ready), access_log=None
         )
-        yield Running(listen, admin)
+        listeners = await stack.enter_async_context(_listening(config.server.listen))
+        await stack.enter_async_context(_serving(admin, config.server.admin_listen))
+        await stack.enter_async_context(pool.working(listeners))
+        address = config.server.listen[0], int(listeners[0].getsockname()[1])
+        yield Running(address, admin.addresses[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,63 +206,38 @@ def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
     )
 
 
-class _Over(Exception):
-    """Ends a task group (see asyncio's documentation, "Terminating a Task Group")."""
+@asynccontextmanager
+async def _listening(address: tuple[str, int]) -> AsyncIterator[list[socket.socket]]:
+    """Sockets on which clients may connect: one for each address that the name has."""
+    host, port = address
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with ExitStack() as stack:
+        listeners = []
+        for family, kind, protocol, _, where in found:
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # IPv4 has a socket of its own, if it is meant at all
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                listener.bind(where)
+            except OSError as error:
+                problem = f"cannot listen on {host}:{port}: {error.strerror}"
+                raise OSError(error.errno, problem) from error
+            listener.listen(_BACKLOG)
+            listeners.append(listener)
+        yield listeners
 
 
 @asynccontextmanager
-async def owned_tasks() -> AsyncIterator[asyncio.TaskGroup]:
-    """Tasks that live until the block ends, and are cancelled then."""
-
-    async def end() -> None:
-        raise _Over
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
-            tasks.create_task(end())
-    except BaseExceptionGroup as group:
-        _, others = group.split(_Over)
-        if others is not None:
-            raise others.exceptions[0] from None
-
-
-@asynccontextmanager
-async def _listening(
-    runner: web.AppRunner | web.ServerRunner,
-    address: tuple[str, int],
-    tls: ssl.SSLContext | None = None,
-) -> AsyncIterator[tuple[str, int]]:
-    """Serve at `address` inside the block; yields it, with the real port in place of 0."""
+async def _serving(runner: web.AppRunner, address: tuple[str, int]) -> AsyncIterator[None]:
     await runner.setup()
     try:
-        host, port = address
-        site = web.TCPSite(runner, host, port, backlog=_BACKLOG, ssl_context=tls)
-        await site.start()
-        yield host, int(runner.addresses[0][1])
+        await web.TCPSite(runner, *address).start()
+        yield
     finally:
         await runner.cleanup()
-
-
-def _tls(server: Server) -> ssl.SSLContext | None:
-    if server.tls_certificate_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    with _readable_as("a certificate and its private key", server.tls_certificate_file):
-        context.load_cert_chain(server.tls_certificate_file, server.tls_private_key_file)
-    if server.client_ca_file is not None:
-        with _readable_as("certificates", server.client_ca_file):
-            context.load_verify_locations(server.client_ca_file)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-@contextmanager
-def _readable_as(what: str, file: Path) -> Iterator[None]:
-    try:
-        yield
-    except ssl.SSLError as error:
-        raise ConfigError(str(file), [f"not {what} ({error.reason or error})"]) from error
 
 
 def _addresses(running: Running) -> dict[str, object]:

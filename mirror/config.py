@@ -40,6 +40,7 @@ _LISTEN = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P
 _LAST_PORT = 65535
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _SMALLEST_SEGMENT = 64 * 2**10
+_MOST_WORKERS = 4  # by itself: they saturate 40 Gbit/s, and each has memory of its own
 _SIZE_UNITS = {
     "B": 1,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -55,6 +56,10 @@ class ConfigError(Exception):
         super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
         self.source = source
         self.problems = problems
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As itself between processes."""
+        return ConfigError, (self.source, self.problems)
 
 
 def parse_size(text: object) -> int:
@@ -163,12 +168,20 @@ class Server(Section):
 
     listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
+    workers: Count | Literal["auto"] = "auto"
     drain_timeout: Duration = 30.0
     tls_certificate_file: ReadableFile | None = None
     tls_private_key_file: ReadableFile | None = None
     client_ca_file: ReadableFile | None = None
     htpasswd_file: ReadableFile | None = None
     allowed_networks: tuple[Network, ...] = ()
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes face clients: by itself, one for each core, within reason."""
+        if self.workers == "auto":
+            return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+        return self.workers
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -8,10 +8,19 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from mirror.telemetry.metrics import Metrics
 
 
-def make_admin(metrics: Metrics, is_ready: Callable[[], Awaitable[bool]]) -> web.Application:
-    """The admin application. `is_ready`: whether the mirror can serve now."""
+def make_admin(
+    metrics: Metrics,
+    *,
+    gather: Callable[[], Awaitable[None]],
+    is_ready: Callable[[], Awaitable[bool]],
+) -> web.Application:
+    """The admin application.
+
+    `gather` brings the counts up to date; `is_ready`: whether the mirror can serve now.
+    """
 
     async def show_metrics(_: web.Request) -> web.Response:
+        await gather()
         return web.Response(
             body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

@@ -7,8 +7,6 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from functools import lru_cache
 
 from aiohttp import web
 
@@ -24,7 +22,7 @@ from mirror.oci.errors import (
 )
 from mirror.oci.request import parse_target
 from mirror.telemetry.log import fields, request_id, tell
-from mirror.telemetry.metrics import Kind, Metrics, Result
+from mirror.telemetry.traffic import Result, Sort, Traffic
 
 _logger = logging.getLogger(__name__)
 
@@ -35,12 +33,10 @@ _LEFT = 499  # the status in the log of a client that has left, as nginx has it
 class Frontend:
     """aiohttp's low-level handler."""
 
-    def __init__(self, handlers: Handlers, access: Access, metrics: Metrics) -> None:
+    def __init__(self, handlers: Handlers, access: Access, traffic: Traffic) -> None:
         self._handlers = handlers
         self._access = access
-        self._metrics = metrics
-        # Labels come from the configuration and from closed sets, and so do these.
-        self._count = lru_cache(maxsize=None)(self._counter)
+        self._traffic = traffic
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -103,29 +99,10 @@ class Frontend:
         _logger.error("unexpected", exc_info=error, extra=fields())
         return errors.unknown(identity)
 
-    def _counter(
-        self, upstream: str, kind: Kind | None, method: str, status: int, result: Result | None
-    ) -> Callable[[float, int], None]:
-        """What counts a request of this sort, given its seconds and its bytes of content."""
-        metrics = self._metrics
-        requests = metrics.requests.labels(upstream, kind or "none", method, status)
-        if kind is None or not upstream or result is None:  # None: the client left too early
-            return lambda _seconds, _sent: requests.inc()
-        lookups = metrics.lookups.labels(upstream, kind, result)
-        duration = metrics.request_seconds.labels(kind, result)
-        served = metrics.served_bytes.labels(upstream, result)
-
-        def count(seconds: float, sent: int) -> None:
-            requests.inc()
-            lookups.inc()
-            duration.observe(seconds)
-            served.inc(sent)
-
-        return count
-
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
         method = request.method if request.method in _METHODS else "other"
-        self._count(facts.upstream, facts.kind, method, status, facts.result)(seconds, facts.sent)
+        sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
+        self._traffic.count(sort, seconds, facts.sent)
         told: dict[str, object] = {
             "status": status, "bytes": facts.sent, "ms": round(seconds * 1000, 1),
             "result": facts.result or "-", "upstream": facts.upstream or "-",

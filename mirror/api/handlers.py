@@ -18,8 +18,8 @@ from mirror.oci.request import (
     Target,
 )
 from mirror.pull.answers import BlobAnswer, Outcome
-from mirror.pull.mirror import Mirror, Route
-from mirror.telemetry.metrics import Kind, Result
+from mirror.telemetry.traffic import Kind, Result
+from mirror.wire.remote import Remote, Route
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -46,7 +46,7 @@ class Facts:
 class Handlers:
     """Answers parsed requests."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Remote) -> None:
         self._mirror = mirror
 
     async def answer(

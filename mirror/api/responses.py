@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -10,11 +11,11 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from mirror.api.sending import sending_to
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import parse_range
-from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader
-from mirror.pull.passthrough import PassThrough
-from mirror.telemetry.metrics import Result
+from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream
+from mirror.telemetry.traffic import Result
 
 _BLOCK = 2**18  # bytes read at a time where the kernel cannot send the file itself
 
@@ -116,7 +117,7 @@ async def send_body(
     Raises:
         RegistryError, NoRoom: There will be no more: the response must not be completed.
     """
-    if isinstance(answer.body, PassThrough):
+    if isinstance(answer.body, Stream):
         async for chunk in answer.body.chunks(span.start, span.stop):
             await response.write(chunk)
             yield len(chunk)
@@ -130,34 +131,24 @@ async def _send_file(
 ) -> AsyncIterator[int]:
     """Send a file as far as it has grown, again and again."""
     transport = request.transport
-    # A TLS connection and a chunked body need the bytes in our hands; else the kernel does it all.
-    by_kernel = (
-        span.stop is not None
-        and transport is not None
-        and transport.get_extra_info("sslcontext") is None
-    )
-    position = span.start
-    while True:
-        limit = await reader.readable(position, span.stop)
-        if limit <= position:
-            return
-        if by_kernel:
-            await _send_by_kernel(request, reader.file, position, limit)
-        else:
-            await _send_by_hand(response, reader.file, position, limit)
-        yield limit - position
-        position = limit
-
-
-async def _send_by_kernel(
-    request: web.BaseRequest, file: FileIO, position: int, limit: int
-) -> None:
-    transport = request.transport
-    if transport is None or transport.is_closing():
+    if transport is None:
         raise ConnectionResetError("the client has left")
-    loop = asyncio.get_running_loop()
-    # No fallback: it would move the file's own position, and others read from the same file.
-    await loop.sendfile(transport, file, position, limit - position, fallback=False)
+    with ExitStack() as stack:
+        sender = None
+        # A TLS connection and a chunked body need the bytes in our hands; else the kernel does it.
+        if span.stop is not None and transport.get_extra_info("sslcontext") is None:
+            sender = stack.enter_context(sending_to(transport))
+        position = span.start
+        while position != span.stop:
+            limit = await reader.readable(position, span.stop)
+            if limit <= position:
+                return
+            if sender is not None:
+                await sender.send(reader.file, position, limit)
+            else:
+                await _send_by_hand(response, reader.file, position, limit)
+            yield limit - position
+            position = limit
 
 
 async def _send_by_hand(

@@ -59,6 +59,10 @@ class RegistryError(Exception):
         """The HTTP status this error has for a client that asks for nothing special."""
         return STATUS[self.code]
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As itself between processes, whatever a subclass's constructor takes."""
+        return Exception.__new__, (type(self), *self.args), vars(self)
+
 
 class Missing(RegistryError):
     """Upstream was asked and does not have it (404): remembered for `tags.missing_for`.

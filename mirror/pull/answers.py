@@ -1,13 +1,13 @@
 """What the mirror answers to a pull, before it becomes HTTP."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import FileIO
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.pull.passthrough import PassThrough
-from mirror.telemetry.metrics import Result
+from mirror.telemetry.traffic import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,41 @@ class Reader(Protocol):
         """
 
 
+class WholeFile:
+    """Reads a complete blob of `size` bytes."""
+
+    def __init__(self, file: FileIO, size: int) -> None:
+        self.file = file
+        self.size = size
+
+    async def readable(self, position: int, stop: int | None) -> int:
+        """All of it, at once."""
+        return max(position, self.size if stop is None else min(stop, self.size))
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A blob that is not kept."""
+
+    def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` to `stop` (None: to the end), as they come.
+
+        Raises:
+            RegistryError: There will be no more.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class ManifestAnswer:
-    """A manifest and how it was had."""
+    """A manifest and how it was had.
+
+    `good_until`, in seconds since the epoch: whoever asks the same again until then may have the
+    same manifest, without the mirror being asked.
+    """
 
     manifest: Manifest
     outcome: Outcome
+    good_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +92,7 @@ class BlobAnswer:
 
     digest: Digest
     size: int | None
-    body: bytes | Reader | PassThrough | None
+    body: bytes | Reader | Stream | None
     outcome: Outcome
 
 

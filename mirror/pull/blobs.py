@@ -13,10 +13,9 @@ Knowing a digest is no permission: without a link nothing is served before upstr
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from io import FileIO
 
 from mirror.oci.digest import Digest
-from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome
+from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill import Fill
 from mirror.pull.fills import Fills
 from mirror.pull.keeping import try_to_open
@@ -31,18 +30,6 @@ from mirror.upstream.endpoint import Source
 from mirror.upstream.registry import Registry
 
 _logger = logging.getLogger(__name__)
-
-
-class StoredReader:
-    """Reads a complete blob."""
-
-    def __init__(self, blob: BlobFile) -> None:
-        self.file: FileIO = blob.file
-        self._size = blob.size
-
-    async def readable(self, position: int, stop: int | None) -> int:
-        """All of it, at once."""
-        return max(position, self._size if stop is None else min(stop, self._size))
 
 
 class Blobs:
@@ -113,7 +100,7 @@ class Blobs:
         """What is small is from memory the next time."""
         if isinstance(found, BlobFile):
             if found.size > SMALL:
-                return BlobAnswer(digest, found.size, StoredReader(found), outcome)
+                return BlobAnswer(digest, found.size, WholeFile(found.file, found.size), outcome)
             found = await self._store.blobs.read(found)
             self._memory.keep(digest, found)
         return BlobAnswer(digest, len(found), found, outcome)

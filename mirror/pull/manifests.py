@@ -4,6 +4,7 @@ A tag that is not known is fetched by one GET, also where the client sends HEAD 
 the manifest is needed next. A tag that has expired is checked by one HEAD, which costs no pull.
 """
 
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Missing, RegistryError, Unavailable
 from mirror.oci.manifest import MAX_SIZE, Manifest, media_type_of, parse_references
-from mirror.oci.reference import Repository, Tag
+from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.answers import (
     CONFIRMED,
     GONE,
@@ -116,6 +117,15 @@ class Manifests:
                 raise
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
+
+    def good_until(self, source: Source, reference: Reference, answer: ManifestAnswer) -> float:
+        """When this answer must be asked for again, in seconds since the epoch."""
+        if not isinstance(reference, Tag):
+            return math.inf
+        record = self._memory.find_tag(source.repository, reference.name)
+        if record is None or record.digest != answer.manifest.digest:
+            return 0.0
+        return record.checked_at + self._policy.fresh_for
 
     def _is_silent(self, source: Source) -> bool:
         return self._flights.is_flying(self._slow.get(source.repository.namespace))

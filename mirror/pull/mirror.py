@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -58,8 +59,12 @@ class Mirror:
         registry = self._registries[route.upstream]
         await self._grants.require(source, lambda: registry.confirm_manifest(source, reference))
         if isinstance(reference, Tag):
-            return await self._manifests.get_by_tag(source, reference)
-        return await self._manifests.get_by_digest(source, reference)
+            answer = await self._manifests.get_by_tag(source, reference)
+        else:
+            answer = await self._manifests.get_by_digest(source, reference)
+        if source.authorization is not None:  # the next client has to show its own
+            return answer
+        return replace(answer, good_until=self._manifests.good_until(source, reference, answer))
 
     def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:
         """A client has been given a manifest, and will soon ask for what it refers to."""

@@ -1,7 +1,7 @@
 """A blob that cannot be kept, handed from upstream to one client; hashed all the same."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from mirror.oci.digest import Digest
@@ -17,7 +17,7 @@ class PassThrough:
         self._registry = registry
         self._body = body
 
-    async def chunks(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
+    async def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `stop` (None: to the end).
 
         All of the blob is read, since nothing less proves it; the last piece is held back until

@@ -19,29 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-
-class Kind(StrEnum):
-    """What a lookup was for."""
-
-    TAG = "tag"
-    MANIFEST = "manifest"
-    BLOB = "blob"
-    REFERRERS = "referrers"
-    TAGS = "tags"
-
-
-class Result(StrEnum):
-    """How a lookup went (glossary in mirror/README.md)."""
-
-    HIT = "hit"
-    MISS = "miss"
-    JOINED = "joined"
-    REVALIDATED = "revalidated"
-    STALE = "stale"
-    LINKED = "linked"
-    NEGATIVE = "negative"
-    DENIED = "denied"
-    ERROR = "error"
+from mirror.telemetry.traffic import Traffic, TrafficCollector
 
 
 class Outcome(StrEnum):
@@ -60,8 +38,6 @@ class Outcome(StrEnum):
 # A gauge beside every counter that says when it began: twice the series, and no rule asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types it so
 
-# Pulls range from a manifest out of memory to a layer over a slow line.
-_REQUEST_SECONDS = (0.001, 0.0025, 0.01, 0.05, 0.25, 1, 2.5, 5, 15, 60, 300, 1800)
 _UPSTREAM_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
 
@@ -79,18 +55,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.traffic = Traffic()
+        self._shown = TrafficCollector(self.traffic)
+        self.registry.register(self._shown)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
-        self.requests = counter(
-            "requests", "Requests answered.", "upstream", "kind", "method", "status"
-        )
-        self.request_seconds = histogram(
-            "request_seconds", "Time to answer, whole body.", _REQUEST_SECONDS, "kind", "result"
-        )
-        self.lookups = counter("lookups", "How lookups went.", "upstream", "kind", "result")
-        self.served_bytes = counter(
-            "served_bytes", "Body bytes sent to clients.", "upstream", "result"
-        )
         self.upstream_requests = counter(
             "upstream_requests",
             "Requests made to registries, their token servers and storage.",
@@ -129,10 +98,7 @@ class Metrics:
         Prometheus sees no increase in a series that begins at 1: what is not announced loses its
         first event, and an alert on rare events (a digest mismatch) would sleep through it.
         """
-        for result in Result:
-            self.served_bytes.labels(upstream, result)
-            for kind in Kind:
-                self.lookups.labels(upstream, kind, result)
+        self._shown.upstreams.append(upstream)
         for outcome in Outcome:
             self.fills.labels(upstream, outcome)
         for endpoint in endpoints:

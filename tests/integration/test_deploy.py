@@ -14,7 +14,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.config import Config, load, parse_duration
-from mirror.telemetry.metrics import Metrics, Outcome, Result, StoreTotals
+from mirror.telemetry.metrics import Metrics, Outcome, StoreTotals
+from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import run
 from tests.support.require import require
@@ -216,8 +217,7 @@ def _every_metric() -> bytes:
     metrics = Metrics()
     upstream, endpoint = "docker.io", "registry-1.docker.io"
     metrics.announce(upstream, [endpoint])
-    metrics.requests.labels(upstream, "blob", "GET", "200").inc()
-    metrics.request_seconds.labels("blob", "hit").observe(0.1)
+    metrics.traffic.count(Sort(upstream, Kind.BLOB, "GET", 200, Result.HIT), 0.1, 100)
     metrics.upstream_requests.labels(upstream, endpoint, "blob", "GET", "200").inc()
     metrics.upstream_seconds.labels(upstream, endpoint, "blob").observe(0.1)
     metrics.upstream_up.labels(upstream, endpoint).set(1)

@@ -9,11 +9,11 @@ from random import Random
 
 import pytest
 
-from mirror.app import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import parse_digest
 from mirror.oci.reference import Repository
 from mirror.pull.fill import Fill, Settings
+from mirror.tasks import owned_tasks
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.exchange import Exchange, Label, open_session

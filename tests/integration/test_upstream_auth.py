@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from mirror.app import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
 from mirror.oci.reference import Repository
+from mirror.tasks import owned_tasks
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.exchange import Exchange, Label, open_session

@@ -11,13 +11,13 @@ from random import Random
 
 from hypothesis import given, settings, strategies as st
 
-from mirror.app import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.pull.fill import Fill, Settings
 from mirror.store.store import Store
+from mirror.tasks import owned_tasks
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.exchange import Exchange, Label, open_session

@@ -11,7 +11,7 @@ from mirror.api.access import Access
 from mirror.api.frontend import Frontend
 from mirror.api.handlers import Handlers
 from mirror.config import Server
-from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.traffic import Traffic
 
 
 class Broken(Handlers):
@@ -28,7 +28,7 @@ async def test_a_fault_of_our_own_tells_the_client_an_id_and_the_log_the_rest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "mirror")
-    frontend = Frontend(Broken(), Access(Server()), Metrics())
+    frontend = Frontend(Broken(), Access(Server()), Traffic())
     response = await frontend(make_mocked_request("GET", "/v2/"))
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)

@@ -12,7 +12,7 @@ from mirror.oci.errors import RangeNotSatisfiable
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.pull import answers
 from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome
-from mirror.telemetry.metrics import Result
+from mirror.telemetry.traffic import Result
 
 CONTENT = b"0123456789"
 DIGEST = digest_of(CONTENT)

@@ -1,7 +1,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.telemetry.metrics import Kind, Metrics, Result, StoreTotals
+from mirror.telemetry.metrics import Metrics, StoreTotals
+from mirror.telemetry.traffic import Kind, Result, Sort
 
 # The contract with dashboards and alerts: name, type, labels.
 CONTRACT = {
@@ -34,10 +35,7 @@ def metrics() -> Metrics:
     metrics = Metrics()
     where = {"upstream": "docker.io", "endpoint": "registry-1.docker.io"}
     asked = {"kind": "blob", "method": "GET", "status": "200"}
-    metrics.requests.labels(upstream="docker.io", **asked).inc()
-    metrics.request_seconds.labels(kind="blob", result="hit").observe(0.1)
-    metrics.lookups.labels(upstream="docker.io", kind=Kind.BLOB, result=Result.HIT).inc()
-    metrics.served_bytes.labels(upstream="docker.io", result=Result.HIT).inc(100)
+    metrics.traffic.count(Sort("docker.io", Kind.BLOB, "GET", 200, Result.HIT), 0.1, 100)
     metrics.upstream_requests.labels(**where, **asked).inc()
     metrics.upstream_bytes.labels(**where).inc()
     metrics.upstream_seconds.labels(**where, kind="blob").observe(0.1)

@@ -1,0 +1,1 @@
+"""Between the processes: how a worker asks the mirror, and how open files reach it."""

@@ -1,0 +1,124 @@
+"""The desk: where workers ask. It lets one worker call the mirror's methods."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from io import FileIO
+
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.pull.answers import Outcome, Reader, Stream, WholeFile
+from mirror.pull.mirror import Mirror, Route
+from mirror.wire.peer import Served
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """An open blob, as it travels: what a worker needs to send it, and the loan's number.
+
+    `content` is there for a small blob; else `file`, which `is_whole` or still grows; else it is
+    streamed. `size` is in bytes, None where nobody knows it yet.
+    """
+
+    number: int
+    digest: Digest
+    size: int | None
+    outcome: Outcome
+    content: bytes | None = None
+    file: FileIO | None = None
+    is_whole: bool = False
+
+    def close(self) -> None:
+        """Close the receiver's own file."""
+        if self.file is not None:
+            self.file.close()
+
+
+class Desk:
+    """Answers one worker. What it has lent comes back when the worker is done, or has died."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._numbers = itertools.count(1)
+        self._readers: dict[int, Reader] = {}
+        self._streams: dict[int, _Lent] = {}
+
+    def serves(self) -> Served:
+        """What the worker may call."""
+        mirror = self._mirror
+        return {
+            "get_manifest": mirror.get_manifest,
+            "note_served": self._note_served,
+            "head_blob": mirror.head_blob,
+            "open_blob": self._open_blob,
+            "readable": self._readable,
+            "next_chunk": self._next_chunk,
+            "list_tags": mirror.list_tags,
+            "list_referrers": mirror.list_referrers,
+            "list_repositories": mirror.list_repositories,
+        }
+
+    async def _note_served(
+        self, route: Route, manifest: Manifest, authorization: str | None
+    ) -> None:
+        self._mirror.note_served(route, manifest, authorization)
+
+    @asynccontextmanager
+    async def _open_blob(
+        self, route: Route, digest: Digest, authorization: str | None
+    ) -> AsyncIterator[Lent]:
+        async with self._mirror.open_blob(route, digest, authorization) as answer:
+            lent = Lent(next(self._numbers), digest, answer.size, answer.outcome)
+            match answer.body:
+                case bytes() as content:
+                    yield replace(lent, content=content)
+                case WholeFile() as whole:
+                    yield replace(lent, file=whole.file, is_whole=True)
+                case Stream() as stream:
+                    async with self._lending(lent.number, stream):
+                        yield lent
+                case None:
+                    raise AssertionError("an open blob has a body")
+                case growing:
+                    self._readers[lent.number] = growing
+                    try:
+                        yield replace(lent, file=growing.file)
+                    finally:
+                        del self._readers[lent.number]
+
+    @asynccontextmanager
+    async def _lending(self, number: int, stream: Stream) -> AsyncIterator[None]:
+        lent = self._streams[number] = _Lent(stream)
+        try:
+            yield
+        finally:
+            del self._streams[number]
+            await lent.close()
+
+    async def _readable(self, number: int, position: int, stop: int | None) -> int:
+        return await self._readers[number].readable(position, stop)
+
+    async def _next_chunk(self, number: int, start: int, stop: int | None) -> bytes | None:
+        return await self._streams[number].next_chunk(start, stop)
+
+
+class _Lent:
+    """A stream that is read from afar, piece by piece."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._chunks: AsyncGenerator[bytes, None] | None = None
+        self._turn = asyncio.Lock()  # a generator is closed by nobody while it runs
+
+    async def next_chunk(self, start: int, stop: int | None) -> bytes | None:
+        async with self._turn:
+            if self._chunks is None:
+                self._chunks = self._stream.chunks(start, stop)
+            return await anext(self._chunks, None)
+
+    async def close(self) -> None:
+        async with self._turn:
+            if self._chunks is not None:
+                await self._chunks.aclose()

@@ -1,0 +1,152 @@
+"""The mirror, as a worker sees it: what it has at hand, and else what the mirror's process says."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from io import FileIO
+
+from cachetools import TTLCache
+
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Reference
+from mirror.oci.request import Page
+from mirror.pull.answers import (
+    HIT,
+    BlobAnswer,
+    ManifestAnswer,
+    Reader,
+    ReferrersAnswer,
+    Stream,
+    TagsAnswer,
+    WholeFile,
+)
+from mirror.upstream.routing import Route, Router
+from mirror.wire.desk import Lent
+from mirror.wire.near import Near
+from mirror.wire.peer import Peer
+
+__all__ = ["Remote", "Route"]
+
+_NOTED = 16384  # manifests
+_NOTED_FOR = 10.0  # seconds; what has been served again after that is told again
+
+
+class Remote:
+    """Answers pulls as `mirror.pull.mirror.Mirror` does, and raises what that raises."""
+
+    def __init__(
+        self, peer: Peer, router: Router, near: Near, *, clock: Callable[[], float]
+    ) -> None:
+        self._peer = peer
+        self._router = router
+        self._near = near
+        self._noted: TTLCache[tuple[Route, Digest], None] = TTLCache(
+            _NOTED, ttl=_NOTED_FOR, timer=clock
+        )
+
+    def route(self, name: str, *, ns: str | None, host: str) -> Route:
+        """Which upstream's repository is meant. Raises RegistryError: `NAME_UNKNOWN`."""
+        return self._router.route(name, ns=ns, host=host)
+
+    async def get_manifest(
+        self, route: Route, reference: Reference, authorization: str | None
+    ) -> ManifestAnswer:
+        """A manifest, by tag or digest."""
+        found = self._near.find_manifest(route, reference)
+        if found is not None:
+            return found
+        answer: ManifestAnswer = await self._peer.call(
+            "get_manifest", route, reference, authorization
+        )
+        self._near.keep_manifest(route, reference, answer)
+        return answer
+
+    def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:
+        """A client has been given a manifest, and will soon ask for what it refers to."""
+        if (key := (route, manifest.digest)) not in self._noted:
+            self._noted[key] = None
+            self._peer.tell("note_served", route, manifest, authorization)
+
+    async def head_blob(
+        self, route: Route, digest: Digest, authorization: str | None
+    ) -> BlobAnswer:
+        """What is known of a blob; it is not transferred."""
+        content = self._near.find_blob(route, digest)
+        if content is not None:
+            return BlobAnswer(digest, len(content), None, HIT)
+        answer: BlobAnswer = await self._peer.call("head_blob", route, digest, authorization)
+        return answer
+
+    @asynccontextmanager
+    async def open_blob(
+        self, route: Route, digest: Digest, authorization: str | None
+    ) -> AsyncIterator[BlobAnswer]:
+        """A blob, open for reading inside the block."""
+        content = self._near.find_blob(route, digest)
+        if content is not None:
+            yield BlobAnswer(digest, len(content), content, HIT)
+            return
+        async with self._peer.open("open_blob", route, digest, authorization) as lent:
+            if lent.content is not None:
+                self._near.keep_blob(route, digest, lent.content)
+            yield BlobAnswer(digest, lent.size, self._body(lent), lent.outcome)
+
+    async def list_tags(self, route: Route, page: Page, authorization: str | None) -> TagsAnswer:
+        """A page of tags."""
+        answer: TagsAnswer = await self._peer.call("list_tags", route, page, authorization)
+        return answer
+
+    async def list_referrers(
+        self, route: Route, digest: Digest, artifact_type: str | None, authorization: str | None
+    ) -> ReferrersAnswer:
+        """What refers to a digest."""
+        answer: ReferrersAnswer = await self._peer.call(
+            "list_referrers", route, digest, artifact_type, authorization
+        )
+        return answer
+
+    async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
+        """What is cached."""
+        answer: tuple[list[str], dict[str, str] | None] = await self._peer.call(
+            "list_repositories", page
+        )
+        return answer
+
+    def _body(self, lent: Lent) -> bytes | Reader | Stream:
+        if lent.content is not None:
+            return lent.content
+        if lent.file is None:
+            return _Streamed(self._peer, lent.number)
+        if lent.is_whole and lent.size is not None:
+            return WholeFile(lent.file, lent.size)
+        return _Growing(self._peer, lent.number, lent.file)
+
+
+class _Growing:
+    """Reads a blob while its fill writes it."""
+
+    def __init__(self, peer: Peer, number: int, file: FileIO) -> None:
+        self._peer = peer
+        self._number = number
+        self.file = file
+
+    async def readable(self, position: int, stop: int | None) -> int:
+        """As the fill's own."""
+        limit: int = await self._peer.call("readable", self._number, position, stop)
+        return limit
+
+
+class _Streamed:
+    """Reads a blob that is not kept."""
+
+    def __init__(self, peer: Peer, number: int) -> None:
+        self._peer = peer
+        self._number = number
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
+        """As the stream's own."""
+        while True:
+            chunk: bytes | None = await self._peer.call("next_chunk", self._number, start, stop)
+            if chunk is None:
+                return
+            yield chunk

@@ -1,0 +1,24 @@
+"""A worker's process: `python -m mirror.workers DESCRIPTOR LEVEL FORMAT`; not for use by hand."""
+
+import asyncio
+import signal
+import socket
+import sys
+
+from mirror.telemetry import log
+from mirror.workers.worker import serve
+
+
+def main(descriptor: str, level: str, style: str) -> None:
+    """Its end of the channel, and how it logs."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they are for the mirror's process, which tells us
+    writer = log.start(level, "json" if style == "json" else "text")
+    try:
+        asyncio.run(serve(socket.socket(fileno=int(descriptor))))
+    finally:
+        writer.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
