@@ -53,6 +53,7 @@ def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
         # Starting and stopping may block: there are no clients yet, or no longer.
         function.can_block_in("mirror/app.py", "run")
         function.can_block_in("tests/unit/store/opening.py", "open_store")
+        function.can_block_in("mirror/api/sending.py", "send")  # to a socket that does not block
     guard.activate()
     yield
     guard.deactivate()
