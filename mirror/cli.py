@@ -1,11 +1,11 @@
 """The command line: verbs only; each calls one function."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import tomli_w
 import typer
+import uvloop
 
 from mirror import __version__, app, config
 from mirror.store.errors import StoreError
@@ -35,7 +35,7 @@ def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
     loaded = _load(config_file)
     try:
-        asyncio.run(app.serve(loaded))
+        uvloop.run(app.serve(loaded))
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
     except (StoreError, OSError) as error:

@@ -46,30 +46,16 @@ class Frontend:
         identity = f"{self._prefix}-{next(self._numbers)}"
         request_id.set(identity)
         facts = Facts()
-        status = _LEFT
+        status = _LEFT  # unless there is a response: whose client leaves, is cancelled
         try:
-            response = await self._answer(request, facts, identity)
+            try:
+                response = await self._admitted(request, facts)
+            except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
+                response = self._explain(request, error, facts, identity)
             status = response.status
             return response
         finally:
             self._account(request, facts, status, time.perf_counter() - began)
-
-    async def _answer(
-        self, request: web.BaseRequest, facts: Facts, identity: str
-    ) -> web.StreamResponse:
-        try:
-            return await self._admitted(request, facts)
-        except RangeNotSatisfiable as error:
-            return errors.not_satisfiable(error)
-        except ConnectionError:  # the client has left: nobody to answer
-            return _abort(request, facts.response or web.Response(status=_LEFT))
-        except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
-            facts.result = _result_of(error)
-            facts.error = str(error)
-            if facts.response is not None:
-                # Too late for another status, and it must not look complete.
-                return _abort(request, facts.response)
-            return self._render(request, error, facts, identity)
 
     async def _admitted(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         if not self._access.is_open:
@@ -81,18 +67,29 @@ class Frontend:
             return errors.unsupported()
         target = parse_target(request.raw_path)
         response = await self._handlers.answer(request, target, facts)
-        if isinstance(response, web.Response) and request.method == "GET":
-            facts.sent = response.content_length or 0
+        # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.
+        if type(response) is web.Response and request.method == "GET":
+            facts.sent = len(response.body) if isinstance(response.body, bytes) else 0
         # Only a namespace that has led to an upstream: a client's text has no place in a header.
         if target.ns is not None and facts.upstream and not response.prepared:
             response.headers["OCI-Namespace"] = target.ns  # spec main, "Registry Proxying"
         return response
 
-    def _render(
+    def _explain(
         self, request: web.BaseRequest, error: Exception, facts: Facts, identity: str
-    ) -> web.Response:
-        agent = request.headers.get("User-Agent", "")
+    ) -> web.StreamResponse:
+        """What becomes of a request that cannot be answered."""
+        if isinstance(error, RangeNotSatisfiable):
+            return errors.not_satisfiable(error)
+        if isinstance(error, ConnectionError):  # the client has left: nobody to answer
+            return _abort(request, facts.response or web.Response(status=_LEFT))
+        facts.result = _result_of(error)
+        facts.error = str(error)
+        if facts.response is not None:
+            # Too late for another status, and it must not look complete.
+            return _abort(request, facts.response)
         if isinstance(error, RegistryError):
+            agent = request.headers.get("User-Agent", "")
             return errors.render(
                 error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
             )

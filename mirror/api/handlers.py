@@ -1,5 +1,6 @@
 """One handler for each kind of request: ask the mirror, shape the answer."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -49,9 +50,9 @@ class Handlers:
     def __init__(self, mirror: Remote) -> None:
         self._mirror = mirror
 
-    async def answer(
+    def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
-    ) -> web.StreamResponse:
+    ) -> Awaitable[web.StreamResponse]:
         """The response to a request; a blob's body has been sent when this returns.
 
         Raises:
@@ -59,21 +60,24 @@ class Handlers:
         """
         match target.request:
             case Ping():
-                return web.Response(
-                    body=b"{}", content_type="application/json",
-                    headers={"Docker-Distribution-API-Version": "registry/2.0"},
-                )  # fmt: skip
+                return self._ping()
             case ManifestRequest() as asked:
-                return await self._manifest(request, asked, target.ns, facts)
+                return self._manifest(request, asked, target.ns, facts)
             case BlobRequest() as asked:
-                return await self._blob(request, asked, target.ns, facts)
+                return self._blob(request, asked, target.ns, facts)
             case TagsRequest() as asked:
-                return await self._tags(request, asked, target.ns, facts)
+                return self._tags(request, asked, target.ns, facts)
             case ReferrersRequest() as asked:
-                return await self._referrers(request, asked, target.ns, facts)
+                return self._referrers(request, asked, target.ns, facts)
             case CatalogRequest() as asked:
-                return await self._catalog(request, asked)
+                return self._catalog(request, asked)
         assert_never(target.request)
+
+    async def _ping(self) -> web.StreamResponse:
+        return web.Response(
+            body=b"{}", content_type="application/json",
+            headers={"Docker-Distribution-API-Version": "registry/2.0"},
+        )  # fmt: skip
 
     async def _manifest(
         self, request: web.BaseRequest, asked: ManifestRequest, ns: str | None, facts: Facts

@@ -10,11 +10,12 @@ from io import FileIO
 from urllib.parse import urlencode
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from mirror.api.sending import sending_to
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import parse_range
-from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream
+from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream, readable
 from mirror.telemetry.traffic import Result
 
 _BLOCK = 2**18  # bytes read at a time where the kernel cannot send the file itself
@@ -52,10 +53,10 @@ def outcome_headers(outcome: Outcome) -> Mapping[str, str]:
 def manifest(request: web.BaseRequest, answer: ManifestAnswer) -> web.Response:
     """A manifest, byte for byte; 304 where the client has it."""
     found = answer.manifest
-    headers = {**_content_headers(found.digest), **outcome_headers(answer.outcome)}
+    headers = _manifest_headers(found.digest, found.media_type, answer.outcome)
     if _has_it(request, found.digest):
-        return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = found.media_type
+        told = {name: value for name, value in headers.items() if name != "Content-Type"}
+        return web.Response(status=304, headers=told)
     return web.Response(body=found.content, headers=headers)
 
 
@@ -130,17 +131,14 @@ async def _send_file(
     request: web.BaseRequest, response: web.StreamResponse, reader: Reader, span: Span
 ) -> AsyncIterator[int]:
     """Send a file as far as it has grown, again and again."""
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client has left")
     with ExitStack() as stack:
         sender = None
         # A TLS connection and a chunked body need the bytes in our hands; else the kernel does it.
-        if span.stop is not None and transport.get_extra_info("sslcontext") is None:
-            sender = stack.enter_context(sending_to(transport))
+        if span.stop is not None and request.get_extra_info("sslcontext") is None:
+            sender = stack.enter_context(sending_to(request))
         position = span.start
         while position != span.stop:
-            limit = await reader.readable(position, span.stop)
+            limit = await readable(reader, position, span.stop)
             if limit <= position:
                 return
             if sender is not None:
@@ -169,6 +167,12 @@ def _span(request: web.BaseRequest, answer: BlobAnswer) -> Span:
         return Span(0, answer.size, is_partial=False)
     start, stop = wanted.resolve(answer.size)
     return Span(start, stop, is_partial=True)
+
+
+@lru_cache(maxsize=4096)
+def _manifest_headers(digest: Digest, media_type: str, outcome: Outcome) -> CIMultiDict[str]:
+    headers = {**_content_headers(digest), **outcome_headers(outcome), "Content-Type": media_type}
+    return CIMultiDict(headers)  # what a response makes of it; copying that costs next to nothing
 
 
 @lru_cache(maxsize=4096)

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 
-_FIRST = 1  # bytes
+from aiohttp import web
 
 
 class Sender:
-    """Sends to one connection. The descriptor is its own: asyncio watches the other for reading."""
+    """Sends to one connection. The descriptor is its own: the loop watches the other."""
 
-    def __init__(self, transport: asyncio.Transport, descriptor: int) -> None:
-        self._transport = transport
+    def __init__(self, request: web.BaseRequest, descriptor: int) -> None:
+        self._request = request
         self._descriptor = descriptor
 
     async def send(self, file: FileIO, position: int, limit: int) -> None:
@@ -26,13 +26,8 @@ class Sender:
         Raises:
             ConnectionError: The client has left.
         """
+        await self._flush()
         loop = asyncio.get_running_loop()
-        if self._transport.is_closing():
-            raise ConnectionResetError("the client has left")
-        if self._transport.get_write_buffer_size():
-            # What was written before must go first, and asyncio alone knows when it has.
-            await loop.sendfile(self._transport, file, position, _FIRST, fallback=False)
-            position += _FIRST
         piece = _Piece(self._descriptor, file.fileno(), position, limit, loop.create_future())
         if piece.send():
             return
@@ -41,6 +36,18 @@ class Sender:
             await piece.sent
         finally:
             loop.remove_writer(self._descriptor)
+
+    async def _flush(self) -> None:
+        """Wait until everything that was written to the transport has gone out: it comes first."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(high=0)  # now draining ends when nothing is left
+            try:
+                await self._request.writer.drain()
+            finally:
+                transport.set_write_buffer_limits()
 
 
 class _Piece:
@@ -81,10 +88,16 @@ class _Piece:
 
 
 @contextmanager
-def sending_to(transport: asyncio.Transport) -> Iterator[Sender]:
-    """A sender for a plain connection, inside the block."""
-    descriptor = os.dup(transport.get_extra_info("socket").fileno())
+def sending_to(request: web.BaseRequest) -> Iterator[Sender]:
+    """A sender for a plain connection, inside the block.
+
+    Raises:
+        ConnectionError: The client has left.
+    """
+    if request.transport is None:
+        raise ConnectionResetError("the client has left")
+    descriptor = os.dup(request.transport.get_extra_info("socket").fileno())
     try:
-        yield Sender(transport, descriptor)
+        yield Sender(request, descriptor)
     finally:
         os.close(descriptor)

@@ -31,6 +31,30 @@ STALE = Outcome(Result.STALE, warning="served from cache; upstream could not be 
 GONE = Outcome(Result.STALE, warning="served from cache; upstream no longer has this tag")
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fill has come: so many bytes are `written`, without a gap from the first.
+
+    `size` in bytes is None where nobody knows it yet. `is_proved`: all is there, and is the blob.
+    """
+
+    written: int
+    size: int | None
+    is_proved: bool
+
+    def limit(self, stop: int | None) -> int:
+        """Up to where a response may have the bytes.
+
+        `stop` is where that response ends (None: at the blob's end, which nobody knows yet); the
+        byte before it is not handed out before the digest is proved.
+        """
+        if self.is_proved:
+            return self.written if stop is None else min(self.written, stop)
+        end = self.size if stop is None else stop
+        return self.written if end is None else min(self.written, end - 1)
+
+
+@runtime_checkable
 class Reader(Protocol):
     """A blob on disk or on its way there: the same for a hit and for a miss."""
 
@@ -38,12 +62,27 @@ class Reader(Protocol):
     def file(self) -> FileIO:
         """To be read by offset only: others share it."""
 
-    async def readable(self, position: int, stop: int | None) -> int:
-        """Wait for bytes beyond `position`; up to where they may be sent. At the end: `position`.
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+
+    async def follow(self, seen: Progress) -> None:
+        """Wait until `progress` is another one than that.
 
         Raises:
-            RegistryError, NoRoom: There will be no more.
+            RegistryError, NoRoom: It will come no farther.
         """
+
+
+async def readable(reader: Reader, position: int, stop: int | None) -> int:
+    """Wait for bytes beyond `position`; up to where they may be sent. At the end: `position`.
+
+    Raises:
+        RegistryError, NoRoom: There will be no more.
+    """
+    while (limit := reader.progress.limit(stop)) <= position and not reader.progress.is_proved:
+        await reader.follow(reader.progress)
+    return max(position, limit)
 
 
 class WholeFile:
@@ -51,11 +90,10 @@ class WholeFile:
 
     def __init__(self, file: FileIO, size: int) -> None:
         self.file = file
-        self.size = size
+        self.progress = Progress(size, size, is_proved=True)
 
-    async def readable(self, position: int, stop: int | None) -> int:
-        """All of it, at once."""
-        return max(position, self.size if stop is None else min(stop, self.size))
+    async def follow(self, seen: Progress) -> None:
+        """Nobody has to wait for it."""
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ from random import Random
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, RegistryError, Unavailable
+from mirror.pull.answers import Progress
 from mirror.pull.plan import Claim, Plan
 from mirror.store.errors import NoRoom
 from mirror.store.store import Store, Writer
@@ -76,7 +77,7 @@ class Settings:
 
 
 class Fill:
-    """One download. `run` does it; `started` and `readable` are for those who wait for it."""
+    """One download. `run` does it; `started` and `follow` are for those who wait for it."""
 
     def __init__(
         self,
@@ -131,21 +132,22 @@ class Fill:
             await self._changed.wait()
         self._check()
 
-    async def readable(self, position: int, stop: int | None) -> int:
-        """Wait for bytes beyond `position`, and return up to where a response may have them.
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        written = 0 if self._writer is None else self._writer.written
+        return Progress(written, self.size, self.is_proved)
 
-        `stop` is where that response ends (None: at the blob's end, which nobody knows yet); the
-        byte before it is not handed out before the digest is proved.
+    async def follow(self, seen: Progress) -> None:
+        """Wait until it has come farther than that.
 
         Raises:
-            RegistryError, NoRoom: There will be no more.
+            RegistryError, NoRoom: It will not.
         """
-        while True:
-            self._check()
-            limit = self._limit(stop)
-            if limit > position or self.is_proved:
-                return limit
+        self._check()
+        while self.progress == seen:
             await self._changed.wait()
+            self._check()
 
     @property
     def file(self) -> FileIO:
@@ -166,15 +168,6 @@ class Fill:
         self.readers -= 1
         self._metrics.fill_readers.dec()
         self._close_if_unused()
-
-    def _limit(self, stop: int | None) -> int:
-        if self._writer is None:
-            return 0
-        written = self._writer.written
-        if self.is_proved:
-            return written if stop is None else min(written, stop)
-        end = self.size if stop is None else stop
-        return written if end is None else min(written, end - 1)
 
     def _check(self) -> None:
         if self.error is not None:

@@ -9,14 +9,18 @@ import json
 import logging
 import sys
 import threading
+import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 _PLAIN = (int, float)  # types whose text is a word as it is
 _GATHER = 0.05  # seconds for which lines are gathered
+_FORMATTER = logging.Formatter()
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request being answered; empty outside one."""
@@ -28,15 +32,22 @@ def fields(**values: object) -> dict[str, Any]:
 
 
 def tell(logger: logging.Logger, message: str, facts: dict[str, object]) -> None:
-    """Log a line at level INFO, for what happens all the time: as cheaply as logging allows.
+    """Log a line at level INFO, for what happens all the time: as cheaply as it can be done.
 
-    `Logger.info` would look for the caller, and check every fact against the record's own names.
+    A record's way through `logging` costs more than most requests that it tells of; where the
+    mirror's own writer listens, it is told directly.
     """
-    if logger.isEnabledFor(logging.INFO):
-        record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, (), None)
-        record.fields = facts
-        record.request_id = request_id.get()
-        logger.handle(record)
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    for handler in logging.root.handlers:
+        if isinstance(handler, Writer):
+            handler.write(
+                Line(time.time(), "INFO", logger.name, message, facts, request_id.get())  # noqa: TID251 - what `logging` stamps records with
+            )
+            return
+    record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, (), None)
+    record.fields, record.request_id = facts, request_id.get()
+    logger.handle(record)
 
 
 def start(level: str, style: Literal["text", "json"]) -> "Writer":
@@ -45,10 +56,7 @@ def start(level: str, style: Literal["text", "json"]) -> "Writer":
     Returns:
         The writer; stop it to write what it has gathered.
     """
-    writer = Writer(sys.stderr)
-    writer.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
-    # What no line tells need not be found out for each ("Optimization" in Python's logging HOWTO).
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    writer = Writer(sys.stderr, _json if style == "json" else _text)
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)  # of libraries, only what went wrong
@@ -56,22 +64,49 @@ def start(level: str, style: Literal["text", "json"]) -> "Writer":
     return writer
 
 
+class Line(NamedTuple):
+    """What is told, before it is text."""
+
+    created: float  # seconds since the epoch
+    level: str
+    logger: str
+    message: str
+    facts: dict[str, object]
+    request_id: str
+    traceback: str = ""
+
+
 class Writer(logging.Handler):
     """Formats at once, and writes soon after."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, style: Callable[[Line], str]) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: list[str] = []
+        self._style = style
+        self._lines: deque[str] = deque()
         self._filled = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._write_until_stopped, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called with the handler's lock held."""
-        self._lines.append(self.format(record))
-        if len(self._lines) == 1:
+        """Write what came through `logging`."""
+        self.write(
+            Line(
+                record.created,
+                record.levelname,
+                record.name,
+                record.getMessage(),
+                getattr(record, "fields", {}),
+                getattr(record, "request_id", ""),
+                _FORMATTER.formatException(record.exc_info) if record.exc_info else "",
+            )
+        )
+
+    def write(self, line: Line) -> None:
+        """Write a line; any thread may."""
+        self._lines.append(self._style(line))
+        if not self._filled.is_set():
             self._filled.set()
 
     def stop(self) -> None:
@@ -84,60 +119,52 @@ class Writer(logging.Handler):
         while not self._stopped.is_set():
             self._filled.wait()
             self._stopped.wait(_GATHER)
+            self._filled.clear()  # before looking: what comes from now on sets it again
             self._write()
 
     def _write(self) -> None:
-        self.acquire()
-        lines, self._lines = self._lines, []
-        self._filled.clear()
-        self.release()
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
         if lines:
             with suppress(OSError, ValueError):  # nobody listens any more: the mirror goes on
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
 
 
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname} {record.getMessage()}"
-        if "\n" in line:
-            line = line.replace("\n", "\\n")
-        for key, value in _facts(record).items():
-            line += f" {key}={value if type(value) in _PLAIN else _word(str(value))}"
-        if record.exc_info:
-            line += f"\n{self.formatException(record.exc_info)}"
-        return line
+def _text(line: Line) -> str:
+    text = f"{_time(line.created)} {line.level} {line.message}"
+    if "\n" in text:
+        text = text.replace("\n", "\\n")
+    for key, value in line.facts.items():
+        text += f" {key}={value if type(value) in _PLAIN else _word(str(value))}"
+    if line.request_id:
+        text += f" id={line.request_id}"
+    return f"{text}\n{line.traceback}" if line.traceback else text
 
 
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_facts(record),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+def _json(line: Line) -> str:
+    document: dict[str, object] = {
+        "time": _time(line.created),
+        "level": line.level.lower(),
+        "logger": line.logger,
+        "message": line.message,
+        **line.facts,
+    }
+    if line.request_id:
+        document["id"] = line.request_id
+    if line.traceback:
+        document["traceback"] = line.traceback
+    return json.dumps(document, default=str)
 
 
-def _time(record: logging.LogRecord) -> str:
+def _time(created: float) -> str:
     """In UTC, so that lines of several machines can be laid side by side."""
-    return f"{_second(int(record.created))}.{int(record.msecs):03}+00:00"
+    seconds = int(created)
+    return f"{_second(seconds)}.{int((created - seconds) * 1000):03}+00:00"
 
 
 @lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _facts(record: logging.LogRecord) -> dict[str, object]:
-    facts: dict[str, object] = getattr(record, "fields", {})
-    if identity := getattr(record, "request_id", ""):
-        facts["id"] = identity
-    return facts
 
 
 @lru_cache(maxsize=1024)

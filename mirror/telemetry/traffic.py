@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -44,8 +45,7 @@ _SECONDS = (0.001, 0.0025, 0.01, 0.05, 0.25, 1, 2.5, 5, 15, 60, 300, 1800, float
 _BOUNDS = (*(f"{bound:.16g}" for bound in _SECONDS[:-1]), "+Inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Sort:
+class Sort(NamedTuple):
     """What requests are told apart by; every value comes from a closed set, or from us.
 
     `kind` and `result` are None where no lookup was made, or where the client left too early.

@@ -5,12 +5,15 @@ namespace, else the `Host` header, else the default.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mirror.config import Config
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Repository
 
 DOCKER_HUB = "docker.io"
+
+_REMEMBERED = 4096  # routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Router:
     """The configured names of upstreams, looked up."""
 
     def __init__(self, config: Config) -> None:
+        # Clients ask for the same things again and again.
+        self.route = lru_cache(maxsize=_REMEMBERED)(self._route)
         self._names: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
         self._access: dict[str, str] = {}
@@ -41,7 +46,7 @@ class Router:
             if upstream.default:
                 self._default = name
 
-    def route(self, name: str, *, ns: str | None, host: str) -> Route:
+    def _route(self, name: str, *, ns: str | None, host: str) -> Route:
         """Where `name` leads, as it stands in the path, given `ns` and the `Host` header.
 
         Raises:

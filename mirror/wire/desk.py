@@ -6,29 +6,31 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.pull.answers import Outcome, Reader, Stream, WholeFile
+from mirror.pull.answers import Outcome, Progress, Reader, Stream
 from mirror.pull.mirror import Mirror, Route
 from mirror.wire.peer import Served
+
+_GATHER = 0.002  # seconds for which progress is gathered: each piece has its price
 
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """An open blob, as it travels: what a worker needs to send it, and the loan's number.
+    """An open blob, as it travels: what a worker needs to send it.
 
-    `content` is there for a small blob; else `file`, which `is_whole` or still grows; else it is
-    streamed. `size` is in bytes, None where nobody knows it yet.
+    `content` is there for a small blob; else `file` and its `progress`; else it is streamed. By
+    its `number` the desk is asked for more. `size` is in bytes, None where nobody knows it yet.
     """
 
     number: int
-    digest: Digest
     size: int | None
     outcome: Outcome
     content: bytes | None = None
     file: FileIO | None = None
-    is_whole: bool = False
+    progress: Progress | None = None
 
     def close(self) -> None:
         """Close the receiver's own file."""
@@ -42,7 +44,8 @@ class Desk:
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
         self._numbers = itertools.count(1)
-        self._readers: dict[int, Reader] = {}
+        self._lent: WeakKeyDictionary[Reader, int] = WeakKeyDictionary()
+        self._readers: WeakValueDictionary[int, Reader] = WeakValueDictionary()
         self._streams: dict[int, _Lent] = {}
 
     def serves(self) -> Served:
@@ -53,7 +56,7 @@ class Desk:
             "note_served": self._note_served,
             "head_blob": mirror.head_blob,
             "open_blob": self._open_blob,
-            "readable": self._readable,
+            "follow": self._follow,
             "next_chunk": self._next_chunk,
             "list_tags": mirror.list_tags,
             "list_referrers": mirror.list_referrers,
@@ -70,23 +73,20 @@ class Desk:
         self, route: Route, digest: Digest, authorization: str | None
     ) -> AsyncIterator[Lent]:
         async with self._mirror.open_blob(route, digest, authorization) as answer:
-            lent = Lent(next(self._numbers), digest, answer.size, answer.outcome)
+            lent = Lent(next(self._numbers), answer.size, answer.outcome)
             match answer.body:
                 case bytes() as content:
                     yield replace(lent, content=content)
-                case WholeFile() as whole:
-                    yield replace(lent, file=whole.file, is_whole=True)
+                case Reader() as reader:
+                    # Everyone who reads from a fill asks by the same number, and nobody else ever.
+                    number = self._lent.setdefault(reader, lent.number)
+                    self._readers[number] = reader
+                    yield replace(lent, number=number, file=reader.file, progress=reader.progress)
                 case Stream() as stream:
                     async with self._lending(lent.number, stream):
                         yield lent
                 case None:
                     raise AssertionError("an open blob has a body")
-                case growing:
-                    self._readers[lent.number] = growing
-                    try:
-                        yield replace(lent, file=growing.file)
-                    finally:
-                        del self._readers[lent.number]
 
     @asynccontextmanager
     async def _lending(self, number: int, stream: Stream) -> AsyncIterator[None]:
@@ -97,8 +97,12 @@ class Desk:
             del self._streams[number]
             await lent.close()
 
-    async def _readable(self, number: int, position: int, stop: int | None) -> int:
-        return await self._readers[number].readable(position, stop)
+    async def _follow(self, number: int, seen: Progress) -> Progress:
+        reader = self._readers[number]
+        await reader.follow(seen)
+        if seen.written and not reader.progress.is_proved:
+            await asyncio.sleep(_GATHER)
+        return reader.progress
 
     async def _next_chunk(self, number: int, start: int, stop: int | None) -> bytes | None:
         return await self._streams[number].next_chunk(start, stop)

@@ -1,8 +1,11 @@
 """The mirror, as a worker sees it: what it has at hand, and else what the mirror's process says."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from io import FileIO
+from weakref import WeakValueDictionary
 
 from cachetools import TTLCache
 
@@ -14,12 +17,13 @@ from mirror.pull.answers import (
     HIT,
     BlobAnswer,
     ManifestAnswer,
+    Progress,
     Reader,
     ReferrersAnswer,
     Stream,
     TagsAnswer,
-    WholeFile,
 )
+from mirror.upstream.flights import Flights
 from mirror.upstream.routing import Route, Router
 from mirror.wire.desk import Lent
 from mirror.wire.near import Near
@@ -35,11 +39,19 @@ class Remote:
     """Answers pulls as `mirror.pull.mirror.Mirror` does, and raises what that raises."""
 
     def __init__(
-        self, peer: Peer, router: Router, near: Near, *, clock: Callable[[], float]
+        self,
+        peer: Peer,
+        router: Router,
+        near: Near,
+        *,
+        tasks: asyncio.TaskGroup,
+        clock: Callable[[], float],
     ) -> None:
         self._peer = peer
         self._router = router
         self._near = near
+        self._flights: Flights[int, Progress] = Flights(tasks)
+        self._growths: WeakValueDictionary[int, _Growth] = WeakValueDictionary()
         self._noted: TTLCache[tuple[Route, Digest], None] = TTLCache(
             _NOTED, ttl=_NOTED_FOR, timer=clock
         )
@@ -115,25 +127,45 @@ class Remote:
     def _body(self, lent: Lent) -> bytes | Reader | Stream:
         if lent.content is not None:
             return lent.content
-        if lent.file is None:
+        if lent.file is None or lent.progress is None:
             return _Streamed(self._peer, lent.number)
-        if lent.is_whole and lent.size is not None:
-            return WholeFile(lent.file, lent.size)
-        return _Growing(self._peer, lent.number, lent.file)
+        growth = self._growths.get(lent.number)
+        if growth is None:
+            growth = self._growths[lent.number] = _Growth(lent.progress)
+        return _Borrowed(lent.file, growth, lambda: self._follow(lent.number, growth))
+
+    async def _follow(self, number: int, growth: "_Growth") -> None:
+        """Ask once, however many readers want to know."""
+        seen = growth.progress
+        growth.progress = await self._flights.join(
+            number, lambda: self._peer.call("follow", number, seen)
+        )
 
 
-class _Growing:
-    """Reads a blob while its fill writes it."""
+@dataclass(slots=True, weakref_slot=True)
+class _Growth:
+    """How far a blob has come, as far as this worker knows; its readers share it."""
 
-    def __init__(self, peer: Peer, number: int, file: FileIO) -> None:
-        self._peer = peer
-        self._number = number
+    progress: Progress
+
+
+class _Borrowed:
+    """Reads a blob in a file of the mirror's. `ask` waits for it to have come farther."""
+
+    def __init__(self, file: FileIO, growth: _Growth, ask: Callable[[], Awaitable[None]]) -> None:
         self.file = file
+        self._growth = growth
+        self._ask = ask
 
-    async def readable(self, position: int, stop: int | None) -> int:
-        """As the fill's own."""
-        limit: int = await self._peer.call("readable", self._number, position, stop)
-        return limit
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return self._growth.progress
+
+    async def follow(self, seen: Progress) -> None:
+        """Wait until it has come farther."""
+        while self._growth.progress == seen:
+            await self._ask()
 
 
 class _Streamed:

@@ -1,9 +1,10 @@
 """A worker's process: `python -m mirror.workers DESCRIPTOR LEVEL FORMAT`; not for use by hand."""
 
-import asyncio
 import signal
 import socket
 import sys
+
+import uvloop
 
 from mirror.telemetry import log
 from mirror.workers.worker import serve
@@ -15,7 +16,7 @@ def main(descriptor: str, level: str, style: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # they are for the mirror's process, which tells us
     writer = log.start(level, "json" if style == "json" else "text")
     try:
-        asyncio.run(serve(socket.socket(fileno=int(descriptor))))
+        uvloop.run(serve(socket.socket(fileno=int(descriptor))))
     finally:
         writer.stop()
 

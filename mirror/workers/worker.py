@@ -69,7 +69,9 @@ class Worker:
         access = await asyncio.to_thread(Access, config.server)  # it reads files
         self._tls = await asyncio.to_thread(_tls, config.server)
         self._near = Near(near, clock=self._clock)
-        mirror = Remote(self._peer, Router(config), self._near, clock=self._clock)
+        mirror = Remote(
+            self._peer, Router(config), self._near, tasks=self._tasks, clock=self._clock
+        )
         frontend = Frontend(Handlers(mirror), access, self._traffic)
         self._runner = web.ServerRunner(
             web.Server(frontend, handler_cancellation=True, access_log=None),

@@ -12,6 +12,7 @@ import pytest
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import parse_digest
 from mirror.oci.reference import Repository
+from mirror.pull.answers import readable
 from mirror.pull.fill import Fill, Settings
 from mirror.tasks import owned_tasks
 from mirror.telemetry.metrics import Metrics
@@ -174,7 +175,7 @@ async def test_the_rest_of_a_slow_connection_is_taken_over(
         await upstream.was_asked("blob", count=2)
         clock.advance(10)
         gate.open()
-        assert await fill.readable(SIZE - 1, SIZE) == SIZE
+        assert await readable(fill, SIZE - 1, SIZE) == SIZE
         fill.leave()
     [stalled] = slow.struck
     others = [asked.offset for asked in upstream.asked("blob") if asked is not stalled]

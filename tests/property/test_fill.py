@@ -15,6 +15,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.oci.reference import Repository
+from mirror.pull.answers import readable
 from mirror.pull.fill import Fill, Settings
 from mirror.store.store import Store
 from mirror.tasks import owned_tasks
@@ -125,7 +126,7 @@ class Reader:
             await fill.started()
             stop = fill.size if self.stop is None else self.stop
             position = self.start
-            while (limit := await fill.readable(position, stop)) > position:
+            while (limit := await readable(fill, position, stop)) > position:
                 self.got += os.pread(fill.file.fileno(), limit - position, position)
                 position = limit
                 assert fill.is_proved or stop is None or position < stop
