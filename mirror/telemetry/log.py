@@ -7,11 +7,12 @@ the request that it tells of.
 
 import json
 import logging
+import select
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -123,11 +124,25 @@ class Writer(logging.Handler):
             self._write()
 
     def _write(self) -> None:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        if lines:
-            with suppress(OSError, ValueError):  # nobody listens any more: the mirror goes on
-                self._stream.write("\n".join(lines) + "\n")
+        with suppress(OSError, ValueError):  # nobody listens any more: the mirror goes on
+            for text in _pieces([self._lines.popleft() for _ in range(len(self._lines))]):
+                self._stream.write(text)
                 self._stream.flush()
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """Whole lines, as many at a time as go into a pipe in one piece (POSIX, write: PIPE_BUF).
+
+    Several processes write to the same pipe; longer pieces would be torn, and mixed.
+    """
+    piece = ""
+    for line in lines:
+        if piece and len(piece) + len(line) >= select.PIPE_BUF:
+            yield piece
+            piece = ""
+        piece += f"{line}\n"
+    if piece:
+        yield piece
 
 
 def _text(line: Line) -> str:

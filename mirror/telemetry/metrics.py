@@ -4,9 +4,11 @@ One instance belongs to one application; nothing is global. Label values come fr
 configuration and from the closed sets below: a request can never mint a new one.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,10 +18,15 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from mirror.telemetry.traffic import Traffic, TrafficCollector
+from mirror.telemetry.traffic import SECONDS, Kind, Result, Tally, Traffic
 
 
 class Outcome(StrEnum):
@@ -38,6 +45,7 @@ class Outcome(StrEnum):
 # A gauge beside every counter that says when it began: twice the series, and no rule asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types it so
 
+_BOUNDS = (*(f"{bound:.16g}" for bound in SECONDS[:-1]), "+Inf")
 _UPSTREAM_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
 
@@ -56,7 +64,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.traffic = Traffic()
-        self._shown = TrafficCollector(self.traffic)
+        self._shown = _TrafficCollector(self.traffic)
         self.registry.register(self._shown)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
@@ -125,6 +133,65 @@ class Metrics:
         return Histogram(
             f"mirror_{name}", help_text, labels, buckets=buckets, registry=self.registry
         )
+
+
+class _TrafficCollector(Collector):
+    """Makes metrics of it. `announced`: series that begin at zero (see `Metrics.announce`)."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self.upstreams: list[str] = []
+
+    def collect(self) -> list[Metric]:
+        """Every family, for a scrape."""
+        requests: Count[tuple[str, ...]] = Count()
+        lookups: Count[tuple[str, ...]] = Count(
+            {
+                (name, kind, result): 0
+                for name in self.upstreams
+                for kind in Kind
+                for result in Result
+            }
+        )
+        served: Count[tuple[str, ...]] = Count(
+            {(name, result): 0 for name in self.upstreams for result in Result}
+        )
+        durations: dict[tuple[str, ...], Tally] = {}
+        for sort, tally in self._traffic:
+            number = sum(tally.counts)
+            requests[sort.upstream, sort.kind or "none", sort.method, str(sort.status)] += number
+            if sort.kind is None or not sort.upstream or sort.result is None:
+                continue
+            lookups[sort.upstream, sort.kind, sort.result] += number
+            served[sort.upstream, sort.result] += tally.sent
+            total = durations.setdefault((sort.kind, sort.result), Tally())
+            total.counts = [sum(both) for both in zip(total.counts, tally.counts, strict=True)]
+            total.seconds += tally.seconds
+        return [
+            _counted("requests", "Requests answered.", "upstream kind method status", requests),
+            _counted("lookups", "How lookups went.", "upstream kind result", lookups),
+            _counted("served_bytes", "Body bytes sent to clients.", "upstream result", served),
+            _timed(durations),
+        ]
+
+
+def _counted(
+    name: str, help_text: str, labels: str, values: Mapping[tuple[str, ...], int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"mirror_{name}", help_text, labels=labels.split())
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _timed(durations: Mapping[tuple[str, ...], Tally]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(
+        "mirror_request_seconds", "Time to answer, whole body.", labels=("kind", "result")
+    )
+    for key, tally in durations.items():
+        buckets = list(zip(_BOUNDS, accumulate(tally.counts), strict=True))
+        family.add_metric(key, buckets, tally.seconds)
+    return family
 
 
 class _StoreCollector(Collector):

@@ -4,38 +4,17 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from io import FileIO
+from dataclasses import replace
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.pull.answers import Outcome, Progress, Reader, Stream
+from mirror.pull.answers import Progress, Reader, Stream
 from mirror.pull.mirror import Mirror, Route
+from mirror.wire.loan import Loan
 from mirror.wire.peer import Served
 
 _GATHER = 0.002  # seconds for which progress is gathered: each piece has its price
-
-
-@dataclass(frozen=True, slots=True)
-class Lent:
-    """An open blob, as it travels: what a worker needs to send it.
-
-    `content` is there for a small blob; else `file` and its `progress`; else it is streamed. By
-    its `number` the desk is asked for more. `size` is in bytes, None where nobody knows it yet.
-    """
-
-    number: int
-    size: int | None
-    outcome: Outcome
-    content: bytes | None = None
-    file: FileIO | None = None
-    progress: Progress | None = None
-
-    def close(self) -> None:
-        """Close the receiver's own file."""
-        if self.file is not None:
-            self.file.close()
 
 
 class Desk:
@@ -46,7 +25,7 @@ class Desk:
         self._numbers = itertools.count(1)
         self._lent: WeakKeyDictionary[Reader, int] = WeakKeyDictionary()
         self._readers: WeakValueDictionary[int, Reader] = WeakValueDictionary()
-        self._streams: dict[int, _Lent] = {}
+        self._streams: dict[int, _LentStream] = {}
 
     def serves(self) -> Served:
         """What the worker may call."""
@@ -71,9 +50,9 @@ class Desk:
     @asynccontextmanager
     async def _open_blob(
         self, route: Route, digest: Digest, authorization: str | None
-    ) -> AsyncIterator[Lent]:
+    ) -> AsyncIterator[Loan]:
         async with self._mirror.open_blob(route, digest, authorization) as answer:
-            lent = Lent(next(self._numbers), answer.size, answer.outcome)
+            lent = Loan(next(self._numbers), answer.size, answer.outcome)
             match answer.body:
                 case bytes() as content:
                     yield replace(lent, content=content)
@@ -90,7 +69,7 @@ class Desk:
 
     @asynccontextmanager
     async def _lending(self, number: int, stream: Stream) -> AsyncIterator[None]:
-        lent = self._streams[number] = _Lent(stream)
+        lent = self._streams[number] = _LentStream(stream)
         try:
             yield
         finally:
@@ -108,7 +87,7 @@ class Desk:
         return await self._streams[number].next_chunk(start, stop)
 
 
-class _Lent:
+class _LentStream:
     """A stream that is read from afar, piece by piece."""
 
     def __init__(self, stream: Stream) -> None:

@@ -25,7 +25,7 @@ from mirror.pull.answers import (
 )
 from mirror.upstream.flights import Flights
 from mirror.upstream.routing import Route, Router
-from mirror.wire.desk import Lent
+from mirror.wire.loan import Loan
 from mirror.wire.near import Near
 from mirror.wire.peer import Peer
 
@@ -98,10 +98,10 @@ class Remote:
         if content is not None:
             yield BlobAnswer(digest, len(content), content, HIT)
             return
-        async with self._peer.open("open_blob", route, digest, authorization) as lent:
-            if lent.content is not None:
-                self._near.keep_blob(route, digest, lent.content)
-            yield BlobAnswer(digest, lent.size, self._body(lent), lent.outcome)
+        async with self._peer.open("open_blob", route, digest, authorization) as loan:
+            if loan.content is not None:
+                self._near.keep_blob(route, digest, loan.content)
+            yield BlobAnswer(digest, loan.size, self._body(loan), loan.outcome)
 
     async def list_tags(self, route: Route, page: Page, authorization: str | None) -> TagsAnswer:
         """A page of tags."""
@@ -124,15 +124,15 @@ class Remote:
         )
         return answer
 
-    def _body(self, lent: Lent) -> bytes | Reader | Stream:
-        if lent.content is not None:
-            return lent.content
-        if lent.file is None or lent.progress is None:
-            return _Streamed(self._peer, lent.number)
-        growth = self._growths.get(lent.number)
+    def _body(self, loan: Loan) -> bytes | Reader | Stream:
+        if loan.content is not None:
+            return loan.content
+        if loan.file is None or loan.progress is None:
+            return _Streamed(self._peer, loan.number)
+        growth = self._growths.get(loan.number)
         if growth is None:
-            growth = self._growths[lent.number] = _Growth(lent.progress)
-        return _Borrowed(lent.file, growth, lambda: self._follow(lent.number, growth))
+            growth = self._growths[loan.number] = _Growth(loan.progress)
+        return _Borrowed(loan.file, growth, lambda: self._follow(loan.number, growth))
 
     async def _follow(self, number: int, growth: "_Growth") -> None:
         """Ask once, however many readers want to know."""
