@@ -123,11 +123,13 @@ async def run(
             used=store.note_access,
         )
 
-        async def is_ready() -> bool:
-            return pool.is_staffed and await store.is_writable()
+        async def find_problem() -> str | None:
+            if not pool.is_staffed:
+                return "no worker is running"
+            return None if await store.is_writable() else "store.root cannot be written to"
 
         admin = web.AppRunner(
-            make_admin(metrics, gather=pool.gather, is_ready=is_ready), access_log=None
+            make_admin(metrics, gather=pool.gather, find_problem=find_problem), access_log=None
         )
         listeners = await stack.enter_async_context(_listening(config.server.listen))
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))

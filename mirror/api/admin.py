@@ -12,11 +12,11 @@ def make_admin(
     metrics: Metrics,
     *,
     gather: Callable[[], Awaitable[None]],
-    is_ready: Callable[[], Awaitable[bool]],
+    find_problem: Callable[[], Awaitable[str | None]],
 ) -> web.Application:
     """The admin application.
 
-    `gather` brings the counts up to date; `is_ready`: whether the mirror can serve now.
+    `gather` brings the counts up to date; `find_problem` says why the mirror cannot serve now.
     """
 
     async def show_metrics(_: web.Request) -> web.Response:
@@ -29,9 +29,10 @@ def make_admin(
         return web.Response(text="ok\n")
 
     async def show_readiness(_: web.Request) -> web.Response:
-        if await is_ready():
+        problem = await find_problem()
+        if problem is None:
             return web.Response(text="ready\n")
-        return web.Response(status=503, text="not ready: store.root cannot be written to\n")
+        return web.Response(status=503, text=f"not ready: {problem}\n")
 
     application = web.Application()
     application.add_routes(
