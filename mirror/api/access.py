@@ -14,7 +14,7 @@ from cachetools import TTLCache
 from mirror.config import ConfigError, Server
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
-_CHECKS = 2  # at once; guessing passwords takes no more of the machine than that
+_CHECKS = 1  # at once, in each worker: guessing passwords takes no more of the machine
 _REMEMBERED = 4096
 _REMEMBERED_FOR = 300.0  # seconds; a bcrypt check costs tens of milliseconds, by design
 
