@@ -34,6 +34,7 @@ from mirror.telemetry.metrics import Metrics, Outcome
 from mirror.upstream.endpoint import Endpoint, Source
 from mirror.upstream.health import Backoff
 from mirror.upstream.places import Places, Urgency
+from mirror.upstream.receiver import Chunk
 from mirror.upstream.registry import Body, Registry
 
 _logger = logging.getLogger(__name__)
@@ -306,7 +307,7 @@ class Fill:
                 body.endpoint.failed(grave=False)  # else it is the line: continue, and trust it
             raise _Broken(error, body.endpoint) from error
 
-    async def _take(self, chunk: bytes, claim: Claim, writer: Writer) -> None:
+    async def _take(self, chunk: Chunk, claim: Claim, writer: Writer) -> None:
         if claim.stop is not None:
             chunk = chunk[: claim.left]  # somebody else fetches the rest
         if chunk:

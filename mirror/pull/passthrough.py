@@ -38,7 +38,7 @@ class PassThrough:
                 if wanted:
                     if held:
                         yield held
-                    held = wanted
+                    held = bytes(wanted)  # the client's connection may keep it for long
         if not self._digest.matches(hasher):
             self._registry.distrust(self._digest, [self._body.endpoint])
             raise DigestMismatch("upstream sent bytes that are not what their digest says")

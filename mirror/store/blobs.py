@@ -23,7 +23,7 @@ from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import RegistryError
 from mirror.store import partial as partials
 from mirror.store.errors import NoRoom, StoreError
-from mirror.store.partial import Partial
+from mirror.store.partial import Chunk, Partial
 from mirror.store.threads import Threads
 
 _IDLE_DESCRIPTORS = 128
@@ -163,7 +163,7 @@ class BlobStore:
             while not await self._threads.quick(partial.catch_up, _CATCH_UP):
                 pass
 
-    async def write(self, partial: Partial, offset: int, chunks: Sequence[bytes]) -> None:
+    async def write(self, partial: Partial, offset: int, chunks: Sequence[Chunk]) -> None:
         """Write to a partial, and hash as far as it is whole from the start."""
         with _translated():
             await self._threads.quick(partial.write, offset, chunks)

@@ -25,6 +25,9 @@ _BLOCK = 2**20  # bytes read back for hashing at a time
 _VECTOR = 512  # chunks per system call; the kernel takes 1024
 
 
+Chunk = bytes | memoryview
+
+
 class Partial:
     """An open partial. `present` and `hashed` may be read at any time, from any thread."""
 
@@ -44,7 +47,7 @@ class Partial:
             self.close()
             raise
 
-    def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+    def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
         """Write `chunks` at `offset`, and hash as far as the prefix then reaches.
 
         Where another thread is hashing, it is left to that one.
@@ -163,7 +166,7 @@ def _open(path: Path) -> FileIO:
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+")
 
 
-def _write(descriptor: int, offset: int, chunks: Sequence[bytes]) -> int:
+def _write(descriptor: int, offset: int, chunks: Sequence[Chunk]) -> int:
     """Write all of `chunks` at `offset`; returns where they end."""
     pending = [memoryview(chunk) for chunk in chunks if chunk]
     while pending:

@@ -24,7 +24,7 @@ from mirror.store import extents
 from mirror.store.blobs import BlobFile, BlobStore
 from mirror.store.catalog import Catalog
 from mirror.store.errors import NoRoom, StoreError, TooLarge
-from mirror.store.partial import Partial
+from mirror.store.partial import Chunk, Partial
 from mirror.store.space import Limits, Promise, Space, Stored, choose
 from mirror.store.threads import to_the_end
 from mirror.telemetry.log import fields
@@ -88,7 +88,7 @@ class Writer:
         self.size = size
         await self._store.allow(self.promise, size)
 
-    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+    async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
         """Write `chunks` at `offset`; from several tasks at will.
 
         What is written already, or being written, stays as it is: it may have been hashed, or
@@ -115,7 +115,7 @@ class Writer:
         for start, stop in gaps:
             await self._write(start, [content[start - offset : stop - offset]])
 
-    async def _write(self, offset: int, chunks: Sequence[bytes]) -> None:
+    async def _write(self, offset: int, chunks: Sequence[Chunk]) -> None:
         try:
             await self._store.blobs.write(self.partial, offset, chunks)
         finally:

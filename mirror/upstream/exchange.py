@@ -22,6 +22,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import ErrorCode, Unavailable
 from mirror.telemetry.metrics import Metrics
 from mirror.upstream.places import Urgency
+from mirror.upstream.receiver import Chunk, arriving
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
@@ -82,6 +83,7 @@ class Exchange:
         self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
         self._answer_timeout = connect_timeout
+        self._stall_timeout = stall_timeout
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
@@ -123,20 +125,18 @@ class Exchange:
 
     async def chunks(
         self, response: aiohttp.ClientResponse, urgency: Urgency | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives. Raises Unavailable where it stalls or breaks."""
+    ) -> AsyncGenerator[Chunk, None]:
+        """The body as it arrives; each chunk stays as it is until the next but one is asked for.
+
+        Raises:
+            Unavailable: It stalls or breaks.
+        """
         urgency = urgency or Urgency()
         with _translated(response.url):
-            try:
-                async for chunk in response.content.iter_any():
-                    self.count(len(chunk))
-                    await self._keep_to_bandwidth(len(chunk), urgency)
-                    yield chunk
-            except (aiohttp.ClientError, OSError):
-                if rest := _arrived(response.content):
-                    self.count(len(rest))
-                    yield rest
-                raise
+            async for chunk in arriving(response, patience=self._stall_timeout):
+                self.count(len(chunk))
+                await self._keep_to_bandwidth(len(chunk), urgency)
+                yield chunk
 
     async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
         """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
@@ -231,12 +231,6 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind, method, status
             ).inc()
         return response
-
-
-def _arrived(content: aiohttp.StreamReader) -> bytes:
-    """What had arrived before the line broke; aiohttp would drop it, and we pay for it twice."""
-    content.set_exception(None)  # type: ignore[arg-type]  # or it raises instead
-    return content.read_nowait()
 
 
 def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:

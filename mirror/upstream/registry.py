@@ -36,6 +36,7 @@ from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.upstream.endpoint import Endpoint, Source, weigh
 from mirror.upstream.places import Urgency
+from mirror.upstream.receiver import Chunk
 
 Answer = TypeVar("Answer")
 
@@ -76,7 +77,7 @@ class Referrers:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The bytes of a blob from `start` on, as they arrive.
+    """The bytes of a blob from `start` on, as they arrive (`mirror.upstream.receiver.arriving`).
 
     `size` is that of the whole blob, `stop` where this body ends; None where upstream does not say.
     """
@@ -84,7 +85,7 @@ class Body:
     start: int
     stop: int | None
     size: int | None
-    chunks: AsyncGenerator[bytes, None]
+    chunks: AsyncGenerator[Chunk, None]
     endpoint: Endpoint
     is_range: bool  # upstream sends the range that was asked for, and nothing else
 
@@ -360,12 +361,12 @@ def _body(
     return Body(start, size, size, chunks, endpoint, is_range=False)
 
 
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    for nothing in list[bytes]():
+async def _nothing() -> AsyncGenerator[Chunk, None]:
+    for nothing in list[Chunk]():
         yield nothing
 
 
-async def _skip(chunks: AsyncGenerator[bytes, None], length: int) -> AsyncGenerator[bytes, None]:
+async def _skip(chunks: AsyncGenerator[Chunk, None], length: int) -> AsyncGenerator[Chunk, None]:
     async with aclosing(chunks):
         async for chunk in chunks:
             if length < len(chunk):
