@@ -28,7 +28,7 @@ from mirror.oci.errors import Denied, DigestMismatch, Missing, RegistryError, Un
 from mirror.pull.answers import Progress
 from mirror.pull.plan import Claim, Plan
 from mirror.store.errors import NoRoom
-from mirror.store.store import Store, Writer
+from mirror.store.store import Pen, Store, Writer
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, Outcome
 from mirror.upstream.endpoint import Endpoint, Source
@@ -293,9 +293,9 @@ class Fill:
 
     async def _receive(self, body: Body, claim: Claim, crew: "_Crew") -> None:
         try:
-            async with aclosing(body.chunks) as chunks:
+            async with aclosing(body.chunks) as chunks, crew.writer.pen(self._wake) as pen:
                 async for chunk in chunks:
-                    await self._take(chunk, claim, crew.writer)
+                    await self._take(chunk, claim, pen)
                     if claim.is_done:
                         return
             if claim.stop is None:
@@ -307,14 +307,13 @@ class Fill:
                 body.endpoint.failed(grave=False)  # else it is the line: continue, and trust it
             raise _Broken(error, body.endpoint) from error
 
-    async def _take(self, chunk: Chunk, claim: Claim, writer: Writer) -> None:
+    async def _take(self, chunk: Chunk, claim: Claim, pen: Pen) -> None:
         if claim.stop is not None:
             chunk = chunk[: claim.left]  # somebody else fetches the rest
-        if chunk:
-            await writer.write(claim.position, [chunk])
-            claim.position += len(chunk)
-            self._received += len(chunk)
-            self._wake()
+        position = claim.position
+        claim.position += len(chunk)
+        self._received += len(chunk)
+        await pen.write(position, [chunk])
 
     async def _wait_before_retry(self, error: Unavailable, failures: int) -> None:
         wait = self._registry.wait()

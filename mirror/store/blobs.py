@@ -10,11 +10,12 @@ run in threads, and all their errors come out as StoreError; descriptors are sha
 reads the same blob.
 """
 
+import asyncio
 import errno
 import fcntl
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -24,7 +25,7 @@ from mirror.oci.errors import RegistryError
 from mirror.store import partial as partials
 from mirror.store.errors import NoRoom, StoreError
 from mirror.store.partial import Chunk, Partial
-from mirror.store.threads import Threads
+from mirror.store.threads import Lane, Threads
 
 _IDLE_DESCRIPTORS = 128
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
@@ -163,10 +164,21 @@ class BlobStore:
             while not await self._threads.quick(partial.catch_up, _CATCH_UP):
                 pass
 
-    async def write(self, partial: Partial, offset: int, chunks: Sequence[Chunk]) -> None:
-        """Write to a partial, and hash as far as it is whole from the start."""
-        with _translated():
-            await self._threads.quick(partial.write, offset, chunks)
+    def lane(self, after: Callable[[], None]) -> Lane:
+        """For `write`: see `mirror.store.threads.Lane`."""
+        return self._threads.lane(after)
+
+    def write(
+        self, lane: Lane, partial: Partial, *pieces: tuple[int, Sequence[Chunk]]
+    ) -> "asyncio.Future[None]":
+        """Write pieces, by offset, to a partial, and hash as far as it is whole from the start."""
+
+        def write() -> None:
+            with _translated():
+                for offset, chunks in pieces:
+                    partial.write(offset, chunks)
+
+        return lane.do(write)
 
     async def rest(self, partial: Partial) -> None:
         """Leave a partial for later."""

@@ -26,7 +26,7 @@ from mirror.store.catalog import Catalog
 from mirror.store.errors import NoRoom, StoreError, TooLarge
 from mirror.store.partial import Chunk, Partial
 from mirror.store.space import Limits, Promise, Space, Stored, choose
-from mirror.store.threads import to_the_end
+from mirror.store.threads import Lane, finish, to_the_end
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
@@ -88,38 +88,49 @@ class Writer:
         self.size = size
         await self._store.allow(self.promise, size)
 
-    async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
-        """Write `chunks` at `offset`; from several tasks at will.
+    @asynccontextmanager
+    async def pen(self, written: Callable[[], None] | None = None) -> AsyncIterator["Pen"]:
+        """Write inside the block, and be done at its end; several tasks may, each with its own.
 
-        What is written already, or being written, stays as it is: it may have been hashed, or
-        read by a client.
-
-        Raises:
-            NoRoom: They cannot be kept within the limits.
-            StoreError: The disk refuses.
+        `written` is called whenever more of it is. Raises as `Pen.write`.
         """
+
+        def after() -> None:
+            self.promise.written = extents.total(self.partial.present)
+            if written is not None:
+                written()
+
+        pen = Pen(self, self._store.blobs.lane(after))
+        try:
+            yield pen
+        finally:
+            await pen.wait()
+
+    async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
+        """Write `chunks` at `offset`, and wait for it. Raises as `Pen.write`."""
+        async with self.pen() as pen:
+            await pen.write(offset, chunks)
+
+    async def begin(
+        self, lane: Lane, offset: int, chunks: Sequence[Chunk]
+    ) -> "asyncio.Future[None] | None":
+        """`Pen.write` without waiting; None where there is nothing to write."""
         end = offset + sum(map(len, chunks))
         if self.ended:
             raise StoreError("the writer has ended")
         if self.size is not None and end > self.size:
             raise ValueError(f"{offset}-{end} is beyond the blob's {self.size} bytes")
         gaps = extents.missing(self._claimed, offset, end)
+        if not gaps:
+            return None
         self._claimed = extents.add(self._claimed, offset, end)
-        if gaps:
-            needed = extents.total(self._claimed)
-            await self._store.allow(self.promise, needed, spare=_GROWTH)
+        needed = extents.total(self._claimed)
+        await self._store.allow(self.promise, needed, spare=_GROWTH)
         if gaps == [(offset, end)]:
-            await self._write(offset, chunks)
-            return
+            return self._store.blobs.write(lane, self.partial, (offset, chunks))
         content = b"".join(chunks)
-        for start, stop in gaps:
-            await self._write(start, [content[start - offset : stop - offset]])
-
-    async def _write(self, offset: int, chunks: Sequence[Chunk]) -> None:
-        try:
-            await self._store.blobs.write(self.partial, offset, chunks)
-        finally:
-            self.promise.written = extents.total(self.partial.present)
+        pieces = ((start, [content[start - offset : stop - offset]]) for start, stop in gaps)
+        return self._store.blobs.write(lane, self.partial, *pieces)
 
     def is_proved(self) -> bool:
         """Whether everything is written, and is the blob that `digest` names."""
@@ -148,6 +159,35 @@ class Writer:
             self.closed = True
             self._store.abandon(self)
             self.partial.close()
+
+
+class Pen:
+    """Writes what one connection brings, one piece behind: see `Writer.pen`."""
+
+    def __init__(self, writer: Writer, lane: Lane) -> None:
+        self._writer = writer
+        self._lane = lane
+        self._behind: asyncio.Future[None] | None = None
+
+    async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
+        """Write `chunks` at `offset`; return when all before them are written.
+
+        They may be memory that is used again after the next `write`. What is written already, or
+        being written, stays as it is: it may have been hashed, or read by a client.
+
+        Raises:
+            NoRoom: They cannot be kept within the limits.
+            StoreError: The disk refuses.
+        """
+        behind = self._behind
+        self._behind = await self._writer.begin(self._lane, offset, chunks)
+        if behind is not None:
+            await finish(behind)
+
+    async def wait(self) -> None:
+        """Return when all is written. Raises as `write`."""
+        if self._behind is not None:
+            await finish(self._behind)
 
 
 @dataclass(frozen=True, slots=True)

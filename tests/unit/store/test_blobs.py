@@ -6,6 +6,7 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.store.blobs import BlobStore
 from mirror.store.errors import StoreError
+from mirror.store.partial import Partial
 from tests.unit.store.opening import blob_path, content, on_disk, partials, read
 
 DATA = content(5_000)
@@ -20,9 +21,13 @@ async def blobs(tmp_path: Path) -> AsyncIterator[BlobStore]:
     blobs.close()
 
 
+async def _write(blobs: BlobStore, partial: Partial, offset: int, data: bytes) -> None:
+    await blobs.write(blobs.lane(lambda: None), partial, (offset, [data]))
+
+
 async def _put(blobs: BlobStore, data: bytes) -> Digest:
     partial = await blobs.open_partial(digest_of(data), len(data))
-    await blobs.write(partial, 0, [data])
+    await _write(blobs, partial, 0, data)
     await blobs.commit(partial)
     partial.close()
     return digest_of(data)
@@ -109,8 +114,8 @@ async def test_a_reader_who_is_late_closes_the_descriptor_for_good(tmp_path: Pat
 
 async def test_a_commit_can_be_undone_and_done_again(blobs: BlobStore, tmp_path: Path) -> None:
     partial = await blobs.open_partial(DIGEST, 5_000)
-    await blobs.write(partial, 2_000, [DATA[2_000:]])
-    await blobs.write(partial, 0, [DATA[:2_000]])
+    await _write(blobs, partial, 2_000, DATA[2_000:])
+    await _write(blobs, partial, 0, DATA[:2_000])
     await blobs.commit(partial)
     await blobs.undo_commit(partial)
     partial.close()

@@ -203,6 +203,32 @@ async def test_an_ended_writer_writes_no_more_and_ends_no_other_way(tmp_path: Pa
         assert partials(tmp_path) <= {".probe"}
 
 
+async def test_memory_may_be_used_again_once_the_next_piece_is_given(tmp_path: Path) -> None:
+    memory = [bytearray(100), bytearray(100)]
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        async with writer.pen() as pen:
+            for number, start in enumerate(range(0, 10_000, 100)):
+                piece = memory[number % 2]
+                piece[:] = DATA[start : start + 100]
+                await pen.write(start, [memoryview(piece)])
+        assert writer.is_proved()
+        await writer.discard()
+        writer.close()
+
+
+async def test_a_pen_tells_of_what_it_has_written_though_no_more_is_given(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        written = asyncio.Event()
+        async with asyncio.timeout(10), writer.pen(written.set) as pen:
+            await pen.write(0, [DATA[:100]])
+            await written.wait()
+            assert writer.written == 100
+        await writer.discard()
+        writer.close()
+
+
 async def test_a_store_that_is_closed_under_a_writer_says_so(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         writer = await store.open_writer(DIGEST, 10_000)

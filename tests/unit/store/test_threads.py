@@ -1,6 +1,8 @@
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -107,8 +109,50 @@ async def test_what_work_raises_reaches_who_waits(threads: Threads) -> None:
         await threads.quick(lambda: 1 // 0)
 
 
+async def test_a_lane_keeps_its_order(threads: Threads) -> None:
+    done: list[int] = []
+    told: list[int] = []
+    lane = threads.lane(lambda: told.append(len(done)))
+    waiting = [lane.do(partial(done.append, number)) for number in range(50)]
+    await asyncio.wait(waiting)
+    assert done == list(range(50))
+    assert len(told) == 50
+
+
+async def test_a_piece_of_work_that_fails_is_told_of_and_followed_by_the_next(
+    threads: Threads,
+) -> None:
+    names: list[str] = []
+    lane = threads.lane(lambda: None)
+    failing = lane.do(lambda: names.append(str(1 // 0)))
+    following = lane.do(lambda: names.append(threading.current_thread().name))
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    await following
+    assert [name.rpartition("_")[0] for name in names] == ["store-busy"]
+
+
+async def test_a_busy_lane_lets_others_have_their_turn(threads: Threads) -> None:
+    may_begin, may_end = threading.Event(), threading.Event()
+    waiting: list[asyncio.Future[None]] = []
+    try:
+        for _ in range(100):  # more than there are threads
+            lane = threads.lane(lambda: None)
+            waiting += map(lane.do, [may_begin.wait, *[time.perf_counter] * 100, may_end.wait])
+        last = threads.lane(lambda: None).do(may_end.set)
+        may_begin.set()
+        async with asyncio.timeout(10):
+            await last
+            await asyncio.wait(waiting)
+    finally:
+        may_begin.set()
+        may_end.set()
+
+
 async def test_a_closed_store_says_so() -> None:
     threads = Threads()
     threads.close()
     with pytest.raises(StoreError, match="closed"):
         await threads.quick(threading.current_thread)
+    with pytest.raises(StoreError, match="closed"):
+        await threads.lane(lambda: None).do(lambda: None)
