@@ -1,4 +1,5 @@
 import ipaddress
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -415,6 +416,31 @@ def test_networks_are_of_either_family() -> None:
     assert ipaddress.ip_address("10.1.2.3") in config.server.allowed_networks[0]
     shown = config.redacted()["server"]["allowed_networks"]
     assert list(shown) == ["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 64])
+def test_there_are_as_many_workers_as_a_number_says(count: int) -> None:
+    assert parse({"server": {"workers": count}}).server.worker_count == count
+
+
+def test_without_a_number_there_is_a_worker_for_each_core_that_may_be_used_but_no_crowd() -> None:
+    for settings in ({}, {"server": {"workers": "auto"}}):
+        server = parse(settings).server
+        assert server.workers == "auto"
+        usable = os.sched_getaffinity(0)
+        assert server.worker_count == min(len(usable), 4)
+        try:
+            os.sched_setaffinity(0, {min(usable)})
+            assert server.worker_count == 1
+        finally:
+            os.sched_setaffinity(0, usable)
+
+
+@pytest.mark.parametrize("nonsense", ["0", "-1", "1.0", "true", '"2"', '"many"', "[2]"])
+def test_anything_else_is_no_number_of_workers(nonsense: str) -> None:
+    found = problems(f"[server]\nworkers = {nonsense}")
+    assert found
+    assert all(problem.startswith("server.workers") for problem in found)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,360 @@
+"""Workers as processes, by the real command line: they are replaced, and go with the mirror."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import pytest
+import tomli_w
+
+from tests.support.client import Client, client, get
+from tests.support.images import Image, image, random_layer
+from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
+from tests.support.process import free_port, run, until
+from tests.support.upstream import ScriptedRegistry
+
+SIZE = 3 * 2**20
+WORKERS = 2
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture
+def app(upstream: ScriptedRegistry) -> Image:
+    return upstream.add(image(random_layer(SIZE, seed=1)), "org/app", "1")
+
+
+@pytest.fixture
+def workers() -> int:
+    return WORKERS
+
+
+@pytest.fixture
+async def mirror(
+    upstream: ScriptedRegistry, tmp_path: Path, workers: int
+) -> AsyncIterator[MirrorProcess]:
+    async with running_mirror(
+        tmp_path, {"docker.io": upstream_at(upstream.url)}, server={"workers": workers}
+    ) as mirror:
+        await is_told(mirror, " INFO serving ")  # all of them are at work
+        yield mirror
+
+
+@asynccontextmanager
+async def clients_of(mirror: MirrorProcess) -> AsyncIterator[list[Client]]:
+    """As many as there are workers, each connected to another one."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client(mirror.url)) for _ in range(WORKERS)]
+        for one in clients:
+            assert (await one.get("/v2/")).status == 200
+        yield clients
+
+
+def workers_of(mirror: MirrorProcess) -> set[int]:
+    """The ids of its processes."""
+    tasks = Path(f"/proc/{mirror.process.pid}/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text(encoding="utf-8").split()}
+
+
+def lives(pid: int) -> bool:
+    """Whether it is there; whoever inherited a dead one may not have reaped it yet."""
+    with suppress(FileNotFoundError):
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        return state.split()[0] != "Z"
+    return False
+
+
+async def are_gone(pids: set[int]) -> None:
+    async def gone() -> bool:
+        return not any(map(lives, pids))
+
+    await until(gone, within=5)
+
+
+async def is_ready(mirror: MirrorProcess, status: int) -> bool:
+    return (await get(f"{mirror.admin_url}/readyz")).status == status
+
+
+async def is_told(mirror: MirrorProcess, text: str) -> None:
+    async def told() -> bool:
+        return text in mirror.process.log()
+
+    await until(told, within=5)
+
+
+# A worker dies
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_the_others_serve_meanwhile(
+    mirror: MirrorProcess, app: Image
+) -> None:
+    async def pull() -> None:
+        assert (await get(f"{mirror.url}/v2/org/app/manifests/1")).body == app.manifest
+
+    async def has_served(count: int) -> bool:
+        await pull()
+        return len(set(re.findall(r" id=(\w+)-", mirror.process.log()))) == count
+
+    await until(partial(has_served, WORKERS), within=5)
+    before = workers_of(mirror)
+    assert len(before) == WORKERS
+    os.kill(min(before), signal.SIGKILL)
+    await is_told(mirror, "a worker has died; another one takes its place")
+    assert await is_ready(mirror, 200)
+    for _ in range(2 * WORKERS):
+        await pull()
+    await until(partial(has_served, WORKERS + 1), within=10)
+    assert len(workers_of(mirror)) == len(workers_of(mirror) | before) - 1 == WORKERS
+    assert "Traceback" not in mirror.process.log()
+
+
+async def test_what_others_read_goes_on_and_what_the_dead_worker_had_open_is_let_go(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    [layer] = app.layers
+    target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=SIZE // 2)
+    async with (
+        clients_of(mirror) as (one, other),
+        one.open(target) as here,
+        other.open(target) as there,
+    ):
+        await gate.reached()
+        await mirror.until_metric("mirror_fill_readers", 2)
+        os.kill(min(workers_of(mirror)), signal.SIGKILL)
+        await mirror.until_metric("mirror_fill_readers", 1)
+        gate.open()
+        ends = await asyncio.gather(here.read(), there.read(), return_exceptions=True)
+    assert [end for end in ends if isinstance(end, bytes)] == [app.blobs[layer]]
+    assert [type(end) for end in ends if not isinstance(end, bytes)] == [aiohttp.ClientPayloadError]
+    await mirror.until_metric("mirror_fill_readers", 0)
+    assert upstream.questions() == [("blob", "GET", layer)]
+    assert (await get(mirror.url + target)).body == app.blobs[layer]
+    assert upstream.bytes_sent(layer) == SIZE
+    await mirror.process.kill()
+
+
+async def test_a_download_goes_on_whose_only_reader_has_died_and_the_next_has_it(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    [layer] = app.layers
+    target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=SIZE // 2)
+    async with mirror.client.open(target) as response:
+        await gate.reached()
+        for pid in workers_of(mirror):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    gate.open()
+    assert (await get(mirror.url + target)).body == app.blobs[layer]
+    assert upstream.bytes_sent(layer) == SIZE
+    await mirror.process.kill()
+
+
+@pytest.mark.parametrize("workers", [1])
+async def test_while_the_only_worker_is_replaced_it_is_not_ready_and_clients_wait(
+    mirror: MirrorProcess, app: Image
+) -> None:
+    [pid] = workers_of(mirror)
+    assert (await mirror.client.manifest("org/app", "1")).body == app.manifest
+    os.kill(pid, signal.SIGKILL)
+
+    async def is_not_ready() -> bool:
+        return await is_ready(mirror, 503)
+
+    await until(is_not_ready, within=5)
+    assert (await get(f"{mirror.admin_url}/healthz")).status == 200
+    assert (await get(f"{mirror.url}/v2/org/app/manifests/1")).body == app.manifest
+    assert await is_ready(mirror, 200)
+    assert len(workers_of(mirror) - {pid}) == 1
+
+
+# The mirror ends
+
+
+async def test_workers_of_a_mirror_that_is_killed_end_and_the_next_can_listen_at_once(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    [layer] = app.layers
+    target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=SIZE // 2)
+    before = workers_of(mirror)
+    async with mirror.client.open(target) as response:
+        await gate.reached()
+        os.kill(mirror.process.pid, signal.SIGKILL)  # it alone, not its process group
+        await mirror.process.wait()
+        await mirror.process.start()
+        await are_gone(before)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    gate.cut()
+    assert (await get(mirror.url + target)).body == app.blobs[layer]
+    assert len(workers_of(mirror)) == WORKERS
+
+
+def terminate(mirror: MirrorProcess) -> None:
+    os.kill(mirror.process.pid, signal.SIGTERM)
+
+
+def terminate_all(mirror: MirrorProcess) -> None:
+    """As systemd does."""
+    os.killpg(mirror.process.pid, signal.SIGTERM)
+
+
+def interrupt_all(mirror: MirrorProcess) -> None:
+    """As Ctrl-C in a terminal does."""
+    os.killpg(mirror.process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("end", [terminate, terminate_all, interrupt_all])
+async def test_when_it_is_told_to_stop_responses_of_all_workers_finish(
+    upstream: ScriptedRegistry,
+    mirror: MirrorProcess,
+    app: Image,
+    end: Callable[[MirrorProcess], None],
+) -> None:
+    [layer] = app.layers
+    target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=SIZE // 2)
+    before = workers_of(mirror)
+    async with (
+        clients_of(mirror) as (one, other),
+        one.open(target) as here,
+        other.open(target) as there,
+    ):
+        await gate.reached()
+        end(mirror)
+        await is_told(mirror, "stopping: responses may finish")
+        gate.open()
+        assert await here.read() == await there.read() == app.blobs[layer]
+    assert await mirror.process.wait() == 0
+    await are_gone(before)
+    assert mirror.process.log().splitlines()[-1].endswith(" INFO stopped")
+    assert "Traceback" not in mirror.process.log()
+    assert mirror.process.log().count(f"GET {target}") == 2  # what workers told last, too
+
+
+async def test_a_second_signal_ends_it_at_once_and_its_workers_with_it(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    [layer] = app.layers
+    gate = upstream.hold(layer, after=SIZE // 2)
+    before = workers_of(mirror)
+    async with mirror.client.open(f"/v2/org/app/blobs/{layer}"):
+        await gate.reached()
+        terminate(mirror)
+        await is_told(mirror, "stopping: responses may finish")
+        terminate(mirror)
+        assert await mirror.process.wait() == -signal.SIGTERM
+        await are_gone(before)
+    gate.cut()
+
+
+async def test_a_worker_that_hangs_keeps_the_mirror_neither_from_serving_nor_from_stopping(
+    upstream: ScriptedRegistry, tmp_path: Path, app: Image
+) -> None:
+    server = {"workers": WORKERS, "drain_timeout": "0s"}
+    async with running_mirror(
+        tmp_path, {"docker.io": upstream_at(upstream.url)}, server=server
+    ) as mirror:
+        await is_told(mirror, " INFO serving ")
+        before = workers_of(mirror)
+        os.kill(min(before), signal.SIGSTOP)
+
+        async def answered() -> bool:
+            try:
+                async with asyncio.timeout(0.5):
+                    answer = await get(f"{mirror.url}/v2/org/app/manifests/1")
+            except TimeoutError:  # it was dealt to the one that hangs
+                return False
+            return answer.body == app.manifest
+
+        await until(answered, within=5)
+        terminate(mirror)
+        assert await mirror.process.wait() == 0
+        await are_gone(before)
+
+
+async def test_a_second_mirror_on_the_same_port_is_refused_and_the_first_serves_on(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, tmp_path: Path
+) -> None:
+    port = int(mirror.host.rpartition(":")[2])
+    settings = document(
+        {"docker.io": upstream_at(upstream.url)},
+        store_root=tmp_path / "second",
+        ports=(port, free_port()),
+    )
+    file = tmp_path / "second.toml"
+    file.write_text(tomli_w.dumps(settings), encoding="utf-8")
+    second = await run(
+        sys.executable, "-m", "mirror", "serve", "--config", file, check=False, within=20
+    )
+    assert second.returncode == 1
+    assert f"cannot listen on {mirror.host}: Address already in use" in second.stderr
+    assert "Traceback" not in second.stderr
+    for _ in range(2 * WORKERS):
+        assert (await get(f"{mirror.url}/v2/")).status == 200
+
+
+# What they tell
+
+
+async def test_counts_are_there_with_the_answer(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    [layer] = app.layers
+    async with clients_of(mirror) as clients:
+        for count, one in enumerate(clients * 10, start=1):
+            await one.blob("org/app", layer)
+            assert await mirror.metric("mirror_requests_total", kind="blob") == count
+            assert await mirror.metric("mirror_served_bytes_total") == count * SIZE
+
+
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 (?:INFO|WARNING|ERROR) [^=]+"
+    r'(?: \w+=(?:[^ "=]+|"(?:[^"\\]|\\.)*"))*'
+)
+
+
+def text_of(line: str) -> Mapping[str, str]:
+    assert LINE.fullmatch(line), line
+    return dict(re.findall(r" (\w+)=([^ \"]+)", line))
+
+
+def json_of(line: str) -> Mapping[str, str]:
+    found = json.loads(line)
+    assert isinstance(found, dict), line
+    return found
+
+
+@pytest.mark.parametrize(("style", "parse"), [("text", text_of), ("json", json_of)])
+async def test_each_line_of_each_worker_is_whole_however_much_they_tell_at_once(
+    upstream: ScriptedRegistry,
+    tmp_path: Path,
+    style: str,
+    parse: Callable[[str], Mapping[str, str]],
+) -> None:
+    count = 300
+    agents = [letter * 500 for letter in "abcd"]
+    upstreams = {"docker.io": upstream_at(upstream.url)}
+    async with running_mirror(
+        tmp_path, upstreams, server={"workers": WORKERS}, log={"format": style}
+    ) as mirror:
+
+        async def ask(agent: str) -> None:
+            async with client(mirror.url) as one:
+                for _ in range(count):
+                    await one.get("/v2/", headers={"User-Agent": agent})
+
+        await asyncio.gather(*map(ask, agents))
+        await mirror.process.stop()
+        lines = [parse(line) for line in mirror.process.log().splitlines()]
+    told = [line for line in lines if line.get("agent")]
+    assert sorted(line["agent"] for line in told) == sorted(agents * count)
+    assert len({line["id"] for line in told}) == len(told)
+    assert len({line["id"].partition("-")[0] for line in told}) == WORKERS
