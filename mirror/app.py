@@ -9,12 +9,14 @@ the next start), close the store.
 import asyncio
 import logging
 import random
+import resource
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import ClientSession, web
 
@@ -39,7 +41,6 @@ from mirror.upstream.endpoint import Endpoint
 from mirror.upstream.exchange import Exchange, Label, open_session
 from mirror.upstream.flights import Flights
 from mirror.upstream.registry import Registry
-from mirror.upstream.routing import Router
 from mirror.workers.pool import Hire, Pool, hire_here, hire_process
 
 _logger = logging.getLogger(__name__)
@@ -68,23 +69,42 @@ async def serve(config: Config) -> None:
         OSError: An address cannot be listened on.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    listener = log.start(config.log.level, config.log.format)
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    writer = log.start(config.log.level, config.log.format)
+    _allow_descriptors()
+    _on_signals(task.cancel)  # until there is something to drain
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         async with run(config, hire=hire_process(config.log)) as running:
+            _on_signals(stop.set)
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)  # a second ends it at once
+            _on_signals(None)  # a second ends it at once
             _logger.info(
                 "stopping: responses may finish",
                 extra=log.fields(within_seconds=config.server.drain_timeout),
             )
         _logger.info("stopped")
+    except asyncio.CancelledError:
+        _logger.info("stopped before it served")
     finally:
-        listener.stop()
+        writer.stop()
+
+
+def _on_signals(act: Callable[[], object] | None) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if act is None:
+            loop.remove_signal_handler(number)
+        else:
+            loop.add_signal_handler(number, act)
+
+
+def _allow_descriptors() -> None:
+    """As many as the system lets us have; a download takes a handful, and shells allow 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # forbidden: then it is what it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @asynccontextmanager
@@ -121,6 +141,7 @@ async def run(
             hire=hire or hire_here(clock),
             traffic=metrics.traffic,
             used=store.note_access,
+            random=dice,
         )
 
         async def find_problem() -> str | None:
@@ -159,7 +180,7 @@ def _build(parts: _Parts) -> Mirror:
     }
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
-    memory = Memory(config.store.memory_cache, missing_for=config.tags.missing_for, clock=clock)
+    memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=clock)
     links = Links(store, memory, registries, Flights(work))
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fills = Fills(
@@ -171,7 +192,6 @@ def _build(parts: _Parts) -> Mirror:
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, tasks=work)
     return Mirror(
-        router=Router(config),
         registries=registries,
         grants=Grants(clock),
         manifests=manifests,
@@ -215,21 +235,29 @@ async def _listening(address: tuple[str, int]) -> AsyncIterator[list[socket.sock
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with ExitStack() as stack:
-        listeners = []
-        for family, kind, protocol, _, where in found:
-            listener = stack.enter_context(socket.socket(family, kind, protocol))
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # IPv4 has a socket of its own, if it is meant at all
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                listener.bind(where)
-            except OSError as error:
-                problem = f"cannot listen on {host}:{port}: {error.strerror}"
-                raise OSError(error.errno, problem) from error
-            listener.listen(_BACKLOG)
-            listeners.append(listener)
+        try:
+            listeners = [
+                stack.enter_context(_listen(family, where))
+                for family, where in dict.fromkeys((info[0], info[4]) for info in found)
+            ]
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         yield listeners
+
+
+def _listen(family: int, where: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # IPv4 has a socket of its own, if it is meant at all
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 @asynccontextmanager

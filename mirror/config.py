@@ -142,6 +142,12 @@ def _host(text: str) -> str:
     return host
 
 
+def _parse_workers(value: object) -> int | str:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError('not a number of processes; write "auto", or 1 or more')
+
+
 Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
@@ -168,7 +174,7 @@ class Server(Section):
 
     listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
-    workers: Count | Literal["auto"] = "auto"
+    workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     drain_timeout: Duration = 30.0
     tls_certificate_file: ReadableFile | None = None
     tls_private_key_file: ReadableFile | None = None
@@ -331,6 +337,11 @@ class Config(Section):
     fill: Fill = Fill()
     log: Log = Log()
     upstream: dict[Host, Upstream] = Field(default_factory=_docker_hub)
+
+    @property
+    def memory_share(self) -> int:
+        """What of `store.memory_cache` each process may use, in bytes: each worker, and our own."""
+        return self.store.memory_cache // (self.server.worker_count + 1)
 
     @field_validator("upstream", mode="before")
     @classmethod

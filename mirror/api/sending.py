@@ -12,6 +12,8 @@ from io import FileIO
 
 from aiohttp import web
 
+_TURN = 2**21  # bytes sent before others have their turn; nginx's sendfile_max_chunk
+
 
 class Sender:
     """Sends to one connection. The descriptor is its own: the loop watches the other."""
@@ -47,7 +49,10 @@ class Sender:
             try:
                 await self._request.writer.drain()
             finally:
-                transport.set_write_buffer_limits()
+                if not transport.is_closing():
+                    transport.set_write_buffer_limits()
+            if transport.is_closing():
+                raise ConnectionResetError("the client has left")
 
 
 class _Piece:
@@ -63,18 +68,18 @@ class _Piece:
         self.sent = sent
 
     def send(self) -> bool:
-        """Send as much as there is room for; True: that was all. Raises OSError."""
-        while self._position < self._limit:
-            try:
-                length = os.sendfile(
-                    self._to, self._source, self._position, self._limit - self._position
-                )
-            except BlockingIOError:
-                return False
-            if not length:
-                raise OSError("somebody else has truncated the file")
-            self._position += length
-        return True
+        """Send as much as there is room for, in a turn; True: that was all. Raises OSError."""
+        length = min(self._limit - self._position, _TURN)
+        if not length:
+            return True
+        try:
+            sent = os.sendfile(self._to, self._source, self._position, length)
+        except BlockingIOError:
+            return False
+        if not sent:
+            raise OSError("somebody else has truncated the file")
+        self._position += sent
+        return self._position == self._limit
 
     def go_on(self) -> None:
         """Called when there is room again."""

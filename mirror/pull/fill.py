@@ -319,7 +319,14 @@ class Fill:
         wait = self._registry.wait()
         given_up = failures >= self._settings.attempts or wait > _PATIENCE
         if self.state is State.CONNECTING or given_up:
-            raise error
+            # Without the endpoint: it travels to whoever reads.
+            raise Unavailable(
+                error.message,
+                code=error.code,
+                retry_after=error.retry_after,
+                timed_out=error.timed_out,
+                status_seen=error.status_seen,
+            )
         retry = self._settings.retry
         delay = retry.delay(failures, roll=self._random.random())
         delay = max(delay, min(wait, retry.most))

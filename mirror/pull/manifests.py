@@ -125,6 +125,8 @@ class Manifests:
         record = self._memory.find_tag(source.repository, reference.name)
         if record is None or record.digest != answer.manifest.digest:
             return 0.0
+        if self._policy.decide(record.checked_at, now=self._clock()) is not Freshness.FRESH:
+            return 0.0
         return record.checked_at + self._policy.fresh_for
 
     def _is_silent(self, source: Source) -> bool:

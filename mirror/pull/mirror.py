@@ -16,7 +16,7 @@ from mirror.pull.manifests import Manifests
 from mirror.pull.prefetch import Prefetch
 from mirror.upstream.endpoint import Source
 from mirror.upstream.registry import Registry
-from mirror.upstream.routing import Route, Router
+from mirror.upstream.routing import Route
 
 __all__ = ["Mirror", "Route"]
 
@@ -31,7 +31,6 @@ class Mirror:
     def __init__(
         self,
         *,
-        router: Router,
         registries: Mapping[str, Registry],
         grants: Grants,
         manifests: Manifests,
@@ -39,17 +38,12 @@ class Mirror:
         blobs: Blobs,
         listings: Listings,
     ) -> None:
-        self._router = router
         self._registries = registries
         self._grants = grants
         self._manifests = manifests
         self._prefetch = prefetch
         self._blobs = blobs
         self._listings = listings
-
-    def route(self, name: str, *, ns: str | None, host: str) -> Route:
-        """Which upstream's repository is meant. Raises RegistryError: `NAME_UNKNOWN`."""
-        return self._router.route(name, ns=ns, host=host)
 
     async def get_manifest(
         self, route: Route, reference: Reference, authorization: str | None
@@ -62,8 +56,6 @@ class Mirror:
             answer = await self._manifests.get_by_tag(source, reference)
         else:
             answer = await self._manifests.get_by_digest(source, reference)
-        if source.authorization is not None:  # the next client has to show its own
-            return answer
         return replace(answer, good_until=self._manifests.good_until(source, reference, answer))
 
     def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:

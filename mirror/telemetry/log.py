@@ -122,6 +122,7 @@ class Writer(logging.Handler):
             self._stopped.wait(_GATHER)
             self._filled.clear()  # before looking: what comes from now on sets it again
             self._write()
+        self._write()  # what came while the last was written
 
     def _write(self) -> None:
         with suppress(OSError, ValueError):  # nobody listens any more: the mirror goes on
@@ -136,11 +137,14 @@ def _pieces(lines: list[str]) -> Iterator[str]:
     Several processes write to the same pipe; longer pieces would be torn, and mixed.
     """
     piece = ""
+    length = 0  # bytes
     for line in lines:
-        if piece and len(piece) + len(line) >= select.PIPE_BUF:
+        more = len(line.encode(errors="replace")) + 1
+        if piece and length + more > select.PIPE_BUF:
             yield piece
-            piece = ""
+            piece, length = "", 0
         piece += f"{line}\n"
+        length += more
     if piece:
         yield piece
 

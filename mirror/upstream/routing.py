@@ -14,6 +14,7 @@ from mirror.oci.reference import Repository
 DOCKER_HUB = "docker.io"
 
 _REMEMBERED = 4096  # routes
+_LONGEST_HOST = 255 + len(":65535")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,7 @@ class Router:
     """The configured names of upstreams, looked up."""
 
     def __init__(self, config: Config) -> None:
-        # Clients ask for the same things again and again.
-        self.route = lru_cache(maxsize=_REMEMBERED)(self._route)
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._route)
         self._names: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
         self._access: dict[str, str] = {}
@@ -46,12 +46,16 @@ class Router:
             if upstream.default:
                 self._default = name
 
-    def _route(self, name: str, *, ns: str | None, host: str) -> Route:
+    def route(self, name: str, *, ns: str | None, host: str) -> Route:
         """Where `name` leads, as it stands in the path, given `ns` and the `Host` header.
 
         Raises:
             RegistryError: `NAME_UNKNOWN`: it names no configured registry.
         """
+        # Clients ask for the same things again and again. A longer host is none: RFC 1123, 2.1.
+        return self._remembered(name, ns, host if len(host) <= _LONGEST_HOST else "")
+
+    def _route(self, name: str, ns: str | None, host: str) -> Route:
         namespace, name = self._find(name, ns, host)
         if namespace is None:
             raise RegistryError(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from mirror.oci.digest import Digest
+from mirror.oci.errors import Unavailable
 from mirror.oci.manifest import Manifest
 from mirror.pull.answers import Progress, Reader, Stream
 from mirror.pull.mirror import Mirror, Route
@@ -77,7 +78,9 @@ class Desk:
             await lent.close()
 
     async def _follow(self, number: int, seen: Progress) -> Progress:
-        reader = self._readers[number]
+        reader = self._readers.get(number)
+        if reader is None:
+            raise Unavailable("nobody reads it any more")
         await reader.follow(seen)
         if seen.written and not reader.progress.is_proved:
             await asyncio.sleep(_GATHER)

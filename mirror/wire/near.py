@@ -37,9 +37,9 @@ class Near:
         return kept.answer
 
     def keep_manifest(self, route: Route, reference: Reference, answer: ManifestAnswer) -> None:
-        """Remember an answer, for as long as it is good."""
+        """Remember an answer, for as long as it is good; see `keep_blob`."""
         now = self._clock()
-        if answer.good_until > now:
+        if answer.good_until > now and route.access == "mirror":
             kept = _Kept(replace(answer, outcome=HIT), now, answer.good_until)
             self._keep((route, reference, _MANIFEST), kept)
 

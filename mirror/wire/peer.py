@@ -11,7 +11,6 @@ process that has died is, too.
 import asyncio
 import itertools
 import logging
-import pickle
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,10 +20,12 @@ from typing import Any, Protocol, runtime_checkable
 from mirror.config import ConfigError
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.telemetry.log import fields, request_id
-from mirror.wire.channel import Channel
+from mirror.wire.channel import Channel, Torn
 
 _logger = logging.getLogger(__name__)
 
+_ENDED = "the process that was asked has ended"
+_FULL = "the mirror has too many files and connections open"
 _EXPECTED = (RegistryError, ConfigError)  # whoever asked knows what to make of them
 
 Served = Mapping[str, Callable[..., Awaitable[object] | AbstractAsyncContextManager[object]]]
@@ -105,8 +106,17 @@ class Peer:
             self._channel.send(_Leave(number))
             _close(result)
 
+    @property
+    def waiting(self) -> int:
+        """How many messages the other side has been too slow for."""
+        return self._channel.waiting
+
     def tell(self, method: str, *arguments: object) -> None:
-        """Have the other side do something; nobody waits for it."""
+        """Have the other side do something; nobody waits for it.
+
+        Raises:
+            OSError: There is no descriptor free to send what is open.
+        """
         self._channel.send(_Call(-next(self._numbers), method, arguments, request_id.get()))
 
     def close(self) -> None:
@@ -115,13 +125,13 @@ class Peer:
         self.lost.set()
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Unavailable("the mirror is being stopped"))
+                answer.set_exception(Unavailable(_ENDED))
         for work in self._working.values():
             work.leave()
 
     async def _ask(self, number: int, method: str, arguments: tuple[object, ...]) -> Any:
         if self.lost.is_set():
-            raise Unavailable("the mirror is being stopped")
+            raise Unavailable(_ENDED)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._channel.send(_Call(number, method, arguments, request_id.get()))
@@ -139,11 +149,20 @@ class Peer:
             case _Call():
                 work = self._working[message.number] = _Work()
                 work.task = self._tasks.create_task(self._work(message, work))
+                work.task.add_done_callback(lambda _: self._working.pop(message.number))
             case _Leave():
                 if (left := self._working.get(message.number)) is not None:
                     left.leave()
             case _Answer() | _Failure():
                 self._deliver(message)
+            case Torn(_Call() as call):
+                self._fail(call, Unavailable(_FULL))
+            case Torn(_Answer(number=number)):
+                self._channel.send(_Leave(number))
+                self._deliver(_Failure(number, Unavailable(_FULL)))
+            case Torn():
+                self._channel.close()  # nobody knows what it was, and so nobody what to wait for
+                self.close()
             case _:
                 raise AssertionError(f"not a message: {message!r}")
 
@@ -169,8 +188,6 @@ class Peer:
             if not isinstance(error, _EXPECTED):
                 _logger.exception("%s failed", call.method, extra=fields())
             self._fail(call, error)
-        finally:
-            del self._working[call.number]
 
     async def _answer(self, call: _Call, work: _Work) -> None:
         answering = self._serves[call.method](*call.arguments)
@@ -186,10 +203,9 @@ class Peer:
 
     def _fail(self, call: _Call, error: Exception) -> None:
         if call.number > 0:
-            try:
-                self._channel.send(_Failure(call.number, error))
-            except (pickle.PicklingError, TypeError, AttributeError):  # it cannot travel
-                self._channel.send(_Failure(call.number, RuntimeError(str(error))))
+            # What is not ours may not survive the journey.
+            told = error if isinstance(error, _EXPECTED) else RuntimeError(str(error))
+            self._channel.send(_Failure(call.number, told))
 
 
 def _close(result: object) -> None:

@@ -44,12 +44,14 @@ class Remote:
         router: Router,
         near: Near,
         *,
+        prefetches: bool,
         tasks: asyncio.TaskGroup,
         clock: Callable[[], float],
     ) -> None:
         self._peer = peer
         self._router = router
         self._near = near
+        self._prefetches = prefetches
         self._flights: Flights[int, Progress] = Flights(tasks)
         self._growths: WeakValueDictionary[int, _Growth] = WeakValueDictionary()
         self._noted: TTLCache[tuple[Route, Digest], None] = TTLCache(
@@ -75,7 +77,7 @@ class Remote:
 
     def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:
         """A client has been given a manifest, and will soon ask for what it refers to."""
-        if (key := (route, manifest.digest)) not in self._noted:
+        if self._prefetches and (key := (route, manifest.digest)) not in self._noted:
             self._noted[key] = None
             self._peer.tell("note_served", route, manifest, authorization)
 

@@ -1,8 +1,8 @@
 """The pool: the mirror's process keeps workers, and deals connections to them.
 
-One socket is listened on, here, and each connection goes to the next worker: no worker has more
-than its share, and none that has died takes clients with it that it has never served. A worker
-that dies is replaced.
+One socket is listened on, here, and each connection goes to the next worker that is fit: no worker
+has more than its share, and whoever has not been dealt yet is no dead worker's to lose. A worker
+that dies is replaced; one that hangs gets no more clients, and then is killed.
 """
 
 import asyncio
@@ -12,13 +12,16 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from random import Random
 
 from mirror.config import Config, ConfigError, Log
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Unavailable
 from mirror.pull.mirror import Mirror
 from mirror.tasks import owned_tasks
+from mirror.telemetry.log import fields
 from mirror.telemetry.traffic import Traffic
+from mirror.upstream.health import Backoff
 from mirror.wire.channel import make_pair
 from mirror.wire.desk import Desk
 from mirror.wire.peer import Peer
@@ -27,12 +30,34 @@ from mirror.workers.worker import Report, Worker
 _logger = logging.getLogger(__name__)
 
 _GATHER = 5.0  # seconds between reports that nobody has asked for
-_PATIENCE = 2.0  # seconds, for a worker that has too much to do to report
-_RESPITE = 1.0  # seconds before a worker that has died is replaced
-_FULL = 0.1  # seconds to wait where there is no descriptor left for one more client
+_PATIENCE = 2.0  # seconds, for those that have too much to do to report
+_SILENT = 5.0  # seconds without the report it was asked for: it gets no more clients
+_HUNG = 20.0  # seconds: it is killed
+_BEHIND = 64  # messages that it has not read: it gets no more clients
+_START = 60.0  # seconds, until a worker must be ready
+_END = 2.0  # seconds, until its process must have ended
+_FULL = 0.1  # seconds to wait where nobody is fit, or no descriptor is free for one more client
 
-Hire = Callable[[socket.socket], AbstractAsyncContextManager[None]]
+Kill = Callable[[], None]
+Hire = Callable[[socket.socket], AbstractAsyncContextManager[Kill]]
 """Has a worker live inside the block, at the other end of this socket; waits for its end."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker that is at work. `asked_at` when it was first asked for the report that it owes."""
+
+    peer: Peer
+    kill: Kill
+    asked_at: float | None = None
+
+    def silence(self, now: float) -> float:
+        """For how long it has owed a report, in seconds."""
+        return 0.0 if self.asked_at is None else now - self.asked_at
+
+    def is_fit(self, now: float) -> bool:
+        """Whether one more client is well served by it."""
+        return self.silence(now) < _SILENT and self.peer.waiting < _BEHIND
 
 
 class Pool:
@@ -46,16 +71,18 @@ class Pool:
         hire: Hire,
         traffic: Traffic,
         used: Callable[[Digest], None],
+        random: Random,
     ) -> None:
         self._config = config
         self._mirror = mirror
         self._hire = hire
         self._traffic = traffic
         self._used = used
-        self._peers: deque[Peer] = deque()
-        self._staffed = asyncio.Event()
+        self._random = random
+        self._backoff = Backoff()
+        self._members: deque[_Member] = deque()
+        self._clock = asyncio.get_running_loop().time
         self._stopping = False
-        self._gathering: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def working(self, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
@@ -75,113 +102,149 @@ class Pool:
             async with owned_tasks() as dealing:
                 for listener in listeners:
                     dealing.create_task(self._deal(listener))
-                dealing.create_task(self._gather_now_and_then())
+                dealing.create_task(self._watch())
                 yield
             await self._drain()
+            for task in employed:  # one may just be starting
+                task.cancel()
             await asyncio.wait(employed)
 
     async def gather(self) -> None:
-        """Have everyone report; whoever takes too long is in the next report."""
-        if self._gathering is None or self._gathering.done():
-            self._gathering = self._tasks.create_task(self._gather())
-        await asyncio.wait([self._gathering], timeout=_PATIENCE)
+        """Have everyone report; the report of whoever takes too long counts when it comes."""
+        hearings = [
+            self._tasks.create_task(self._hear(member))
+            for member in self._members
+            if member.silence(self._clock()) < _PATIENCE
+        ]
+        if hearings:
+            await asyncio.wait(hearings, timeout=_PATIENCE)
 
     @property
     def is_staffed(self) -> bool:
         """Whether there is anybody to serve clients."""
-        return self._staffed.is_set()
+        return bool(self._members)
 
     # A worker's life
 
     async def _employ(self, started: asyncio.Future[None]) -> None:
         """Have a worker, and after it the next."""
-        while not self._stopping:
-            ours, theirs = make_pair()
+        failures = 0
+        while True:
+            began = self._clock()
             try:
-                async with self._hire(theirs):
-                    await self._work_with(ours, started)
-            except (ConfigError, OSError, Unavailable) as error:
+                ours, theirs = make_pair()
+                with ours, theirs:
+                    async with self._hire(theirs) as kill:
+                        await self._work_with(ours, kill, started)
+                problem = "it has died"
+            except Exception as error:  # noqa: BLE001 - the mirror serves on with the others
                 if not started.done():
-                    started.set_exception(error)
+                    started.set_exception(_first(error))
                     return
-                _logger.error("no worker could be started: %s", error)  # noqa: TRY400 - no fault
-            if not self._stopping:
-                _logger.error("a worker has died; another one takes its place")
-                await asyncio.sleep(_RESPITE)
+                problem = str(error)
+            if self._stopping:
+                return
+            failures = 1 if self._clock() - began > self._backoff.most else failures + 1
+            delay = self._backoff.delay(failures, roll=self._random.random())
+            _logger.error(
+                "a worker has ended, another takes its place: %s", problem,
+                extra=fields(within_seconds=round(delay, 1)),
+            )  # fmt: skip
+            await asyncio.sleep(delay)
 
-    async def _work_with(self, connection: socket.socket, started: asyncio.Future[None]) -> None:
+    async def _work_with(
+        self, connection: socket.socket, kill: Kill, started: asyncio.Future[None]
+    ) -> None:
         peer = Peer(connection, Desk(self._mirror).serves(), tasks=self._tasks)
+        member = _Member(peer, kill)
         try:
-            # Each has its share of the memory, and the mirror's process has one.
-            near = self._config.store.memory_cache // (self._config.server.worker_count + 1)
-            await peer.call("start", self._config, near)
-            self._peers.append(peer)
-            self._staffed.set()
+            async with asyncio.timeout(_START):
+                await peer.call("start", self._config)
+            self._members.append(member)
             if not started.done():
                 started.set_result(None)
             await peer.lost.wait()
         finally:
             peer.close()
-            with suppress(ValueError):  # it has not even begun
-                self._peers.remove(peer)
-            if not self._peers:
-                self._staffed.clear()
+            if member in self._members:
+                self._members.remove(member)
 
     async def _drain(self) -> None:
         self._stopping = True
-        peers = [*self._peers]
+        peers = [member.peer for member in self._members]
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._config.server.drain_timeout + _PATIENCE):
+            async with asyncio.timeout(self._config.server.drain_timeout + _END):
                 await asyncio.gather(
                     *(peer.call("drain") for peer in peers), return_exceptions=True
                 )
         await self.gather()
-        for peer in peers:
-            peer.close()
 
     # What it does
 
     async def _deal(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listener:
+        with listener:  # nobody may connect who would not be served
             while True:
-                await self._staffed.wait()
+                member = await self._next()
                 try:
                     connection, _ = await loop.sock_accept(listener)
+                    with connection:
+                        if member.peer.lost.is_set():  # nobody had come for long
+                            member = await self._next()
+                        member.peer.tell("connect", connection)
                 except OSError as error:
                     _logger.error("no more clients for now: %s", error)  # noqa: TRY400 - no fault
                     await asyncio.sleep(_FULL)
-                    continue
-                with connection:
-                    await self._staffed.wait()
-                    self._peers.rotate(-1)
-                    self._peers[-1].tell("connect", connection)
                 await asyncio.sleep(0)  # others have their turn, also when a cluster arrives
 
-    async def _gather_now_and_then(self) -> None:
+    async def _next(self) -> _Member:
+        """Whose turn it is, of those that are fit."""
+        while True:
+            for _ in range(len(self._members)):
+                self._members.rotate(-1)
+                if self._members[-1].is_fit(self._clock()):
+                    return self._members[-1]
+            await asyncio.sleep(_FULL)
+
+    async def _watch(self) -> None:
+        """Gather now and then, and see who hangs."""
         while True:
             await asyncio.sleep(_GATHER)
             await self.gather()
+            for member in self._members:
+                if member.silence(self._clock()) > _HUNG:
+                    _logger.error("a worker hangs, and is killed")
+                    member.kill()
 
-    async def _gather(self) -> None:
-        await asyncio.gather(*(self._hear(peer) for peer in self._peers))
+    async def _hear(self, member: _Member) -> None:
+        if member.asked_at is None:
+            member.asked_at = self._clock()
+        try:
+            report: Report = await member.peer.call("report")
+        except Exception as error:  # noqa: BLE001 - nobody knows what it has done
+            _logger.warning("a worker does not report: %s", error)
+            return
+        member.asked_at = None
+        self._traffic.add(report.traffic)
+        for digest in report.used:
+            self._used(digest)
 
-    async def _hear(self, peer: Peer) -> None:
-        with suppress(Unavailable):  # it has just died, and nobody knows what it has done
-            report: Report = await peer.call("report")
-            self._traffic.add(report.traffic)
-            for digest in report.used:
-                self._used(digest)
+
+def _first(error: Exception) -> Exception:
+    """Why the mirror cannot start, as the command line tells it."""
+    if isinstance(error, ConfigError | OSError):
+        return error
+    return OSError(f"a worker cannot be started: {error}")
 
 
 def hire_here(clock: Callable[[], float]) -> Hire:
     """Workers that live in this process."""
 
     @asynccontextmanager
-    async def hire(connection: socket.socket) -> AsyncIterator[None]:
+    async def hire(connection: socket.socket) -> AsyncIterator[Kill]:
         async with owned_tasks() as tasks:
             worker = Worker(connection, tasks=tasks, clock=clock)
-            yield
+            yield worker.close
             await worker.lost.wait()
 
     return hire
@@ -191,22 +254,29 @@ def hire_process(settings: Log) -> Hire:
     """Workers that are processes, and log as `settings` say."""
 
     @asynccontextmanager
-    async def hire(connection: socket.socket) -> AsyncIterator[None]:
+    async def hire(connection: socket.socket) -> AsyncIterator[Kill]:
         with connection:
             descriptor = connection.fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "mirror.workers",
                 str(descriptor), settings.level, settings.format,
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=[descriptor],
+                start_new_session=True,  # Ctrl-C is for the mirror's process, which tells them
             )  # fmt: skip
         try:
-            yield
+            yield process.kill
         finally:
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+            await _end(process)
+        if process.returncode:
+            raise OSError(f"process {process.pid} has ended with status {process.returncode}")
 
     return hire
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    try:
+        async with asyncio.timeout(_END):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

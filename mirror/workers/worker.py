@@ -60,17 +60,26 @@ class Worker:
         self._peer = Peer(connection, serves, tasks=tasks)
         self.lost = self._peer.lost
 
-    async def _start(self, config: Config, near: int) -> None:
-        """Get ready to serve, with so many bytes of memory for what is at hand.
+    def close(self) -> None:
+        """End at once."""
+        self._peer.close()
+
+    async def _start(self, config: Config) -> None:
+        """Get ready to serve.
 
         Raises:
             ConfigError: A file that the configuration names makes no sense.
         """
         access = await asyncio.to_thread(Access, config.server)  # it reads files
         self._tls = await asyncio.to_thread(_tls, config.server)
-        self._near = Near(near, clock=self._clock)
+        self._near = Near(config.memory_share, clock=self._clock)
         mirror = Remote(
-            self._peer, Router(config), self._near, tasks=self._tasks, clock=self._clock
+            self._peer,
+            Router(config),
+            self._near,
+            prefetches=config.fill.prefetch != "off",
+            tasks=self._tasks,
+            clock=self._clock,
         )
         frontend = Frontend(Handlers(mirror), access, self._traffic)
         self._runner = web.ServerRunner(

@@ -107,7 +107,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_serve_meanwhil
     before = workers_of(mirror)
     assert len(before) == WORKERS
     os.kill(min(before), signal.SIGKILL)
-    await is_told(mirror, "a worker has died; another one takes its place")
+    await is_told(mirror, "a worker has ended, another takes its place")
     assert await is_ready(mirror, 200)
     for _ in range(2 * WORKERS):
         await pull()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.support.process import until
 
-
 _INODE = re.compile(r"socket:\[[0-9]+\]")
 
 

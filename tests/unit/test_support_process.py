@@ -84,7 +84,8 @@ async def test_a_server_that_ignores_sigterm_is_forced_and_told_on(tmp_path: Pat
 
 
 async def test_what_a_program_left_running_ends_with_it() -> None:
-    result = await run("sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!")
+    start = "import subprocess as s; print(s.Popen(['sleep', '60'], stdout=-3, stderr=-3).pid)"
+    result = await run(sys.executable, "-c", start)
     await until(partial(_is_gone, int(result.stdout)), within=5)
 
 

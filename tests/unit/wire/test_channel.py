@@ -15,7 +15,7 @@ import pytest
 from mirror.wire.channel import Channel, make_pair
 from tests.support.process import until
 
-MANY = 500  # packets: more than the socket's buffer takes
+MANY = 3000  # more than fit into a socket's buffer
 
 
 class End:

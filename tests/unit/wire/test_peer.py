@@ -251,7 +251,7 @@ async def test_a_fault_of_our_own_is_told_in_the_log_of_the_process_that_has_it(
 ) -> None:
     token = request_id.set("4f2a-1")
     async with connected({"fail": fail}) as (asking, _):
-        with pytest.raises(ZeroDivisionError, match="by nought"):
+        with pytest.raises(RuntimeError, match="by nought"):
             await asking.call("fail", ZeroDivisionError("by nought"))
     request_id.reset(token)
     [fault] = caplog.records
@@ -284,7 +284,7 @@ async def test_an_answer_that_cannot_travel_is_an_error() -> None:
         return threading.Lock()
 
     async with connected({"lock": lock, "add": add}) as (asking, _):
-        with pytest.raises(TypeError):
+        with pytest.raises(RuntimeError, match="cannot pickle"):
             await asking.call("lock")
         with pytest.raises(TypeError):
             await asking.call("add", threading.Lock())
