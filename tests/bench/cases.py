@@ -9,7 +9,7 @@ from statistics import median
 
 from tests.bench import load
 from tests.bench.figures import CACHE, DOCKER, EXTERNAL, MIRROR, STATIC, Figures
-from tests.bench.measure import descriptors, idle, metered, resident_mib
+from tests.bench.measure import descriptors, have_memory, idle, metered, resident_mib
 from tests.bench.peers import EXTERNAL_COMMAND, Server
 from tests.bench.stage import (
     KIB,
@@ -38,6 +38,7 @@ CONCURRENCY = (1, 4, 16, 64, 128)
 
 _RANGE = MIB
 _RUSH = 100  # clients
+_TIMES_OVER = 3  # what a cold blob takes of memory: upstream, here, and some
 _SLOW_CLIENTS = 1000
 _SLOW_RATE = 64 * KIB  # bytes per second
 _STARTS = 3
@@ -156,6 +157,7 @@ async def _cold_blob(stage: Stage, peer: str) -> Figures:
     async with stage.fresh(peer) as server:
         await prove(server, manifest_path("large"), held.digest)
         await idle(server.pid, stage.registry.process.pid)
+        await asyncio.to_thread(have_memory, server.directory, _TIMES_OVER * stage.scale.large)
         figures = await _streamed(server, blob_path("large", digest), stage.scale.large)
         await prove(server, blob_path("large", digest), digest)
     return figures
@@ -169,6 +171,7 @@ async def _rush(stage: Stage, peer: str) -> Figures:
         await prove(server, manifest_path("large"), held.digest)
         await idle(server.pid, stage.registry.process.pid)
         asked, sent = _sent(stage, digest)
+        await asyncio.to_thread(have_memory, server.directory, _TIMES_OVER * stage.scale.large)
         figures = await _streamed(server, target, size, clients=_RUSH)
         await idle(server.pid, stage.registry.process.pid)
         asked_after, sent_after = _sent(stage, digest)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from tests.bench.figures import Figures
 
@@ -70,6 +71,17 @@ async def idle(*pids: int) -> None:
             return
         used = now
         await asyncio.sleep(_IDLE_SECONDS)
+
+
+def have_memory(directory: Path, size: int) -> None:
+    """See that the system has `size` bytes of memory free that it need not ask its host for.
+
+    A virtual machine gives back what it does not use; whoever writes there next pays for it, which
+    would be the peer that happens to come first.
+    """
+    with TemporaryFile(dir=directory) as file:
+        for _ in range(size // _MIB):
+            file.write(bytes(_MIB))
 
 
 def family(pid: int) -> list[Path]:
