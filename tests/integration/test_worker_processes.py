@@ -1,13 +1,15 @@
 """Workers as processes, by the real command line: they are replaced, and go with the mirror."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
+import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import tomli_w
 from tests.support.client import Client, client, get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
-from tests.support.process import free_port, run, until
+from tests.support.process import Process, free_port, run, until
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 3 * 2**20
@@ -60,7 +62,11 @@ async def clients_of(mirror: MirrorProcess) -> AsyncIterator[list[Client]]:
 
 def workers_of(mirror: MirrorProcess) -> set[int]:
     """The ids of its processes."""
-    tasks = Path(f"/proc/{mirror.process.pid}/task").glob("*/children")
+    return children_of(mirror.process)
+
+
+def children_of(process: Process) -> set[int]:
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     return {int(child) for task in tasks for child in task.read_text(encoding="utf-8").split()}
 
 
@@ -69,6 +75,38 @@ def lives(pid: int) -> bool:
     with suppress(FileNotFoundError):
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
         return state.split()[0] != "Z"
+    return False
+
+
+@contextmanager
+def hanging(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # it has been killed
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def room_for(count: int, pid: int) -> Iterator[None]:
+    """A process that can open no more than so many files and connections."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    free = (number for number in itertools.count() if number not in used)
+    limit = next(itertools.islice(free, count, None))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+async def is_served(one: Client) -> bool:
+    """False: it was dealt to a worker that hangs."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            return (await one.get("/v2/")).status == 200
     return False
 
 
@@ -176,7 +214,143 @@ async def test_while_the_only_worker_is_replaced_it_is_not_ready_and_clients_wai
     assert len(workers_of(mirror) - {pid}) == 1
 
 
+# A worker hangs
+
+
+async def test_a_worker_that_hangs_gets_no_more_clients_and_what_others_serve_is_counted(
+    mirror: MirrorProcess,
+) -> None:
+    """What it has served itself and not told yet, nobody can know."""
+
+    async def is_passed_over() -> bool:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(client(mirror.url)) for _ in range(WORKERS)]
+            return all([await is_served(one) for one in clients])
+
+    async with clients_of(mirror) as clients:
+        with hanging(min(workers_of(mirror))):
+            [served] = [one for one in clients if await is_served(one)]
+            before = await mirror.metric("mirror_requests_total")
+            for count in range(1, 4):
+                assert await is_served(served)
+                assert await mirror.metric("mirror_requests_total") == before + count
+            await until(is_passed_over, within=15)
+            for _ in range(3):
+                assert await is_passed_over()
+    await mirror.process.kill()
+
+
+# No descriptor is free
+
+
+async def test_a_worker_without_descriptors_refuses_clients_and_serves_those_that_it_has(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    [layer] = app.layers
+    gate = upstream.hold(layer, after=SIZE // 2)
+    before = workers_of(mirror)
+    async with (
+        mirror.client.open(f"/v2/org/app/blobs/{layer}") as response,
+        AsyncExitStack() as stack,
+    ):
+        received = await response.content.readexactly(SIZE // 2)
+        with ExitStack() as limits:
+            for pid in before:
+                limits.enter_context(room_for(3, pid))
+            served = 0
+            for _ in range(5 * WORKERS):  # each stays connected
+                one = await stack.enter_async_context(client(mirror.url))
+                with suppress(aiohttp.ClientError):  # it is refused
+                    served += (await one.get("/v2/")).status == 200
+            assert WORKERS <= served <= 3 * WORKERS
+            gate.open()
+            assert received + await response.read() == app.blobs[layer]
+        assert (await get(f"{mirror.url}/v2/")).status == 200
+    assert workers_of(mirror) == before
+    assert "Traceback" not in mirror.process.log()
+
+
+async def test_a_mirror_without_descriptors_refuses_a_client_and_serves_the_next(
+    mirror: MirrorProcess,
+) -> None:
+    before = workers_of(mirror)
+    with room_for(1, mirror.process.pid):  # to accept a client, not to pass it on
+        with pytest.raises(aiohttp.ClientError):
+            await get(f"{mirror.url}/v2/")
+        await is_told(mirror, "no more clients for now: ")
+    assert (await get(f"{mirror.url}/v2/")).status == 200
+    assert workers_of(mirror) == before
+
+
+# The mirror starts
+
+
+def is_worker(pid: int) -> bool:
+    """Not so at first: whoever starts it waits until it runs a program of its own."""
+    return b"mirror.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@asynccontextmanager
+async def starting(directory: Path) -> AsyncIterator[Process]:
+    """A mirror whose workers' processes are there, and not at work yet."""
+    settings = document(
+        {"docker.io": upstream_at("http://127.0.0.1:9")},
+        store_root=directory / "store",
+        ports=(free_port(), free_port()),
+        server={"workers": WORKERS},
+    )
+    file = directory / "mirror.toml"
+    file.write_text(tomli_w.dumps(settings), encoding="utf-8")
+
+    async def are_there() -> bool:
+        return [*map(is_worker, children_of(process))] == [True] * WORKERS
+
+    command = (sys.executable, "-m", "mirror", "serve", "--config", file)
+    process = Process(command, log=directory / "mirror.log", ready=are_there)
+    async with process:
+        yield process
+
+
+async def test_a_worker_that_dies_while_the_mirror_starts_ends_it_and_is_told(
+    tmp_path: Path,
+) -> None:
+    async with starting(tmp_path) as process:
+        before = children_of(process)
+        os.kill(max(before), signal.SIGKILL)
+        assert await process.wait() == 1
+        await are_gone(before)
+    assert "a worker cannot be started" in process.log()
+    assert "Traceback" not in process.log()
+
+
+async def test_a_worker_that_hangs_while_the_mirror_starts_does_not_keep_it_from_stopping(
+    tmp_path: Path,
+) -> None:
+    async with starting(tmp_path) as process:
+        before = children_of(process)
+        with hanging(max(before)):
+            os.kill(process.pid, signal.SIGTERM)
+            assert await process.wait() == 0
+            await are_gone(before)
+    assert process.log().endswith(" INFO stopped before it served\n")
+
+
 # The mirror ends
+
+
+async def test_it_stops_while_a_worker_is_being_replaced(mirror: MirrorProcess) -> None:
+    before = workers_of(mirror)
+    os.kill(min(before), signal.SIGKILL)
+
+    async def the_next_is_starting() -> bool:
+        return bool(workers_of(mirror) - before)
+
+    await until(the_next_is_starting, within=5)
+    before |= workers_of(mirror)
+    terminate(mirror)
+    assert await mirror.process.wait() == 0
+    await are_gone(before)
+    assert "Traceback" not in mirror.process.log()
 
 
 async def test_workers_of_a_mirror_that_is_killed_end_and_the_next_can_listen_at_once(

@@ -186,6 +186,24 @@ async def test_a_tag_that_is_no_longer_fresh_costs_one_head_at_all_workers_toget
         assert upstream.questions() == [("tag", "HEAD", "1")]
 
 
+async def test_a_tag_that_is_stale_is_stale_at_every_worker_also_when_the_clock_is_set_back(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    connect: Connect,
+    app: Image,
+    clock: FakeClock,
+) -> None:
+    mirror = await start_mirror(server={"workers": WORKERS})
+    clients = await connect(mirror)
+    assert (await clients[0].manifest("org/app", "1")).body == app.manifest
+    await upstream.stop()
+    for seconds in (60, -3600):
+        clock.advance(seconds)
+        answers = [await one.manifest("org/app", "1") for one in clients * 2]
+        told = {(answer.headers["Cache-Status"], answer.body) for answer in answers}
+        assert told == {("mirror; hit; detail=stale", app.manifest)}
+
+
 async def test_a_tag_that_has_moved_has_moved_for_every_worker_once_it_is_no_longer_fresh(
     upstream: ScriptedRegistry,
     start_mirror: StartMirror,

@@ -219,6 +219,26 @@ def test_a_client_that_leaves_is_a_connection_error(run: Run, file: Path) -> Non
     run(test())
 
 
+def test_a_client_that_leaves_while_headers_wait_is_a_connection_error(
+    run: Run, file: Path
+) -> None:
+    async def test() -> None:
+        async def send(request: web.BaseRequest, sender: Sender) -> None:
+            assert request.transport is not None
+            request.transport.write(bytes(2**18))
+            await sender.send(opened, 0, SIZE)
+
+        with FileIO(file) as opened:
+            sending = Sending(send)
+            async with client_of(sending) as client:
+                await read(client, 100)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                client.close()
+                assert isinstance(await sending.ended.get(), ConnectionError)
+
+    run(test())
+
+
 def test_who_has_left_before_it_begins_is_a_connection_error(run: Run, file: Path) -> None:
     async def test() -> None:
         async def send(request: web.BaseRequest, sender: Sender) -> None:

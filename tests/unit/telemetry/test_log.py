@@ -1,12 +1,15 @@
+import io
 import json
 import logging
 import re
+import select
+import threading
 from collections.abc import Iterator
 from typing import Literal
 
 import pytest
 
-from mirror.telemetry.log import fields, request_id, start
+from mirror.telemetry.log import Line, Writer, fields, request_id, start
 
 logger = logging.getLogger("mirror.api.middleware")
 
@@ -142,3 +145,56 @@ def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[st
     logger.warning("loud")
     listener.stop()
     assert "quiet" not in capsys.readouterr().err
+
+
+class Pipe(io.StringIO):
+    """Takes nothing until it may; each piece is kept as it was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self.began = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.began.set()
+        assert self.may_go_on.wait(10)
+        self.pieces.append(text)
+        return len(text)
+
+
+def write(writer: Writer, message: str) -> None:
+    writer.write(Line(0, "INFO", "mirror", message, {}, ""))
+
+
+def test_what_is_told_while_the_last_is_written_is_written_too() -> None:
+    pipe = Pipe()
+    writer = Writer(pipe, lambda line: line.message)
+    write(writer, "first")
+    assert pipe.began.wait(5)
+    write(writer, "second")
+    stopping = threading.Thread(target=writer.stop)
+    stopping.start()
+    stopping.join(0.2)
+    assert stopping.is_alive()  # it waits for what is being written
+    pipe.may_go_on.set()
+    stopping.join(5)
+    assert pipe.pieces == ["first\n", "second\n"]
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\u20ac", "\U0001f433"])
+def test_lines_are_written_together_as_far_as_a_pipe_takes_them_in_one_piece(letter: str) -> None:
+    """What is longer than PIPE_BUF, in bytes, is mixed with what other processes write."""
+    pipe = Pipe()
+    writer = Writer(pipe, lambda line: line.message)
+    write(writer, "first")
+    assert pipe.began.wait(5)  # from now on they wait, and are written together
+    lines = [letter * (number % 300) for number in range(400)]
+    for line in lines:
+        write(writer, line)
+    pipe.may_go_on.set()
+    writer.stop()
+    assert "".join(pipe.pieces).splitlines() == ["first", *lines]
+    sizes = [len(piece.encode()) for piece in pipe.pieces]
+    assert max(sizes) <= select.PIPE_BUF
+    assert min(sizes[1:-1]) > select.PIPE_BUF // 2  # and not one by one

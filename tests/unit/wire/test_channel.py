@@ -271,6 +271,16 @@ async def test_a_message_that_cannot_be_understood_ends_the_channel_and_is_told(
     assert "restart the mirror" in told.getMessage()
 
 
+async def test_a_file_that_comes_beside_rubbish_is_closed(
+    far: End, sockets: tuple[socket.socket, socket.socket], file: FileIO
+) -> None:
+    before = count_open()
+    with file:
+        socket.send_fds(sockets[0], [b"rubbish"], [file.fileno()])
+        await until(far.has_lost_the_other, within=5)
+    assert count_open() == before - 2  # neither the file nor the end that was hung up
+
+
 async def test_what_was_sent_before_rubbish_arrives(
     near: End, far: End, sockets: tuple[socket.socket, socket.socket]
 ) -> None:

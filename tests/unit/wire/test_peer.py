@@ -269,9 +269,17 @@ class Stuck(Exception):
         self.lock = threading.Lock()
 
 
-async def test_an_error_that_cannot_travel_arrives_as_one_that_can() -> None:
+class Foreign(Exception):
+    """Cannot be unpickled, as many libraries' errors: its `args` are not what it is made of."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port} is in the mud")
+
+
+@pytest.mark.parametrize("error", [Stuck("in the mud"), Foreign("host", 80)], ids=repr)
+async def test_an_error_that_cannot_travel_arrives_as_one_that_can(error: Exception) -> None:
     async def stick() -> None:
-        raise Stuck("in the mud")
+        raise error
 
     async with connected({"stick": stick, "add": add}) as (asking, _):
         with pytest.raises(RuntimeError, match="in the mud"):
@@ -304,6 +312,17 @@ async def test_what_nobody_waits_for_any_more_is_cancelled(shelf: Shelf) -> None
         shelf.may_go_on.set()
         assert await other == "done late"
     assert shelf.ended.empty()
+
+
+async def test_a_call_that_is_left_before_it_has_begun_is_forgotten() -> None:
+    async with connected({"add": add}) as (asking, serving):
+        call = asking.call("add", 1)
+        call.send(None)
+        with pytest.raises(asyncio.CancelledError):
+            call.throw(asyncio.CancelledError)  # in the same turn: both arrive together
+        assert await asking.call("add", 1) == 1
+        await asyncio.sleep(0)
+        assert serving._working == {}  # noqa: SLF001 - what is kept for ever has no other sign
 
 
 async def test_what_is_open_is_let_go_when_the_block_ends(shelf: Shelf) -> None:
