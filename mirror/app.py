@@ -145,16 +145,17 @@ async def run(
         )
 
         async def find_problem() -> str | None:
-            if not pool.is_staffed:
-                return "no worker is running"
+            if (problem := pool.find_problem()) is not None:
+                return problem
             return None if await store.is_writable() else "store.root cannot be written to"
 
         admin = web.AppRunner(
             make_admin(metrics, gather=pool.gather, find_problem=find_problem), access_log=None
         )
-        listeners = await stack.enter_async_context(_listening(config.server.listen))
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
-        await stack.enter_async_context(pool.working(listeners))
+        await stack.enter_async_context(pool.working())
+        listeners = await stack.enter_async_context(_listening(config.server.listen))
+        await stack.enter_async_context(pool.dealing(listeners))
         address = config.server.listen[0], int(listeners[0].getsockname()[1])
         yield Running(address, admin.addresses[0])
 

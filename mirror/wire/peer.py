@@ -9,6 +9,7 @@ process that has died is, too.
 """
 
 import asyncio
+import errno
 import itertools
 import logging
 import socket
@@ -26,6 +27,7 @@ _logger = logging.getLogger(__name__)
 
 _ENDED = "the process that was asked has ended"
 _FULL = "the mirror has too many files and connections open"
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 _EXPECTED = (RegistryError, ConfigError)  # whoever asked knows what to make of them
 
 Served = Mapping[str, Callable[..., Awaitable[object] | AbstractAsyncContextManager[object]]]
@@ -161,8 +163,7 @@ class Peer:
                 self._channel.send(_Leave(number))
                 self._deliver(_Failure(number, Unavailable(_FULL)))
             case Torn():
-                self._channel.close()  # nobody knows what it was, and so nobody what to wait for
-                self.close()
+                self.close()  # nobody knows what it was, and so nobody what to wait for
             case _:
                 raise AssertionError(f"not a message: {message!r}")
 
@@ -187,7 +188,8 @@ class Peer:
         except Exception as error:
             if not isinstance(error, _EXPECTED):
                 _logger.exception("%s failed", call.method, extra=fields())
-            self._fail(call, error)
+            full = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
+            self._fail(call, Unavailable(_FULL) if full else error)
 
     async def _answer(self, call: _Call, work: _Work) -> None:
         answering = self._serves[call.method](*call.arguments)

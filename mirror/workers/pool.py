@@ -57,7 +57,8 @@ class _Member:
 
     def is_fit(self, now: float) -> bool:
         """Whether one more client is well served by it."""
-        return self.silence(now) < _SILENT and self.peer.waiting < _BEHIND
+        is_behind = self.silence(now) >= _SILENT or self.peer.waiting >= _BEHIND
+        return not is_behind and not self.peer.lost.is_set()
 
 
 class Pool:
@@ -82,11 +83,12 @@ class Pool:
         self._backoff = Backoff()
         self._members: deque[_Member] = deque()
         self._clock = asyncio.get_running_loop().time
+        self._is_dealing = False
         self._stopping = False
 
     @asynccontextmanager
-    async def working(self, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
-        """Serve clients inside the block; then let responses finish.
+    async def working(self) -> AsyncIterator[None]:
+        """Have workers inside the block, all of them ready; then let responses finish.
 
         Raises:
             ConfigError: A file that the configuration names makes no sense.
@@ -99,15 +101,25 @@ class Pool:
             ]
             employed = [employment.create_task(self._employ(future)) for future in started]
             await asyncio.gather(*started)
-            async with owned_tasks() as dealing:
-                for listener in listeners:
-                    dealing.create_task(self._deal(listener))
-                dealing.create_task(self._watch())
+            async with owned_tasks() as watching:
+                watching.create_task(self._watch())
                 yield
             await self._drain()
             for task in employed:  # one may just be starting
                 task.cancel()
             await asyncio.wait(employed)
+
+    @asynccontextmanager
+    async def dealing(self, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
+        """Inside the block, who connects is served."""
+        async with owned_tasks() as tasks:
+            for listener in listeners:
+                tasks.create_task(self._deal(listener))
+            self._is_dealing = True
+            try:
+                yield
+            finally:
+                self._is_dealing = False
 
     async def gather(self) -> None:
         """Have everyone report; the report of whoever takes too long counts when it comes."""
@@ -119,10 +131,11 @@ class Pool:
         if hearings:
             await asyncio.wait(hearings, timeout=_PATIENCE)
 
-    @property
-    def is_staffed(self) -> bool:
-        """Whether there is anybody to serve clients."""
-        return bool(self._members)
+    def find_problem(self) -> str | None:
+        """Why nobody is served now, if that is so."""
+        if not self._is_dealing:
+            return "it is being started, or stopped"
+        return None if self._members else "no worker is running"
 
     # A worker's life
 
@@ -183,19 +196,18 @@ class Pool:
 
     async def _deal(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listener:  # nobody may connect who would not be served
-            while True:
-                member = await self._next()
-                try:
-                    connection, _ = await loop.sock_accept(listener)
-                    with connection:
-                        if member.peer.lost.is_set():  # nobody had come for long
-                            member = await self._next()
-                        member.peer.tell("connect", connection)
-                except OSError as error:
-                    _logger.error("no more clients for now: %s", error)  # noqa: TRY400 - no fault
-                    await asyncio.sleep(_FULL)
-                await asyncio.sleep(0)  # others have their turn, also when a cluster arrives
+        while True:
+            member = await self._next()
+            try:
+                connection, _ = await loop.sock_accept(listener)
+                with connection:
+                    if not member.is_fit(self._clock()):  # nobody had come for long
+                        member = await self._next()
+                    member.peer.tell("connect", connection)
+            except OSError as error:
+                _logger.error("no more clients for now: %s", error)  # noqa: TRY400 - no fault
+                await asyncio.sleep(_FULL)
+            await asyncio.sleep(0)  # others have their turn, also when a cluster arrives
 
     async def _next(self) -> _Member:
         """Whose turn it is, of those that are fit."""
