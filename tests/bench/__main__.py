@@ -30,6 +30,8 @@ from tests.bench.stage import MIB, QUICK, Scale
 from tests.support.process import run
 
 _HERE = Path(__file__).parent
+_RESULTS = _HERE / "RESULTS.json"
+_BOUNDS = {case.name: case.bound for case in ALL}
 _SOAK = "soak"
 
 
@@ -46,7 +48,13 @@ def main(
         bool, typer.Option("--skip-soak", help="Without ten minutes of mixed load.")
     ] = False,
     save: Annotated[
-        bool, typer.Option("--save", help="Write RESULTS.* here, to be committed.")
+        bool,
+        typer.Option(
+            "--save", help="Write RESULTS.* here, to be committed; --only: renew these rows."
+        ),
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Write RESULTS.* anew from RESULTS.json.")
     ] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the rows.")] = False,
 ) -> None:
@@ -54,6 +62,9 @@ def main(
     if show_list:
         for case in ALL:
             print(f"{case.name:<16} {case.title}")
+        return
+    if again:
+        report.write(_HERE, *report.read(_RESULTS, _BOUNDS), name="RESULTS")
         return
     unknown = set(only or ()) - {case.name for case in ALL}
     if unknown:
@@ -69,6 +80,8 @@ def main(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found, facts = asyncio.run(_measure(wanted, scale, rounds or scale.rounds, quick=quick))
     print(report.markdown(found, facts))
+    if save and only:
+        found, facts = report.renew(*report.read(_RESULTS, _BOUNDS), found, facts)
     if save:
         report.write(_HERE, found, facts, name="RESULTS")
 

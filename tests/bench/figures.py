@@ -97,6 +97,7 @@ class Row:
     title: str
     figure: str  # the one that is compared
     aim: str = ""
+    bound: str = ""  # what keeps the mirror from the aim, as far as that is known
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def median(self, peer: str, figure: str = "") -> float | None:

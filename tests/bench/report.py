@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.cases import CURVE
-from tests.bench.figures import BEST, LIMIT, MIRROR, UNITS, Row, Verdict, spread
+from tests.bench.figures import BEST, LIMIT, MIRROR, UNITS, Outcome, Row, Verdict, spread
 
 Facts = Mapping[str, str]
 """Commit, machine, date and the like, for the head of a report."""
@@ -34,6 +34,29 @@ def write(directory: Path, rows: Sequence[Row], facts: Facts, *, name: str) -> N
     (directory / f"{name}.md").write_text(text, encoding="utf-8")
     document = json.dumps(as_document(rows, facts), indent=1, ensure_ascii=False)
     (directory / f"{name}.json").write_text(document + "\n", encoding="utf-8")
+
+
+def read(file: Path, bounds: Mapping[str, str]) -> tuple[list[Row], Facts]:
+    """What `write` has written as JSON; with what is known of the bounds by now, by row."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    rows = []
+    for found in document["rows"]:
+        found["outcomes"] = {peer: Outcome(**told) for peer, told in found["outcomes"].items()}
+        found["bound"] = bounds.get(found["name"], "")
+        del found["verdicts"]
+        rows.append(Row(**found))
+    return rows, document["facts"]
+
+
+def renew(
+    rows: Sequence[Row], facts: Facts, newer: Sequence[Row], their_facts: Facts
+) -> tuple[list[Row], Facts]:
+    """Rows of which some have been measured again, and facts that say which and when."""
+    again = {row.name: row for row in newer}
+    when = f"{', '.join(again)}: {their_facts['Commit']}, {their_facts['Date']}"
+    earlier = facts.get("Measured again", "")
+    told = {**facts, "Measured again": f"{earlier}; {when}".removeprefix("; ")}
+    return [again.get(row.name, row) for row in rows], told
 
 
 def as_document(rows: Iterable[Row], facts: Facts) -> Mapping[str, Any]:
@@ -71,7 +94,9 @@ def _told(row: Row, verdict: Verdict) -> tuple[str, str]:
     if verdict.measured is None:
         failure = row.outcomes[MIRROR].failure if MIRROR in row.outcomes else "not measured"
         return (f"failed: {failure}", "**no**") if failure else ("the peer failed", "alone")
-    return number(verdict.measured), "yes" if verdict.met else "**no**"
+    if verdict.met:
+        return number(verdict.measured), "yes"
+    return number(verdict.measured), f"**no**: {row.bound}" if row.bound else "**no**"
 
 
 def _peers(rows: Iterable[Row]) -> str:

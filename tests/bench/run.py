@@ -32,7 +32,7 @@ async def rows(
 
 
 async def _row(stage: Stage, case: Case, rounds: int, announce: Announce) -> Row:
-    row = Row(case.name, case.table, case.title, case.figure, case.aim)
+    row = Row(case.name, case.table, case.title, case.figure, case.aim, case.bound)
     row.outcomes = {peer: Outcome() for peer in case.peers}
 
     async def sample(peer: str, number: int) -> None:

@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, and that it has every row that was promised."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +156,30 @@ def test_the_plot_draws_a_line_for_each_peer() -> None:
 
 def test_the_spread_is_a_share_of_the_median() -> None:
     assert spread([9, 10, 12]) == pytest.approx(0.3)
+
+
+def test_an_aim_that_is_missed_says_what_keeps_the_mirror_from_it() -> None:
+    missed = row(
+        "requests",
+        "≥ 0.5 x nginx static",
+        mirror=rounds("requests", 1),
+        static=rounds("requests", 4),
+    )
+    missed.bound = "the interpreter"
+    assert "| 0.250 | **no**: the interpreter |" in report.markdown([missed], {})
+    missed.outcomes[MIRROR] = Outcome(rounds("requests", 4))
+    assert "the interpreter" not in report.markdown([missed], {})
+
+
+def test_rows_that_are_measured_again_take_their_places_and_say_when(tmp_path: Path) -> None:
+    first, second = row("time", mirror=rounds("time", 1)), row("time", mirror=rounds("time", 2))
+    second.name = "another-row"
+    report.write(tmp_path, [first, second], {"Commit": "one", "Date": "then"}, name="RESULTS")
+    rows, facts = report.read(tmp_path / "RESULTS.json", {"another-row": "the disk"})
+    assert (rows[0], rows[1].bound, facts["Commit"]) == (first, "the disk", "one")
+    again = row("time", mirror=rounds("time", 3))
+    rows, facts = report.renew(rows, facts, [again], {"Commit": "two", "Date": "now"})
+    assert [found.median(MIRROR) for found in rows] == [3, 2]
+    assert facts == {"Commit": "one", "Date": "then", "Measured again": "a-row: two, now"}
+    rows, facts = report.renew(rows, facts, [again], {"Commit": "three", "Date": "later"})
+    assert facts["Measured again"] == "a-row: two, now; a-row: three, later"
