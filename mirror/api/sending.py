@@ -1,7 +1,7 @@
 """From a file to a client's connection by the kernel alone (sendfile), as far as it has grown.
 
-`loop.sendfile` does the same, but tells epoll about the socket anew for every piece that goes out:
-at a gigabyte per second that was a third of a core. Here a socket is told of once for each call.
+asyncio's `loop.sendfile` does the same, but tells epoll about the socket anew for every piece that
+goes out, and uvloop has none. Here epoll is told of a socket once for each call.
 """
 
 import asyncio

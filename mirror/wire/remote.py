@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from weakref import WeakValueDictionary
@@ -79,7 +79,8 @@ class Remote:
         """A client has been given a manifest, and will soon ask for what it refers to."""
         if self._prefetches and (key := (route, manifest.digest)) not in self._noted:
             self._noted[key] = None
-            self._peer.tell("note_served", route, manifest, authorization)
+            with suppress(OSError):  # no descriptor is free: the client will ask for all of it
+                self._peer.tell("note_served", route, manifest, authorization)
 
     async def head_blob(
         self, route: Route, digest: Digest, authorization: str | None

@@ -7,6 +7,7 @@ that dies is replaced; one that hangs gets no more clients, and then is killed.
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections import deque
@@ -37,6 +38,13 @@ _BEHIND = 64  # messages that it has not read: it gets no more clients
 _START = 60.0  # seconds, until a worker must be ready
 _END = 2.0  # seconds, until its process must have ended
 _FULL = 0.1  # seconds to wait where nobody is fit, or no descriptor is free for one more client
+
+# A worker is of the same program, wherever that was started: `-m` would look into the working
+# directory first, and might find another version there, or somebody else's modules.
+_BOOT = (
+    "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
+    "from mirror.workers.process import main; main(*sys.argv[1:])"
+)
 
 Kill = Callable[[], None]
 Hire = Callable[[socket.socket], AbstractAsyncContextManager[Kill]]
@@ -270,7 +278,7 @@ def hire_process(settings: Log) -> Hire:
         with connection:
             descriptor = connection.fileno()
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "mirror.workers",
+                sys.executable, "-P", "-c", _BOOT, os.pathsep.join(sys.path),
                 str(descriptor), settings.level, settings.format,
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=[descriptor],
                 start_new_session=True,  # Ctrl-C is for the mirror's process, which tells them

@@ -20,7 +20,7 @@ import tomli_w
 from tests.support.client import Client, client, get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
-from tests.support.process import Process, free_port, run, until
+from tests.support.process import Process, answers, free_port, run, until
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 3 * 2**20
@@ -532,3 +532,22 @@ async def test_each_line_of_each_worker_is_whole_however_much_they_tell_at_once(
     assert sorted(line["agent"] for line in told) == sorted(agents * count)
     assert len({line["id"] for line in told}) == len(told)
     assert len({line["id"].partition("-")[0] for line in told}) == WORKERS
+
+
+async def test_workers_are_of_the_same_program_whatever_lies_in_the_working_directory(
+    upstream: ScriptedRegistry, tmp_path: Path, app: Image
+) -> None:
+    decoy = tmp_path / "checkout"
+    (decoy / "mirror").mkdir(parents=True)
+    for file in (decoy / "mirror" / "__init__.py", decoy / "uvloop.py"):
+        file.write_text("raise SystemExit('another version')", encoding="utf-8")
+    ports = (free_port(), free_port())
+    upstreams = {"docker.io": upstream_at(upstream.url)}
+    config = tmp_path / "mirror.toml"
+    settings = document(upstreams, store_root=tmp_path / "store", ports=ports)
+    config.write_text(tomli_w.dumps(settings), encoding="utf-8")
+    start = f"cd {decoy} && exec {sys.executable} -P -m mirror serve --config {config}"
+    ready = partial(answers, f"http://127.0.0.1:{ports[1]}/readyz")
+    async with Process(("sh", "-c", start), log=tmp_path / "log", ready=ready):
+        answer = await get(f"http://127.0.0.1:{ports[0]}/v2/org/app/manifests/1")
+    assert answer.body == app.manifest

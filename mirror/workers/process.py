@@ -1,8 +1,7 @@
-"""A worker's process: `python -m mirror.workers DESCRIPTOR LEVEL FORMAT`; not for use by hand."""
+"""A worker's process; `mirror.workers.pool` starts it, and nobody does by hand."""
 
 import signal
 import socket
-import sys
 
 import uvloop
 
@@ -19,7 +18,3 @@ def main(descriptor: str, level: str, style: str) -> None:
         uvloop.run(serve(socket.socket(fileno=int(descriptor))))
     finally:
         writer.stop()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
