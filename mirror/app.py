@@ -20,10 +20,13 @@ from typing import Any
 
 from aiohttp import ClientSession, web
 
-from mirror.api.admin import make_admin
+from mirror.aio.single_flight import SingleFlight
+from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, Endpoint as EndpointConfig
+from mirror.control.admin import make_admin
+from mirror.front.workers.pool import Hire, Pool, hire_here, hire_process
 from mirror.pull.blobs import Blobs
-from mirror.pull.fills import Fills
+from mirror.pull.fill.fills import Fills
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
 from mirror.pull.links import Links
@@ -32,16 +35,13 @@ from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
-from mirror.store.space import Limits
-from mirror.store.store import Store
-from mirror.tasks import owned_tasks
+from mirror.sources.registry.endpoint import Endpoint
+from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.registry import Registry
+from mirror.storage.space import Limits
+from mirror.storage.store import Store
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
-from mirror.upstream.endpoint import Endpoint
-from mirror.upstream.exchange import Exchange, Label, open_session
-from mirror.upstream.flights import Flights
-from mirror.upstream.registry import Registry
-from mirror.workers.pool import Hire, Pool, hire_here, hire_process
 
 _logger = logging.getLogger(__name__)
 
@@ -182,13 +182,13 @@ def _build(parts: _Parts) -> Mirror:
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
     memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=clock)
-    links = Links(store, memory, registries, Flights(work))
+    links = Links(store, memory, registries, SingleFlight(work))
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fills = Fills(
         config.fill, registries, store, tasks=work, metrics=parts.metrics, random=parts.dice
     )
     manifests = Manifests(
-        store=store, memory=memory, links=links, registries=registries, flights=Flights(work),
+        store=store, memory=memory, links=links, registries=registries, flights=SingleFlight(work),
         policy=policy, patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, tasks=work)
@@ -199,7 +199,7 @@ def _build(parts: _Parts) -> Mirror:
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
-            store, memory, registries, Flights(work), policy,
+            store, memory, registries, SingleFlight(work), policy,
             public={name for name, its in config.upstream.items() if its.access == "mirror"},
             clock=clock,
         ),

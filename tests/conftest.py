@@ -62,8 +62,10 @@ def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     for function in guard.functions.values():
         # Starting and stopping may block: there are no clients yet, or no longer.
         function.can_block_in("mirror/app.py", "run")
-        function.can_block_in("tests/unit/store/opening.py", "open_store")
-        function.can_block_in("mirror/api/sending.py", "send")  # to a socket that does not block
+        function.can_block_in("tests/unit/storage/opening.py", "open_store")
+        function.can_block_in(
+            "mirror/front/api/sending.py", "send"
+        )  # to a socket that does not block
     guard.activate()
     yield
     guard.deactivate()

@@ -1,7 +1,7 @@
 """The distribution spec's error codes, as exceptions.
 
 One exception class carries them all; a subclass exists only where a caller acts differently.
-How an error looks on the wire is decided in `mirror.api.errors` alone.
+How an error looks on the wire is decided in `mirror.front.api.errors` alone.
 """
 
 from enum import StrEnum
@@ -42,7 +42,7 @@ STATUS = {
     ErrorCode.UNKNOWN: 500,
     ErrorCode.UNSUPPORTED: 405,
 }
-"""The HTTP status of each code, unless the client family wants another (`mirror.api.errors`)."""
+"""The HTTP status of each code, unless the client wants another (`mirror.front.api.errors`)."""
 
 
 class RegistryError(Exception):

@@ -16,18 +16,18 @@ from contextlib import asynccontextmanager
 
 from mirror.oci.digest import Digest
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
-from mirror.pull.fill import Fill
-from mirror.pull.fills import Fills
+from mirror.pull.fill.fill import Fill
+from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open
 from mirror.pull.links import Links
 from mirror.pull.memory import SMALL, Memory
 from mirror.pull.passthrough import PassThrough
-from mirror.store.blobs import BlobFile
-from mirror.store.errors import StoreError
-from mirror.store.store import Store
+from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
+from mirror.storage.errors import StoreError
+from mirror.storage.files import BlobFile
+from mirror.storage.store import Store
 from mirror.telemetry.log import fields
-from mirror.upstream.endpoint import Source
-from mirror.upstream.registry import Registry
 
 _logger = logging.getLogger(__name__)
 
@@ -49,34 +49,34 @@ class Blobs:
         self._fills = fills
         self._registries = registries
 
-    async def head(self, source: Source, digest: Digest) -> BlobAnswer:
+    async def head(self, scope: Scope, digest: Digest) -> BlobAnswer:
         """The size of a blob, without transferring it.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        size = await self._links.find_size(source.repository, digest)
+        size = await self._links.find_size(scope.repository, digest)
         if size is not None:
             return BlobAnswer(digest, size, None, HIT)
-        size = await self._links.confirm_blob(source, digest)
+        size = await self._links.confirm_blob(scope, digest)
         async with self._find(digest) as found:
             return BlobAnswer(digest, size, None, MISS if found is None else LINKED)
 
     @asynccontextmanager
-    async def open(self, source: Source, digest: Digest) -> AsyncIterator[BlobAnswer]:
+    async def open(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
         """Open a blob for reading.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        size = await self._links.find_size(source.repository, digest)
+        size = await self._links.find_size(scope.repository, digest)
         async with self._find(digest) as found:
             if found is not None:
                 if size is None:
-                    await self._links.confirm_blob(source, digest)
+                    await self._links.confirm_blob(scope, digest)
                 yield await self._stored(digest, found, LINKED if size is None else HIT)
                 return
-        async with self._fill(source, digest, size) as answer:
+        async with self._fill(scope, digest, size) as answer:
             yield answer
 
     @asynccontextmanager
@@ -107,33 +107,33 @@ class Blobs:
 
     @asynccontextmanager
     async def _fill(
-        self, source: Source, digest: Digest, size: int | None
+        self, scope: Scope, digest: Digest, size: int | None
     ) -> AsyncIterator[BlobAnswer]:
         outcome = JOINED if self._fills.is_running(digest) else STORED
         try:
-            with self._memory.remembering_missing(source, f"blob {digest}"):
-                fill = await self._fills.join(source, digest, size)
+            with self._memory.remembering_missing(scope, f"blob {digest}"):
+                fill = await self._fills.join(scope, digest, size)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
-            async with self._pass_through(source, digest) as answer:
+            async with self._pass_through(scope, digest) as answer:
                 yield answer
             return
         try:
             if size is None:
-                await self._link(source, fill)
+                await self._link(scope, fill)
             yield BlobAnswer(digest, fill.size, fill, outcome)
         finally:
             fill.leave()
 
-    async def _link(self, source: Source, fill: Fill) -> None:
+    async def _link(self, scope: Scope, fill: Fill) -> None:
         """See that upstream lets the repository have the blob, and remember it."""
-        if fill.source.repository != source.repository:
-            await self._links.confirm_blob(source, fill.digest)
+        if fill.scope.repository != scope.repository:
+            await self._links.confirm_blob(scope, fill.digest)
         elif fill.size is not None:  # upstream has begun to send the blob to this repository
-            await self._links.record(source.repository, fill.digest, fill.size)
+            await self._links.record(scope.repository, fill.digest, fill.size)
 
     @asynccontextmanager
-    async def _pass_through(self, source: Source, digest: Digest) -> AsyncIterator[BlobAnswer]:
-        registry = self._registries[source.repository.namespace]
-        async with registry.open_blob(source, digest, 0, None) as body:
+    async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
+        registry = self._registries[scope.repository.namespace]
+        async with registry.open_blob(scope, digest, 0, None) as body:
             yield BlobAnswer(digest, body.size, PassThrough(digest, body, registry), MISS)

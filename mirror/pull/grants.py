@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from cachetools import TLRUCache
 
 from mirror.oci.reference import Repository
-from mirror.upstream.endpoint import Source
+from mirror.sources.registry.endpoint import Scope
 
 _LIFE = 60.0  # seconds, for what tells nothing of its life
 _LONGEST = 3600.0  # seconds
@@ -30,23 +30,23 @@ class Grants:
             _REMEMBERED, ttu=lambda _, until, __: until, timer=clock
         )
 
-    async def require(self, source: Source, probe: Callable[[], Awaitable[object]]) -> None:
+    async def require(self, scope: Scope, probe: Callable[[], Awaitable[object]]) -> None:
         """Return when the client may pull from this repository; `probe` asks upstream.
 
         Raises:
             Denied, Missing: Upstream refuses this client, or will not tell it more.
             Unavailable: Upstream cannot be asked, and nothing is known: that is no permission.
         """
-        if source.authorization is None:
+        if scope.authorization is None:
             return  # the mirror's own credentials decide
         # Not the secret itself: a memory dump should not hold everybody's tokens.
-        secret = hashlib.sha256(source.authorization.encode()).digest()
-        key = (source.repository, secret)
+        secret = hashlib.sha256(scope.authorization.encode()).digest()
+        key = (scope.repository, secret)
         if key in self._granted:
             return
         await probe()  # "not found" is no permission: that is how some registries say no
         now = self._clock()
-        self._granted[key] = now + life_of(source.authorization, now=now)
+        self._granted[key] = now + life_of(scope.authorization, now=now)
 
 
 def life_of(authorization: str, *, now: float) -> float:

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Awaitable
 
 from mirror.oci.digest import Digest
-from mirror.store.blobs import BlobFile
-from mirror.store.errors import StoreError
-from mirror.store.store import Store
+from mirror.storage.errors import StoreError
+from mirror.storage.files import BlobFile
+from mirror.storage.store import Store
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)

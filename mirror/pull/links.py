@@ -5,15 +5,15 @@ Kept in memory and in the catalog; what neither knows is asked of upstream, once
 
 from collections.abc import Mapping
 
+from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
-from mirror.store.catalog import Link
-from mirror.store.store import Store
-from mirror.upstream.endpoint import Source
-from mirror.upstream.flights import Flights
-from mirror.upstream.registry import Registry
+from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
+from mirror.storage.catalog import Link
+from mirror.storage.store import Store
 
 
 class Links:
@@ -24,7 +24,7 @@ class Links:
         store: Store,
         memory: Memory,
         registries: Mapping[str, Registry],
-        flights: Flights[object, int],
+        flights: SingleFlight[object, int],
     ) -> None:
         self._store = store
         self._memory = memory
@@ -46,7 +46,7 @@ class Links:
             self._memory.keep_link(repository, digest, size)
             await try_to_keep(self._store.catalog.record_links(repository, [Link(digest, size)]))
 
-    async def confirm_blob(self, source: Source, digest: Digest) -> int:
+    async def confirm_blob(self, scope: Scope, digest: Digest) -> int:
         """Have upstream confirm that the repository has a blob; its size in bytes.
 
         Raises:
@@ -54,10 +54,10 @@ class Links:
         """
 
         async def ask() -> int:
-            registry = self._registries[source.repository.namespace]
-            with self._memory.remembering_missing(source, f"blob {digest}"):
-                size = await registry.head_blob(source, digest)
-            await self.record(source.repository, digest, size)
+            registry = self._registries[scope.repository.namespace]
+            with self._memory.remembering_missing(scope, f"blob {digest}"):
+                size = await registry.head_blob(scope, digest)
+            await self.record(scope.repository, digest, size)
             return size
 
-        return await self._flights.join(("blob", source, digest), ask)
+        return await self._flights.join(("blob", scope, digest), ask)

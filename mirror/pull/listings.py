@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
+from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Unavailable
 from mirror.oci.manifest import looks_like_manifest
@@ -10,11 +11,10 @@ from mirror.pull.answers import HIT, MISS, STALE, STORED, ReferrersAnswer, TagsA
 from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
-from mirror.store.catalog import ReferrersRecord
-from mirror.store.store import Store
-from mirror.upstream.endpoint import Source
-from mirror.upstream.flights import Flights
-from mirror.upstream.registry import Registry
+from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
+from mirror.storage.catalog import ReferrersRecord
+from mirror.storage.store import Store
 
 
 class Listings:
@@ -28,7 +28,7 @@ class Listings:
         store: Store,
         memory: Memory,
         registries: Mapping[str, Registry],
-        flights: Flights[object, ReferrersAnswer],
+        flights: SingleFlight[object, ReferrersAnswer],
         policy: Policy,
         *,
         public: Collection[str],
@@ -42,39 +42,39 @@ class Listings:
         self._public = public
         self._clock = clock
 
-    async def list_tags(self, source: Source, page: Page) -> TagsAnswer:
+    async def list_tags(self, scope: Scope, page: Page) -> TagsAnswer:
         """A page of the repository's tags; the cached ones, if upstream cannot say.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         try:
-            found = await self._registry(source).list_tags(source, page)
+            found = await self._registry(scope).list_tags(scope, page)
         except Unavailable:
-            names = await self._store.catalog.list_tags(source.repository, page)
+            names = await self._store.catalog.list_tags(scope.repository, page)
             if not names and page.last is None:
                 raise
             return TagsAnswer(names, _next(names, page), STALE)
         return TagsAnswer(found.names, found.next_query, MISS)
 
     async def list_referrers(
-        self, source: Source, digest: Digest, artifact_type: str | None
+        self, scope: Scope, digest: Digest, artifact_type: str | None
     ) -> ReferrersAnswer:
         """What refers to `digest`: remembered as long as a tag would be.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        record = await self._store.catalog.find_referrers(source.repository, digest, artifact_type)
+        record = await self._store.catalog.find_referrers(scope.repository, digest, artifact_type)
         age = Freshness.DEAD
         if record is not None:
             age = self._policy.decide(record.checked_at, now=self._clock())
         if record is not None and age is Freshness.FRESH:
             return ReferrersAnswer(record.content, record.filtered, HIT)
-        key = ("referrers", source, digest, artifact_type)
+        key = ("referrers", scope, digest, artifact_type)
         try:
             return await self._flights.join(
-                key, lambda: self._fetch_referrers(source, digest, artifact_type)
+                key, lambda: self._fetch_referrers(scope, digest, artifact_type)
             )
         except Unavailable:
             if record is None or age is Freshness.DEAD:
@@ -95,21 +95,21 @@ class Listings:
         return names, _next(names, page)
 
     async def _fetch_referrers(
-        self, source: Source, digest: Digest, artifact_type: str | None
+        self, scope: Scope, digest: Digest, artifact_type: str | None
     ) -> ReferrersAnswer:
         what = f"referrers {digest}"
-        with self._memory.remembering_missing(source, what):
-            found = await self._registry(source).list_referrers(source, digest, artifact_type)
+        with self._memory.remembering_missing(scope, what):
+            found = await self._registry(scope).list_referrers(scope, digest, artifact_type)
         if not looks_like_manifest(found.content):
             raise Unavailable("upstream's list of referrers makes no sense")
         record = ReferrersRecord(found.content, found.filtered, self._clock())
         await try_to_keep(
-            self._store.catalog.record_referrers(source.repository, digest, artifact_type, record)
+            self._store.catalog.record_referrers(scope.repository, digest, artifact_type, record)
         )
         return ReferrersAnswer(found.content, found.filtered, STORED)
 
-    def _registry(self, source: Source) -> Registry:
-        return self._registries[source.repository.namespace]
+    def _registry(self, scope: Scope) -> Registry:
+        return self._registries[scope.repository.namespace]
 
 
 def _next(names: list[str], page: Page) -> dict[str, str] | None:

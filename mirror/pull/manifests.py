@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Missing, RegistryError, Unavailable
 from mirror.oci.manifest import MAX_SIZE, Manifest, media_type_of, parse_references
@@ -28,11 +29,10 @@ from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep, try_to_open
 from mirror.pull.links import Links
 from mirror.pull.memory import Memory
-from mirror.store.catalog import Link, TagRecord
-from mirror.store.store import Store
-from mirror.upstream.endpoint import Source
-from mirror.upstream.flights import Flights
-from mirror.upstream.registry import Registry
+from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
+from mirror.storage.catalog import Link, TagRecord
+from mirror.storage.store import Store
 
 
 class Manifests:
@@ -45,7 +45,7 @@ class Manifests:
         memory: Memory,
         links: Links,
         registries: Mapping[str, Registry],
-        flights: Flights[object, ManifestAnswer],
+        flights: SingleFlight[object, ManifestAnswer],
         policy: Policy,
         patience: float,
         clock: Callable[[], float],
@@ -62,7 +62,7 @@ class Manifests:
         # nobody else waits for that upstream, and it is asked about no other tag.
         self._slow: dict[str, object] = {}
 
-    async def get_by_digest(self, source: Source, digest: Digest) -> ManifestAnswer:
+    async def get_by_digest(self, scope: Scope, digest: Digest) -> ManifestAnswer:
         """The manifest with this digest; upstream is asked for it once in its life.
 
         Raises:
@@ -70,106 +70,104 @@ class Manifests:
         """
         manifest = await self._find(digest)
         if manifest is None:
-            return await self._fly(
-                ("manifest", source, digest), lambda: self._fetch(source, digest)
-            )
-        if await self._links.find_size(source.repository, digest) is not None:
+            return await self._fly(("manifest", scope, digest), lambda: self._fetch(scope, digest))
+        if await self._links.find_size(scope.repository, digest) is not None:
             self._store.note_access(digest)
             return ManifestAnswer(manifest, HIT)
         found = manifest
 
         async def confirm() -> ManifestAnswer:
-            with self._memory.remembering_missing(source, f"manifest {digest}"):
-                await self._registry(source).confirm_manifest(source, digest)
-            await self._record(source.repository, found)
+            with self._memory.remembering_missing(scope, f"manifest {digest}"):
+                await self._registry(scope).confirm_manifest(scope, digest)
+            await self._record(scope.repository, found)
             return ManifestAnswer(found, LINKED)
 
-        return await self._flights.join(("confirm", source, digest), confirm)
+        return await self._flights.join(("confirm", scope, digest), confirm)
 
-    async def get_by_tag(self, source: Source, tag: Tag) -> ManifestAnswer:
+    async def get_by_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
         """What the tag means, as far as that is known or can be had.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing, and the
                 store has nothing (any more) to fall back on.
         """
-        record = await self._find_tag(source.repository, tag)
+        record = await self._find_tag(scope.repository, tag)
         if record is None:
-            return await self._fly(("tag", source, tag), lambda: self._fetch_tag(source, tag))
+            return await self._fly(("tag", scope, tag), lambda: self._fetch_tag(scope, tag))
         freshness = self._policy.decide(record.checked_at, now=self._clock())
         if freshness is Freshness.FRESH:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
-                return await self.get_by_digest(source, record.digest)
+                return await self.get_by_digest(scope, record.digest)
         kept = None if freshness is Freshness.DEAD else await self._find(record.digest)
-        if kept is not None and self._is_silent(source):
+        if kept is not None and self._is_silent(scope):
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, STALE)
-        patience = None if kept is None else self._patience_for(source)
-        key = ("tag", source, tag)
+        patience = None if kept is None else self._patience_for(scope)
+        key = ("tag", scope, tag)
         try:
             return await self._flights.join(
-                key, lambda: self._check_tag(source, tag, record), within=patience
+                key, lambda: self._check_tag(scope, tag, record), within=patience
             )
         except (Unavailable, Missing, TimeoutError) as error:
             if isinstance(error, TimeoutError):
-                self._slow[source.repository.namespace] = key
+                self._slow[scope.repository.namespace] = key
             if kept is None:
                 raise
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
 
-    def good_until(self, source: Source, reference: Reference, answer: ManifestAnswer) -> float:
+    def good_until(self, scope: Scope, reference: Reference, answer: ManifestAnswer) -> float:
         """When this answer must be asked for again, in seconds since the epoch."""
         if not isinstance(reference, Tag):
             return math.inf
-        record = self._memory.find_tag(source.repository, reference.name)
+        record = self._memory.find_tag(scope.repository, reference.name)
         if record is None or record.digest != answer.manifest.digest:
             return 0.0
         if self._policy.decide(record.checked_at, now=self._clock()) is not Freshness.FRESH:
             return 0.0
         return record.checked_at + self._policy.fresh_for
 
-    def _is_silent(self, source: Source) -> bool:
-        return self._flights.is_flying(self._slow.get(source.repository.namespace))
+    def _is_silent(self, scope: Scope) -> bool:
+        return self._flights.is_running(self._slow.get(scope.repository.namespace))
 
-    def _patience_for(self, source: Source) -> float:
+    def _patience_for(self, scope: Scope) -> float:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
-        return self._patience if self._registry(source).is_up else 0.0
+        return self._patience if self._registry(scope).is_up else 0.0
 
     async def _fly(
         self, key: object, start: Callable[[], Coroutine[Any, Any, ManifestAnswer]]
     ) -> ManifestAnswer:
-        joined = self._flights.is_flying(key)
+        joined = self._flights.is_running(key)
         answer = await self._flights.join(key, start)
         return ManifestAnswer(answer.manifest, JOINED) if joined else answer
 
     # Asking upstream; run once, however many wait
 
-    async def _fetch(self, source: Source, reference: Digest | Tag) -> ManifestAnswer:
-        with self._memory.remembering_missing(source, f"manifest {reference}"):
-            manifest = await self._registry(source).get_manifest(source, reference)
+    async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
+        with self._memory.remembering_missing(scope, f"manifest {reference}"):
+            manifest = await self._registry(scope).get_manifest(scope, reference)
         await self._keep(manifest)
-        await self._record(source.repository, manifest)
+        await self._record(scope.repository, manifest)
         return ManifestAnswer(manifest, STORED)
 
-    async def _fetch_tag(self, source: Source, tag: Tag) -> ManifestAnswer:
-        answer = await self._fetch(source, tag)
-        await self._record_tag(source.repository, tag, answer.manifest.digest)
+    async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
+        answer = await self._fetch(scope, tag)
+        await self._record_tag(scope.repository, tag, answer.manifest.digest)
         return answer
 
-    async def _check_tag(self, source: Source, tag: Tag, record: TagRecord) -> ManifestAnswer:
-        with self._memory.remembering_missing(source, f"manifest {tag}"):
-            state = await self._registry(source).head_tag(source, tag, record.digest)
+    async def _check_tag(self, scope: Scope, tag: Tag, record: TagRecord) -> ManifestAnswer:
+        with self._memory.remembering_missing(scope, f"manifest {tag}"):
+            state = await self._registry(scope).head_tag(scope, tag, record.digest)
         if state.digest is None:
-            return await self._fetch_tag(source, tag)
-        answer = await self.get_by_digest(source, state.digest)
-        await self._record_tag(source.repository, tag, state.digest)
+            return await self._fetch_tag(scope, tag)
+        answer = await self.get_by_digest(scope, state.digest)
+        await self._record_tag(scope.repository, tag, state.digest)
         if answer.outcome is not HIT:
             return answer
         return ManifestAnswer(answer.manifest, NOT_MODIFIED if state.not_modified else CONFIRMED)
 
-    def _registry(self, source: Source) -> Registry:
-        return self._registries[source.repository.namespace]
+    def _registry(self, scope: Scope) -> Registry:
+        return self._registries[scope.repository.namespace]
 
     # Keeping
 

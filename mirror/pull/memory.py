@@ -12,8 +12,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
-from mirror.store.catalog import TagRecord
-from mirror.upstream.endpoint import Source
+from mirror.sources.registry.endpoint import Scope
+from mirror.storage.catalog import TagRecord
 
 SMALL = 256 * 2**10
 """Bytes; blobs up to this size are served from memory."""
@@ -31,7 +31,7 @@ class Memory:
         self._content: LRUCache[Digest, Manifest | bytes] = LRUCache(size, getsizeof=_size)
         self._links: LRUCache[tuple[Repository, Digest], int] = LRUCache(_LINKS)
         self._tags: LRUCache[tuple[Repository, str], TagRecord] = LRUCache(_TAGS)
-        self._missing: TTLCache[tuple[Source, str], ErrorCode] = TTLCache(
+        self._missing: TTLCache[tuple[Scope, str], ErrorCode] = TTLCache(
             _MISSING, ttl=missing_for, timer=clock
         )
 
@@ -67,7 +67,7 @@ class Memory:
         self._tags[repository, tag] = record
 
     @contextmanager
-    def remembering_missing(self, source: Source, what: str) -> Iterator[None]:
+    def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:
         """Ask upstream inside the block; what it does not have, it is not asked for again soon.
 
         `what` names it and its kind: that no manifest has a digest says nothing of a blob.
@@ -75,7 +75,7 @@ class Memory:
         Raises:
             Missing: Upstream said so a moment ago.
         """
-        key = (source, what)
+        key = (scope, what)
         code = self._missing.get(key)  # once: it may expire between two looks
         if code is not None:
             error = Missing(code, "upstream does not have it")

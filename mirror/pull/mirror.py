@@ -14,9 +14,9 @@ from mirror.pull.grants import Grants
 from mirror.pull.listings import Listings
 from mirror.pull.manifests import Manifests
 from mirror.pull.prefetch import Prefetch
-from mirror.upstream.endpoint import Source
-from mirror.upstream.registry import Registry
-from mirror.upstream.routing import Route
+from mirror.pull.routing import Route
+from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
 
 __all__ = ["Mirror", "Route"]
 
@@ -49,65 +49,65 @@ class Mirror:
         self, route: Route, reference: Reference, authorization: str | None
     ) -> ManifestAnswer:
         """A manifest, by tag or digest."""
-        source = _source(route, authorization)
+        scope = _scope(route, authorization)
         registry = self._registries[route.upstream]
-        await self._grants.require(source, lambda: registry.confirm_manifest(source, reference))
+        await self._grants.require(scope, lambda: registry.confirm_manifest(scope, reference))
         if isinstance(reference, Tag):
-            answer = await self._manifests.get_by_tag(source, reference)
+            answer = await self._manifests.get_by_tag(scope, reference)
         else:
-            answer = await self._manifests.get_by_digest(source, reference)
-        return replace(answer, good_until=self._manifests.good_until(source, reference, answer))
+            answer = await self._manifests.get_by_digest(scope, reference)
+        return replace(answer, good_until=self._manifests.good_until(scope, reference, answer))
 
     def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:
         """A client has been given a manifest, and will soon ask for what it refers to."""
         if self._prefetch is not None:
-            self._prefetch.note(_source(route, authorization), manifest)
+            self._prefetch.note(_scope(route, authorization), manifest)
 
     async def head_blob(
         self, route: Route, digest: Digest, authorization: str | None
     ) -> BlobAnswer:
         """What is known of a blob; it is not transferred."""
-        source = await self._source_for_blob(route, digest, authorization)
-        return await self._blobs.head(source, digest)
+        scope = await self._scope_for_blob(route, digest, authorization)
+        return await self._blobs.head(scope, digest)
 
     @asynccontextmanager
     async def open_blob(
         self, route: Route, digest: Digest, authorization: str | None
     ) -> AsyncIterator[BlobAnswer]:
         """A blob, open for reading inside the block."""
-        source = await self._source_for_blob(route, digest, authorization)
-        async with self._blobs.open(source, digest) as answer:
+        scope = await self._scope_for_blob(route, digest, authorization)
+        async with self._blobs.open(scope, digest) as answer:
             yield answer
 
     async def list_tags(self, route: Route, page: Page, authorization: str | None) -> TagsAnswer:
         """A page of tags."""
-        source = _source(route, authorization)
+        scope = _scope(route, authorization)
         registry = self._registries[route.upstream]
-        await self._grants.require(source, lambda: registry.list_tags(source, Page(n=1)))
-        return await self._listings.list_tags(source, page)
+        await self._grants.require(scope, lambda: registry.list_tags(scope, Page(n=1)))
+        return await self._listings.list_tags(scope, page)
 
     async def list_referrers(
         self, route: Route, digest: Digest, artifact_type: str | None, authorization: str | None
     ) -> ReferrersAnswer:
         """What refers to a digest."""
-        source = _source(route, authorization)
+        scope = _scope(route, authorization)
         registry = self._registries[route.upstream]
-        await self._grants.require(source, lambda: registry.confirm_manifest(source, digest))
-        return await self._listings.list_referrers(source, digest, artifact_type)
+        await self._grants.require(scope, lambda: registry.confirm_manifest(scope, digest))
+        return await self._listings.list_referrers(scope, digest, artifact_type)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached."""
         return await self._listings.list_repositories(page)
 
-    async def _source_for_blob(
+    async def _scope_for_blob(
         self, route: Route, digest: Digest, authorization: str | None
-    ) -> Source:
-        source = _source(route, authorization)
+    ) -> Scope:
+        scope = _scope(route, authorization)
         registry = self._registries[route.upstream]
-        await self._grants.require(source, lambda: registry.head_blob(source, digest))
-        return source
+        await self._grants.require(scope, lambda: registry.head_blob(scope, digest))
+        return scope
 
 
-def _source(route: Route, authorization: str | None) -> Source:
+def _scope(route: Route, authorization: str | None) -> Scope:
     """Whose authority counts: the client's own, or (None) the mirror's."""
-    return Source(route.repository, (authorization or "") if route.access == "client" else None)
+    return Scope(route.repository, (authorization or "") if route.access == "client" else None)

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch
-from mirror.upstream.registry import Body, Registry
+from mirror.sources.registry.registry import Body, Registry
 
 
 class PassThrough:

@@ -15,12 +15,12 @@ from mirror.oci.descriptor import Descriptor, Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
 from mirror.oci.manifest import INDEX_TYPES, Manifest, parse_references
-from mirror.pull.fills import Fills
+from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open
 from mirror.pull.manifests import Manifests
-from mirror.store.store import Store
+from mirror.sources.registry.endpoint import Scope
+from mirror.storage.store import Store
 from mirror.telemetry.log import fields
-from mirror.upstream.endpoint import Source
 
 _logger = logging.getLogger(__name__)
 
@@ -41,36 +41,36 @@ class Prefetch:
         self._platforms: LRUCache[Digest, Platform] = LRUCache(_REMEMBERED)
         self._seen: LRUCache[Platform, None] = LRUCache(_SEEN)
 
-    def note(self, source: Source, manifest: Manifest) -> None:
+    def note(self, scope: Scope, manifest: Manifest) -> None:
         """A client has been given this manifest."""
         if (platform := self._platforms.get(manifest.digest)) is not None:
             self._seen[platform] = None
-        self._tasks.create_task(self._follow(source, manifest))
+        self._tasks.create_task(self._follow(scope, manifest))
 
-    async def _follow(self, source: Source, manifest: Manifest) -> None:
+    async def _follow(self, scope: Scope, manifest: Manifest) -> None:
         try:
             references = parse_references(manifest.content)
             if manifest.media_type in INDEX_TYPES:
-                await self._fetch_manifests(source, references.manifests)
+                await self._fetch_manifests(scope, references.manifests)
             else:
-                await self._fetch_blobs(source, references.blobs)
+                await self._fetch_blobs(scope, references.blobs)
         except RegistryError as error:
             # The client will ask for itself, and be told.
-            _logger.debug("not prefetched: %s", error, extra=fields(repository=source.repository))
+            _logger.debug("not prefetched: %s", error, extra=fields(repository=scope.repository))
 
-    async def _fetch_manifests(self, source: Source, entries: Iterable[Descriptor]) -> None:
+    async def _fetch_manifests(self, scope: Scope, entries: Iterable[Descriptor]) -> None:
         for entry in entries:
             if entry.platform is None:
                 continue
             self._platforms[entry.digest] = entry.platform
             if entry.platform in self._seen:
-                answer = await self._manifests.get_by_digest(source, entry.digest)
-                await self._fetch_blobs(source, parse_references(answer.manifest.content).blobs)
+                answer = await self._manifests.get_by_digest(scope, entry.digest)
+                await self._fetch_blobs(scope, parse_references(answer.manifest.content).blobs)
 
-    async def _fetch_blobs(self, source: Source, blobs: Iterable[Descriptor]) -> None:
+    async def _fetch_blobs(self, scope: Scope, blobs: Iterable[Descriptor]) -> None:
         for blob in blobs:
             stored = await try_to_open(self._store, blob.digest)
             if stored is None:
-                self._fills.prefetch(source, blob.digest, blob.size)
+                self._fills.prefetch(scope, blob.digest, blob.size)
             else:
                 stored.close()  # and it counts as used: it is about to be

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror.upstream.receiver import Chunk, arriving
+from mirror.sources.registry.receiver import Chunk, arriving
 from tests.support.images import random_bytes
 from tests.support.tls import Authority
 

@@ -145,14 +145,14 @@ async def test_every_request_leaves_one_line_with_its_id(
     alpine: Image,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "mirror.api.frontend")
+    caplog.set_level(logging.INFO, "mirror.front.api.frontend")
     mirror = await start_mirror()
     layer = alpine.layers[0]
     await mirror.client.get("/v2/alpine/manifests/3.20?ns=docker.io")
     await mirror.client.get(f"/v2/alpine/blobs/{layer}", headers={"Range": "bytes=0-9"})
     await mirror.client.head("/v2/alpine/manifests/none")
     await mirror.client.get("/elsewhere", headers={"User-Agent": "x\ty"})
-    lines = [record for record in caplog.records if record.name == "mirror.api.frontend"]
+    lines = [record for record in caplog.records if record.name == "mirror.front.api.frontend"]
     assert [line.getMessage() for line in lines] == [
         "GET /v2/alpine/manifests/3.20?ns=docker.io",
         f"GET /v2/alpine/blobs/{layer}",
@@ -180,7 +180,7 @@ async def test_what_a_fill_logs_carries_the_id_of_the_request_that_began_it(
     ids = {
         record.name: vars(record)["request_id"]
         for record in caplog.records
-        if record.name in {"mirror.pull.fill", "mirror.api.frontend"}
+        if record.name in {"mirror.pull.fill", "mirror.front.api.frontend"}
     }
     assert len(ids) == 2
     assert len(set(ids.values())) == 1

@@ -9,23 +9,23 @@ from random import Random
 
 import pytest
 
+from mirror.aio.slots import Slots, Urgency
+from mirror.aio.tasks import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import parse_digest
 from mirror.oci.reference import Repository
 from mirror.pull.answers import readable
-from mirror.pull.fill import Fill, Settings
-from mirror.tasks import owned_tasks
+from mirror.pull.fill.fill import Fill, Settings
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.registry import Registry
 from mirror.telemetry.metrics import Metrics
-from mirror.upstream.endpoint import Endpoint, Source
-from mirror.upstream.exchange import Exchange, Label, open_session
-from mirror.upstream.places import Places, Urgency
-from mirror.upstream.registry import Registry
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
 from tests.support.upstream import ScriptedRegistry
-from tests.unit.store.opening import open_store
+from tests.unit.storage.opening import open_store
 
 SEGMENT = 64 * 2**10
 SIZE = 10 * SEGMENT + 77
@@ -148,12 +148,12 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
         )
         fill = Fill(
             parse_digest(DIGEST),
-            Source(Repository("hub", "library/app")),
+            Scope(Repository("hub", "library/app")),
             Registry("hub", [endpoint]),
             store,
             size=SIZE,
             settings=Settings(connections=2, segment_size=SEGMENT, attempts=3, alone=0.01),
-            places=Places(1),
+            places=Slots(1),
             urgency=Urgency(),
             metrics=metrics,
             clock=clock,
@@ -169,7 +169,7 @@ async def test_the_rest_of_a_slow_connection_is_taken_over(
     slow = upstream.fault(kind="blob", stall_at=10_000, skip=1, times=1)
     gate = upstream.hold(DIGEST, after=60_000)
     async with _fill(upstream, tmp_path, clock) as fill:
-        fill.join(fill.source)
+        fill.join(fill.scope)
         await gate.reached()
         clock.advance(10)  # one connection alone would take long
         await upstream.was_asked("blob", count=2)

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from mirror.aio.tasks import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
 from mirror.oci.reference import Repository
-from mirror.tasks import owned_tasks
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.registry import Registry
 from mirror.telemetry.metrics import Metrics
-from mirror.upstream.endpoint import Endpoint, Source
-from mirror.upstream.exchange import Exchange, Label, open_session
-from mirror.upstream.registry import Registry
 from tests.conftest import StartMirror
 from tests.support.auth import ACR_SERVICE, BasicAuth, BearerAuth
 from tests.support.client import MANIFEST_TYPES
@@ -78,8 +78,8 @@ async def registry_at(
         yield Registry("hub", [endpoint])
 
 
-def _source(repository: str = "team/app") -> Source:
-    return Source(Repository("hub", repository))
+def _source(repository: str = "team/app") -> Scope:
+    return Scope(Repository("hub", repository))
 
 
 async def _pull(registry: Registry) -> bytes:

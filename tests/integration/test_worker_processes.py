@@ -287,7 +287,7 @@ async def test_a_mirror_without_descriptors_refuses_a_client_and_serves_the_next
 
 def is_worker(pid: int) -> bool:
     """Not so at first: whoever starts it waits until it runs a program of its own."""
-    return b"mirror.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"mirror.front.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @asynccontextmanager

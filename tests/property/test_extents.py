@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from mirror.store.extents import Extents, add, clip, missing, prefix, total
+from mirror.storage.extents import Extents, add, clip, missing, prefix, total
 
 POSITIONS = st.integers(0, 60)
 RANGES = st.tuples(POSITIONS, POSITIONS)

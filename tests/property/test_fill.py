@@ -11,25 +11,25 @@ from random import Random
 
 from hypothesis import given, settings, strategies as st
 
+from mirror.aio.slots import Slots, Urgency
+from mirror.aio.tasks import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.pull.answers import readable
-from mirror.pull.fill import Fill, Settings
-from mirror.store.store import Store
-from mirror.tasks import owned_tasks
+from mirror.pull.fill.fill import Fill, Settings
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.health import Backoff
+from mirror.sources.registry.registry import Body, Registry
+from mirror.storage.store import Store
 from mirror.telemetry.metrics import Metrics
-from mirror.upstream.endpoint import Endpoint, Source
-from mirror.upstream.exchange import Exchange, Label, open_session
-from mirror.upstream.health import Backoff
-from mirror.upstream.places import Places, Urgency
-from mirror.upstream.registry import Body, Registry
 from tests.support.images import random_bytes
-from tests.unit.store.opening import open_store
+from tests.unit.storage.opening import open_store
 
 SEGMENT = 1000
-SOURCE = Source(Repository("registry.test", "app"))
+SCOPE = Scope(Repository("registry.test", "app"))
 
 
 class Upstream(Registry):
@@ -49,7 +49,7 @@ class Upstream(Registry):
     @asynccontextmanager
     async def open_blob(
         self,
-        source: Source,
+        scope: Scope,
         digest: Digest,
         start: int,
         stop: int | None,
@@ -58,7 +58,7 @@ class Upstream(Registry):
         avoid: Endpoint | None = None,  # noqa: ARG002 - there is no other
         urgency: Urgency | None = None,  # noqa: ARG002 - nobody waits here
     ) -> AsyncIterator[Body]:
-        assert (source, digest) == (SOURCE, digest_of(self.content))
+        assert (scope, digest) == (SCOPE, digest_of(self.content))
         assert size in {None, len(self.content)}
         await asyncio.sleep(0)
         if self.refuses:
@@ -121,7 +121,7 @@ class Reader:
 
     async def read(self, fill: Fill) -> None:
         """As a response does: send what is there, complete when there is no more to come."""
-        fill.join(SOURCE)
+        fill.join(SCOPE)
         try:
             await fill.started()
             stop = fill.size if self.stop is None else self.stop
@@ -269,12 +269,12 @@ class Play:
 def _fill(store: Store, upstream: Upstream, size: int | None, pace: Settings) -> Fill:
     return Fill(
         digest_of(upstream.content),
-        SOURCE,
+        SCOPE,
         upstream,
         store,
         size=size,
         settings=pace,
-        places=Places(1),
+        places=Slots(1),
         urgency=Urgency(),
         metrics=Metrics(),
         clock=lambda: 0.0,

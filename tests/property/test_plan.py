@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mirror.pull.plan import Claim, Plan
+from mirror.pull.fill.plan import Claim, Plan
 
 SEGMENT = 10
 

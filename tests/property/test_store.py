@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mirror.oci.digest import parse_digest
-from mirror.store.blobs import BlobFile
-from mirror.store.errors import NoRoom, StoreError
-from mirror.store.space import Limits
-from mirror.store.store import Store, Writer
+from mirror.storage.errors import NoRoom, StoreError
+from mirror.storage.files import BlobFile
+from mirror.storage.space import Limits
+from mirror.storage.store import Store, Writer
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 

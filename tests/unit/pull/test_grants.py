@@ -8,7 +8,7 @@ import pytest
 from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
 from mirror.oci.reference import Repository
 from mirror.pull.grants import Grants, life_of
-from mirror.upstream.endpoint import Source
+from mirror.sources.registry.endpoint import Scope
 from tests.support.clock import FakeClock
 
 NOW = 1_800_000_000.0
@@ -67,20 +67,20 @@ class Upstream:
 async def test_upstream_is_asked_once_for_each_client_and_repository(clock: FakeClock) -> None:
     grants, upstream = Grants(clock), Upstream()
     for _ in range(2):
-        await grants.require(Source(APP, "Bearer anna"), upstream.probe)
+        await grants.require(Scope(APP, "Bearer anna"), upstream.probe)
     assert upstream.asked == 1
-    await grants.require(Source(APP, "Bearer bert"), upstream.probe)
-    await grants.require(Source(Repository("ghcr.io", "org/b"), "Bearer anna"), upstream.probe)
-    await grants.require(Source(APP, ""), upstream.probe)  # anonymous is somebody too
+    await grants.require(Scope(APP, "Bearer bert"), upstream.probe)
+    await grants.require(Scope(Repository("ghcr.io", "org/b"), "Bearer anna"), upstream.probe)
+    await grants.require(Scope(APP, ""), upstream.probe)  # anonymous is somebody too
     assert upstream.asked == 4
     clock.advance(61)
-    await grants.require(Source(APP, "Bearer anna"), upstream.probe)
+    await grants.require(Scope(APP, "Bearer anna"), upstream.probe)
     assert upstream.asked == 5
 
 
 async def test_where_the_mirrors_credentials_decide_nobody_is_asked(clock: FakeClock) -> None:
     upstream = Upstream(Denied(ErrorCode.DENIED, "no"))
-    await Grants(clock).require(Source(APP), upstream.probe)
+    await Grants(clock).require(Scope(APP), upstream.probe)
     assert upstream.asked == 0
 
 
@@ -91,7 +91,7 @@ async def test_neither_a_denial_nor_an_outage_is_a_permission(
     grants, upstream = Grants(clock), Upstream(answer)
     for asked in (1, 2):
         with pytest.raises(type(answer)):
-            await grants.require(Source(APP, "Bearer bert"), upstream.probe)
+            await grants.require(Scope(APP, "Bearer bert"), upstream.probe)
         assert upstream.asked == asked
 
 
@@ -101,5 +101,5 @@ async def test_who_is_told_that_it_is_missing_has_not_been_let_in(clock: FakeClo
     upstream = Upstream(Missing(ErrorCode.MANIFEST_UNKNOWN, "not there"))
     for _ in range(2):
         with pytest.raises(Missing):
-            await grants.require(Source(APP, "Bearer anna"), upstream.probe)
+            await grants.require(Scope(APP, "Bearer anna"), upstream.probe)
     assert upstream.asked == 2

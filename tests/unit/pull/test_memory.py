@@ -7,8 +7,8 @@ from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.oci.reference import Repository
 from mirror.pull.memory import Memory
-from mirror.store.catalog import TagRecord
-from mirror.upstream.endpoint import Source
+from mirror.sources.registry.endpoint import Scope
+from mirror.storage.catalog import TagRecord
 from tests.support.clock import FakeClock
 
 ALPINE = Repository("docker.io", "library/alpine")
@@ -71,7 +71,7 @@ def test_links_and_tags_belong_to_one_repository(clock: FakeClock) -> None:
 
 
 def ask(kept: Memory, what: str = "manifest 1", error: Exception | None = None) -> None:
-    with kept.remembering_missing(Source(ALPINE), what):
+    with kept.remembering_missing(Scope(ALPINE), what):
         if error is not None:
             raise error
 
@@ -101,9 +101,9 @@ def test_what_is_missing_is_missing_for_its_kind_repository_and_client(
     with pytest.raises(Missing):
         ask(kept, f"manifest {DIGEST}", missing())
     ask(kept, f"blob {DIGEST}")
-    with kept.remembering_missing(Source(OTHER), f"manifest {DIGEST}"):
+    with kept.remembering_missing(Scope(OTHER), f"manifest {DIGEST}"):
         pass
-    with kept.remembering_missing(Source(ALPINE, "Bearer anna"), f"manifest {DIGEST}"):
+    with kept.remembering_missing(Scope(ALPINE, "Bearer anna"), f"manifest {DIGEST}"):
         pass  # what one client may not see, another may
 
 

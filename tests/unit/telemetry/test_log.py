@@ -11,7 +11,7 @@ import pytest
 
 from mirror.telemetry.log import Line, Writer, fields, request_id, start
 
-logger = logging.getLogger("mirror.api.middleware")
+logger = logging.getLogger("mirror.front.api.middleware")
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_json_line_has_the_same_facts_as_members(lines: Lines) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", found.pop("time"))
     assert found == {
         "level": "warning",
-        "logger": "mirror.api.middleware",
+        "logger": "mirror.front.api.middleware",
         "message": "upstream is down",
         "status": 503,
         "path": ["a", None],

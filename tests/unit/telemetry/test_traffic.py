@@ -145,6 +145,6 @@ def test_what_is_taken_is_counted_once(metrics: Metrics) -> None:
 def test_counts_are_the_same_in_another_process(metrics: Metrics) -> None:
     traffic = Traffic()
     traffic.count(HIT, 0.25, 10)
-    metrics.traffic.add(pickle.loads(pickle.dumps(traffic)))  # noqa: S301 - as mirror.wire does
+    metrics.traffic.add(pickle.loads(pickle.dumps(traffic)))  # noqa: S301 - as mirror.front.wire does
     assert shown(metrics, "lookups_total", upstream="docker.io", kind="blob", result="hit") == 1
     assert shown(metrics, "request_seconds_sum", kind="blob", result="hit") == 0.25

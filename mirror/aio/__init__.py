@@ -1,0 +1,1 @@
+"""What asyncio lacks: supervised tasks, single flight, slots."""

@@ -1,0 +1,61 @@
+"""Single flight: whoever asks for what is already being fetched waits for that answer."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+from mirror.oci.errors import Unavailable
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class SingleFlight(Generic[Key, Value]):
+    """Work in flight by key; each piece belongs to `tasks`, so no waiter that leaves ends it."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._flights: dict[Key, asyncio.Future[Value]] = {}
+
+    def is_running(self, key: Key) -> bool:
+        """Whether somebody is at it already."""
+        return key in self._flights
+
+    async def join(
+        self, key: Key, start: Callable[[], Coroutine[Any, Any, Value]], within: float | None = None
+    ) -> Value:
+        """The outcome of `start()`, run once however many ask meanwhile; all get the same.
+
+        Raises:
+            TimeoutError: It is not there `within` so many seconds; the work goes on.
+            Unavailable: The mirror is being stopped.
+        """
+        outcome = self._flights.get(key)
+        if outcome is None:
+            outcome = asyncio.get_running_loop().create_future()
+            self._flights[key] = outcome
+            self._tasks.create_task(self._fly(key, start, outcome))
+        # Not `await outcome`: a waiter that is cancelled would cancel it for everyone.
+        await asyncio.wait([outcome], timeout=within)
+        if not outcome.done():
+            raise TimeoutError
+        if outcome.cancelled():
+            raise Unavailable("the mirror is being stopped")
+        return outcome.result()
+
+    async def _fly(
+        self,
+        key: Key,
+        start: Callable[[], Coroutine[Any, Any, Value]],
+        outcome: "asyncio.Future[Value]",
+    ) -> None:
+        try:
+            outcome.set_result(await start())
+        except asyncio.CancelledError:
+            outcome.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - it is raised again by every waiter
+            outcome.set_exception(error)
+            outcome.exception()  # seen, even where every waiter has left
+        finally:
+            del self._flights[key]

@@ -1,0 +1,68 @@
+"""A bounded number of places, given to what clients wait for before anything else."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False, slots=True)
+class Urgency:
+    """Whether a client waits for some piece of work; may change while it waits for its place."""
+
+    is_urgent: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    urgency: Urgency
+    turn: "asyncio.Future[None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Slots:
+    """`limit` places (None: no end of them). First come, first served, but urgent ones first."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._waiting: deque[_Waiter] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Slots: {self._taken} of {self._limit} taken, {len(self._waiting)} waiting>"
+
+    @asynccontextmanager
+    async def take(self, urgency: Urgency) -> AsyncIterator[None]:
+        """Hold a place inside the block; wait for one first, if need be."""
+        await self._wait(urgency)
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    async def _wait(self, urgency: Urgency) -> None:
+        if self._limit is None or self._taken < self._limit:
+            self._taken += 1
+            return
+        waiter = _Waiter(urgency)
+        self._waiting.append(waiter)
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                self._give_back()  # the place had just been given to us
+            else:
+                self._waiting.remove(waiter)
+            raise
+
+    def _give_back(self) -> None:
+        """Hand the place on: it stays taken where somebody waits."""
+        waiting = [waiter for waiter in self._waiting if not waiter.turn.done()]
+        if not waiting:
+            self._taken -= 1
+            return
+        following = next((w for w in waiting if w.urgency.is_urgent), waiting[0])
+        self._waiting.remove(following)
+        following.turn.set_result(None)

@@ -1,0 +1,1 @@
+"""The edge that clients see, and the processes that face them."""

@@ -1,0 +1,124 @@
+"""The port that clients talk to: every request comes in here, and leaves a line and its counts.
+
+aiohttp's router is not used: it decodes and normalises paths before anyone can see what was asked.
+"""
+
+import itertools
+import logging
+import secrets
+import time
+
+from aiohttp import web
+
+from mirror.front.api import errors
+from mirror.front.api.access import Access
+from mirror.front.api.handlers import Facts, Handlers
+from mirror.oci.errors import (
+    Denied,
+    ErrorCode,
+    Missing,
+    RangeNotSatisfiable,
+    RegistryError,
+)
+from mirror.oci.request import parse_target
+from mirror.telemetry.log import fields, request_id, tell
+from mirror.telemetry.traffic import Result, Sort, Traffic
+
+_logger = logging.getLogger(__name__)
+
+_METHODS = frozenset({"GET", "HEAD"})
+_LEFT = 499  # the status in the log of a client that has left, as nginx has it
+
+
+class Frontend:
+    """aiohttp's low-level handler."""
+
+    def __init__(self, handlers: Handlers, access: Access, traffic: Traffic) -> None:
+        self._handlers = handlers
+        self._access = access
+        self._traffic = traffic
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        began = time.perf_counter()
+        identity = f"{self._prefix}-{next(self._numbers)}"
+        request_id.set(identity)
+        facts = Facts()
+        status = _LEFT  # unless there is a response: whose client leaves, is cancelled
+        try:
+            try:
+                response = await self._admitted(request, facts)
+            except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
+                response = self._explain(request, error, facts, identity)
+            status = response.status
+            return response
+        finally:
+            self._account(request, facts, status, time.perf_counter() - began)
+
+    async def _admitted(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
+        if not self._access.is_open:
+            if not self._access.admits_address(request):
+                raise Denied(ErrorCode.DENIED, "this mirror does not serve your network")
+            if not await self._access.admits_password(request):
+                return errors.unauthorized()
+        if request.method not in _METHODS:
+            return errors.unsupported()
+        target = parse_target(request.raw_path)
+        response = await self._handlers.answer(request, target, facts)
+        # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.
+        if type(response) is web.Response and request.method == "GET":
+            facts.sent = len(response.body) if isinstance(response.body, bytes) else 0
+        # Only a namespace that has led to an upstream: a client's text has no place in a header.
+        if target.ns is not None and facts.upstream and not response.prepared:
+            response.headers["OCI-Namespace"] = target.ns  # spec main, "Registry Proxying"
+        return response
+
+    def _explain(
+        self, request: web.BaseRequest, error: Exception, facts: Facts, identity: str
+    ) -> web.StreamResponse:
+        """What becomes of a request that cannot be answered."""
+        if isinstance(error, RangeNotSatisfiable):
+            return errors.not_satisfiable(error)
+        if isinstance(error, ConnectionError):  # the client has left: nobody to answer
+            return _abort(request, facts.response or web.Response(status=_LEFT))
+        facts.result = _result_of(error)
+        facts.error = str(error)
+        if facts.response is not None:
+            # Too late for another status, and it must not look complete.
+            return _abort(request, facts.response)
+        if isinstance(error, RegistryError):
+            agent = request.headers.get("User-Agent", "")
+            return errors.render(
+                error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
+            )
+        _logger.error("unexpected", exc_info=error, extra=fields())
+        return errors.unknown(identity)
+
+    def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
+        method = request.method if request.method in _METHODS else "other"
+        sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
+        self._traffic.count(sort, seconds, facts.sent)
+        told: dict[str, object] = {
+            "status": status, "bytes": facts.sent, "ms": round(seconds * 1000, 1),
+            "result": facts.result or "-", "upstream": facts.upstream or "-",
+            "client": request.remote or "-", "agent": request.headers.get("User-Agent", "-"),
+        }  # fmt: skip
+        if facts.error is not None:
+            told["error"] = facts.error
+        tell(_logger, f"{request.method} {request.raw_path}", told)
+
+
+def _result_of(error: Exception) -> Result:
+    if isinstance(error, Missing):
+        return Result.NEGATIVE if error.is_remembered else Result.MISS
+    return Result.DENIED if isinstance(error, Denied) else Result.ERROR
+
+
+def _abort(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """Break the connection, so that no client takes what it has for the whole."""
+    response.force_close()
+    if request.transport is not None:
+        request.transport.abort()
+    return response

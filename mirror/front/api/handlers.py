@@ -1,0 +1,167 @@
+"""One handler for each kind of request: ask the mirror, shape the answer."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import assert_never
+
+from aiohttp import web
+
+from mirror.front.api import responses
+from mirror.front.wire.remote import Remote, Route
+from mirror.oci.errors import Denied, ErrorCode
+from mirror.oci.reference import Tag
+from mirror.oci.request import (
+    BlobRequest,
+    CatalogRequest,
+    ManifestRequest,
+    Ping,
+    ReferrersRequest,
+    TagsRequest,
+    Target,
+)
+from mirror.pull.answers import BlobAnswer, Outcome
+from mirror.telemetry.traffic import Kind, Result
+
+_INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+@dataclass(slots=True)
+class Facts:
+    """What log and metrics tell of a request; filled in while it is answered."""
+
+    upstream: str = ""
+    kind: Kind | None = None
+    result: Result | None = None
+    sent: int = 0  # bytes of content
+    missing: ErrorCode = ErrorCode.NAME_UNKNOWN  # what it is called if it is not there
+    error: str | None = None  # why it could not be answered, for the log
+    response: web.StreamResponse | None = None  # once its first bytes are out
+    is_personal: bool = False  # the client's own authorization decides (access = "client")
+
+    def note(self, outcome: Outcome) -> Outcome:
+        """How the lookup went."""
+        self.result = outcome.result
+        return outcome
+
+
+class Handlers:
+    """Answers parsed requests."""
+
+    def __init__(self, mirror: Remote) -> None:
+        self._mirror = mirror
+
+    def answer(
+        self, request: web.BaseRequest, target: Target, facts: Facts
+    ) -> Awaitable[web.StreamResponse]:
+        """The response to a request; a blob's body has been sent when this returns.
+
+        Raises:
+            RegistryError, RangeNotSatisfiable: As `mirror.front.api.errors` renders them.
+        """
+        match target.request:
+            case Ping():
+                return self._ping()
+            case ManifestRequest() as asked:
+                return self._manifest(request, asked, target.ns, facts)
+            case BlobRequest() as asked:
+                return self._blob(request, asked, target.ns, facts)
+            case TagsRequest() as asked:
+                return self._tags(request, asked, target.ns, facts)
+            case ReferrersRequest() as asked:
+                return self._referrers(request, asked, target.ns, facts)
+            case CatalogRequest() as asked:
+                return self._catalog(request, asked)
+        assert_never(target.request)
+
+    async def _ping(self) -> web.StreamResponse:
+        return web.Response(
+            body=b"{}", content_type="application/json",
+            headers={"Docker-Distribution-API-Version": "registry/2.0"},
+        )  # fmt: skip
+
+    async def _manifest(
+        self, request: web.BaseRequest, asked: ManifestRequest, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        facts.kind = Kind.TAG if isinstance(asked.reference, Tag) else Kind.MANIFEST
+        facts.missing = ErrorCode.MANIFEST_UNKNOWN
+        route = self._route(request, asked.name, ns, facts)
+        authorization = _authorization(request)
+        answer = await self._mirror.get_manifest(route, asked.reference, authorization)
+        facts.note(answer.outcome)
+        if request.method == "GET":
+            self._mirror.note_served(route, answer.manifest, authorization)
+        return responses.manifest(request, answer)
+
+    async def _blob(
+        self, request: web.BaseRequest, asked: BlobRequest, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        facts.kind = Kind.BLOB
+        facts.missing = ErrorCode.BLOB_UNKNOWN
+        route = self._route(request, asked.name, ns, facts)
+        authorization = _authorization(request)
+        if request.method == "HEAD":
+            answer = await self._mirror.head_blob(route, asked.digest, authorization)
+            facts.note(answer.outcome)
+            response, _ = responses.blob_head(request, answer)
+            return response
+        async with self._mirror.open_blob(route, asked.digest, authorization) as answer:
+            facts.note(answer.outcome)
+            return await self._send_blob(request, answer, ns, facts)
+
+    async def _send_blob(
+        self, request: web.BaseRequest, answer: BlobAnswer, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        response, span = responses.blob_head(request, answer)
+        if isinstance(response, web.Response):  # from memory, or 304
+            return response
+        if ns is not None:
+            response.headers["OCI-Namespace"] = ns
+        await response.prepare(request)
+        facts.response = response
+        async for sent in responses.send_body(request, response, answer, span):
+            facts.sent += sent
+        await response.write_eof()
+        return response
+
+    async def _tags(
+        self, request: web.BaseRequest, asked: TagsRequest, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        facts.kind = Kind.TAGS
+        route = self._route(request, asked.name, ns, facts)
+        answer = await self._mirror.list_tags(route, asked.page, _authorization(request))
+        content = {"name": asked.name, "tags": answer.names}
+        response = responses.page(request, content, answer.next_query, ns)
+        response.headers.update(responses.outcome_headers(facts.note(answer.outcome)))
+        return response
+
+    async def _referrers(
+        self, request: web.BaseRequest, asked: ReferrersRequest, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        facts.kind = Kind.REFERRERS
+        facts.missing = ErrorCode.MANIFEST_UNKNOWN
+        route = self._route(request, asked.name, ns, facts)
+        answer = await self._mirror.list_referrers(
+            route, asked.digest, asked.artifact_type, _authorization(request)
+        )
+        headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
+        if answer.filtered:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        return web.Response(body=answer.content, content_type=_INDEX, headers=headers)
+
+    async def _catalog(self, request: web.BaseRequest, asked: CatalogRequest) -> web.StreamResponse:
+        names, following = await self._mirror.list_repositories(asked.page)
+        return responses.page(request, {"repositories": names}, following, None)
+
+    def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
+        route = self._mirror.route(name, ns=ns, host=request.headers.get("Host", ""))
+        facts.upstream = route.upstream
+        facts.is_personal = route.access == "client"
+        return route
+
+
+def _authorization(request: web.BaseRequest) -> str | None:
+    """What the client sent. Raises Denied for what no registry could be sent."""
+    header = request.headers.get("Authorization")
+    if header is not None and not (header.isascii() and header.isprintable()):
+        raise Denied(ErrorCode.DENIED, "the Authorization header is not ASCII (RFC 9110, 11.4)")
+    return header

@@ -1,0 +1,189 @@
+"""Answers as HTTP: headers, conditions, ranges, and bodies sent in the cheapest way there is."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from io import FileIO
+from urllib.parse import urlencode
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from mirror.front.api.sending import sending_to
+from mirror.oci.digest import Digest
+from mirror.oci.ranges import parse_range
+from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream, readable
+from mirror.telemetry.traffic import Result
+
+_BLOCK = 2**18  # bytes read at a time where the kernel cannot send the file itself
+
+# RFC 9211. "mirror" is the cache's name. People's scripts read these.
+_CACHE_STATUS = {
+    Result.HIT: "mirror; hit",
+    Result.MISS: "mirror; fwd=miss",
+    Result.JOINED: "mirror; fwd=miss; collapsed",
+    Result.REVALIDATED: "mirror; fwd=stale",
+    Result.STALE: "mirror; hit; detail=stale",
+    Result.LINKED: "mirror; fwd=miss; detail=linked",
+}
+
+
+def cache_status(outcome: Outcome) -> str:
+    """The value of `Cache-Status`."""
+    status = _CACHE_STATUS[outcome.result]
+    if outcome.stored:
+        status += "; stored"
+    if outcome.upstream_status is not None:
+        status += f"; fwd-status={outcome.upstream_status}"
+    return status
+
+
+@lru_cache(maxsize=64)
+def outcome_headers(outcome: Outcome) -> Mapping[str, str]:
+    """What tells a client, or the person at it, how the answer came about."""
+    headers = {"Cache-Status": cache_status(outcome)}
+    if outcome.warning is not None:
+        headers["Warning"] = f'299 - "{outcome.warning}"'  # spec main, "Warnings"
+    return headers
+
+
+def manifest(request: web.BaseRequest, answer: ManifestAnswer) -> web.Response:
+    """A manifest, byte for byte; 304 where the client has it."""
+    found = answer.manifest
+    headers = _manifest_headers(found.digest, found.media_type, answer.outcome)
+    if _has_it(request, found.digest):
+        told = {name: value for name, value in headers.items() if name != "Content-Type"}
+        return web.Response(status=304, headers=told)
+    return web.Response(body=found.content, headers=headers)
+
+
+def page(
+    request: web.BaseRequest,
+    content: Mapping[str, object],
+    following: dict[str, str] | None,
+    ns: str | None,
+) -> web.Response:
+    """A page of a listing, with the `Link` to the next one under the path that was asked for."""
+    response = web.json_response(content)
+    if following is not None:
+        path = request.raw_path.partition("?")[0]
+        if ns is not None:
+            following = following | {"ns": ns}
+        response.headers["Link"] = f'<{path}?{urlencode(following)}>; rel="next"'
+    return response
+
+
+@dataclass(slots=True)
+class Span:
+    """What of a blob is sent: [start, stop); stop is None where nobody knows the end."""
+
+    start: int
+    stop: int | None
+    is_partial: bool
+
+
+def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamResponse, Span]:
+    """Status and headers of a blob's response, and what its body is to be.
+
+    Raises:
+        RangeNotSatisfiable: 416.
+    """
+    headers = {**_content_headers(answer.digest), **outcome_headers(answer.outcome)}
+    if _has_it(request, answer.digest):
+        return web.Response(status=304, headers=headers), Span(0, 0, is_partial=False)
+    span = _span(request, answer)
+    headers["Content-Type"] = "application/octet-stream"
+    headers["Accept-Ranges"] = "bytes"
+    if span.stop is not None:
+        headers["Content-Length"] = str(span.stop - span.start)
+    if span.is_partial:
+        headers["Content-Range"] = f"bytes {span.start}-{(span.stop or 0) - 1}/{answer.size}"
+    status = 206 if span.is_partial else 200
+    if isinstance(answer.body, bytes):
+        content = answer.body
+        if span.is_partial:
+            content = content[span.start : span.stop]
+        return web.Response(status=status, headers=headers, body=content), span
+    return web.StreamResponse(status=status, headers=headers), span
+
+
+async def send_body(
+    request: web.BaseRequest, response: web.StreamResponse, answer: BlobAnswer, span: Span
+) -> AsyncIterator[int]:
+    """Send the body of a blob's response as far as there is one; yields the bytes sent each time.
+
+    Raises:
+        RegistryError, NoRoom: There will be no more: the response must not be completed.
+    """
+    if isinstance(answer.body, Stream):
+        async for chunk in answer.body.chunks(span.start, span.stop):
+            await response.write(chunk)
+            yield len(chunk)
+    elif answer.body is not None and not isinstance(answer.body, bytes):
+        async for sent in _send_file(request, response, answer.body, span):
+            yield sent
+
+
+async def _send_file(
+    request: web.BaseRequest, response: web.StreamResponse, reader: Reader, span: Span
+) -> AsyncIterator[int]:
+    """Send a file as far as it has grown, again and again."""
+    with ExitStack() as stack:
+        sender = None
+        # A TLS connection and a chunked body need the bytes in our hands; else the kernel does it.
+        if span.stop is not None and request.get_extra_info("sslcontext") is None:
+            sender = stack.enter_context(sending_to(request))
+        position = span.start
+        while position != span.stop:
+            limit = await readable(reader, position, span.stop)
+            if limit <= position:
+                return
+            if sender is not None:
+                await sender.send(reader.file, position, limit)
+            else:
+                await _send_by_hand(response, reader.file, position, limit)
+            yield limit - position
+            position = limit
+
+
+async def _send_by_hand(
+    response: web.StreamResponse, file: FileIO, position: int, limit: int
+) -> None:
+    while position < limit:
+        length = min(_BLOCK, limit - position)
+        block = await asyncio.to_thread(os.pread, file.fileno(), length, position)
+        await response.write(block)
+        position += len(block)
+
+
+def _span(request: web.BaseRequest, answer: BlobAnswer) -> Span:
+    # RFC 9110, 14.2: a range is a GET's; a HEAD tells of the whole.
+    wanted = parse_range(request.headers.get("Range")) if request.method == "GET" else None
+    if_range = request.headers.get("If-Range")
+    if wanted is None or answer.size is None or if_range not in {None, f'"{answer.digest}"'}:
+        return Span(0, answer.size, is_partial=False)
+    start, stop = wanted.resolve(answer.size)
+    return Span(start, stop, is_partial=True)
+
+
+@lru_cache(maxsize=4096)
+def _manifest_headers(digest: Digest, media_type: str, outcome: Outcome) -> CIMultiDict[str]:
+    headers = {**_content_headers(digest), **outcome_headers(outcome), "Content-Type": media_type}
+    return CIMultiDict(headers)  # what a response makes of it; copying that costs next to nothing
+
+
+@lru_cache(maxsize=4096)
+def _content_headers(digest: Digest) -> Mapping[str, str]:
+    return {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
+
+
+def _has_it(request: web.BaseRequest, digest: Digest) -> bool:
+    """RFC 9110, 13.1.2: weak comparison, a list, or a star."""
+    header = request.headers.get("If-None-Match")
+    if header is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return "*" in tags or f'"{digest}"' in tags

@@ -1,0 +1,276 @@
+"""One HTTP exchange with a registry, its token server or its storage.
+
+Redirects are followed by hand: `Authorization` stays with the origin that it was meant for, the
+presigned address is sent as it came, and https leads to http only where the operator said so.
+aiohttp's exceptions end here.
+"""
+
+import asyncio
+import email.utils
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from aiolimiter import AsyncLimiter
+from yarl import URL
+
+from mirror import __version__
+from mirror.aio.slots import Urgency
+from mirror.config import Endpoint as EndpointConfig
+from mirror.oci.errors import ErrorCode, Unavailable
+from mirror.sources.registry.receiver import Chunk, arriving
+from mirror.telemetry.metrics import Metrics
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+_DRAINED = 2**16  # bytes
+_BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
+_YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
+_BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
+_READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
+
+_HEADERS = {
+    # Bytes are kept as upstream has them: nothing may be compressed on its way.
+    "Accept-Encoding": "identity",
+    "User-Agent": f"oci-mirror/{__version__}",
+}
+
+
+@asynccontextmanager
+async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """The client session that all endpoints share. It keeps no cookies and re-encodes nothing."""
+    connector = aiohttp.TCPConnector(limit=0)  # bounds are per endpoint, and ours
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        requote_redirect_url=False,
+        skip_auto_headers=("Accept",),
+        headers=_HEADERS,
+    ) as session:
+        yield session
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Which endpoint, in metrics: both names come from the configuration."""
+
+    upstream: str
+    endpoint: str
+
+
+class Exchange:
+    """HTTP, as one endpoint needs it."""
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        label: Label,
+        *,
+        session: aiohttp.ClientSession,
+        connect_timeout: float,
+        stall_timeout: float,
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self._label = label
+        self._session = session
+        self._metrics = metrics
+        self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
+        self._ssl: ssl.SSLContext | bool = True
+        self.received = 0  # bytes, ever
+        self._answer_timeout = connect_timeout
+        self._stall_timeout = stall_timeout
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout, sock_read=stall_timeout
+        )
+        self._yield_until = 0.0
+        self._limiter: AsyncLimiter | None = None
+        if config.max_bandwidth is not None:
+            self._limiter = AsyncLimiter(config.max_bandwidth * _BURST, time_period=_BURST)
+        if config.ca_file is not None:
+            self._ssl = ssl.create_default_context(cafile=config.ca_file)
+
+    @asynccontextmanager
+    async def send(
+        self, method: str, url: URL, headers: dict[str, str], *, kind: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and yield the final response, whatever its status.
+
+        Raises:
+            Unavailable: No (sensible) response.
+        """
+        response = await self._follow(method, url, headers, kind)
+        try:
+            yield response
+        finally:
+            if response.content.at_eof():
+                response.release()  # the connection serves again
+            else:
+                response.close()
+
+    async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
+        """The whole body. Raises Unavailable where it is larger than `limit` bytes, or breaks."""
+        content = bytearray()
+        with _translated(response.url):
+            async for chunk in response.content.iter_any():
+                self.count(len(chunk))
+                content += chunk
+                if len(content) > limit:
+                    raise Unavailable(f"upstream's answer is larger than {limit} bytes")
+        return bytes(content)
+
+    async def chunks(
+        self, response: aiohttp.ClientResponse, urgency: Urgency | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """The body as it arrives; each chunk stays as it is until the next but one is asked for.
+
+        Raises:
+            Unavailable: It stalls or breaks.
+        """
+        urgency = urgency or Urgency()
+        with _translated(response.url):
+            async for chunk in arriving(response, patience=self._stall_timeout):
+                self.count(len(chunk))
+                await self._keep_to_bandwidth(len(chunk), urgency)
+                yield chunk
+
+    async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
+        """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
+
+        As long as clients wait for bytes from here, what nobody waits for gets none.
+        """
+        if self._limiter is None:
+            return
+        now = asyncio.get_running_loop().time
+        while size > 0:
+            if urgency.is_urgent:
+                self._yield_until = now() + _YIELD
+            elif now() < self._yield_until:
+                await asyncio.sleep(_YIELD)
+                continue
+            part = min(size, max(1, int(self._limiter.max_rate)))
+            await self._limiter.acquire(part)
+            size -= part
+
+    async def drain(self, response: aiohttp.ClientResponse) -> None:
+        """Read past a small body that nobody wants, so that the connection serves again."""
+        if (response.content_length or 0) <= _DRAINED:
+            with _translated(response.url):
+                await response.content.read(_DRAINED)
+
+    def count(self, size: int) -> None:
+        """Note `size` body bytes received."""
+        self.received += size
+        self._bytes.inc(size)
+
+    async def _follow(
+        self, method: str, url: URL, headers: dict[str, str], kind: str
+    ) -> aiohttp.ClientResponse:
+        status = 0
+        for _ in range(_MOST_REDIRECTS + 1):
+            try:
+                with _translated(url):
+                    response = await self._send_once(method, url, headers, kind)
+            except Unavailable as error:
+                error.status_seen = status or None  # the registry is there, if its storage is not
+                raise
+            status = response.status
+            location = response.headers.get("Location")
+            if status not in _REDIRECTS or not location:
+                return response
+            try:
+                await self.drain(response)
+                target = self._target(url, location, kind, status)
+            finally:
+                response.release()
+            if target.origin() != url.origin():
+                headers = {k: v for k, v in headers.items() if k != "Authorization"}
+            url = target
+        raise Unavailable("upstream redirects in circles", status_seen=status)
+
+    def _target(self, url: URL, location: str, kind: str, status: int) -> URL:
+        try:
+            target = url.join(URL(location, encoded=True))
+        except ValueError as error:
+            raise Unavailable(
+                "upstream redirects to what is no address", status_seen=status
+            ) from error
+        if target.scheme not in {"http", "https"} or not target.host:
+            raise Unavailable("upstream redirects to what is no web address", status_seen=status)
+        is_downgrade = (url.scheme, target.scheme) == ("https", "http")
+        if is_downgrade and not (self._config.allow_http_redirect and kind in _BY_DIGEST):
+            raise Unavailable(
+                "upstream redirects from https to http;"
+                " allow_http_redirect = true lets content by digest come that way",
+                status_seen=status,
+            )
+        return target
+
+    async def _send_once(
+        self, method: str, url: URL, headers: dict[str, str], kind: str
+    ) -> aiohttp.ClientResponse:
+        began = time.monotonic()
+        status = "none"
+        try:
+            # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
+            async with asyncio.timeout(self._answer_timeout):
+                response = await self._session.request(
+                    method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
+                    ssl=self._ssl, read_bufsize=_READ_BUFFER,
+                )  # fmt: skip
+            status = str(response.status)
+            self._metrics.upstream_seconds.labels(
+                self._label.upstream, self._label.endpoint, kind
+            ).observe(time.monotonic() - began)
+        finally:
+            self._metrics.upstream_requests.labels(
+                self._label.upstream, self._label.endpoint, kind, method, status
+            ).inc()
+        return response
+
+
+def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
+    """What a 429 means."""
+    return Unavailable(
+        "upstream limits the rate of requests",
+        code=ErrorCode.TOOMANYREQUESTS,
+        retry_after=parse_retry_after(
+            response.headers.get("Retry-After"), date=response.headers.get("Date")
+        ),
+        status_seen=response.status,
+    )
+
+
+def parse_retry_after(header: str | None, *, date: str | None) -> float | None:
+    """Seconds to wait (RFC 9110, 10.2.3), given the response's `Date`; None where it is unclear."""
+    if not header:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        until, now = (email.utils.parsedate_to_datetime(text or "") for text in (header, date))
+        return max(0.0, (until - now).total_seconds())
+    except (ValueError, TypeError):  # no date; or one with a time zone and one without
+        return None
+
+
+@contextmanager
+def _translated(url: URL) -> Iterator[None]:
+    """Turn aiohttp's exceptions into ours, which name the host only: a query may hold secrets."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise Unavailable(f"{url.host} has a certificate that cannot be trusted") from error
+    except TimeoutError as error:
+        raise Unavailable(f"{url.host} is silent", timed_out=True) from error
+    except aiohttp.ClientConnectorError as error:
+        raise Unavailable(f"{url.host} cannot be reached: {error.strerror}") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise Unavailable(
+            f"the connection to {url.host} broke: {type(error).__name__}",
+            code=ErrorCode.UNAVAILABLE,
+        ) from error

@@ -1,0 +1,126 @@
+"""Answers as HTTP, without a network."""
+
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from mirror.front.api import responses
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import RangeNotSatisfiable
+from mirror.oci.manifest import OCI_MANIFEST, Manifest
+from mirror.pull import answers
+from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome
+from mirror.telemetry.traffic import Result
+
+CONTENT = b"0123456789"
+DIGEST = digest_of(CONTENT)
+IN_MEMORY = BlobAnswer(DIGEST, len(CONTENT), CONTENT, answers.HIT)
+
+
+def request(method: str = "GET", path: str = "/v2/a/tags/list", **headers: str) -> web.BaseRequest:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return make_mocked_request(method, path, headers=named)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [  # the table of the README
+        (answers.HIT, "mirror; hit"),
+        (answers.STORED, "mirror; fwd=miss; stored"),
+        (answers.MISS, "mirror; fwd=miss"),
+        (answers.JOINED, "mirror; fwd=miss; collapsed"),
+        (answers.NOT_MODIFIED, "mirror; fwd=stale; fwd-status=304"),
+        (answers.CONFIRMED, "mirror; fwd=stale; fwd-status=200"),
+        (answers.STALE, "mirror; hit; detail=stale"),
+        (answers.GONE, "mirror; hit; detail=stale"),
+        (answers.LINKED, "mirror; fwd=miss; detail=linked"),
+    ],
+)
+def test_cache_status_tells_how_the_answer_came_about(outcome: Outcome, told: str) -> None:
+    assert responses.cache_status(outcome) == told
+
+
+def test_a_warning_stands_where_the_answer_is_stale_and_nowhere_else() -> None:
+    for outcome in (answers.STALE, answers.GONE):
+        warning = responses.outcome_headers(outcome)["Warning"]
+        assert warning == f'299 - "{outcome.warning}"'
+        assert outcome.result is Result.STALE
+    assert "Warning" not in responses.outcome_headers(answers.HIT)
+
+
+def test_a_manifest_has_its_own_type_and_no_parameters() -> None:
+    answer = ManifestAnswer(Manifest(DIGEST, OCI_MANIFEST, CONTENT), answers.HIT)
+    response = responses.manifest(request(), answer)
+    assert response.headers["Content-Type"] == OCI_MANIFEST
+    assert response.body == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        (f'"{DIGEST}"', 304),
+        (f'W/"{DIGEST}"', 304),
+        (f'"x" ,  "{DIGEST}"', 304),
+        ("*", 304),
+        ('"x"', 200),
+        (str(DIGEST), 200),  # an entity tag is quoted
+        ("", 200),
+    ],
+)
+def test_if_none_match(condition: str, status: int) -> None:
+    manifest = ManifestAnswer(Manifest(DIGEST, OCI_MANIFEST, CONTENT), answers.HIT)
+    asked = request(If_None_Match=condition)
+    assert responses.manifest(asked, manifest).status == status
+    response, _ = responses.blob_head(asked, IN_MEMORY)
+    assert response.status == status
+    assert response.headers["ETag"] == f'"{DIGEST}"'
+
+
+def test_a_range_of_a_blob_in_memory() -> None:
+    response, span = responses.blob_head(request(Range="bytes=2-4"), IN_MEMORY)
+    assert isinstance(response, web.Response)
+    assert (response.status, response.body) == (206, b"234")
+    assert response.headers["Content-Range"] == "bytes 2-4/10"
+    assert response.headers["Content-Length"] == "3"
+    assert (span.start, span.stop) == (2, 5)
+
+
+def test_a_range_outside_is_refused_and_by_head_it_is_none() -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        responses.blob_head(request(Range="bytes=10-"), IN_MEMORY)
+    response, _ = responses.blob_head(request("HEAD", Range="bytes=10-"), IN_MEMORY)
+    assert (response.status, response.headers["Content-Length"]) == (200, "10")
+
+
+def test_a_blob_of_unknown_size_has_neither_length_nor_ranges() -> None:
+    unknown = replace(IN_MEMORY, size=None, body=None)
+    response, span = responses.blob_head(request(Range="bytes=2-4"), unknown)
+    assert response.status == 200
+    assert "Content-Length" not in response.headers
+    assert span.stop is None
+
+
+@pytest.mark.parametrize(
+    ("following", "ns", "link"),
+    [
+        (None, None, None),
+        ({"n": "2", "last": "b"}, None, '</v2/a/tags/list?n=2&last=b>; rel="next"'),
+        (
+            {"n": "2", "last": "b"},
+            "quay.io",
+            '</v2/a/tags/list?n=2&last=b&ns=quay.io>; rel="next"',
+        ),
+        (
+            {"last": "x>; <evil\r\nA: b"},
+            "a\r\nb",
+            '</v2/a/tags/list?last=x%3E%3B+%3Cevil%0D%0AA%3A+b&ns=a%0D%0Ab>; rel="next"',
+        ),
+    ],
+)
+def test_the_link_leads_to_the_path_that_was_asked_for(
+    following: dict[str, str] | None, ns: str | None, link: str | None
+) -> None:
+    response = responses.page(request(path="/v2/a/tags/list?n=2&x=y"), {}, following, ns)
+    assert response.headers.get("Link") == link

@@ -1,0 +1,43 @@
+import pytest
+from yarl import URL
+
+from mirror.sources.registry.auth import is_trusted
+
+
+@pytest.mark.parametrize(
+    ("registry", "realm"),
+    [
+        ("https://registry-1.docker.io", "https://auth.docker.io/token"),
+        ("https://registry.cn-beijing.aliyuncs.com", "https://dockerauth.cn-hangzhou.aliyuncs.com/auth"),
+        ("https://registry.test:5000", "https://registry.test:5001/token"),
+        ("http://registry.test", "http://registry.test/token"),
+        ("http://registry.test", "https://registry.test/token"),
+        ("https://127.0.0.1:5000", "https://127.0.0.1:5001/token"),
+        ("https://registry.test", "https://sso.example/token"),
+        ("https://registry.test", "https://other.example:8443/token"),
+    ],
+)  # fmt: skip
+def test_credentials_go_to_the_registrys_own_token_server(registry: str, realm: str) -> None:
+    hosts = ("sso.example", "other.example:8443")
+    assert is_trusted(URL(realm), registry=URL(registry), token_hosts=hosts)
+
+
+@pytest.mark.parametrize(
+    ("registry", "realm"),
+    [
+        ("https://registry-1.docker.io", "https://auth.docker.io.evil.example/token"),
+        ("https://registry-1.docker.io", "https://evildocker.io/token"),
+        ("https://registry-1.docker.io", "http://auth.docker.io/token"),
+        ("https://registry-1.docker.io", "http://registry-1.docker.io/token"),
+        ("https://registry.test", "http://sso.example/token"),
+        ("https://one.github.io", "https://other.github.io/token"),
+        ("https://registry.co.uk", "https://evil.co.uk/token"),
+        ("https://10.0.0.1", "https://11.0.0.1/token"),
+        ("http://127.0.0.1", "http://128.0.0.1/token"),
+        ("http://localhost", "http://registry.localhost/token"),
+        ("https://registry.test", "https://other.example/token"),
+    ],
+)
+def test_credentials_go_nowhere_else(registry: str, realm: str) -> None:
+    hosts = ("sso.example", "other.example:8443")
+    assert not is_trusted(URL(realm), registry=URL(registry), token_hosts=hosts)

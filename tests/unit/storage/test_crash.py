@@ -1,0 +1,111 @@
+"""What a real process leaves when it is killed, and what the next one makes of it."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import digest_of
+from tests.support.process import CHILD_ENVIRONMENT, run
+from tests.unit.storage.crashing import MAX_SIZE, SIZE, SMALL
+from tests.unit.storage.opening import content, on_disk, open_store, partials
+
+ENVIRONMENT = {**CHILD_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[3])}
+COMMAND = (sys.executable, "-m", "tests.unit.storage.crashing")
+DATA = content(SIZE)
+DIGEST = digest_of(DATA)
+
+
+async def _die(*arguments: str | Path) -> None:
+    ended = await run(*COMMAND, *arguments, environment=ENVIRONMENT, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        ("os.truncate", "1"),  # all is written, nothing is synced
+        ("os.mkdir", "1"),  # synced
+        ("os.rename", "1"),
+    ],
+)
+async def test_a_blob_that_was_not_in_place_yet_is_continued_from_its_last_byte(
+    tmp_path: Path, event: str, number: str
+) -> None:
+    await _die("write", tmp_path, event, number)
+    assert on_disk(tmp_path) == set()
+    async with open_store(tmp_path) as store:
+        assert store.space.promised == SIZE
+        writer = await store.open_writer(DIGEST, SIZE)
+        assert writer.is_proved()
+        await writer.commit()
+        writer.close()
+        assert await store.read(DIGEST) == DATA
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        ("os.remove", "1"),  # renamed and its directory synced
+        ("os.remove", "2"),  # ... and the record of its ranges still there
+    ],
+)
+async def test_a_blob_that_was_in_place_is_recorded_by_the_next_start(
+    tmp_path: Path, event: str, number: str
+) -> None:
+    await _die("write", tmp_path, event, number)
+    assert on_disk(tmp_path) == {DIGEST.encoded}
+    async with open_store(tmp_path) as store:
+        assert store.catalog.totals.bytes == SIZE
+        assert store.space.promised == 0
+        assert await store.catalog.list_partials() == {}
+        assert await store.read(DIGEST) == DATA
+    assert partials(tmp_path) == set()
+
+
+@pytest.mark.parametrize("number", ["1", "2", "3"])
+async def test_an_eviction_that_had_begun_is_finished_by_the_next_start(
+    tmp_path: Path, number: str
+) -> None:
+    await _die("evict", tmp_path, "os.remove", number)
+    assert len(on_disk(tmp_path)) == 11 - int(number)
+    async with open_store(tmp_path, max_size=MAX_SIZE) as store:
+        assert len(on_disk(tmp_path)) == 7
+        assert store.catalog.totals.bytes == 7 * SIZE
+        assert await store.catalog.list_leaving() == []
+
+
+@pytest.mark.parametrize("acknowledged", [1, 6, 25])
+async def test_what_was_acknowledged_is_there_and_nothing_is_wrong(
+    tmp_path: Path, acknowledged: int
+) -> None:
+    child = await asyncio.create_subprocess_exec(
+        *COMMAND, "run", tmp_path, env=ENVIRONMENT, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    try:
+        seeds = [int(await child.stdout.readline()) for _ in range(acknowledged)]
+    finally:
+        child.kill()
+        await child.wait()
+    everything = {
+        digest_of(data).encoded: data for data in (content(SMALL, n) for n in range(5000))
+    }
+    async with open_store(tmp_path, max_size=1000 * MAX_SIZE) as store:
+        assert {digest_of(content(SMALL, seed)).encoded for seed in seeds} <= on_disk(tmp_path)
+        for path in (tmp_path / "blobs").glob("*/*/*"):
+            assert path.read_bytes() == everything[path.name]
+        assert store.catalog.totals.blobs == len(on_disk(tmp_path))
+        unfinished = await store.catalog.list_partials()
+        assert len(unfinished) <= 4
+        for digest in unfinished:
+            data = everything[digest.encoded]
+            writer = await store.open_writer(digest, SMALL)
+            for start, end in writer.missing():
+                await writer.write(start, [data[start:end]])
+            assert writer.is_proved()  # so what was not missing was right
+            await writer.commit()
+            writer.close()
+    assert partials(tmp_path) == set()

@@ -1,0 +1,130 @@
+"""A disk that is full, and one that may not be written to: real ones, small, in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import digest_of
+from mirror.oci.reference import Repository
+from mirror.storage.catalog import Catalog, TagRecord
+from mirror.storage.errors import NoRoom, StoreError
+from mirror.storage.store import Writer
+from tests.support.process import run
+from tests.support.require import require, require_root
+from tests.unit.storage.opening import content, on_disk, open_store, partials, put
+
+SIZE = 4 * 2**20
+ALPINE = Repository("docker.io", "library/alpine")
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[Path]:
+    require("mount", "umount")
+    require_root()
+    path = tmp_path / "disk"
+    path.mkdir()
+    await run("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "store-test", path)
+    yield path
+    await run("umount", path)
+
+
+async def test_a_disk_without_room_is_no_room_and_no_loss(disk: Path) -> None:
+    async with open_store(disk, max_size=100 * SIZE) as store:
+        kept = await put(store, content(100_000))
+        data = content(2 * SIZE)
+        writer = await store.open_writer(digest_of(data), None)
+        with pytest.raises(NoRoom):
+            await _write_in_pieces(writer, data)
+        assert writer.written > 2**20
+        assert not writer.is_proved()
+        await writer.discard()
+        writer.close()
+        assert store.space.promised == 0
+        assert await store.read(kept) == content(100_000)
+        await put(store, content(2**20))
+        assert len(on_disk(disk)) == 2
+
+
+async def test_what_was_written_before_the_disk_was_full_can_be_continued(disk: Path) -> None:
+    data = content(2**20)
+    async with open_store(disk, max_size=100 * SIZE) as store:
+        writer = await store.open_writer(digest_of(data), len(data))
+        await writer.write(2**19, [data[2**19 :]])
+        ballast = _fill_up(disk)
+        with pytest.raises(NoRoom, match="No space left"):
+            await writer.write(0, [data[: 2**19]])
+        await writer.suspend()
+        writer.close()
+        ballast.unlink()
+    async with open_store(disk, max_size=100 * SIZE) as store:
+        writer = await store.open_writer(digest_of(data), len(data))
+        assert writer.missing() == [(0, 2**19)]
+        await writer.write(0, [data[: 2**19]])
+        await writer.commit()
+        writer.close()
+        assert await store.read(digest_of(data)) == data
+
+
+def _fill_up(disk: Path) -> Path:
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass
+    return ballast
+
+
+async def _write_in_pieces(writer: Writer, data: bytes) -> None:
+    for start in range(0, len(data), 2**18):
+        await writer.write(start, [data[start : start + 2**18]])
+
+
+async def _record_many(catalog: Catalog, tag: TagRecord) -> None:
+    for number in range(10_000):
+        await catalog.record_tag(ALPINE, f"{number}", tag)
+
+
+async def test_a_catalog_on_a_full_disk_says_so_and_recovers(disk: Path) -> None:
+    tag = TagRecord(digest_of(b"manifest"), 1.0)
+    async with open_store(disk) as store:
+        await store.catalog.record_tag(ALPINE, "before", tag)
+        ballast = _fill_up(disk)
+        with pytest.raises(StoreError, match="make room on its disk"):
+            await _record_many(store.catalog, tag)
+        assert await store.catalog.find_tag(ALPINE, "before") == tag
+        ballast.unlink()
+        await store.catalog.record_tag(ALPINE, "later", tag)
+        assert await store.catalog.find_tag(ALPINE, "later") == tag
+
+
+async def test_min_free_keeps_the_disk_from_filling_up(disk: Path) -> None:
+    async with open_store(disk, max_size=100 * SIZE, min_free=2 * 2**20) as store:
+        for seed in range(12):
+            await put(store, content(2**18, seed))
+            assert await store.blobs.free() >= 2 * 2**20 - 2**17  # the catalog grows, too
+        assert 3 <= len(on_disk(disk)) <= 8
+
+
+async def test_a_disk_that_somebody_else_fills_makes_blobs_leave(disk: Path) -> None:
+    async with open_store(disk, max_size=100 * SIZE) as store:
+        for seed in range(8):
+            await put(store, content(2**18, seed))
+    (disk / "ballast").write_bytes(b"\0" * 2**20)
+    async with open_store(disk, max_size=100 * SIZE, min_free=2**20) as store:
+        async with asyncio.timeout(10):
+            while await store.blobs.free() < 2**20:
+                pass
+        assert len(on_disk(disk)) >= 3
+
+
+async def test_a_disk_that_may_not_be_written_to_says_what_to_do(disk: Path) -> None:
+    async with open_store(disk, max_size=SIZE) as store:
+        digest = await put(store, content(1_000))
+    await run("mount", "-o", "remount,ro", disk)
+    with pytest.raises(StoreError, match=r"write access to store\.root, or set another"):
+        async with open_store(disk, max_size=SIZE):
+            pass
+    assert on_disk(disk) == {digest.encoded}
+    assert partials(disk) == set()

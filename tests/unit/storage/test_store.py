@@ -1,0 +1,841 @@
+import asyncio
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import Digest, digest_of
+from mirror.storage.errors import NoRoom, StoreError
+from mirror.storage.store import Store, Writer
+from mirror.telemetry.metrics import Metrics
+from tests.support.clock import FakeClock
+from tests.unit.storage.opening import (
+    blob_path,
+    content,
+    on_disk,
+    open_store,
+    partial_path,
+    partials,
+    put,
+    read,
+)
+
+DATA = content(10_000)
+DIGEST = digest_of(DATA)
+
+
+async def _held(store: Store, digest: Digest) -> bytes | None:
+    """What a client would read."""
+    blob = await store.open_blob(digest)
+    if blob is None:
+        return None
+    try:
+        return read(blob)
+    finally:
+        blob.close()
+
+
+async def _write(writer: Writer, start: int, end: int, data: bytes = DATA) -> None:
+    await writer.write(start, [data[start:end]])
+
+
+# Writing and reading
+
+
+async def test_a_blob_is_kept_as_it_is_and_after_a_restart(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, len(DATA))
+        assert writer.digest == DIGEST
+        assert writer.size == 10_000
+        assert writer.missing() == [(0, 10_000)]
+        await _write(writer, 0, 6_000)
+        assert writer.written == 6_000
+        assert writer.missing() == [(6_000, 10_000)]
+        assert not writer.is_proved()
+        await _write(writer, 6_000, 10_000)
+        assert writer.is_proved()
+        await writer.commit()
+        assert os.pread(writer.file.fileno(), 20_000, 0) == DATA
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+        assert store.space.promised == 0
+        assert store.catalog.totals.bytes == 10_000
+    assert partials(tmp_path) == set()
+    async with open_store(tmp_path) as store:
+        assert await _held(store, DIGEST) == DATA
+        assert await store.read(DIGEST) == DATA
+        assert store.catalog.totals.bytes == 10_000
+
+
+async def test_segments_may_come_in_any_order_at_once(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        async with asyncio.TaskGroup() as tasks:
+            for start in range(9_900, -1, -100):
+                tasks.create_task(_write(writer, start, start + 100))
+        assert writer.written == 10_000
+        await writer.commit()
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+
+
+async def test_an_empty_blob_is_a_blob(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        assert await _held(store, await put(store, b"")) == b""
+
+
+async def test_a_size_may_become_known_on_the_way_or_at_the_end(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=10_000) as store:
+        writer = await store.open_writer(DIGEST, None)
+        await _write(writer, 0, 1_000)
+        with pytest.raises(ValueError, match="not known"):
+            writer.missing()
+        await writer.expect(10_000)
+        assert writer.missing() == [(1_000, 10_000)]
+        assert not writer.is_proved()
+        await _write(writer, 1_000, 10_000)
+        await writer.commit()
+        writer.close()
+        other = await store.open_writer(digest_of(b"other"), None)
+        await other.write(0, [b"other"])
+        assert other.is_proved()
+        await other.commit()
+        other.close()
+        assert store.space.promised == 0
+        assert on_disk(tmp_path) == {digest_of(b"other").encoded}
+
+
+async def test_more_than_is_expected_is_an_error(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, None)
+        await _write(writer, 0, 1_000)
+        with pytest.raises(StoreError, match="more than 999 bytes"):
+            await writer.expect(999)
+        await writer.discard()
+        writer.close()
+        writer = await store.open_writer(DIGEST, 10)
+        with pytest.raises(ValueError, match="beyond"):
+            await _write(writer, 0, 11)
+        await writer.discard()
+        writer.close()
+
+
+async def test_what_is_written_stays_as_it_is(tmp_path: Path) -> None:
+    """A client may have read it, and the hash knows it: a second upstream cannot change it."""
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 3_000, 4_000)
+        await writer.write(3_500, [b"?" * 500])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_write(writer, 0, 2_000))
+            tasks.create_task(writer.write(1_000, [b"?" * 500]))
+        await writer.write(0, [b"?" * 1_000, DATA[1_000:2_500]])
+        for start, end in writer.missing():
+            await _write(writer, start, end)
+        assert writer.is_proved()
+        assert os.pread(writer.file.fileno(), 20_000, 0) == DATA
+        await writer.discard()
+        writer.close()
+
+
+async def test_every_byte_on_its_way_is_promised_wherever_it_lies(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, None)
+        await _write(writer, 5_000, 6_000)
+        await writer.suspend()
+        writer.close()
+        assert store.space.promised == 1_000
+        writer = await store.open_writer(DIGEST, None)
+        await _write(writer, 0, 500)
+        assert store.space.promised >= 1_500
+        await writer.suspend()
+        writer.close()
+        assert store.space.promised == 1_500
+
+
+async def test_the_wrong_bytes_cannot_be_committed(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await writer.write(0, [b"?" * 10_000])
+        assert not writer.is_proved()
+        with pytest.raises(StoreError, match="not proved"):
+            await writer.commit()
+        await writer.discard()
+        writer.close()
+        assert await _held(store, DIGEST) is None
+        assert store.space.promised == 0
+    assert partials(tmp_path) | on_disk(tmp_path) == set()
+
+
+async def test_a_blob_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        with pytest.raises(StoreError, match="being written already"):
+            await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 10_000)
+        async with asyncio.TaskGroup() as tasks:
+            ending = tasks.create_task(writer.suspend())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not ending.done()
+            second = await store.open_writer(DIGEST, 10_000)
+        assert second.is_proved()
+        await second.commit()
+        writer.close()
+        second.close()
+
+
+async def test_an_ended_writer_writes_no_more_and_ends_no_other_way(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 10_000)
+        await writer.commit()
+        await writer.commit()
+        await writer.suspend()
+        await writer.discard()
+        with pytest.raises(StoreError, match="ended"):
+            await _write(writer, 0, 1)
+        writer.close()
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+        assert partials(tmp_path) <= {".probe"}
+
+
+async def test_memory_may_be_used_again_once_the_next_piece_is_given(tmp_path: Path) -> None:
+    memory = [bytearray(100), bytearray(100)]
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        async with writer.pen() as pen:
+            for number, start in enumerate(range(0, 10_000, 100)):
+                piece = memory[number % 2]
+                piece[:] = DATA[start : start + 100]
+                await pen.write(start, [memoryview(piece)])
+        assert writer.is_proved()
+        await writer.discard()
+        writer.close()
+
+
+async def test_a_pen_tells_of_what_it_has_written_though_no_more_is_given(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        written = asyncio.Event()
+        async with asyncio.timeout(10), writer.pen(written.set) as pen:
+            await pen.write(0, [DATA[:100]])
+            await written.wait()
+            assert writer.written == 100
+        await writer.discard()
+        writer.close()
+
+
+async def test_a_store_that_is_closed_under_a_writer_says_so(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 4_000)
+    with pytest.raises(StoreError, match="closed"):
+        await _write(writer, 4_000, 5_000)
+    writer.close()
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        assert writer.missing() == [(4_000, 10_000)]
+        await writer.discard()
+        writer.close()
+
+
+async def test_a_blob_that_is_kept_twice_counts_once(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await store.keep(DIGEST, DATA)
+        await put(store, DATA)
+        await store.keep(DIGEST, DATA, media_type="application/x")
+        assert await store.catalog.find_media_type(DIGEST) == "application/x"
+        assert store.catalog.totals.bytes == 10_000
+        assert store.space.promised == 0
+        assert await store.read(DIGEST) == DATA
+        assert await store.read(digest_of(b"")) is None
+
+
+async def test_what_is_not_its_digest_is_not_kept(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        with pytest.raises(StoreError, match="not proved"):
+            await store.keep(DIGEST, b"?" * 10_000)
+        assert store.space.promised == 0
+        await store.keep(DIGEST, DATA)
+        assert await store.read(DIGEST) == DATA
+
+
+# Being interrupted
+
+
+async def test_what_was_suspended_is_continued_where_it_stopped(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 1_234)
+        await _write(writer, 5_000, 6_789)
+        await writer.suspend()
+        assert os.pread(writer.file.fileno(), 1_234, 0) == DATA[:1_234]
+        writer.close()
+        assert store.space.promised == 1_234 + 1_789
+    async with open_store(tmp_path) as store:
+        assert store.space.promised == 1_234 + 1_789
+        writer = await store.open_writer(DIGEST, 10_000)
+        assert writer.written == 1_234
+        assert writer.missing() == [(1_234, 5_000), (6_789, 10_000)]
+        assert store.space.promised == 10_000
+        await _write(writer, 6_789, 10_000)
+        await _write(writer, 1_234, 5_000)
+        await writer.commit()
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+        assert store.space.promised == 0
+
+
+async def test_a_writer_that_is_only_closed_leaves_its_bytes_to_the_next(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 1_234)
+        writer.close()
+        assert store.space.promised == 1_234
+        writer = await store.open_writer(DIGEST, 10_000)
+        assert writer.written == 1_234
+        await writer.discard()
+        writer.close()
+        assert store.space.promised == 0
+
+
+async def test_what_is_beyond_the_size_is_not_continued(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, None)
+        await writer.write(0, [DATA, b"too much"])
+        await writer.suspend()
+        writer.close()
+        writer = await store.open_writer(DIGEST, 10_000)
+        assert writer.is_proved()
+        await writer.commit()
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+
+
+async def test_a_suspended_writer_of_nothing_leaves_nothing(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await writer.suspend()
+        writer.close()
+        assert await store.catalog.list_partials() == {}
+        assert store.space.promised == 0
+    assert partials(tmp_path) == set()
+
+
+async def test_a_discarded_blob_stays_readable_until_its_writer_is_closed(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 1_000)
+        await writer.discard()
+        assert partials(tmp_path) <= {".probe"}
+        assert os.pread(writer.file.fileno(), 20_000, 0) == DATA[:1_000]
+        writer.close()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_commit_that_is_cancelled_at_any_step_is_a_commit(
+    tmp_path: Path, steps: int
+) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 10_000)
+        async with asyncio.TaskGroup() as tasks:
+            commit = tasks.create_task(writer.commit())
+            for _ in range(steps + 1):
+                await asyncio.sleep(0)
+            commit.cancel()
+        assert commit.cancelled() or commit.done()
+        await writer.suspend()  # what a fill does when it is cancelled
+        writer.close()
+        assert store.space.promised == 0
+        assert store.catalog.totals.bytes == 10_000
+        assert await _held(store, DIGEST) == DATA
+
+
+@pytest.mark.parametrize("steps", range(0, 12, 2))
+async def test_opening_a_writer_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 1_000)
+        await writer.suspend()
+        writer.close()
+        async with asyncio.TaskGroup() as tasks:
+            opening = tasks.create_task(store.open_writer(DIGEST, 10_000))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            opening.cancel()
+        if not opening.cancelled():
+            opening.result().close()
+        assert store.space.promised == 1_000
+        writer = await store.open_writer(DIGEST, 10_000)
+        assert writer.written == 1_000
+        await writer.discard()
+        writer.close()
+
+
+async def test_a_write_that_is_cancelled_has_been_written(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        async with asyncio.TaskGroup() as tasks:
+            write = tasks.create_task(_write(writer, 0, 10_000))
+            await asyncio.sleep(0)
+            write.cancel()
+        assert write.cancelled()
+        assert writer.missing() == []
+        assert writer.is_proved()
+        await writer.discard()
+        writer.close()
+
+
+async def test_a_commit_that_cannot_be_recorded_is_none_and_loses_nothing(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 10_000)
+        with _catalog_refusing(tmp_path, "blobs"):
+            with pytest.raises(StoreError, match="no more blobs"):
+                await writer.commit()
+            assert on_disk(tmp_path) == set()
+            assert store.space.promised == 10_000
+        await writer.commit()
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+        assert store.space.promised == 0
+
+
+class _catalog_refusing:  # noqa: N801 - reads as the function that it is
+    """Let the catalog's disk be as if it refused rows of one table."""
+
+    def __init__(self, root: Path, table: str) -> None:
+        self._path = root / "catalog.sqlite3"
+        self._table = table
+
+    def __enter__(self) -> None:
+        self._execute(
+            f"CREATE TRIGGER refusal BEFORE INSERT ON {self._table}"
+            f" BEGIN SELECT raise(ABORT, 'no more {self._table}'); END"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._execute("DROP TRIGGER refusal")
+
+    def _execute(self, sql: str) -> None:
+        connection = sqlite3.connect(self._path)
+        connection.execute(sql)
+        connection.commit()
+        connection.close()
+
+
+async def test_a_catalog_that_refuses_a_new_download_leaves_nothing_promised(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path) as store:
+        with (
+            _catalog_refusing(tmp_path, "partials"),
+            pytest.raises(StoreError, match="no more partials"),
+        ):
+            await store.open_writer(DIGEST, 10_000)
+        assert store.space.promised == 0
+        await put(store, DATA)
+
+
+# Making room
+
+
+async def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
+    clock, metrics = FakeClock(), Metrics()
+    async with open_store(tmp_path, max_size=3_000, clock=clock, metrics=metrics) as store:
+        one, two, three, four = (content(1_000, seed) for seed in range(4))
+        for data in (one, two, three):
+            clock.advance(1)
+            await put(store, data)
+        clock.advance(1)
+        await _held(store, digest_of(one))
+        clock.advance(1)
+        store.note_access(digest_of(two))  # served from memory
+        await put(store, four)
+        assert on_disk(tmp_path) == {digest_of(data).encoded for data in (one, two, four)}
+        assert store.catalog.totals.bytes == 3_000
+        exposition = metrics.exposition().decode()
+        assert "mirror_evicted_blobs_total 1.0" in exposition
+        assert "mirror_evicted_bytes_total 1000.0" in exposition
+
+
+async def test_manifests_go_last(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
+        manifest, layer, more = (content(1_000, seed) for seed in range(3))
+        await store.keep(digest_of(manifest), manifest, media_type="application/x")
+        clock.advance(1)
+        await put(store, layer)
+        await put(store, more)
+        assert on_disk(tmp_path) == {digest_of(manifest).encoded, digest_of(more).encoded}
+
+
+async def test_times_of_use_survive_a_restart(tmp_path: Path) -> None:
+    clock = FakeClock()
+    one, two, three = (content(1_000, seed) for seed in range(3))
+    async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
+        await put(store, one)
+        clock.advance(1)
+        await put(store, two)
+        clock.advance(1)
+        await _held(store, digest_of(one))
+    async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
+        await put(store, three)
+        assert on_disk(tmp_path) == {digest_of(one).encoded, digest_of(three).encoded}
+
+
+async def test_times_of_use_survive_a_catalog_that_refuses_them_for_a_while(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    one, two, three = (content(1_000, seed) for seed in range(3))
+    async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
+        await put(store, one)
+        clock.advance(1)
+        await put(store, two)
+        clock.advance(1)
+        await _held(store, digest_of(one))
+        connection = sqlite3.connect(tmp_path / "catalog.sqlite3")
+        connection.execute(
+            "CREATE TRIGGER refusal BEFORE UPDATE OF accessed_at ON blobs"
+            " BEGIN SELECT raise(ABORT, 'not now'); END"
+        )
+        connection.commit()
+        with pytest.raises(NoRoom):
+            await store.open_writer(digest_of(b""), 2_001)
+        writer = await store.open_writer(digest_of(b"x"), 0)
+        await writer.discard()
+        writer.close()
+        blob = await store.open_blob(digest_of(one))
+        assert blob is not None
+        with pytest.raises(NoRoom):  # flushes, and fails to
+            await store.open_writer(digest_of(three), 2_000)
+        blob.close()
+        connection.execute("DROP TRIGGER refusal")
+        connection.commit()
+        connection.close()
+        await put(store, three)
+        assert on_disk(tmp_path) == {digest_of(one).encoded, digest_of(three).encoded}
+
+
+async def test_what_is_being_read_stays(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=2_000) as store:
+        one = await put(store, content(1_000, 1))
+        two = await put(store, content(1_000, 2))
+        blob = await store.open_blob(one)
+        assert blob is not None
+        with pytest.raises(NoRoom):
+            await store.open_writer(DIGEST, 1_001)
+        assert on_disk(tmp_path) == {one.encoded, two.encoded}  # nothing goes in vain
+        await put(store, content(1_000, 3))
+        assert one.encoded in on_disk(tmp_path)
+        assert two.encoded not in on_disk(tmp_path)
+        blob.close()
+
+
+async def test_what_is_larger_than_everything_evicts_nothing(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=2_000) as store:
+        one = await put(store, content(1_000, 1))
+        with pytest.raises(NoRoom, match=r"store\.max_size"):
+            await store.open_writer(DIGEST, 10_000)
+        assert await store.catalog.list_partials() == {}
+        writer = await store.open_writer(DIGEST, None)
+        with pytest.raises(NoRoom):
+            await _write(writer, 0, 10_000)
+        await writer.discard()
+        writer.close()
+        assert on_disk(tmp_path) == {one.encoded}
+        assert store.space.promised == 0
+
+
+async def test_a_blob_of_unknown_size_takes_what_is_free_and_evicts_what_it_needs(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path, max_size=10_000) as store:
+        for seed in range(4):
+            await put(store, content(2_000, seed))
+        writer = await store.open_writer(DIGEST, None)
+        await _write(writer, 0, 100)
+        assert len(on_disk(tmp_path)) == 4
+        assert store.space.promised == 2_000
+        await _write(writer, 100, 2_100)
+        assert len(on_disk(tmp_path)) == 3
+        await writer.discard()
+        writer.close()
+        assert store.space.promised == 0
+
+
+async def test_two_writers_at_once_make_room_for_two_and_no_more(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=10_000) as store:
+        for seed in range(10):
+            await put(store, content(1_000, seed))
+        async with asyncio.TaskGroup() as tasks:
+            opening = [
+                tasks.create_task(store.open_writer(digest_of(bytes([number])), 1_000))
+                for number in range(2)
+            ]
+        assert len(on_disk(tmp_path)) == 8
+        assert store.space.promised == 2_000
+        for task in opening:
+            await task.result().discard()
+            task.result().close()
+
+
+async def test_a_writer_without_room_is_no_burden_to_another(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=10_000) as store:
+        digests = [await put(store, content(1_000, seed)) for seed in range(10)]
+        held = [await store.open_blob(digest) for digest in digests[:8]]
+        async with asyncio.TaskGroup() as tasks:
+            large = tasks.create_task(_try_to_open(store, digest_of(b"large"), 3_000))
+            small = tasks.create_task(_try_to_open(store, digest_of(b"small"), 1_000))
+        assert large.result() is None
+        assert len(on_disk(tmp_path)) == 9
+        writer = small.result()
+        assert writer is not None
+        await writer.discard()
+        writer.close()
+        for blob in held:
+            assert blob is not None
+            blob.close()
+
+
+async def _try_to_open(store: Store, digest: Digest, size: int) -> Writer | None:
+    try:
+        return await store.open_writer(digest, size)
+    except NoRoom:
+        return None
+
+
+async def test_partials_that_wait_go_before_blobs_and_the_oldest_first(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, max_size=4_000, clock=clock) as store:
+        blob = await put(store, content(1_000, 1))
+        for name in (b"old", b"young"):
+            clock.advance(1)
+            writer = await store.open_writer(digest_of(name), 1_500)
+            await writer.write(0, [b"?" * 1_500])
+            await writer.suspend()
+            writer.close()
+        await put(store, content(1_000, 2))
+        assert partials(tmp_path) <= {partial_path(tmp_path, digest_of(b"young")).name, ".probe"}
+        assert set(await store.catalog.list_partials()) == {digest_of(b"young")}
+        assert blob.encoded in on_disk(tmp_path)
+        assert store.space.promised == 1_500
+
+
+async def test_a_blob_that_is_being_evicted_is_neither_opened_nor_written(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=10_000) as store:
+        await put(store, DATA)
+        blocker = sqlite3.connect(tmp_path / "catalog.sqlite3", isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")  # so it cannot be marked as leaving yet
+        async with asyncio.TaskGroup() as tasks:
+            evicting = tasks.create_task(put(store, content(10_000, 1)))
+            while DIGEST not in store._changing:  # noqa: SLF001, ASYNC110 - no other sign of it
+                await asyncio.sleep(0)
+            assert DIGEST.encoded in on_disk(tmp_path)
+            assert await store.open_blob(DIGEST) is None
+            again = tasks.create_task(_try_to_open(store, DIGEST, 100))
+            await asyncio.sleep(0)
+            blocker.execute("ROLLBACK")
+            await evicting
+        blocker.close()
+        assert again.result() is None  # it had to wait, and then there was no room beside the other
+        assert on_disk(tmp_path) == {digest_of(content(10_000, 1)).encoded}
+        assert store.catalog.totals.bytes == 10_000
+
+
+async def test_a_blob_that_is_about_to_be_read_is_not_evicted(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=10_000) as store:
+        await put(store, DATA)
+        path = blob_path(tmp_path, DIGEST)
+        path.unlink()
+        os.mkfifo(path)  # a file that takes its time to open: until somebody writes to it
+        async with asyncio.TaskGroup() as tasks:
+            opening = tasks.create_task(store.open_blob(DIGEST))
+            await asyncio.sleep(0)
+            assert await _try_to_open(store, digest_of(b"other"), 1_000) is None
+            os.close(await asyncio.to_thread(os.open, path, os.O_WRONLY))
+        blob = opening.result()
+        assert blob is not None
+        blob.close()
+
+
+async def test_readers_and_evictions_at_once_never_lose_an_open_blob(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=5_000) as store:
+
+        async def pull(seed: int) -> None:
+            data = content(1_000, seed % 9)
+            for _ in range(20):
+                blob = await store.open_blob(digest_of(data))
+                if blob is None:
+                    await _fill(store, data)
+                    continue
+                for _ in range(2):  # long enough for an eviction that has begun meanwhile
+                    await store.catalog.record_accesses({})
+                assert read(blob) == data
+                assert blob_path(tmp_path, blob.digest).exists()
+                blob.close()
+
+        async with asyncio.TaskGroup() as tasks:
+            for seed in range(9):
+                tasks.create_task(pull(seed))
+        sizes = [path.stat().st_size for path in (tmp_path / "blobs").glob("*/*/*")]
+        assert sum(sizes) == store.catalog.totals.bytes <= 5_000
+        assert store.space.promised == 0
+
+
+async def _fill(store: Store, data: bytes) -> None:
+    try:
+        writer = await store.open_writer(digest_of(data), len(data))
+    except NoRoom:
+        return
+    await writer.write(0, [data])
+    await writer.commit()
+    writer.close()
+
+
+async def test_min_free_is_respected_too(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, DATA)
+    status = os.statvfs(tmp_path)
+    free = status.f_bavail * status.f_frsize
+    async with open_store(tmp_path, min_free=free + 2**40) as store:
+        with pytest.raises(NoRoom, match=r"store\.min_free"):
+            await store.open_writer(digest_of(b"more"), 10)
+        assert await _held(store, DIGEST) == DATA  # evicting it would not have helped
+
+
+async def test_a_cap_that_was_lowered_is_met_at_the_next_start(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        for seed in range(4):
+            await put(store, content(1_000, seed))
+    async with open_store(tmp_path, max_size=2_500) as store, asyncio.timeout(10):
+        while len(on_disk(tmp_path)) > 2:
+            await store.is_writable()
+        while store.catalog.totals.bytes > 2_000:
+            await store.is_writable()
+
+
+# Upkeep
+
+
+async def test_a_partial_that_nobody_continues_is_removed(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, clock=clock) as store:
+        writer = await store.open_writer(DIGEST, 10_000)
+        await _write(writer, 0, 1_000)
+        await writer.suspend()
+        writer.close()
+    clock.advance(3_600)
+    async with open_store(tmp_path, clock=clock, keep_partial_for=3_601) as store:
+        assert store.space.promised == 1_000
+        clock.advance(2)
+    async with open_store(tmp_path, clock=clock, keep_partial_for=3_601) as store:
+        async with asyncio.timeout(10):
+            while store.space.promised:
+                await store.is_writable()
+        assert partials(tmp_path) <= {".probe"}
+        assert await store.catalog.list_partials() == {}
+
+
+async def test_a_recorded_blob_that_somebody_else_removed_is_fetched_anew(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=15_000) as store:
+        await put(store, DATA)
+        blob_path(tmp_path, DIGEST).unlink()
+        assert await store.open_blob(DIGEST) is None
+        writer = await store.open_writer(DIGEST, 10_000)  # what has gone takes no room
+        assert store.catalog.totals.blobs == 0
+        await _write(writer, 0, 10_000)
+        await writer.commit()
+        writer.close()
+        assert await _held(store, DIGEST) == DATA
+        assert store.catalog.totals.bytes == 10_000
+
+
+async def test_a_lost_catalog_is_made_anew_from_what_is_on_disk(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, DATA)
+        writer = await store.open_writer(digest_of(b"other"), None)
+        await writer.write(5, [b"?" * 100])
+        await writer.suspend()
+        writer.close()
+    _lose_the_catalog(tmp_path)
+    for _ in range(2):
+        async with open_store(tmp_path) as store:
+            assert store.catalog.totals.bytes == 10_000
+            assert await _held(store, DIGEST) == DATA
+            assert store.space.promised == 100
+
+
+def _lose_the_catalog(root: Path) -> None:
+    (root / "aside").mkdir()
+    for path in root.glob("catalog.sqlite3*"):
+        path.rename(root / "aside" / path.name)
+
+
+async def test_an_adoption_that_was_interrupted_is_made_up_for(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, DATA)
+    connection = sqlite3.connect(tmp_path / "catalog.sqlite3")
+    connection.execute("DELETE FROM blobs")
+    connection.execute("UPDATE totals SET adopted = 0")
+    connection.commit()
+    connection.close()
+    async with open_store(tmp_path) as store:
+        assert store.catalog.totals.bytes == 10_000
+
+
+async def test_a_start_looks_at_no_blob(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, DATA)
+    shutil.move(tmp_path / "blobs" / "sha256", tmp_path / "elsewhere")
+    async with open_store(tmp_path) as store:
+        assert store.catalog.totals.bytes == 10_000
+
+
+async def test_a_damaged_catalog_keeps_the_mirror_from_starting_and_loses_no_blob(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, DATA)
+    catalog = tmp_path / "catalog.sqlite3"
+    catalog.write_bytes(b"garbage" * 1_000)
+    with pytest.raises(StoreError, match="move the file"):
+        async with open_store(tmp_path):
+            pass
+    _lose_the_catalog(tmp_path)  # what the message says
+    async with open_store(tmp_path) as store:
+        assert await _held(store, DIGEST) == DATA
+        assert store.catalog.totals.bytes == 10_000
+
+
+async def test_a_second_mirror_on_the_same_root_does_not_start(tmp_path: Path) -> None:
+    async with open_store(tmp_path):
+        with pytest.raises(StoreError, match="another mirror"):
+            async with open_store(tmp_path):
+                pass
+
+
+async def test_a_store_is_writable_as_long_as_its_directories_are(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        assert await store.is_writable()
+        (tmp_path / "partial").rename(tmp_path / "moved")
+        (tmp_path / "partial").touch()
+        assert not await store.is_writable()
+
+
+async def test_a_mirror_that_fails_takes_its_store_down_in_order(tmp_path: Path) -> None:
+    async def fail() -> None:
+        async with open_store(tmp_path) as store:
+            await put(store, DATA)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with open_store(tmp_path) as store:
+        assert await _held(store, DIGEST) == DATA
