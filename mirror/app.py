@@ -21,7 +21,7 @@ from typing import Any
 from aiohttp import ClientSession, web
 
 from mirror.aio.single_flight import SingleFlight
-from mirror.aio.tasks import owned_tasks
+from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Hire, Pool, hire_here, hire_process
@@ -120,7 +120,7 @@ async def run(
     """
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        upkeep = await stack.enter_async_context(owned_tasks())
+        note_fault = metrics.faults.note
         store = await stack.enter_async_context(
             Store.open(
                 config.store.root,
@@ -128,11 +128,11 @@ async def run(
                 keep_partial_for=config.fill.keep_partial_for,
                 clock=clock,
                 metrics=metrics,
-                tasks=upkeep,
+                note_fault=note_fault,
             )
         )
         session = await stack.enter_async_context(open_session())
-        work = await stack.enter_async_context(owned_tasks())
+        work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         mirror = _build(_Parts(config, store, session, work, metrics, clock, dice))
         pool = Pool(
@@ -140,6 +140,7 @@ async def run(
             mirror,
             hire=hire or hire_here(clock),
             traffic=metrics.traffic,
+            faults=metrics.faults,
             used=store.note_access,
             random=dice,
         )
@@ -167,7 +168,7 @@ class _Parts:
     config: Config
     store: Store
     session: ClientSession
-    work: asyncio.TaskGroup
+    work: Tasks
     metrics: Metrics
     clock: Clock
     dice: random.Random

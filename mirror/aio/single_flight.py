@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
+from mirror.aio.tasks import Starter
 from mirror.oci.errors import Unavailable
 
 Key = TypeVar("Key", bound=Hashable)
@@ -11,15 +12,15 @@ Value = TypeVar("Value")
 
 
 class SingleFlight(Generic[Key, Value]):
-    """Work in flight by key; each piece belongs to `tasks`, so no waiter that leaves ends it."""
+    """Work that is under way, by key; it belongs to `tasks`: no waiter that leaves ends it."""
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: Starter) -> None:
         self._tasks = tasks
-        self._flights: dict[Key, asyncio.Future[Value]] = {}
+        self._running: dict[Key, asyncio.Future[Value]] = {}
 
     def is_running(self, key: Key) -> bool:
         """Whether somebody is at it already."""
-        return key in self._flights
+        return key in self._running
 
     async def join(
         self, key: Key, start: Callable[[], Coroutine[Any, Any, Value]], within: float | None = None
@@ -30,11 +31,11 @@ class SingleFlight(Generic[Key, Value]):
             TimeoutError: It is not there `within` so many seconds; the work goes on.
             Unavailable: The mirror is being stopped.
         """
-        outcome = self._flights.get(key)
+        outcome = self._running.get(key)
         if outcome is None:
             outcome = asyncio.get_running_loop().create_future()
-            self._flights[key] = outcome
-            self._tasks.create_task(self._fly(key, start, outcome))
+            self._running[key] = outcome
+            self._tasks.create_task(self._run(key, start, outcome), name="single flight")
         # Not `await outcome`: a waiter that is cancelled would cancel it for everyone.
         await asyncio.wait([outcome], timeout=within)
         if not outcome.done():
@@ -43,7 +44,7 @@ class SingleFlight(Generic[Key, Value]):
             raise Unavailable("the mirror is being stopped")
         return outcome.result()
 
-    async def _fly(
+    async def _run(
         self,
         key: Key,
         start: Callable[[], Coroutine[Any, Any, Value]],
@@ -58,4 +59,4 @@ class SingleFlight(Generic[Key, Value]):
             outcome.set_exception(error)
             outcome.exception()  # seen, even where every waiter has left
         finally:
-            del self._flights[key]
+            del self._running[key]

@@ -5,12 +5,12 @@ fetched that clients of this mirror have asked for before: nobody's link is spen
 Whatever a client waits for goes first.
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable
 
 from cachetools import LRUCache
 
+from mirror.aio.tasks import Starter
 from mirror.oci.descriptor import Descriptor, Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
@@ -31,9 +31,7 @@ _SEEN = 64  # platforms
 class Prefetch:
     """Looks at the manifests that are served; its work belongs to `tasks`."""
 
-    def __init__(
-        self, fills: Fills, manifests: Manifests, store: Store, *, tasks: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, fills: Fills, manifests: Manifests, store: Store, *, tasks: Starter) -> None:
         self._fills = fills
         self._manifests = manifests
         self._store = store
@@ -45,7 +43,7 @@ class Prefetch:
         """A client has been given this manifest."""
         if (platform := self._platforms.get(manifest.digest)) is not None:
             self._seen[platform] = None
-        self._tasks.create_task(self._follow(scope, manifest))
+        self._tasks.create_task(self._follow(scope, manifest), name="prefetch")
 
     async def _follow(self, scope: Scope, manifest: Manifest) -> None:
         try:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.oci.digest import Digest
 from mirror.storage import extents
 from mirror.storage.catalog import Catalog
@@ -234,7 +235,7 @@ class Store:
         keep_partial_for: float,
         clock: Callable[[], float],
         metrics: Metrics,
-        tasks: asyncio.TaskGroup,
+        note_fault: NoteFault,
     ) -> AsyncIterator["Store"]:
         """Open the store below `root`, and finish what a crash interrupted.
 
@@ -251,12 +252,11 @@ class Store:
                 )  # fmt: skip
                 await store._recover()
                 metrics.watch_store(lambda: catalog.totals, limit_bytes=limits.max_size)
-                tidying = tasks.create_task(store._tidy_forever())
                 try:
-                    yield store
+                    async with owned_tasks(note_fault) as upkeep:
+                        upkeep.keep(store._tidy_forever, name="tidy")
+                        yield store
                 finally:
-                    tidying.cancel()
-                    await asyncio.wait([tidying])
                     await store._flush_accesses()
         finally:
             blobs.close()

@@ -26,6 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from mirror.telemetry.faults import TASKS, Faults
 from mirror.telemetry.traffic import SECONDS, Kind, Result, Tally, Traffic
 
 
@@ -64,8 +65,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.traffic = Traffic()
+        self.faults = Faults()
         self._shown = _TrafficCollector(self.traffic)
         self.registry.register(self._shown)
+        self.registry.register(_FaultsCollector(self.faults))
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
         self.upstream_requests = counter(
@@ -192,6 +195,18 @@ def _timed(durations: Mapping[tuple[str, ...], Tally]) -> HistogramMetricFamily:
         buckets = list(zip(_BOUNDS, accumulate(tally.counts), strict=True))
         family.add_metric(key, buckets, tally.seconds)
     return family
+
+
+class _FaultsCollector(Collector):
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+
+    def collect(self) -> list[Metric]:
+        help_text = "Faults of the mirror's own; each is in the log."
+        counts: dict[tuple[str, ...], int] = {
+            (task,): self._faults.counts[task] for task in (*TASKS, *self._faults.counts)
+        }
+        return [_counted("internal_errors", help_text, "task", counts)]
 
 
 class _StoreCollector(Collector):

@@ -10,7 +10,6 @@ from random import Random
 import pytest
 
 from mirror.aio.slots import Slots, Urgency
-from mirror.aio.tasks import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import parse_digest
 from mirror.oci.reference import Repository
@@ -24,6 +23,7 @@ from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
+from tests.support.tasks import owned_tasks
 from tests.support.upstream import ScriptedRegistry
 from tests.unit.storage.opening import open_store
 
@@ -159,7 +159,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             clock=clock,
             random=dice,
         )
-        tasks.create_task(fill.run())
+        _ = tasks.create_task(fill.run())
         yield fill
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from mirror.aio.tasks import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
@@ -25,6 +24,7 @@ from tests.support.client import MANIFEST_TYPES
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import Settings, upstream_at
+from tests.support.tasks import owned_tasks
 from tests.support.tls import Authority
 from tests.support.upstream import Cdn, ScriptedRegistry
 

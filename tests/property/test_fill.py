@@ -11,8 +11,8 @@ from random import Random
 
 from hypothesis import given, settings, strategies as st
 
+from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Slots, Urgency
-from mirror.aio.tasks import owned_tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError, Unavailable
@@ -21,11 +21,11 @@ from mirror.pull.answers import readable
 from mirror.pull.fill.fill import Fill, Settings
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.exchange import Exchange, Label, open_session
-from mirror.sources.registry.health import Backoff
 from mirror.sources.registry.registry import Body, Registry
 from mirror.storage.store import Store
 from mirror.telemetry.metrics import Metrics
 from tests.support.images import random_bytes
+from tests.support.tasks import owned_tasks
 from tests.unit.storage.opening import open_store
 
 SEGMENT = 1000

@@ -50,6 +50,10 @@ class Writing:
         return next((at for at in range(len(self.there)) if at not in self.there), len(self.there))
 
 
+def _raise(_: str, fault: Exception) -> None:
+    raise fault
+
+
 class StoreMachine(RuleBasedStateMachine):
     """See the module."""
 
@@ -70,7 +74,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         self.stack = AsyncExitStack()
-        tasks = await self.stack.enter_async_context(asyncio.TaskGroup())
         self.store = await self.stack.enter_async_context(
             Store.open(
                 self.root,
@@ -78,7 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
                 keep_partial_for=10**9,
                 clock=self.clock,
                 metrics=Metrics(),
-                tasks=tasks,
+                note_fault=_raise,
             )
         )
         for blob in self.stored:  # a start has no use for a partial of what is there

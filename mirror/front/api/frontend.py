@@ -21,7 +21,8 @@ from mirror.oci.errors import (
     RegistryError,
 )
 from mirror.oci.request import parse_target
-from mirror.telemetry.log import fields, request_id, tell
+from mirror.telemetry.faults import Faults
+from mirror.telemetry.log import request_id, tell
 from mirror.telemetry.traffic import Result, Sort, Traffic
 
 _logger = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ _LEFT = 499  # the status in the log of a client that has left, as nginx has it
 class Frontend:
     """aiohttp's low-level handler."""
 
-    def __init__(self, handlers: Handlers, access: Access, traffic: Traffic) -> None:
+    def __init__(
+        self, handlers: Handlers, access: Access, traffic: Traffic, faults: Faults
+    ) -> None:
         self._handlers = handlers
         self._access = access
         self._traffic = traffic
+        self._faults = faults
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -93,7 +97,7 @@ class Frontend:
             return errors.render(
                 error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
             )
-        _logger.error("unexpected", exc_info=error, extra=fields())
+        self._faults.note("request", error)
         return errors.unknown(identity)
 
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:

@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from mirror.aio.tasks import Tasks
 from mirror.config import ConfigError
 from mirror.front.wire.channel import Channel, Torn
 from mirror.oci.errors import RegistryError, Unavailable
@@ -77,9 +78,7 @@ class _Work:
 class Peer:
     """The other side. Answers to it are worked out in `tasks`; `lost` is set once it has gone."""
 
-    def __init__(
-        self, connection: socket.socket, serves: Served, *, tasks: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, connection: socket.socket, serves: Served, *, tasks: Tasks) -> None:
         self.lost = asyncio.Event()
         self._serves = serves
         self._tasks = tasks
@@ -150,7 +149,7 @@ class Peer:
         match message:
             case _Call():
                 work = self._working[message.number] = _Work()
-                work.task = self._tasks.create_task(self._work(message, work))
+                work.task = self._tasks.create_task(self._work(message, work), name="answer")
                 work.task.add_done_callback(lambda _: self._working.pop(message.number))
             case _Leave():
                 if (left := self._working.get(message.number)) is not None:

@@ -1,6 +1,5 @@
 """The mirror, as a worker sees it: what it has at hand, and else what the mirror's process says."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from weakref import WeakValueDictionary
 from cachetools import TTLCache
 
 from mirror.aio.single_flight import SingleFlight
+from mirror.aio.tasks import Starter
 from mirror.front.wire.loan import Loan
 from mirror.front.wire.near import Near
 from mirror.front.wire.peer import Peer
@@ -45,7 +45,7 @@ class Remote:
         near: Near,
         *,
         prefetches: bool,
-        tasks: asyncio.TaskGroup,
+        tasks: Starter,
         clock: Callable[[], float],
     ) -> None:
         self._peer = peer

@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
+from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError, Log
 from mirror.front.wire.channel import make_pair
@@ -24,7 +26,7 @@ from mirror.front.wire.peer import Peer
 from mirror.front.workers.worker import Report, Worker
 from mirror.oci.digest import Digest
 from mirror.pull.mirror import Mirror
-from mirror.sources.registry.health import Backoff
+from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import fields
 from mirror.telemetry.traffic import Traffic
 
@@ -79,6 +81,7 @@ class Pool:
         *,
         hire: Hire,
         traffic: Traffic,
+        faults: Faults,
         used: Callable[[Digest], None],
         random: Random,
     ) -> None:
@@ -86,6 +89,7 @@ class Pool:
         self._mirror = mirror
         self._hire = hire
         self._traffic = traffic
+        self._faults = faults
         self._used = used
         self._random = random
         self._backoff = Backoff()
@@ -102,27 +106,26 @@ class Pool:
             ConfigError: A file that the configuration names makes no sense.
             OSError: A process cannot be started.
         """
-        async with owned_tasks() as self._tasks, owned_tasks() as employment:
+        note = self._faults.note
+        async with owned_tasks(note) as self._tasks, owned_tasks(note) as employment:
             started = [
                 asyncio.get_running_loop().create_future()
                 for _ in range(self._config.server.worker_count)
             ]
-            employed = [employment.create_task(self._employ(future)) for future in started]
+            for future in started:
+                employment.keep(partial(self._employ, future), name="employ")
             await asyncio.gather(*started)
-            async with owned_tasks() as watching:
-                watching.create_task(self._watch())
+            async with owned_tasks(note) as watching:
+                watching.keep(self._watch, name="watch")
                 yield
             await self._drain()
-            for task in employed:  # one may just be starting
-                task.cancel()
-            await asyncio.wait(employed)
 
     @asynccontextmanager
     async def dealing(self, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
         """Inside the block, who connects is served."""
-        async with owned_tasks() as tasks:
+        async with owned_tasks(self._faults.note) as tasks:
             for listener in listeners:
-                tasks.create_task(self._deal(listener))
+                tasks.keep(partial(self._deal, listener), name="deal")
             self._is_dealing = True
             try:
                 yield
@@ -132,7 +135,7 @@ class Pool:
     async def gather(self) -> None:
         """Have everyone report; the report of whoever takes too long counts when it comes."""
         hearings = [
-            self._tasks.create_task(self._hear(member))
+            self._tasks.create_task(self._hear(member), name="watch")
             for member in self._members
             if member.silence(self._clock()) < _PATIENCE
         ]
@@ -246,6 +249,7 @@ class Pool:
             return
         member.asked_at = None
         self._traffic.add(report.traffic)
+        self._faults.add(report.faults)
         for digest in report.used:
             self._used(digest)
 
@@ -262,8 +266,9 @@ def hire_here(clock: Callable[[], float]) -> Hire:
 
     @asynccontextmanager
     async def hire(connection: socket.socket) -> AsyncIterator[Kill]:
-        async with owned_tasks() as tasks:
-            worker = Worker(connection, tasks=tasks, clock=clock)
+        faults = Faults()
+        async with owned_tasks(faults.note) as tasks:
+            worker = Worker(connection, tasks=tasks, faults=faults, clock=clock)
             yield worker.close
             await worker.lost.wait()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from mirror.aio.tasks import owned_tasks
+from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import Config, ConfigError, Server
 from mirror.front.api.access import Access
 from mirror.front.api.frontend import Frontend
@@ -26,6 +26,7 @@ from mirror.front.wire.peer import Peer, Served
 from mirror.front.wire.remote import Remote
 from mirror.oci.digest import Digest
 from mirror.pull.routing import Router
+from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
@@ -37,15 +38,17 @@ class Report:
 
     traffic: Traffic
     used: set[Digest]  # served from what it had at hand
+    faults: dict[str, int]  # how many, by task
 
 
 class Worker:
     """Serves the connections that it is dealt."""
 
     def __init__(
-        self, connection: socket.socket, *, tasks: asyncio.TaskGroup, clock: Callable[[], float]
+        self, connection: socket.socket, *, tasks: Tasks, faults: Faults, clock: Callable[[], float]
     ) -> None:
         self._tasks = tasks
+        self._faults = faults
         self._clock = clock
         self._traffic = Traffic()
         self._near = Near(0, clock=clock)
@@ -81,7 +84,7 @@ class Worker:
             tasks=self._tasks,
             clock=self._clock,
         )
-        frontend = Frontend(Handlers(mirror), access, self._traffic)
+        frontend = Frontend(Handlers(mirror), access, self._traffic, self._faults)
         self._runner = web.ServerRunner(
             web.Server(frontend, handler_cancellation=True, access_log=None),
             shutdown_timeout=config.server.drain_timeout,
@@ -99,7 +102,7 @@ class Worker:
             await loop.connect_accepted_socket(server, connection, ssl=self._tls)
 
     async def _report(self) -> Report:
-        return Report(self._traffic.take(), self._near.take_used())
+        return Report(self._traffic.take(), self._near.take_used(), self._faults.take())
 
     async def _drain(self) -> None:
         """Let responses finish, within `server.drain_timeout`; then close every connection."""
@@ -110,8 +113,10 @@ class Worker:
 
 async def serve(connection: socket.socket) -> None:
     """Work for the process at the other end, until it ends."""
-    async with owned_tasks() as tasks:
-        await Worker(connection, tasks=tasks, clock=_wall_clock).lost.wait()
+    faults = Faults()
+    async with owned_tasks(faults.note) as tasks:
+        worker = Worker(connection, tasks=tasks, faults=faults, clock=_wall_clock)
+        await worker.lost.wait()
 
 
 def _tls(server: Server) -> ssl.SSLContext | None:

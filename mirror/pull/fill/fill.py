@@ -23,13 +23,13 @@ from enum import Enum
 from io import FileIO
 from random import Random
 
+from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Slots, Urgency
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, RegistryError, Unavailable
 from mirror.pull.answers import Progress
 from mirror.pull.fill.plan import Claim, Plan
 from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.health import Backoff
 from mirror.sources.registry.receiver import Chunk
 from mirror.sources.registry.registry import Body, Registry
 from mirror.storage.errors import NoRoom

@@ -1,6 +1,5 @@
 """The fills in flight, by digest: whoever asks for what is already coming joins it."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -9,6 +8,7 @@ from random import Random
 from cachetools import TTLCache
 
 from mirror.aio.slots import Slots, Urgency
+from mirror.aio.tasks import Starter
 from mirror.config import Fill as FillConfig
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
@@ -32,7 +32,7 @@ class Fills:
         registries: Mapping[str, Registry],
         store: Store,
         *,
-        tasks: asyncio.TaskGroup,
+        tasks: Starter,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         random: Random,
@@ -102,7 +102,7 @@ class Fills:
             size=size, settings=settings, places=self._places, urgency=urgency,
             metrics=self._metrics, clock=self._clock, random=self._random,
         )  # fmt: skip
-        self._tasks.create_task(self._run(fill))
+        self._tasks.create_task(self._run(fill), name="fill")
         return fill
 
     async def _run(self, fill: Fill) -> None:

@@ -20,6 +20,7 @@ from publicsuffixlist import PublicSuffixList
 from yarl import URL
 
 from mirror.aio.single_flight import SingleFlight
+from mirror.aio.tasks import Starter
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.sources.registry.challenge import Challenge, parse_challenges
@@ -49,7 +50,7 @@ class Authorizer:
         config: EndpointConfig,
         exchange: Exchange,
         *,
-        tasks: asyncio.TaskGroup,
+        tasks: Starter,
         clock: Callable[[], float],
     ) -> None:
         self._config = config

@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.aio.slots import Slots, Urgency
+from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Missing, RegistryError, Unavailable
 from mirror.oci.reference import Repository
@@ -49,7 +50,7 @@ class Endpoint:
         label: Label,
         exchange: Exchange,
         *,
-        tasks: asyncio.TaskGroup,
+        tasks: Tasks,
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
@@ -232,7 +233,7 @@ class Endpoint:
         self.health.failed(self._clock(), roll=self._random.random(), grave=grave)
         if was_up and not self.health.is_up:
             _logger.warning("upstream is down", extra=fields(endpoint=self.config.url))
-            self._tasks.create_task(self._probe_until_up())
+            self._tasks.keep(self._probe_until_up, name="probe")
         self._up.set(1 if self.health.is_up else 0)
 
     async def _probe_until_up(self) -> None:

@@ -10,23 +10,10 @@
 others nothing.
 """
 
-from dataclasses import dataclass
+from mirror.aio.backoff import Backoff
 
 _TOLERATED = 3  # failures in a row that tell of an outage; one answer of 503 does not
 _PROBE_PATIENCE = 10.0  # seconds for a probe to report; it may have been cancelled
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Exponential and jittered; in seconds."""
-
-    first: float = 1.0
-    most: float = 30.0
-
-    def delay(self, failures: int, *, roll: float) -> float:
-        """How long to wait after that many failures in a row; `roll` is random in [0, 1)."""
-        full = min(self.most, self.first * 2.0 ** min(failures - 1, 30))
-        return full * (0.5 + roll / 2)
 
 
 class Health:

@@ -1,6 +1,5 @@
 """A store to test, and blobs to put into it."""
 
-import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Callable
@@ -25,22 +24,19 @@ async def open_store(
     clock: Callable[[], float] | None = None,
     metrics: Metrics | None = None,
 ) -> AsyncIterator[Store]:
-    """An open store; what goes wrong in it comes out as it is, not in a group."""
-    try:
-        async with (
-            asyncio.TaskGroup() as tasks,
-            Store.open(
-                root,
-                Limits(max_size, min_free),
-                keep_partial_for=keep_partial_for,
-                clock=clock or FakeClock(),
-                metrics=metrics or Metrics(),
-                tasks=tasks,
-            ) as store,
-        ):
-            yield store
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from group
+    """An open store; raises the first fault of its own at the end."""
+    faults: list[Exception] = []
+    async with Store.open(
+        root,
+        Limits(max_size, min_free),
+        keep_partial_for=keep_partial_for,
+        clock=clock or FakeClock(),
+        metrics=metrics or Metrics(),
+        note_fault=lambda _, fault: faults.append(fault),
+    ) as store:
+        yield store
+    if faults:
+        raise faults[0]
 
 
 def content(size: int, seed: int = 0) -> bytes:

@@ -26,6 +26,7 @@ CONTRACT = {
     "mirror_store_limit_bytes": ("gauge", ""),
     "mirror_evicted_blobs_total": ("counter", ""),
     "mirror_evicted_bytes_total": ("counter", ""),
+    "mirror_internal_errors_total": ("counter", "task"),
 }
 
 

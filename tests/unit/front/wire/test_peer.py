@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from mirror.aio.tasks import owned_tasks
 from mirror.config import ConfigError
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.peer import Peer, Served
@@ -25,6 +24,7 @@ from mirror.oci.errors import (
 )
 from mirror.storage.errors import NoRoom, StoreError, TooLarge
 from mirror.telemetry.log import request_id
+from tests.support.tasks import owned_tasks
 
 
 @asynccontextmanager

@@ -1,4 +1,5 @@
-from mirror.sources.registry.health import Backoff, Health
+from mirror.aio.backoff import Backoff
+from mirror.sources.registry.health import Health
 
 NOW = 1000.0
 

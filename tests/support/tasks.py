@@ -1,0 +1,17 @@
+"""Tasks for tests: a fault in one of them fails the test."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mirror.aio import tasks
+from mirror.aio.tasks import Tasks
+
+
+@asynccontextmanager
+async def owned_tasks() -> AsyncIterator[Tasks]:
+    """As `mirror.aio.tasks.owned_tasks`; raises the first fault at the end of the block."""
+    faults: list[Exception] = []
+    async with tasks.owned_tasks(lambda _, fault: faults.append(fault)) as owned:
+        yield owned
+    if faults:
+        raise faults[0]
