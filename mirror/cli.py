@@ -8,7 +8,7 @@ import typer
 import uvloop
 
 from mirror import __version__, app, config
-from mirror.storage.errors import StoreError
+from mirror.oci.errors import StoreError
 
 cli = typer.Typer(
     name="mirror",

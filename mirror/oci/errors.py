@@ -116,6 +116,20 @@ class DigestMismatch(RegistryError):
         super().__init__(ErrorCode.UNAVAILABLE, message)
 
 
+class StoreError(RegistryError):
+    """The store cannot be used; its text says what an operator can do about it.
+
+    A client learns less: paths are none of its business.
+    """
+
+    def __init__(self, explanation: str) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, "the mirror's store has a fault; see its log")
+        self.explanation = explanation
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
 class RangeNotSatisfiable(Exception):
     """The requested range lies outside the content (RFC 9110, 14.4): 416 with its size."""
 

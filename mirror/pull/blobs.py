@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
@@ -24,7 +25,6 @@ from mirror.pull.memory import SMALL, Memory
 from mirror.pull.passthrough import PassThrough
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.errors import StoreError
 from mirror.storage.files import BlobFile
 from mirror.storage.store import Store
 from mirror.telemetry.log import fields

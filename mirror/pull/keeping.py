@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable
 
 from mirror.oci.digest import Digest
-from mirror.storage.errors import StoreError
+from mirror.oci.errors import StoreError
 from mirror.storage.files import BlobFile
 from mirror.storage.store import Store
 from mirror.telemetry.log import fields

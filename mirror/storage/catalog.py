@@ -19,13 +19,12 @@ from typing import TypeVar
 
 import aiosqlite
 
+from mirror.aio.waiting import finish
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import RegistryError
+from mirror.oci.errors import RegistryError, StoreError
 from mirror.oci.reference import Repository
 from mirror.oci.request import Page
-from mirror.storage.errors import StoreError
 from mirror.storage.space import Stored
-from mirror.storage.threads import finish
 from mirror.telemetry.metrics import StoreTotals
 
 MIGRATIONS = ("schema.sql",)

@@ -1,20 +1,6 @@
-"""What can be wrong with the disk."""
+"""What cannot be kept."""
 
-from mirror.oci.errors import ErrorCode, RegistryError
-
-
-class StoreError(RegistryError):
-    """The store cannot be used; its text says what an operator can do about it.
-
-    A client learns less: paths are none of its business.
-    """
-
-    def __init__(self, explanation: str) -> None:
-        super().__init__(ErrorCode.UNAVAILABLE, "the mirror's store has a fault; see its log")
-        self.explanation = explanation
-
-    def __str__(self) -> str:
-        return self.explanation
+from mirror.oci.errors import StoreError
 
 
 class NoRoom(StoreError):

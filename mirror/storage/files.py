@@ -21,9 +21,9 @@ from io import FileIO
 from pathlib import Path
 
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import RegistryError
+from mirror.oci.errors import RegistryError, StoreError
 from mirror.storage import partial as partials
-from mirror.storage.errors import NoRoom, StoreError
+from mirror.storage.errors import NoRoom
 from mirror.storage.partial import Chunk, Partial
 from mirror.storage.threads import Lane, Threads
 

@@ -20,14 +20,16 @@ from io import FileIO
 from pathlib import Path
 
 from mirror.aio.tasks import NoteFault, owned_tasks
+from mirror.aio.waiting import finish, to_the_end
 from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.catalog import Catalog
-from mirror.storage.errors import NoRoom, StoreError, TooLarge
+from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.files import BlobFile, BlobStore
 from mirror.storage.partial import Chunk, Partial
 from mirror.storage.space import Limits, Promise, Space, Stored, choose
-from mirror.storage.threads import Lane, finish, to_the_end
+from mirror.storage.threads import Lane
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 

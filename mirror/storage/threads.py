@@ -3,12 +3,13 @@
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import ParamSpec, Protocol, TypeVar
 
-from mirror.storage.errors import StoreError
+from mirror.aio.waiting import finish
+from mirror.oci.errors import StoreError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -141,27 +142,3 @@ class Lane:
             done.set_result(None)
         else:
             done.set_exception(error)
-
-
-async def to_the_end(work: Coroutine[object, object, _T]) -> _T:
-    """Do `work` to its end, even when cancelled meanwhile; be cancelled then.
-
-    For what changes the disk and the ledger together: it is never left half done, and never left
-    to itself, since its caller is there until it ends.
-    """
-    return await finish(asyncio.get_running_loop().create_task(work))
-
-
-async def finish(work: asyncio.Future[_T]) -> _T:
-    """Wait for `work` to end, even when cancelled meanwhile; be cancelled then."""
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return work.result()
-    if not work.cancelled():
-        work.exception()  # seen: being cancelled is the greater news
-    raise cancelled

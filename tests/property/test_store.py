@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mirror.oci.digest import parse_digest
-from mirror.storage.errors import NoRoom, StoreError
+from mirror.oci.errors import StoreError
+from mirror.storage.errors import NoRoom
 from mirror.storage.files import BlobFile
 from mirror.storage.space import Limits
 from mirror.storage.store import Store, Writer

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import Digest, digest_of
+from mirror.oci.errors import StoreError
 from mirror.oci.reference import Repository
 from mirror.oci.request import Page
 from mirror.storage.catalog import (
@@ -15,7 +16,6 @@ from mirror.storage.catalog import (
     ReferrersRecord,
     TagRecord,
 )
-from mirror.storage.errors import StoreError
 from mirror.storage.space import Stored
 from mirror.telemetry.metrics import StoreTotals
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import digest_of
+from mirror.oci.errors import StoreError
 from mirror.oci.reference import Repository
 from mirror.storage.catalog import Catalog, TagRecord
-from mirror.storage.errors import NoRoom, StoreError
+from mirror.storage.errors import NoRoom
 from mirror.storage.store import Writer
 from tests.support.process import run
 from tests.support.require import require, require_root

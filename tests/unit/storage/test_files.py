@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import Digest, digest_of
-from mirror.storage.errors import StoreError
+from mirror.oci.errors import StoreError
 from mirror.storage.files import BlobStore
 from mirror.storage.partial import Partial
 from tests.unit.storage.opening import blob_path, content, on_disk, partials, read

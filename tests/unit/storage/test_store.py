@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import Digest, digest_of
-from mirror.storage.errors import NoRoom, StoreError
+from mirror.oci.errors import StoreError
+from mirror.storage.errors import NoRoom
 from mirror.storage.store import Store, Writer
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock

@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 
-from mirror.storage.errors import StoreError
-from mirror.storage.threads import Threads, to_the_end
+from mirror.aio.waiting import to_the_end
+from mirror.oci.errors import StoreError
+from mirror.storage.threads import Threads
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from mirror.oci.errors import (
     ErrorCode,
     Missing,
     RegistryError,
+    StoreError,
     Unavailable,
 )
-from mirror.storage.errors import NoRoom, StoreError, TooLarge
+from mirror.storage.errors import NoRoom, TooLarge
 from mirror.telemetry.log import request_id
 from tests.support.tasks import owned_tasks
 

@@ -1,0 +1,1 @@
+"""What registries have said: who has what, what tags mean, what refers to what."""

@@ -1,0 +1,161 @@
+"""The port to what registries have said, and the values that pass through it.
+
+    link      a repository has a digest: it was confirmed, or a manifest of the repository names it
+    sent      an upstream has sent the bytes of a digest, and they were proved
+    tag       what a tag meant when upstream last said so
+    edge      a manifest names a child; proved by the manifest's own digest, whoever sent it
+    referrers upstream's answer to a referrers request, as it came
+
+An upstream is believed for itself alone: a link and a tag belong to a repository, and so to its
+upstream; `sent` and the media type that came with it belong to an upstream and a digest. Nothing
+here says what is on this node's disk (that is `mirror.storage`): all of it may be shared by several
+mirrors. Times are seconds since the epoch, sizes are bytes, and hints until the digest is proved.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What is known of a repository's having a digest.
+
+    `is_confirmed`: upstream itself has said so for this repository, by an answer about the digest
+    or by sending it. Otherwise a manifest names it, which stands alone only where the same upstream
+    has sent the bytes too (`is_sent`): anybody may write a manifest.
+    """
+
+    size: int
+    is_confirmed: bool
+    is_sent: bool
+
+    @property
+    def stands(self) -> bool:
+        """Whether the repository may be served the digest without asking upstream."""
+        return self.is_confirmed or self.is_sent
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A digest that a manifest names, at the size that the manifest promises.
+
+    `is_foreign`: it is had from elsewhere (`urls`); the repository need not have it, so it is no
+    link by itself.
+    """
+
+    digest: Digest
+    size: int
+    is_foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """What a tag meant when upstream last said so (`checked_at`)."""
+
+    digest: Digest
+    checked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersRecord:
+    """Upstream's answer to a referrers request, as it came."""
+
+    content: bytes
+    filtered: bool
+    checked_at: float
+
+
+class Records(Protocol):
+    """What registries have said. All methods raise StoreError where it cannot be kept or read."""
+
+    # Links
+
+    async def find_link(self, repository: Repository, digest: Digest) -> Link | None:
+        """What is known of the repository's having this digest."""
+
+    async def record_link(self, repository: Repository, digest: Digest, size: int) -> None:
+        """Upstream has confirmed that the repository has this digest."""
+
+    async def record_manifest(
+        self, repository: Repository, digest: Digest, size: int, children: Sequence[Named]
+    ) -> None:
+        """Upstream has confirmed a manifest of the repository, and the manifest names `children`.
+
+        Makes the manifest's own link confirmed, a link of each child that is not foreign, and the
+        edges.
+        """
+
+    async def list_children(self, digest: Digest) -> list[Digest]:
+        """What a manifest names, in its order."""
+
+    async def count_links(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
+        """How many repositories each of these is linked to; only what is linked at all."""
+
+    # Who sent what
+
+    async def record_sent(
+        self, upstream: str, digest: Digest, *, media_type: str | None = None
+    ) -> None:
+        """This upstream has sent these bytes, and they are what the digest says.
+
+        `media_type` is what it called them, where they are a manifest.
+        """
+
+    async def find_media_type(self, upstream: str, digest: Digest) -> str | None:
+        """What this upstream called a manifest."""
+
+    async def list_senders(self, digest: Digest) -> frozenset[str]:
+        """The upstreams that have sent these bytes."""
+
+    # Tags
+
+    async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
+        """What the tag was last known to mean."""
+
+    async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
+        """Upstream has said what a tag means."""
+
+    async def list_tags(
+        self, repository: Repository, *, after: str | None, limit: int | None
+    ) -> list[str]:
+        """The known tags of a repository, in lexical order, from the first one `after`."""
+
+    # Referrers
+
+    async def find_referrers(
+        self, repository: Repository, digest: Digest, artifact_type: str | None
+    ) -> ReferrersRecord | None:
+        """Upstream's last answer to this referrers request."""
+
+    async def record_referrers(
+        self,
+        repository: Repository,
+        digest: Digest,
+        artifact_type: str | None,
+        record: ReferrersRecord,
+    ) -> None:
+        """Upstream has answered a referrers request."""
+
+    # Lists
+
+    async def list_repositories(
+        self, upstreams: Collection[str], *, after: Repository | None, limit: int
+    ) -> list[Repository]:
+        """Repositories of these upstreams, in the order of `<namespace>/<name>`."""
+
+    async def list_links(
+        self, repository: Repository, *, after: Digest | None, limit: int
+    ) -> list[Digest]:
+        """Digests that are linked to a repository, in a stable order."""
+
+    # What is no longer so
+
+    async def forget_link(self, repository: Repository, digest: Digest) -> None:
+        """Upstream has said that the repository does not have it (any more)."""
+
+    async def forget_tag(self, repository: Repository, tag: str) -> None:
+        """The tag is to be asked for anew."""

@@ -1,0 +1,77 @@
+"""The port to where bytes come from: all that a fill knows of the outside.
+
+A registry's endpoints are a source. So can an object store be, another mirror, or this disk.
+"""
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mirror.aio.slots import Urgency
+from mirror.oci.digest import Digest
+
+Chunk = bytes | memoryview
+
+
+class Sender(Protocol):
+    """Who sends a body: what a fill avoids after a break, and counts in metrics."""
+
+    @property
+    def name(self) -> str:
+        """Of the endpoint, as metrics call it: from the configuration, never from a request."""
+
+    def broke(self, *, timed_out: bool) -> None:
+        """A body of its has stalled, or brought nothing at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes of a blob from `start` on, as they arrive.
+
+    `size` is that of the whole blob by the sender's word, `stop` where this body ends; None where
+    nobody says. Each chunk stays as it is until the next but one is asked for.
+    """
+
+    start: int
+    stop: int | None
+    size: int | None
+    chunks: AsyncGenerator[Chunk, None]
+    sender: Sender
+    is_range: bool  # the range that was asked for is sent, and nothing else
+
+
+class BlobSource(Protocol):
+    """Where the bytes of a digest can be had, on somebody's authority.
+
+    Two sources are equal where they would be asked for the same, on the same authority.
+    """
+
+    @property
+    def upstream(self) -> str:
+        """The upstream that answers for the bytes; what it says is believed for it alone."""
+
+    def open_blob(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int | None,
+        *,
+        avoid: Sender | None,
+        urgency: Urgency,
+    ) -> AbstractAsyncContextManager[Body]:
+        """Open a blob's bytes from `start` to `stop` (exclusive; None: its end).
+
+        Less or more may be sent than was asked for: `Body` says what. The one to `avoid`, from
+        where a body has just broken, is asked last.
+
+        Raises:
+            Missing, Denied, Unavailable: What the source says, or that it says nothing; also while
+                the body is read.
+        """
+
+    def wait(self) -> float:
+        """Seconds until it is worth asking again; 0 if it is now."""
+
+    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:
+        """These have sent something else under this digest: for a while, they are asked last."""

@@ -1,0 +1,143 @@
+"""The port to the disk of this node, as pulls see it."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from io import FileIO
+from typing import Protocol
+
+from mirror.oci.digest import Digest
+from mirror.storage.partial import Chunk
+
+
+class OpenBlob(Protocol):
+    """A complete, proved blob, open for reading; it is not evicted before `close`."""
+
+    @property
+    def digest(self) -> Digest:
+        """Its name."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
+    def file(self) -> FileIO:
+        """To be read by offset only: others share it."""
+
+    def close(self) -> None:
+        """One reader is done."""
+
+
+class Pen(Protocol):
+    """Writes what one connection brings, one piece behind."""
+
+    async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
+        """Write `chunks` at `offset`; return when all before them are written.
+
+        They may be memory that is used again after the next `write`. What is written already, or
+        being written, stays as it is.
+
+        Raises:
+            NoRoom: They cannot be kept within the limits.
+            StoreError: The disk refuses.
+        """
+
+
+class Writer(Protocol):
+    """A blob being written. `commit`, `suspend` or `discard` ends it, whichever comes first.
+
+    Its file stays readable after that, until `close`. After a StoreError from writing it can only
+    be ended.
+    """
+
+    @property
+    def digest(self) -> Digest:
+        """Of the blob that this shall be."""
+
+    @property
+    def file(self) -> FileIO:
+        """What has been written so far, for readers."""
+
+    @property
+    def written(self) -> int:
+        """Bytes from the first that are all in `file`, and hashed."""
+
+    @property
+    def size(self) -> int | None:
+        """In bytes, by the word of whoever sends it; None where nobody has said."""
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The half-open ranges still to be written, in order; `size` must be known."""
+
+    async def expect(self, size: int) -> None:
+        """The size has become known, or is another one than was thought.
+
+        Raises:
+            NoRoom: It cannot be kept within the limits.
+            StoreError: More is written already.
+        """
+
+    def pen(self, written: Callable[[], None] | None = None) -> AbstractAsyncContextManager[Pen]:
+        """Write inside the block, and be done at its end; several tasks may, each with its own."""
+
+    def is_proved(self) -> bool:
+        """Whether everything is written, and is the blob that `digest` names."""
+
+    async def commit(self, *, is_manifest: bool = False) -> None:
+        """Keep the proved blob. Raises StoreError; then it is not kept, and not ended either."""
+
+    async def suspend(self) -> None:
+        """Stop for now; what is written is continued when the same upstream is asked again."""
+
+    async def discard(self) -> None:
+        """Give up; nothing is kept."""
+
+    def close(self) -> None:
+        """Close the file: nobody reads from it any more."""
+
+
+class Storage(Protocol):
+    """Blobs on this node's disk. All methods raise StoreError where the disk refuses."""
+
+    async def open_blob(self, digest: Digest) -> OpenBlob | None:
+        """Open a blob for reading; None where it is not here, or not as it was recorded.
+
+        A file of another size than was recorded is damaged: it is dropped.
+        """
+
+    async def read_blob(self, digest: Digest, *, limit: int) -> bytes | None:
+        """All of a blob of at most `limit` bytes, proved anew; None where it is not here.
+
+        What is no longer what its digest says is dropped.
+        """
+
+    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
+        """Begin, or continue, a blob that comes through `upstream`.
+
+        Bytes that are not proved are that upstream's alone: another upstream's writer of the same
+        digest neither sees nor disturbs them. Whoever commits first has it; the others' bytes go.
+
+        Raises:
+            NoRoom: It cannot be kept within the limits.
+            StoreError: The disk refuses, or somebody writes it for this upstream already.
+        """
+
+    async def keep(
+        self, upstream: str, digest: Digest, content: bytes, *, is_manifest: bool = False
+    ) -> None:
+        """Keep a blob that is in memory, and is what `digest` names. Raises NoRoom, StoreError."""
+
+    async def drop(self, digest: Digest) -> None:
+        """A blob turned out to be damaged, or is not wanted: it goes, whoever reads it."""
+
+    def note_access(self, digest: Digest) -> None:
+        """A blob was served from elsewhere (memory): it is in use all the same."""
+
+    async def is_stored(self, digest: Digest) -> bool:
+        """Whether a complete blob is here, by the index."""
+
+    async def find_stored(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, by the index."""
+
+    def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
+        """Everything that is here, with its size, in batches; for slow work in the background."""
