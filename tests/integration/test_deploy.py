@@ -13,7 +13,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.config import Config, load, parse_duration
+from mirror.config import Config, load
+from mirror.config.units import parse_duration
 from mirror.telemetry.metrics import Metrics, Outcome, StoreTotals
 from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
