@@ -22,7 +22,7 @@ class Remains:
         self._tasks = _tasks()
         self._descriptors = _descriptors()
 
-    async def check(self, *, grace: float = 2) -> None:
+    async def check(self, *, grace: float = 20) -> None:
         """Raise `LeftBehind` for what is new and does not go away within `grace` seconds."""
         with suppress(TimeoutError):
             await until(self._is_clean, within=grace)

@@ -30,6 +30,9 @@ CHILD_ENVIRONMENT: Mapping[str, str] = {
 # A child does not outlive the tests, however they end: the kernel sees to it.
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 
+PATIENCE = 60.0
+"""Seconds to wait for what will come; a busy machine needs some, and a pass does not wait."""
+
 _POLL_SECONDS = 0.02
 _SHOWN_LOG = 8000  # characters, from the end
 _CHECKOUT = Path(__file__).parents[2]
@@ -41,7 +44,7 @@ class ProcessFailed(AssertionError):
     """A program did not do what the test needs from it; the message holds what it printed."""
 
 
-async def until(condition: Condition, *, within: float) -> None:
+async def until(condition: Condition, *, within: float = PATIENCE) -> None:
     """Return when `condition` holds; `TimeoutError` when it does not in time."""
     async with asyncio.timeout(within):
         while not await condition():  # noqa: ASYNC110 - other processes set no Event of ours
