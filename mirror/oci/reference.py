@@ -60,9 +60,7 @@ class Repository(Struct, frozen=True, tag="repository", array_like=True):
     """A repository of one registry: the namespace is that registry's name, not an address."""
 
     namespace: Annotated[str, Meta(max_length=_NAMESPACE_LENGTH)]
-    name: Annotated[
-        str, Meta(pattern=rf"\A{_REPOSITORY_GRAMMAR}\Z", max_length=_REPOSITORY_LENGTH)
-    ]
+    name: Annotated[str, Meta(pattern=rf"\A{_REPOSITORY_GRAMMAR}\Z", max_length=_REPOSITORY_LENGTH)]
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -180,7 +180,7 @@ async def test_what_a_fill_logs_carries_the_id_of_the_request_that_began_it(
     ids = {
         record.name: vars(record)["request_id"]
         for record in caplog.records
-        if record.name in {"mirror.pull.fill", "mirror.front.api.frontend"}
+        if record.name.startswith(("mirror.pull.fill", "mirror.front.api.frontend"))
     }
     assert len(ids) == 2
     assert len(set(ids.values())) == 1

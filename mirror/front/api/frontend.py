@@ -13,6 +13,7 @@ from aiohttp import web
 from mirror.front.api import errors
 from mirror.front.api.access import Access
 from mirror.front.api.handlers import Facts, Handlers
+from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -97,7 +98,8 @@ class Frontend:
             return errors.render(
                 error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
             )
-        self._faults.note("request", error)
+        if not isinstance(error, FaultElsewhere):
+            self._faults.note("request", error)
         return errors.unknown(identity)
 
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
