@@ -83,6 +83,11 @@ def unauthorized() -> web.Response:
     )
 
 
+def malformed(status: int) -> web.Response:
+    """What came is not HTTP, or more of it than is read; it is not quoted."""
+    return _response(status, ErrorCode.UNSUPPORTED, "not a request that can be read", None, {})
+
+
 def unknown(request_id: str) -> web.Response:
     """A fault of our own: the log tells more under the request's id."""
     detail = {"request": request_id}

@@ -62,6 +62,17 @@ class Frontend:
         finally:
             self._account(request, facts, status, time.perf_counter() - began)
 
+    def refuse(self, request: web.BaseRequest, status: int) -> web.Response:
+        """Answer what is no request; it is counted, and told without its text."""
+        facts = Facts(error="not a request that can be read (RFC 9112)")
+        self._tell("malformed", request, facts, status, 0.0)
+        return errors.malformed(status)
+
+    def confess(self, error: BaseException) -> web.Response:
+        """Answer a request whose answer could not be sent as it was."""
+        self._faults.note("request", error)
+        return errors.unknown(request_id.get())
+
     async def _admitted(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         if not self._access.is_open:
             if not self._access.admits_address(request):
@@ -103,6 +114,11 @@ class Frontend:
         return errors.unknown(identity)
 
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
+        self._tell(f"{request.method} {request.raw_path}", request, facts, status, seconds)
+
+    def _tell(
+        self, what: str, request: web.BaseRequest, facts: Facts, status: int, seconds: float
+    ) -> None:
         method = request.method if request.method in _METHODS else "other"
         sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
         self._traffic.count(sort, seconds, facts.sent)
@@ -113,7 +129,7 @@ class Frontend:
         }  # fmt: skip
         if facts.error is not None:
             told["error"] = facts.error
-        tell(_logger, f"{request.method} {request.raw_path}", told)
+        tell(_logger, what, told)
 
 
 def _result_of(error: Exception) -> Result:

@@ -117,7 +117,8 @@ def _registry_error(told: Failure) -> RegistryError:
     match told.kind:
         case "missing":
             missing = Missing(told.code, told.message, told.detail)
-            missing.is_remembered = told.is_remembered
+            if told.is_remembered:
+                missing.is_remembered = True
             return missing
         case "denied":
             return Denied(told.code, told.message, told.detail, challenge=told.challenge)

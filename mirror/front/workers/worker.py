@@ -17,13 +17,14 @@ from typing import Any
 from aiohttp import web
 
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import ConfigError, Server
+from mirror.config import ConfigError, Server as ServerSettings
 from mirror.front import ports
 from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
 from mirror.front.api.pulls import CachedPulls
+from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.settings import parse_settings
@@ -80,10 +81,7 @@ class Worker:
         )
         handlers = Handlers(front, cached, Router(config))
         frontend = Frontend(handlers, access, self._traffic, self._faults)
-        self._runner = web.ServerRunner(
-            web.Server(frontend, handler_cancellation=True, access_log=None),
-            shutdown_timeout=server.drain_timeout,
-        )
+        self._runner = web.ServerRunner(Server(frontend), shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
 
     def connect(self, connection: socket.socket) -> None:
@@ -125,7 +123,7 @@ async def serve_until_lost(connection: socket.socket) -> None:
         await worker.lost.wait()
 
 
-def _tls(server: Server) -> ssl.SSLContext | None:
+def _tls(server: ServerSettings) -> ssl.SSLContext | None:
     if server.tls_certificate_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
