@@ -55,6 +55,9 @@ class Frontend:
         try:
             try:
                 response = await self._admitted(request, facts)
+            except ConnectionError as error:  # the client has left, or is let go: nobody to answer
+                facts.error = str(error)
+                return _abort(request, facts.response or web.Response(status=_LEFT))
             except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
                 response = self._explain(request, error, facts, identity)
             status = response.status
@@ -97,8 +100,6 @@ class Frontend:
         """What becomes of a request that cannot be answered."""
         if isinstance(error, RangeNotSatisfiable):
             return errors.not_satisfiable(error)
-        if isinstance(error, ConnectionError):  # the client has left: nobody to answer
-            return _abort(request, facts.response or web.Response(status=_LEFT))
         facts.result = _result_of(error)
         facts.error = str(error)
         if facts.response is not None:
