@@ -77,11 +77,15 @@ class Memory:
                 self._content.pop(what, None)
                 _drop(self._links, lambda key: key[1] == what)
                 _drop(self._tags, lambda key: self._tags[key].digest == what)
+                _drop(self._missing, lambda key: key[1].endswith(f" {what}"))
             case TagOf():
                 self._tags.pop((what.repository, what.name.name), None)
+                missing = what.repository, f"manifest {what.name}"
+                _drop(self._missing, lambda key: (key[0].repository, key[1]) == missing)
             case Repository():
                 _drop(self._links, lambda key: key[0] == what)
                 _drop(self._tags, lambda key: key[0] == what)
+                _drop(self._missing, lambda key: key[0].repository == what)
 
     @contextmanager
     def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:
@@ -107,7 +111,7 @@ class Memory:
 
 def _drop(cache: MutableMapping[_Key, Any], is_it: Callable[[_Key], bool]) -> None:
     for key in [key for key in cache if is_it(key)]:
-        del cache[key]
+        cache.pop(key, None)  # it may have expired meanwhile
 
 
 def _size(content: Manifest | bytes) -> int:
