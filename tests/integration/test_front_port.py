@@ -195,12 +195,16 @@ async def test_a_registry_that_is_not_configured_is_unknown(start: Start, app: I
 
 
 async def test_whether_a_clients_own_authorization_counts_is_not_for_the_worker_to_say(
-    start: Start, upstream: ScriptedRegistry, app: Image
+    start: Start, upstream: ScriptedRegistry, app: Image, tmp_path: Path
 ) -> None:
+    """The mirror's own authority would be enough here; it is not what counts."""
+    password = tmp_path / "password"
+    password.write_text("secret", encoding="utf-8")
     upstream.auth = BearerAuth(
         users={"anna": "secret"}, private={"org/app": {"anna"}}, realm=f"{upstream.url}/token"
     )
-    settings = {**upstream_at(upstream.url), "access": "client"}
+    own = upstream_at(upstream.url, username="anna", password_file=str(password))
+    settings = {**own, "access": "client"}
     front = (await start({"docker.io": settings})).front
     with pytest.raises(Denied):
         await front.get_manifest(APP, Tag("1"), None)
