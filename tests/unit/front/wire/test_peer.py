@@ -355,6 +355,19 @@ async def test_whoever_sends_what_the_port_does_not_have_is_let_go_and_nothing_e
     assert shelf.ids.empty()
 
 
+class Wider(Protocol):
+    """As another version of this program might have it."""
+
+    async def add(self, one: int, other: int, third: int) -> int: ...
+
+
+async def test_whoever_says_more_than_the_port_has_is_let_go(shelf: Shelf) -> None:
+    async with connected(shelf) as pair:
+        wider: Wider = proxy(Wider, pair.asking)
+        with pytest.raises(Unavailable):
+            await wider.add(1, 2, 3)
+
+
 async def test_whoever_asks_for_a_method_that_is_not_served_is_let_go(shelf: Shelf) -> None:
     async with connected(shelf) as pair:
         back: Port = proxy(Port, pair.serving)
