@@ -18,8 +18,8 @@ from mirror.front.ports import Front, Lease
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import interface_of, serve
 from mirror.front.wire.peer import Peer
-from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import ErrorCode, Missing
+from mirror.oci.digest import Digest
+from mirror.oci.errors import ErrorCode, Missing, RegistryError
 from mirror.oci.reference import Reference, Repository, Tag, parse_reference, parse_repository
 from mirror.oci.request import Page
 from mirror.pull.answers import MISS
@@ -85,11 +85,14 @@ class Door:
     """Sees to it that nothing comes in that is not by the grammar."""
 
     def _check(self, repository: Repository, reference: Reference, authorization: Any) -> None:
-        parse_repository(repository.name)
+        try:
+            parse_repository(repository.name)
+            assert parse_reference(str(reference)) == reference
+        except RegistryError as error:  # expected of an answer, and no fault; here it is one
+            raise AssertionError(f"{repository} {reference}") from error
         assert type(repository.namespace) is str
         assert len(repository.namespace) < 300
         assert type(reference) in {Tag, Digest}
-        assert parse_reference(str(reference)) == reference
         assert authorization is None or authorization.isprintable() or not authorization
 
     async def get_manifest(self, *asked: Any) -> None:
@@ -114,7 +117,6 @@ class Door:
         self, repository: Repository, digest: Digest, kind: Any, authorization: Any
     ) -> None:
         assert kind is None or type(kind) is str
-        parse_digest(str(digest))
         await self.get_manifest(repository, digest, authorization)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], None]:
