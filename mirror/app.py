@@ -24,9 +24,11 @@ from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.control.admin import make_admin
-from mirror.front.workers.pool import Hire, Pool, hire_here, hire_process
+from mirror.front.workers.pool import Pool
+from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
 from mirror.pull.fill.fills import Fills
+from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
 from mirror.pull.links import Links
@@ -75,7 +77,7 @@ async def serve(config: Config) -> None:
     _allow_descriptors()
     _on_signals(task.cancel)  # until there is something to drain
     try:
-        async with run(config, hire=hire_process(config.log)) as running:
+        async with run(config, spawn=spawn_process(config.log)) as running:
             _on_signals(stop.set)
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
@@ -109,11 +111,11 @@ def _allow_descriptors() -> None:
 
 @asynccontextmanager
 async def run(
-    config: Config, *, clock: Clock = _wall_clock, hire: Hire | None = None
+    config: Config, *, clock: Clock = _wall_clock, spawn: Spawn | None = None
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
-    Its workers live in this process, unless `hire` has them live elsewhere.
+    Its workers live in this process, unless `spawn` has them live elsewhere.
 
     Raises:
         As `serve`.
@@ -134,16 +136,20 @@ async def run(
         session = await stack.enter_async_context(open_session())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
-        mirror = _build(_Parts(config, store, session, work, metrics, clock, dice))
+        forgetting = Forgetting()
+        mirror = _build(_Parts(config, store, session, work, metrics, forgetting, clock, dice))
         pool = Pool(
             config,
             mirror,
-            hire=hire or hire_here(clock),
+            mirror.open_blob,
+            spawn=spawn or spawn_here(clock),
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
             random=dice,
         )
+
+        forgetting.subscribe(pool.forget)
 
         async def find_problem() -> str | None:
             if (problem := pool.find_problem()) is not None:
@@ -156,7 +162,7 @@ async def run(
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(_listening(config.server.listen))
-        await stack.enter_async_context(pool.dealing(listeners))
+        await stack.enter_async_context(pool.accepting(listeners))
         address = config.server.listen[0], int(listeners[0].getsockname()[1])
         yield Running(address, admin.addresses[0])
 
@@ -170,6 +176,7 @@ class _Parts:
     session: ClientSession
     work: Tasks
     metrics: Metrics
+    forgetting: Forgetting
     clock: Clock
     dice: random.Random
 
@@ -183,6 +190,7 @@ def _build(parts: _Parts) -> Mirror:
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
     memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=clock)
+    parts.forgetting.subscribe(memory.forget)
     links = Links(store, memory, registries, SingleFlight(work))
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fills = Fills(
@@ -193,16 +201,17 @@ def _build(parts: _Parts) -> Mirror:
         policy=policy, patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, tasks=work)
+    public = {name for name, its in config.upstream.items() if its.access == "mirror"}
     return Mirror(
         registries=registries,
+        personal=config.upstream.keys() - public,
         grants=Grants(clock),
         manifests=manifests,
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
             store, memory, registries, SingleFlight(work), policy,
-            public={name for name, its in config.upstream.items() if its.access == "mirror"},
-            clock=clock,
+            public=public, clock=clock,
         ),
     )  # fmt: skip
 

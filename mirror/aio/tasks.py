@@ -1,8 +1,8 @@
 """Tasks that belong to somebody: none is left behind when its owner ends, and none takes it down.
 
     create_task   a piece of work, with an end
-    keep          what the mirror cannot be without (tidying, probing, dealing): after a fault it is
-                  started again, a little later each time
+    keep          what the mirror cannot be without (tidying, probing, accepting): after a fault it
+                  is started again, a little later each time
 
 What comes out of either as an exception is a fault, and is noted. It costs the piece of work, or
 the turn, that it happened in; never the process.

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta, Struct
 
 from mirror.oci.errors import ErrorCode, RegistryError
 
@@ -13,6 +14,8 @@ _ENCODED = {
     "sha256": re.compile(r"[a-f0-9]{64}"),
     "sha512": re.compile(r"[a-f0-9]{128}"),
 }
+
+_LENGTHS = {"sha256": 64, "sha512": 128}
 
 
 class Hasher(Protocol):
@@ -25,12 +28,18 @@ class Hasher(Protocol):
         """The hash of all that was taken in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """A content address such as `sha256:9f86d0…`; always of a registered algorithm."""
+class Digest(Struct, frozen=True, tag="digest", array_like=True):
+    """A content address such as `sha256:9f86d0…`; always of a registered algorithm.
+
+    What another process sends is held to the grammar when it is decoded, by the annotations here.
+    """
 
     algorithm: str
-    encoded: str
+    encoded: Annotated[str, Meta(pattern=r"\A(?:[a-f0-9]{64}|[a-f0-9]{128})\Z")]
+
+    def __post_init__(self) -> None:
+        if len(self.encoded) != _LENGTHS.get(self.algorithm):
+            raise ValueError("not a digest")
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.encoded}"

@@ -1,23 +1,27 @@
 """Repository names, tags and references, by the distribution spec's grammar."""
 
 import re
-from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
 
 # distribution-spec v1.1.1, "Pulling manifests"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_REPOSITORY_GRAMMAR = rf"{_COMPONENT}(?:/{_COMPONENT})*"
+_TAG_GRAMMAR = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
+_REPOSITORY = re.compile(_REPOSITORY_GRAMMAR)
+_TAG = re.compile(_TAG_GRAMMAR)
 _REPOSITORY_LENGTH = 255  # spec: "many clients impose a limit of 255 characters"
+_NAMESPACE_LENGTH = 261  # a host's name (RFC 1123, 2.1) and its port
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(Struct, frozen=True, tag="tag", array_like=True):
     """A name that upstream may move from one manifest to another."""
 
-    name: str
+    name: Annotated[str, Meta(pattern=rf"\A{_TAG_GRAMMAR}\Z")]
 
     def __str__(self) -> str:
         return self.name
@@ -52,12 +56,11 @@ def parse_reference(text: str) -> Reference:
     return Tag(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Struct, frozen=True, tag="repository", array_like=True):
     """A repository of one registry: the namespace is that registry's name, not an address."""
 
-    namespace: str
-    name: str
+    namespace: Annotated[str, Meta(max_length=_NAMESPACE_LENGTH)]
+    name: Annotated[str, Meta(pattern=rf"\A{_REPOSITORY_GRAMMAR}\Z", max_length=_REPOSITORY_LENGTH)]
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -7,14 +7,16 @@ segment is never a repository name (frameworks decode and normalise before anyon
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 from urllib.parse import parse_qsl
+
+from msgspec import Meta
 
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Reference, parse_reference, parse_repository
 
-_PAGE_LENGTH = re.compile(r"[0-9]{1,9}")  # nobody pages by a milliard
-
+_PAGE_LENGTH = re.compile(r"[0-9]{1,9}")
 
 _REMEMBERED = 4096  # targets
 
@@ -47,7 +49,7 @@ class Page:
     `extra` is whatever else a registry's own `Link` asked to be sent back (Quay's `next_page`).
     """
 
-    n: int | None = None
+    n: Annotated[int, Meta(ge=0, lt=10**9)] | None = None  # nobody pages by a milliard
     last: str | None = None
     extra: tuple[tuple[str, str], ...] = ()
 

@@ -3,15 +3,16 @@
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from io import FileIO
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
+
+from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.telemetry.traffic import Result
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, array_like=True):
     """How an answer came about, in the glossary's words; headers, log and metrics tell it."""
 
     result: Result
@@ -31,15 +32,14 @@ STALE = Outcome(Result.STALE, warning="served from cache; upstream could not be 
 GONE = Outcome(Result.STALE, warning="served from cache; upstream no longer has this tag")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True, array_like=True):
     """How far a fill has come: so many bytes are `written`, without a gap from the first.
 
     `size` in bytes is None where nobody knows it yet. `is_proved`: all is there, and is the blob.
     """
 
-    written: int
-    size: int | None
+    written: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    size: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
     is_proved: bool
 
     def limit(self, stop: int | None) -> int:
@@ -119,6 +119,15 @@ class ManifestAnswer:
     manifest: Manifest
     outcome: Outcome
     good_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BlobSize:
+    """What a HEAD tells of a blob; `size` in bytes, None where nobody knows it yet."""
+
+    digest: Digest
+    size: int | None
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 Everything here is a copy of what the store holds, or may be forgotten: losing it costs a read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from cachetools import LRUCache, TTLCache
 
@@ -12,11 +13,14 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
+from mirror.pull.forget import Forgettable, TagOf
 from mirror.sources.registry.endpoint import Scope
 from mirror.storage.catalog import TagRecord
 
 SMALL = 256 * 2**10
 """Bytes; blobs up to this size are served from memory."""
+
+_Key = TypeVar("_Key")
 
 _OVERHEAD = 512  # bytes that an entry costs beyond its content
 _LINKS = 65536
@@ -66,6 +70,23 @@ class Memory:
         """Remember what a tag means."""
         self._tags[repository, tag] = record
 
+    def forget(self, what: Forgettable) -> None:
+        """Drop what is remembered of it; forgetting is rare, so that no index is kept for it."""
+        match what:
+            case Digest():
+                self._content.pop(what, None)
+                _drop(self._links, lambda key: key[1] == what)
+                _drop(self._tags, lambda key: self._tags[key].digest == what)
+                _drop(self._missing, lambda key: key[1].endswith(f" {what}"))
+            case TagOf():
+                self._tags.pop((what.repository, what.name.name), None)
+                missing = what.repository, f"manifest {what.name}"
+                _drop(self._missing, lambda key: (key[0].repository, key[1]) == missing)
+            case Repository():
+                _drop(self._links, lambda key: key[0] == what)
+                _drop(self._tags, lambda key: key[0] == what)
+                _drop(self._missing, lambda key: key[0].repository == what)
+
     @contextmanager
     def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:
         """Ask upstream inside the block; what it does not have, it is not asked for again soon.
@@ -86,6 +107,11 @@ class Memory:
         except Missing as error:
             self._missing[key] = error.code
             raise
+
+
+def _drop(cache: MutableMapping[_Key, Any], is_it: Callable[[_Key], bool]) -> None:
+    for key in [key for key in cache if is_it(key)]:
+        cache.pop(key, None)  # it may have expired meanwhile
 
 
 def _size(content: Manifest | bytes) -> int:

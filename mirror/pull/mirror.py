@@ -1,37 +1,36 @@
 """The mirror: every question that a client may ask of it, and the one way to each answer."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest
-from mirror.oci.reference import Reference, Tag
+from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import Page
-from mirror.pull.answers import BlobAnswer, ManifestAnswer, ReferrersAnswer, TagsAnswer
+from mirror.pull.answers import BlobAnswer, BlobSize, ManifestAnswer, ReferrersAnswer, TagsAnswer
 from mirror.pull.blobs import Blobs
 from mirror.pull.grants import Grants
 from mirror.pull.listings import Listings
 from mirror.pull.manifests import Manifests
 from mirror.pull.prefetch import Prefetch
-from mirror.pull.routing import Route
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-
-__all__ = ["Mirror", "Route"]
 
 
 class Mirror:
     """Answers pulls. All of it may raise `Missing`, `Denied` and `Unavailable` (mirror.oci.errors).
 
-    `authorization` is what the client sent; it matters for `access = "client"` upstreams only, and
-    goes nowhere else.
+    `authorization` is what the client sent; it matters for the upstreams that are `personal` only
+    (`access = "client"`), and goes nowhere else. What asks (`mirror.front`) faces the network: it
+    is believed what it names, and not whose authority counts for that.
     """
 
     def __init__(
         self,
         *,
         registries: Mapping[str, Registry],
+        personal: Collection[str],
         grants: Grants,
         manifests: Manifests,
         prefetch: Prefetch | None,
@@ -39,6 +38,7 @@ class Mirror:
         listings: Listings,
     ) -> None:
         self._registries = registries
+        self._personal = personal
         self._grants = grants
         self._manifests = manifests
         self._prefetch = prefetch
@@ -46,11 +46,11 @@ class Mirror:
         self._listings = listings
 
     async def get_manifest(
-        self, route: Route, reference: Reference, authorization: str | None
+        self, repository: Repository, reference: Reference, authorization: str | None
     ) -> ManifestAnswer:
         """A manifest, by tag or digest."""
-        scope = _scope(route, authorization)
-        registry = self._registries[route.upstream]
+        scope = self._scope(repository, authorization)
+        registry = self._registries[repository.namespace]
         await self._grants.require(scope, lambda: registry.confirm_manifest(scope, reference))
         if isinstance(reference, Tag):
             answer = await self._manifests.get_by_tag(scope, reference)
@@ -58,40 +58,49 @@ class Mirror:
             answer = await self._manifests.get_by_digest(scope, reference)
         return replace(answer, good_until=self._manifests.good_until(scope, reference, answer))
 
-    def note_served(self, route: Route, manifest: Manifest, authorization: str | None) -> None:
+    def note_served(
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> None:
         """A client has been given a manifest, and will soon ask for what it refers to."""
         if self._prefetch is not None:
-            self._prefetch.note(_scope(route, authorization), manifest)
+            self._prefetch.note(self._scope(repository, authorization), digest)
 
     async def head_blob(
-        self, route: Route, digest: Digest, authorization: str | None
-    ) -> BlobAnswer:
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> BlobSize:
         """What is known of a blob; it is not transferred."""
-        scope = await self._scope_for_blob(route, digest, authorization)
-        return await self._blobs.head(scope, digest)
+        scope = await self._scope_for_blob(repository, digest, authorization)
+        answer = await self._blobs.head(scope, digest)
+        return BlobSize(digest, answer.size, answer.outcome)
 
     @asynccontextmanager
     async def open_blob(
-        self, route: Route, digest: Digest, authorization: str | None
+        self, repository: Repository, digest: Digest, authorization: str | None
     ) -> AsyncIterator[BlobAnswer]:
         """A blob, open for reading inside the block."""
-        scope = await self._scope_for_blob(route, digest, authorization)
+        scope = await self._scope_for_blob(repository, digest, authorization)
         async with self._blobs.open(scope, digest) as answer:
             yield answer
 
-    async def list_tags(self, route: Route, page: Page, authorization: str | None) -> TagsAnswer:
+    async def list_tags(
+        self, repository: Repository, page: Page, authorization: str | None
+    ) -> TagsAnswer:
         """A page of tags."""
-        scope = _scope(route, authorization)
-        registry = self._registries[route.upstream]
+        scope = self._scope(repository, authorization)
+        registry = self._registries[repository.namespace]
         await self._grants.require(scope, lambda: registry.list_tags(scope, Page(n=1)))
         return await self._listings.list_tags(scope, page)
 
     async def list_referrers(
-        self, route: Route, digest: Digest, artifact_type: str | None, authorization: str | None
+        self,
+        repository: Repository,
+        digest: Digest,
+        artifact_type: str | None,
+        authorization: str | None,
     ) -> ReferrersAnswer:
         """What refers to a digest."""
-        scope = _scope(route, authorization)
-        registry = self._registries[route.upstream]
+        scope = self._scope(repository, authorization)
+        registry = self._registries[repository.namespace]
         await self._grants.require(scope, lambda: registry.confirm_manifest(scope, digest))
         return await self._listings.list_referrers(scope, digest, artifact_type)
 
@@ -100,14 +109,18 @@ class Mirror:
         return await self._listings.list_repositories(page)
 
     async def _scope_for_blob(
-        self, route: Route, digest: Digest, authorization: str | None
+        self, repository: Repository, digest: Digest, authorization: str | None
     ) -> Scope:
-        scope = _scope(route, authorization)
-        registry = self._registries[route.upstream]
+        scope = self._scope(repository, authorization)
+        registry = self._registries[repository.namespace]
         await self._grants.require(scope, lambda: registry.head_blob(scope, digest))
         return scope
 
-
-def _scope(route: Route, authorization: str | None) -> Scope:
-    """Whose authority counts: the client's own, or (None) the mirror's."""
-    return Scope(route.repository, (authorization or "") if route.access == "client" else None)
+    def _scope(self, repository: Repository, authorization: str | None) -> Scope:
+        """Whose authority counts: the client's own, or (None) the mirror's."""
+        if repository.namespace not in self._registries:
+            raise RegistryError(
+                ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
+            )
+        is_personal = repository.namespace in self._personal
+        return Scope(repository, (authorization or "") if is_personal else None)

@@ -14,7 +14,7 @@ from mirror.aio.tasks import Starter
 from mirror.oci.descriptor import Descriptor, Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
-from mirror.oci.manifest import INDEX_TYPES, Manifest, parse_references
+from mirror.oci.manifest import INDEX_TYPES, parse_references
 from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open
 from mirror.pull.manifests import Manifests
@@ -39,14 +39,15 @@ class Prefetch:
         self._platforms: LRUCache[Digest, Platform] = LRUCache(_REMEMBERED)
         self._seen: LRUCache[Platform, None] = LRUCache(_SEEN)
 
-    def note(self, scope: Scope, manifest: Manifest) -> None:
+    def note(self, scope: Scope, digest: Digest) -> None:
         """A client has been given this manifest."""
-        if (platform := self._platforms.get(manifest.digest)) is not None:
+        if (platform := self._platforms.get(digest)) is not None:
             self._seen[platform] = None
-        self._tasks.create_task(self._follow(scope, manifest), name="prefetch")
+        self._tasks.create_task(self._follow(scope, digest), name="prefetch")
 
-    async def _follow(self, scope: Scope, manifest: Manifest) -> None:
+    async def _follow(self, scope: Scope, digest: Digest) -> None:
         try:
+            manifest = (await self._manifests.get_by_digest(scope, digest)).manifest
             references = parse_references(manifest.content)
             if manifest.media_type in INDEX_TYPES:
                 await self._fetch_manifests(scope, references.manifests)

@@ -25,6 +25,11 @@ class Route:
     access: str  # "mirror" or "client", as configured
 
     @property
+    def is_personal(self) -> bool:
+        """Whether each client's own authorization decides."""
+        return self.access == "client"
+
+    @property
     def upstream(self) -> str:
         """The upstream's configured name: its namespace."""
         return self.repository.namespace

@@ -20,7 +20,9 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TextIO
 
 _PLAIN = (int, float)  # types whose text is a word as it is
-_GATHER = 0.05  # seconds for which lines are gathered
+_GATHERED = 0.05  # seconds for which lines are gathered
+_MOST_HELD = 8 * 2**20  # characters, of lines that nobody has read yet
+_STOP_WITHIN = 5.0  # seconds for which a stopping process waits for whoever reads
 _FORMATTER = logging.Formatter()
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -41,7 +43,7 @@ def tell(logger: logging.Logger, message: str, facts: dict[str, object]) -> None
     if not logger.isEnabledFor(logging.INFO):
         return
     for handler in logging.root.handlers:
-        if isinstance(handler, Writer):
+        if isinstance(handler, LineWriter):
             handler.write(
                 Line(time.time(), "INFO", logger.name, message, facts, request_id.get())  # noqa: TID251 - what `logging` stamps records with
             )
@@ -51,13 +53,13 @@ def tell(logger: logging.Logger, message: str, facts: dict[str, object]) -> None
     logger.handle(record)
 
 
-def start(level: str, style: Literal["text", "json"]) -> "Writer":
+def start(level: str, style: Literal["text", "json"]) -> "LineWriter":
     """Send the mirror's logs to standard error.
 
     Returns:
         The writer; stop it to write what it has gathered.
     """
-    writer = Writer(sys.stderr, _json if style == "json" else _text)
+    writer = LineWriter(sys.stderr, _json if style == "json" else _text)
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)  # of libraries, only what went wrong
@@ -77,14 +79,20 @@ class Line(NamedTuple):
     traceback: str = ""
 
 
-class Writer(logging.Handler):
-    """Formats at once, and writes soon after."""
+class LineWriter(logging.Handler):
+    """Formats at once, and writes soon after.
+
+    While nobody reads, it holds so many lines and drops the next; whoever reads again is told how
+    many those were.
+    """
 
     def __init__(self, stream: TextIO, style: Callable[[Line], str]) -> None:
         super().__init__()
         self._stream = stream
         self._style = style
         self._lines: deque[str] = deque()
+        self._held = 0  # characters; near enough, where several threads write
+        self._dropped = 0  # lines
         self._filled = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._write_until_stopped, name="log", daemon=True)
@@ -106,29 +114,46 @@ class Writer(logging.Handler):
 
     def write(self, line: Line) -> None:
         """Write a line; any thread may."""
-        self._lines.append(self._style(line))
+        if self._held > _MOST_HELD:
+            self._dropped += 1
+            return
+        text = self._style(line)
+        self._held += len(text)
+        self._lines.append(text)
         if not self._filled.is_set():
             self._filled.set()
 
     def stop(self) -> None:
-        """Write what there is, and nothing from now on."""
+        """Write what there is, as far as somebody reads it, and nothing from now on."""
         self._stopped.set()
         self._filled.set()
-        self._thread.join()
+        self._thread.join(_STOP_WITHIN)
 
     def _write_until_stopped(self) -> None:
         while not self._stopped.is_set():
             self._filled.wait()
-            self._stopped.wait(_GATHER)
+            self._stopped.wait(_GATHERED)
             self._filled.clear()  # before looking: what comes from now on sets it again
             self._write()
         self._write()  # what came while the last was written
 
     def _write(self) -> None:
         with suppress(OSError, ValueError):  # nobody listens any more: the mirror goes on
-            for text in _pieces([self._lines.popleft() for _ in range(len(self._lines))]):
-                self._stream.write(text)
-                self._stream.flush()
+            while lines := self._take():
+                for text in _pieces(lines):
+                    self._stream.write(text)
+                    self._stream.flush()
+
+    def _take(self) -> list[str]:
+        """What is to be written next, and how much has been dropped since the last time."""
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        self._held = 0
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            facts: dict[str, object] = {"lines": dropped}
+            told = Line(time.time(), "WARNING", __name__, "nobody read the log", facts, "")  # noqa: TID251 - as above
+            lines.append(self._style(told))
+        return lines
 
 
 def _pieces(lines: list[str]) -> Iterator[str]:

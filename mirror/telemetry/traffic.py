@@ -5,7 +5,7 @@ entries are worked out when Prometheus comes, and not with every request.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -34,6 +34,9 @@ class Result(StrEnum):
     DENIED = "denied"
     ERROR = "error"
 
+
+METHODS = frozenset({"GET", "HEAD", "other"})
+"""How the methods of requests are told apart."""
 
 # Pulls range from a manifest out of memory to a layer over a slow line.
 SECONDS = (0.001, 0.0025, 0.01, 0.05, 0.25, 1, 2.5, 5, 15, 60, 300, 1800, float("inf"))
@@ -77,7 +80,7 @@ class Traffic:
         tally.seconds += seconds
         tally.sent += sent
 
-    def add(self, other: "Traffic") -> None:
+    def add(self, other: Iterable[tuple[Sort, Tally]]) -> None:
         """Count what another has counted."""
         for sort, more in other:
             tally = self._tallies.setdefault(sort, Tally())

@@ -18,6 +18,7 @@ from tests.support.client import Client, raw_request
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.process import until
 from tests.support.tls import Authority
 from tests.support.upstream import ScriptedRegistry
 
@@ -125,6 +126,35 @@ async def test_bytes_that_are_no_text_are_no_password(
         b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: \xff\xfe\r\n\r\n"
     )
     assert (await raw_request(host, int(port), request)).startswith(b"HTTP/1.1 401")
+
+
+async def test_guessers_do_not_hold_up_whoever_knows_the_password(
+    start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    """By their own addresses, by names that there are not, or by somebody else's name."""
+    cost = 9  # a check takes tens of milliseconds
+    names = {name: bcrypt.hashpw(name.encode(), bcrypt.gensalt(cost)).decode() for name in "ab"}
+    file = tmp_path / "htpasswd"
+    file.write_text("".join(f"{name}:{known}\n" for name, known in names.items()), "utf-8")
+    mirror = await start_mirror(server={"htpasswd_file": str(file), "workers": 1})
+    refused = 0
+
+    async def guess(name: str, number: int) -> None:
+        nonlocal refused
+        answer = await mirror.client.get("/v2/", headers=basic(name, f"wrong {number}"))
+        assert answer.status in {401, 429}
+        refused += 1
+
+    async def some_are_refused() -> bool:
+        return refused > 0
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(100):
+            tasks.create_task(guess("a", number))
+            tasks.create_task(guess(f"unknown {number}", number))
+        await until(some_are_refused, within=20)
+        assert (await mirror.client.get("/v2/", headers=basic("b", "b"))).status == 200
+        assert refused < 100  # of twice as many: their turns come one after another
 
 
 def add_line(file: Path, line: str) -> None:

@@ -180,7 +180,32 @@ async def test_what_a_fill_logs_carries_the_id_of_the_request_that_began_it(
     ids = {
         record.name: vars(record)["request_id"]
         for record in caplog.records
-        if record.name in {"mirror.pull.fill.fill", "mirror.front.api.frontend"}
+        if record.name.startswith(("mirror.pull.fill", "mirror.front.api.frontend"))
     }
     assert len(ids) == 2
     assert len(set(ids.values())) == 1
+
+
+# What is no request
+
+MALFORMED = {
+    "a space before the colon": "GET /v2/ HTTP/1.1\nHost: x\nAuthorization : Basic c2VjcmV0\n\n",
+    "a NUL in a value": "GET /v2/ HTTP/1.1\nHost: x\nAuthorization: Basic c2VjcmV0\0\n\n",
+    "a line that is too long": f"GET /v2/{'c2VjcmV0' * 2000} HTTP/1.1\nHost: x\n\n",
+    "another protocol": "c2VjcmV0\n\n",
+}
+
+
+@pytest.mark.parametrize("request_text", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_what_is_no_request_is_counted_and_one_line_without_its_text(
+    start_mirror: StartMirror, caplog: pytest.LogCaptureFixture, request_text: str
+) -> None:
+    mirror = await start_mirror()
+    caplog.set_level(logging.INFO)
+    answer = await raw(mirror, request_text)
+    assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+    assert b"c2VjcmV0" not in answer
+    [record] = [record for record in caplog.records if record.name != "asyncio"]
+    assert record.exc_info is None
+    assert "c2VjcmV0" not in record.getMessage() + repr(vars(record))
+    assert await mirror.metric("mirror_requests_total", method="other") == 1

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 import tomli_w
+import uvloop
 
+from mirror.app import run as run_mirror
+from mirror.config import parse
 from tests.support.client import get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
@@ -36,6 +39,29 @@ def app(upstream: ScriptedRegistry) -> Image:
 async def mirror(upstream: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[MirrorProcess]:
     async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
         yield mirror
+
+
+@pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_it_can_run_again_in_the_same_loop(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    settings = document(
+        {"docker.io": upstream_at("http://127.0.0.1:9")}, store_root=tmp_path / "store"
+    )
+    complaints: list[object] = []
+
+    async def run_twice() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+        for _ in range(2):
+            async with asyncio.timeout(20), run_mirror(parse(settings)) as running:
+                answer = await get("http://{}:{}/v2/".format(*running.listen))
+                assert answer.status == 200
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run_twice())
+    assert complaints == []
 
 
 def signal_it(mirror: MirrorProcess, number: signal.Signals = signal.SIGTERM) -> None:

@@ -2,15 +2,19 @@
 
 import asyncio
 import hashlib
+import ssl
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.conftest import StartMirror
 from tests.support.images import random_bytes
 from tests.support.mirror import InnerMirror
 from tests.support.process import until
+from tests.support.tls import Authority
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 24 * 2**20  # more than the kernel and aiohttp take in for one connection
@@ -95,3 +99,54 @@ async def test_a_slow_client_that_leaves_is_forgotten(
     await until(partial(_readers, mirror, 0), within=10)
     answer = await mirror.client.blob("app", digest)
     assert answer.headers["Cache-Status"] == "mirror; hit"
+
+
+# Clients that take nothing
+
+
+async def _is_let_go(mirror: InnerMirror, digest: str, context: ssl.SSLContext | None) -> None:
+    """Ask for a blob, read nothing of it, and return when the mirror has hung up."""
+    scheme = "https" if context else "http"
+    connector = aiohttp.TCPConnector(ssl=context or True)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(f"{scheme}://{mirror.host}/v2/app/blobs/{digest}") as silent,
+    ):
+        await until(partial(_was_let_go, mirror), within=30)
+        silent.close()
+
+
+async def _was_let_go(mirror: InnerMirror) -> bool:
+    return await mirror.metric("mirror_requests_total", kind="blob", status="499") == 1
+
+
+@pytest.mark.parametrize("way", ["sendfile", "tls", "stream"])
+async def test_a_client_that_takes_no_byte_for_send_timeout_is_let_go_and_pins_nothing(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, tmp_path: Path, way: str
+) -> None:
+    server: dict[str, str] = {"send_timeout": "1s"}
+    context = None
+    if way == "tls":
+        authority = Authority(tmp_path / "ca")
+        issued = authority.issue("server")
+        server["tls_certificate_file"] = str(issued.certificate_file)
+        server["tls_private_key_file"] = str(issued.private_key_file)
+        context = ssl.create_default_context(cafile=str(authority.ca_file))
+    digest = upstream.add_blob(CONTENT, "library/app")
+    size = "1 MiB" if way == "stream" else "30 MiB"  # what is too large to keep is streamed
+    mirror = await start_mirror(server=server, store={"max_size": size})
+    await _is_let_go(mirror, digest, context)
+    await until(partial(_readers, mirror, 0), within=10)
+
+
+async def test_a_client_that_reads_slowly_is_not_let_go(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_mirror(server={"send_timeout": "2s"})
+    digest = upstream.add_blob(CONTENT, "library/app")
+    async with mirror.client.open(f"/v2/app/blobs/{digest}") as slow:
+        received = b""
+        for _ in range(8):  # for twice as long as it may take nothing
+            received += await slow.content.readexactly(2**21)
+            await asyncio.sleep(0.5)
+        assert received + await slow.read() == CONTENT

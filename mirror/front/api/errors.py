@@ -11,6 +11,7 @@ What cannot be had is told so that *this* client turns to the origin at once :
 
 import json
 import math
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -24,7 +25,6 @@ from mirror.oci.errors import (
 
 _FALLS_BACK_ON_404_ONLY = ("docker/",)
 _FALLS_BACK = ("docker/", "containerd/", "buildkit/", "containers/", "cri-o/", "podman/", "skopeo/")
-_FORBIDDEN, _NOT_FOUND, _TOO_MANY, _BAD_GATEWAY, _GATEWAY_TIMEOUT = 403, 404, 429, 502, 504
 
 
 def render(
@@ -39,14 +39,18 @@ def render(
     headers = {}
     if code in {ErrorCode.UNAVAILABLE, ErrorCode.TOOMANYREQUESTS}:
         status = _status_of_outage(error, agent)
-        if status == _NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND:
             code = missing
     if isinstance(error, Denied) and code is ErrorCode.UNAUTHORIZED:
         if is_personal and error.challenge is not None:
             headers["WWW-Authenticate"] = error.challenge
         else:
-            status, code = _FORBIDDEN, ErrorCode.DENIED
-    if status == _TOO_MANY and isinstance(error, Unavailable) and error.retry_after is not None:
+            status, code = HTTPStatus.FORBIDDEN, ErrorCode.DENIED
+    if (
+        status == HTTPStatus.TOO_MANY_REQUESTS
+        and isinstance(error, Unavailable)
+        and error.retry_after is not None
+    ):
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     return _response(status, code, error.message, error.detail, headers)
 
@@ -54,35 +58,54 @@ def render(
 def unsupported() -> web.Response:
     """The answer to whoever wants to write (spec, "Error Codes"): a mirror is for pulls."""
     message = "this is a pull-through mirror: push to the registry itself"
-    return _response(405, ErrorCode.UNSUPPORTED, message, None, {"Allow": "GET, HEAD"})
+    return _response(
+        HTTPStatus.METHOD_NOT_ALLOWED, ErrorCode.UNSUPPORTED, message, None, {"Allow": "GET, HEAD"}
+    )
 
 
 def not_satisfiable(error: RangeNotSatisfiable) -> web.Response:
     """RFC 9110, 15.5.17."""
     headers = {"Content-Range": f"bytes */{error.size}"}
-    return _response(416, ErrorCode.SIZE_INVALID, str(error), None, headers)
+    return _response(
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+        ErrorCode.SIZE_INVALID,
+        str(error),
+        None,
+        headers,
+    )
 
 
 def unauthorized() -> web.Response:
     """The mirror wants a password of its own (`server.htpasswd_file`)."""
     headers = {"WWW-Authenticate": 'Basic realm="mirror"'}
-    return _response(401, ErrorCode.UNAUTHORIZED, "a password is needed", None, headers)
+    return _response(
+        HTTPStatus.UNAUTHORIZED, ErrorCode.UNAUTHORIZED, "a password is needed", None, headers
+    )
+
+
+def malformed(status: int) -> web.Response:
+    """What came is not HTTP, or more of it than is read; it is not quoted."""
+    return _response(status, ErrorCode.UNSUPPORTED, "not a request that can be read", None, {})
 
 
 def unknown(request_id: str) -> web.Response:
     """A fault of our own: the log tells more under the request's id."""
     detail = {"request": request_id}
-    return _response(500, ErrorCode.UNKNOWN, "the mirror has a fault", detail, {})
+    return _response(
+        HTTPStatus.INTERNAL_SERVER_ERROR, ErrorCode.UNKNOWN, "the mirror has a fault", detail, {}
+    )
 
 
 def _status_of_outage(error: RegistryError, agent: str) -> int:
     agent = agent.lower()
     if error.code is ErrorCode.TOOMANYREQUESTS:
-        return _NOT_FOUND if agent.startswith(_FALLS_BACK) else _TOO_MANY
+        return (
+            HTTPStatus.NOT_FOUND if agent.startswith(_FALLS_BACK) else HTTPStatus.TOO_MANY_REQUESTS
+        )
     if agent.startswith(_FALLS_BACK_ON_404_ONLY):
-        return _NOT_FOUND
+        return HTTPStatus.NOT_FOUND
     timed_out = isinstance(error, Unavailable) and error.timed_out
-    return _GATEWAY_TIMEOUT if timed_out else _BAD_GATEWAY
+    return HTTPStatus.GATEWAY_TIMEOUT if timed_out else HTTPStatus.BAD_GATEWAY
 
 
 def _response(

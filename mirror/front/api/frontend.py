@@ -13,6 +13,7 @@ from aiohttp import web
 from mirror.front.api import errors
 from mirror.front.api.access import Access
 from mirror.front.api.handlers import Facts, Handlers
+from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -54,12 +55,26 @@ class Frontend:
         try:
             try:
                 response = await self._admitted(request, facts)
+            except ConnectionError as error:  # the client has left, or is let go: nobody to answer
+                facts.error = str(error)
+                return _abort(request, facts.response or web.Response(status=_LEFT))
             except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
                 response = self._explain(request, error, facts, identity)
             status = response.status
             return response
         finally:
             self._account(request, facts, status, time.perf_counter() - began)
+
+    def refuse(self, request: web.BaseRequest, status: int) -> web.Response:
+        """Answer what is no request; it is counted, and told without its text."""
+        facts = Facts(error="not a request that can be read (RFC 9112)")
+        self._tell("malformed", request, facts, status, 0.0)
+        return errors.malformed(status)
+
+    def confess(self, error: BaseException) -> web.Response:
+        """Answer a request whose answer could not be sent as it was."""
+        self._faults.note("request", error)
+        return errors.unknown(request_id.get())
 
     async def _admitted(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         if not self._access.is_open:
@@ -85,8 +100,6 @@ class Frontend:
         """What becomes of a request that cannot be answered."""
         if isinstance(error, RangeNotSatisfiable):
             return errors.not_satisfiable(error)
-        if isinstance(error, ConnectionError):  # the client has left: nobody to answer
-            return _abort(request, facts.response or web.Response(status=_LEFT))
         facts.result = _result_of(error)
         facts.error = str(error)
         if facts.response is not None:
@@ -97,10 +110,16 @@ class Frontend:
             return errors.render(
                 error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
             )
-        self._faults.note("request", error)
+        if not isinstance(error, FaultElsewhere):
+            self._faults.note("request", error)
         return errors.unknown(identity)
 
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
+        self._tell(f"{request.method} {request.raw_path}", request, facts, status, seconds)
+
+    def _tell(
+        self, what: str, request: web.BaseRequest, facts: Facts, status: int, seconds: float
+    ) -> None:
         method = request.method if request.method in _METHODS else "other"
         sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
         self._traffic.count(sort, seconds, facts.sent)
@@ -111,7 +130,7 @@ class Frontend:
         }  # fmt: skip
         if facts.error is not None:
             told["error"] = facts.error
-        tell(_logger, f"{request.method} {request.raw_path}", told)
+        tell(_logger, what, told)
 
 
 def _result_of(error: Exception) -> Result:

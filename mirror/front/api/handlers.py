@@ -7,7 +7,8 @@ from typing import assert_never
 from aiohttp import web
 
 from mirror.front.api import responses
-from mirror.front.wire.remote import Remote, Route
+from mirror.front.api.pulls import CachedPulls
+from mirror.front.ports import Pulls
 from mirror.oci.errors import Denied, ErrorCode
 from mirror.oci.reference import Tag
 from mirror.oci.request import (
@@ -20,6 +21,7 @@ from mirror.oci.request import (
     Target,
 )
 from mirror.pull.answers import BlobAnswer, Outcome
+from mirror.pull.routing import Route, Router
 from mirror.telemetry.traffic import Kind, Result
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
@@ -45,10 +47,12 @@ class Facts:
 
 
 class Handlers:
-    """Answers parsed requests."""
+    """Answers parsed requests; `cached` knows what need not be asked of the `mirror`."""
 
-    def __init__(self, mirror: Remote) -> None:
+    def __init__(self, mirror: Pulls, cached: CachedPulls, router: Router) -> None:
         self._mirror = mirror
+        self._cached = cached
+        self._router = router
 
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
@@ -86,10 +90,10 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
-        answer = await self._mirror.get_manifest(route, asked.reference, authorization)
+        answer = await self._cached.get_manifest(route, asked.reference, authorization)
         facts.note(answer.outcome)
         if request.method == "GET":
-            self._mirror.note_served(route, answer.manifest, authorization)
+            self._cached.note_served(route.repository, answer.manifest.digest, authorization)
         return responses.manifest(request, answer)
 
     async def _blob(
@@ -100,11 +104,11 @@ class Handlers:
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
         if request.method == "HEAD":
-            answer = await self._mirror.head_blob(route, asked.digest, authorization)
+            answer = await self._cached.head_blob(route, asked.digest, authorization)
             facts.note(answer.outcome)
             response, _ = responses.blob_head(request, answer)
             return response
-        async with self._mirror.open_blob(route, asked.digest, authorization) as answer:
+        async with self._cached.open_blob(route, asked.digest, authorization) as answer:
             facts.note(answer.outcome)
             return await self._send_blob(request, answer, ns, facts)
 
@@ -128,7 +132,7 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.TAGS
         route = self._route(request, asked.name, ns, facts)
-        answer = await self._mirror.list_tags(route, asked.page, _authorization(request))
+        answer = await self._mirror.list_tags(route.repository, asked.page, _authorization(request))
         content = {"name": asked.name, "tags": answer.names}
         response = responses.page(request, content, answer.next_query, ns)
         response.headers.update(responses.outcome_headers(facts.note(answer.outcome)))
@@ -141,7 +145,7 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         answer = await self._mirror.list_referrers(
-            route, asked.digest, asked.artifact_type, _authorization(request)
+            route.repository, asked.digest, asked.artifact_type, _authorization(request)
         )
         headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
         if answer.filtered:
@@ -153,9 +157,9 @@ class Handlers:
         return responses.page(request, {"repositories": names}, following, None)
 
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
-        route = self._mirror.route(name, ns=ns, host=request.headers.get("Host", ""))
+        route = self._router.route(name, ns=ns, host=request.headers.get("Host", ""))
         facts.upstream = route.upstream
-        facts.is_personal = route.access == "client"
+        facts.is_personal = route.is_personal
         return route
 
 

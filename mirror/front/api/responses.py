@@ -116,7 +116,7 @@ async def send_body(
     """Send the body of a blob's response as far as there is one; yields the bytes sent each time.
 
     Raises:
-        RegistryError, NoRoom: There will be no more: the response must not be completed.
+        RegistryError, OSError: There will be no more: the response must not be completed.
     """
     if isinstance(answer.body, Stream):
         async for chunk in answer.body.chunks(span.start, span.stop):
@@ -155,6 +155,8 @@ async def _send_by_hand(
     while position < limit:
         length = min(_BLOCK, limit - position)
         block = await asyncio.to_thread(os.pread, file.fileno(), length, position)
+        if not block:
+            raise OSError("somebody else has truncated the file")
         await response.write(block)
         position += len(block)
 

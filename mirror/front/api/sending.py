@@ -26,11 +26,18 @@ class Sender:
         """Send what the file has from `position` to `limit`.
 
         Raises:
-            ConnectionError: The client has left.
+            ConnectionError: The client has left, or took nothing for `server.send_timeout`.
+            OSError: The file is shorter.
         """
         await self._flush()
         loop = asyncio.get_running_loop()
         piece = _Piece(self._descriptor, file.fileno(), position, limit, loop.create_future())
+        try:
+            await self._send(piece, loop)
+        except TimeoutError as error:  # the kernel's (TCP_USER_TIMEOUT)
+            raise ConnectionAbortedError("the client takes nothing") from error
+
+    async def _send(self, piece: "_Piece", loop: asyncio.AbstractEventLoop) -> None:
         if piece.send():
             return
         loop.add_writer(self._descriptor, piece.go_on)

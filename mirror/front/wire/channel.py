@@ -1,39 +1,44 @@
-"""Messages between two processes of this program, with open files and connections among them.
+"""Packets between two processes of this program, with open files and connections beside them.
 
 A packet of a Unix socket is a message (SOCK_SEQPACKET keeps them apart); what is open travels
-beside it as descriptors (SCM_RIGHTS) and arrives as a file or a socket of the receiver's own. A
-message that is large travels in a file of its own, in memory, whose descriptor is sent.
+beside it as descriptors (SCM_RIGHTS) and arrives as descriptors of the receiver's own. A message
+that is large travels in a file in memory, sealed, whose descriptor is sent.
+
+The other end may be anybody: what it sends is bytes here, and bounded. Whatever is wrong with them
+ends the channel, and nothing more.
 """
 
 import array
 import asyncio
 import errno
-import io
+import fcntl
 import logging
 import mmap
 import os
-import pickle
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import FileIO
-from typing import Any
+
+from mirror.front.wire.interface import Open, Violation, close_all
 
 _logger = logging.getLogger(__name__)
 
 _INLINE = 16 * 1024  # bytes; what is larger might not fit into a socket's buffer
 _BUFFER = 2**20  # bytes; the system may grant less
-_ENVELOPE = b"\0"  # no pickle begins with it: the message is in the last descriptor
+_ENVELOPE = b"\xc1"  # no message is this (MessagePack never uses it): it is in the last descriptor
 _DESCRIPTORS = 8  # in one message, at most
 _TURN = 32  # messages read before others have their turn
 _AGAIN = 0.05  # seconds, where the system has too many descriptors under way
+_LARGEST = 64 * 2**20  # bytes of one message
+_MOST_WAITING = 256 * 2**20  # bytes that the other end has not read
 
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 _BUSY = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
 
-Open = FileIO | socket.socket
-"""What may travel in a message; the sender's own stays open, and is the sender's to close."""
+# Nobody can change a sealed file, or cut it while it is read (which would end the reader by a
+# signal, or let it see two versions); and only files in memory can be sealed: none that blocks.
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -45,29 +50,40 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
 
 
 @dataclass(frozen=True, slots=True)
-class Torn:
-    """A message that has lost what was open in it: this process has no descriptor free."""
+class Packet:
+    """A message that has arrived. The descriptors are the receiver's, who closes them.
 
-    message: Any
+    Where `is_torn`, some were lost (this process has none free), and the others have been closed.
+    """
+
+    data: bytes
+    descriptors: list[int]
+    is_torn: bool = False
 
 
 class Channel:
-    """One end. `receive` is called with each message, `lost` once the other end has gone."""
+    """One end. `receive` is called with each packet, `lost` once the other end has gone.
+
+    The socket is the channel's from now on. What `receive` raises as Violation ends the channel.
+    """
 
     def __init__(
         self,
         connection: socket.socket,
         *,
-        receive: Callable[[Any], None],
+        receive: Callable[[Packet], None],
         lost: Callable[[], None],
     ) -> None:
-        self._connection = connection
+        # Nobody else can close it: a loop that watches a closed descriptor watches the next file
+        # that gets its number.
+        self._connection = socket.socket(fileno=connection.detach())
         self._receive = receive
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Packet] = deque()  # until the other end has read what it was sent
-        connection.setblocking(False)
-        self._loop.add_reader(connection, self._read)
+        self._waiting: deque[_Outgoing] = deque()  # until the other end has read what it was sent
+        self._waiting_bytes = 0
+        self._connection.setblocking(False)
+        self._loop.add_reader(self._connection, self._read)
 
     @property
     def is_open(self) -> bool:
@@ -79,29 +95,31 @@ class Channel:
         """How many messages the other end has been too slow for."""
         return len(self._waiting)
 
-    def send(self, message: object) -> None:
+    def send(self, data: bytes, opened: Sequence[Open] = ()) -> None:
         """Send a message; what cannot go at once waits, and nobody with it.
 
         Raises:
-            pickle.PicklingError, TypeError, AttributeError: It holds what cannot travel.
             OSError: There is no descriptor free to send it.
         """
-        packet = _pack(message)
         if not self.is_open:
-            packet.close()  # nobody reads it any more
+            return  # nobody reads it any more
+        if self._waiting_bytes > _MOST_WAITING:
+            _logger.error("another process does not read what it is sent")
+            self._loop.call_soon(self._lose)
             return
-        self._waiting.append(packet)
+        self._waiting.append(_pack(data, opened))
+        self._waiting_bytes += len(data)
         if len(self._waiting) == 1:
             self._write()
 
     def close(self) -> None:
         """Hang up: the other end has lost this one."""
         if self.is_open:
-            self._loop.remove_reader(self._connection)
             self._loop.remove_writer(self._connection)
+            self._loop.remove_reader(self._connection)
             self._connection.close()
         while self._waiting:
-            self._waiting.popleft().close()
+            close_all(self._waiting.popleft().descriptors)
 
     def _write(self) -> None:
         """Send what waits, as far as that is possible now."""
@@ -120,140 +138,118 @@ class Channel:
                 if error.errno not in _GONE:  # else reading tells, after what there is to read
                     _logger.exception("a message to another process cannot be sent")
                     self._loop.call_soon(self._lose)
-            self._waiting.popleft().close()
+            self._waiting.popleft()
+            self._waiting_bytes -= packet.size
+            close_all(packet.descriptors)
         if self.is_open:
             self._loop.remove_writer(self._connection)
 
     def _read(self) -> None:
         for _ in range(_TURN):
             try:
-                data, descriptors, is_whole = _receive(self._connection)
+                data, descriptors, is_torn = _receive(self._connection)
             except BlockingIOError:
                 return
             except OSError:  # gone, with what it has not read
-                data, descriptors, is_whole = b"", [], True
+                data, descriptors, is_torn = b"", [], False
             if not data:
+                close_all(descriptors)
                 self._lose()
                 return
             try:
-                message = (
-                    _unpack(data, descriptors) if is_whole else _unpack_torn(data, descriptors)
+                self._receive(_unpack(data, descriptors, is_torn=is_torn))
+            except Violation as violation:
+                # Or the program was replaced on disk, and the other end is the new one.
+                _logger.error(  # noqa: TRY400 - where it stands says nothing
+                    "another process cannot be understood, and is let go: %s", violation
                 )
-            except Exception:
-                # Most likely the program was replaced on disk, and the other end is the new one.
-                _logger.exception("the other process cannot be understood: restart the mirror")
                 self._lose()
                 return
-            self._receive(message)
             if not self.is_open:
                 return
 
     def _lose(self) -> None:
-        self.close()
-        self._lost()
+        if self.is_open:
+            self.close()
+            self._lost()
 
 
 @dataclass(frozen=True, slots=True)
-class _Packet:
+class _Outgoing:
     """What one system call sends. The descriptors are its own: it may have to wait."""
 
     data: bytes
     descriptors: list[int]
-
-    def close(self) -> None:
-        _close(self.descriptors)
+    size: int  # bytes of the message
 
 
-class _Pickler(pickle.Pickler):
-    """Both ends are this program, and nobody else has the socket: a pickle may be trusted."""
-
-    def __init__(self, buffer: io.BytesIO) -> None:
-        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
-        self.open: list[Open] = []
-
-    def persistent_id(self, thing: object) -> tuple[type[Open], int] | None:
-        """Leave what is open out of the bytes."""
-        if not isinstance(thing, FileIO | socket.socket):
-            return None
-        self.open.append(thing)
-        kind = FileIO if isinstance(thing, FileIO) else socket.socket
-        return kind, len(self.open) - 1
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, descriptors: list[int]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._descriptors = descriptors
-
-    def persistent_load(self, reference: tuple[type[Open], int]) -> Open | None:
-        """Put what is open back in; None where it got lost."""
-        kind, index = reference
-        if index >= len(self._descriptors):
-            return None
-        descriptor = self._descriptors[index]
-        return FileIO(descriptor) if kind is FileIO else socket.socket(fileno=descriptor)
-
-
-def _pack(message: object) -> _Packet:
-    buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
-    pickler.dump(message)
-    packet = _Packet(buffer.getvalue(), [])
+def _pack(data: bytes, opened: Sequence[Open]) -> _Outgoing:
+    descriptors: list[int] = []
     try:
-        for thing in pickler.open:
-            packet.descriptors.append(os.dup(thing.fileno()))
-        if len(packet.data) <= _INLINE:
-            return packet
-        return _Packet(_ENVELOPE, [*packet.descriptors, _in_memory(packet.data)])
+        for thing in opened:
+            descriptors.append(os.dup(thing.fileno()))  # noqa: PERF401 - those before a failure count
+        if len(data) <= _INLINE:
+            return _Outgoing(data, descriptors, len(data))
+        descriptors.append(_in_memory(data))
+        return _Outgoing(_ENVELOPE, descriptors, len(data))
     except OSError:
-        packet.close()
+        close_all(descriptors)
         raise
 
 
-def _unpack(data: bytes, descriptors: list[int]) -> Any:
-    try:
+def _unpack(data: bytes, descriptors: list[int], *, is_torn: bool) -> Packet:
+    if is_torn:
+        close_all(descriptors)
+        _logger.error("no descriptor is free: raise the limit (LimitNOFILE, ulimit -n)")
         if data == _ENVELOPE:
-            data = _from_memory(descriptors.pop())
-        return _Unpickler(data, descriptors).load()
-    except BaseException:
-        _close(descriptors)
+            raise Violation("nobody knows what it was, and so nobody what to wait for")
+        return Packet(data, [], is_torn=True)
+    if data != _ENVELOPE:
+        return Packet(data, descriptors)
+    try:
+        return Packet(_from_memory(descriptors), descriptors)
+    except Violation:
+        close_all(descriptors)
         raise
 
 
-def _unpack_torn(data: bytes, descriptors: list[int]) -> Torn:
-    _close(descriptors)
-    _logger.error("no descriptor is free for a client: raise the limit (LimitNOFILE, ulimit -n)")
-    return Torn(None if data == _ENVELOPE else _Unpickler(data, []).load())
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _from_memory(descriptor: int) -> bytes:
+def _from_memory(descriptors: list[int]) -> bytes:
+    if not descriptors:
+        raise Violation("an envelope with nothing in it")
+    descriptor = descriptors.pop()
     try:
-        with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as content:
-            return content[:]
+        if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise Violation("an envelope that is not sealed")
+        size = os.fstat(descriptor).st_size
+        if size > _LARGEST:
+            raise Violation(f"a message of {size} bytes")
+        return os.pread(descriptor, size, 0)
+    except OSError as error:
+        raise Violation("an envelope that is no file in memory") from error
     finally:
         os.close(descriptor)
 
 
 def _in_memory(data: bytes) -> int:
-    descriptor = os.memfd_create("message", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, len(data))
-    with mmap.mmap(descriptor, len(data)) as content:
-        content[:] = data
+    descriptor = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, len(data))
+        with mmap.mmap(descriptor, len(data)) as content:
+            content[:] = data
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int], bool]:
-    """One packet, empty once the other end has gone; and whether all of it is there."""
+    """One packet, empty once the other end has gone; and whether a part of it is lost."""
     data, ancillary, flags, _ = connection.recvmsg(
-        _INLINE, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+        _INLINE + 1, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
     )
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    return data, [*descriptors], not flags & socket.MSG_CTRUNC
+    return data, [*descriptors], bool(flags & socket.MSG_CTRUNC)

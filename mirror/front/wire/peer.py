@@ -1,70 +1,55 @@
-"""Calls between two processes: each side names what it serves, and calls what the other serves.
+"""Calls between two processes: each side serves some methods, and asks for the other's.
 
     call      one question, one answer
     open      an answer that holds something until the caller is done with it (a context manager)
-    tell      no answer is expected
+    tell      no answer is expected; what is told is done in the order in which it was told
 
 Whoever stops waiting says so, and what it asked for is cancelled or let go; what was asked by a
-process that has died is, too.
+process that has died is, too. A message that makes no sense ends the connection to whoever sent it.
 """
 
 import asyncio
 import errno
 import itertools
-import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
-from mirror.aio.tasks import Tasks
+import msgspec
+
+from mirror.aio.tasks import NoteFault, Tasks
 from mirror.config import ConfigError
-from mirror.front.wire.channel import Channel, Torn
+from mirror.front.wire.channel import Channel, Packet
+from mirror.front.wire.interface import (
+    Codec,
+    Method,
+    Served,
+    Violation,
+    Way,
+    close_all,
+    interface_of,
+)
+from mirror.front.wire.messages import Answer, Call, Failure, Leave, error_of, failure
 from mirror.oci.errors import RegistryError, Unavailable
-from mirror.telemetry.log import fields, request_id
-
-_logger = logging.getLogger(__name__)
+from mirror.telemetry.log import request_id
 
 _ENDED = "the process that was asked has ended"
-_FULL = "the mirror has too many files and connections open"
-_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
+_NO_DESCRIPTOR = "the mirror has too many files and connections open"
+_NO_DESCRIPTOR_ERRORS = {errno.EMFILE, errno.ENFILE}
 _EXPECTED = (RegistryError, ConfigError)  # whoever asked knows what to make of them
+_MOST_CALLS = 65536  # of one process, being answered at once
 
-Served = Mapping[str, Callable[..., Awaitable[object] | AbstractAsyncContextManager[object]]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    number: int  # negative where nobody waits for an answer
-    method: str
-    arguments: tuple[object, ...]
-    request_id: str  # of the client's request, for the log of whoever answers
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    number: int
-    result: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    number: int
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class _Leave:
-    """The caller of this number waits no longer, or is done with what it has opened."""
-
-    number: int
+Message = Call | Answer | Leave | Failure
 
 
 @dataclass(slots=True)
 class _Work:
     """A call that is being answered here."""
 
+    way: Way
     task: asyncio.Task[None] | None = None
     is_open: bool = False
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -75,149 +60,224 @@ class _Work:
             self.task.cancel()
 
 
-class Peer:
-    """The other side. Answers to it are worked out in `tasks`; `lost` is set once it has gone."""
+@dataclass(slots=True)
+class _Asked:
+    """A call that an answer is waited for."""
 
-    def __init__(self, connection: socket.socket, serves: Served, *, tasks: Tasks) -> None:
+    method: Method
+    answer: asyncio.Future[Any]
+
+
+class Peer:
+    """The other side. Answers to it are worked out in `tasks`; `lost` is set once it has gone.
+
+    What goes wrong unexpectedly while it is answered is noted as a fault in "answer".
+    """
+
+    def __init__(
+        self, connection: socket.socket, served: Served, *, tasks: Tasks, note_fault: NoteFault
+    ) -> None:
         self.lost = asyncio.Event()
-        self._serves = serves
+        self._served = served
         self._tasks = tasks
+        self._note_fault = note_fault
+        self._codec = Codec()
+        self._codec.expect(Message)
+        for method, _ in served.values():
+            self._codec.expect(method.arguments)
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._asked: dict[int, _Asked] = {}
         self._working: dict[int, _Work] = {}
         self._channel = Channel(connection, receive=self._receive, lost=self.close)
-
-    async def call(self, method: str, *arguments: object) -> Any:
-        """What the other side's `method` returns.
-
-        Raises:
-            Unavailable: The other side has gone.
-            Exception: What the method raises.
-        """
-        return await self._ask(next(self._numbers), method, arguments)
-
-    @asynccontextmanager
-    async def open(self, method: str, *arguments: object) -> AsyncIterator[Any]:
-        """What the other side's `method` opens, held inside the block. Raises as `call`."""
-        number = next(self._numbers)
-        result = await self._ask(number, method, arguments)
-        try:
-            yield result
-        finally:
-            self._channel.send(_Leave(number))
-            _close(result)
 
     @property
     def waiting(self) -> int:
         """How many messages the other side has been too slow for."""
         return self._channel.waiting
 
-    def tell(self, method: str, *arguments: object) -> None:
+    async def call(self, method: Method, /, *arguments: object, **named: object) -> Any:
+        """What the other side's `method` returns.
+
+        Raises:
+            Unavailable: The other side has gone.
+            RegistryError, ConfigError, FaultElsewhere: What the method raises.
+        """
+        return await self._ask(next(self._numbers), method, method.arguments(*arguments, **named))
+
+    @asynccontextmanager
+    async def open(
+        self, method: Method, /, *arguments: object, **named: object
+    ) -> AsyncIterator[Any]:
+        """What the other side's `method` opens, held inside the block. Raises as `call`."""
+        number = next(self._numbers)
+        result = await self._ask(number, method, method.arguments(*arguments, **named))
+        try:
+            yield result
+        finally:
+            self._send(Leave(number))
+            _close(result)
+
+    def tell(self, method: Method, /, *arguments: object, **named: object) -> None:
         """Have the other side do something; nobody waits for it.
 
         Raises:
             OSError: There is no descriptor free to send what is open.
         """
-        self._channel.send(_Call(-next(self._numbers), method, arguments, request_id.get()))
+        self._send_call(0, method, method.arguments(*arguments, **named))
 
     def close(self) -> None:
         """Be done with the other side."""
         self._channel.close()
         self.lost.set()
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(Unavailable(_ENDED))
+        for asked in self._asked.values():
+            if not asked.answer.done():
+                asked.answer.set_exception(Unavailable(_ENDED))
         for work in self._working.values():
             work.leave()
 
-    async def _ask(self, number: int, method: str, arguments: tuple[object, ...]) -> Any:
+    # Asking
+
+    async def _ask(self, number: int, method: Method, arguments: msgspec.Struct) -> Any:
         if self.lost.is_set():
             raise Unavailable(_ENDED)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        answer = asyncio.get_running_loop().create_future()
+        self._asked[number] = _Asked(method, answer)
         try:
-            self._channel.send(_Call(number, method, arguments, request_id.get()))
+            self._send_call(number, method, arguments)
             return await answer
         except asyncio.CancelledError:
-            self._channel.send(_Leave(number))
+            self._send(Leave(number))
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 _close(answer.result())
             raise
         finally:
-            del self._waiting[number]
+            del self._asked[number]
 
-    def _receive(self, message: object) -> None:
+    def _send_call(self, number: int, method: Method, arguments: msgspec.Struct) -> None:
+        data, opened = self._codec.encode(arguments)
+        call = Call(number, method.name, msgspec.Raw(data), request_id.get())
+        self._channel.send(self._codec.encode(call)[0], opened)
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(self._codec.encode(message)[0])
+
+    # Receiving
+
+    def _receive(self, packet: Packet) -> None:
+        try:
+            message: Message = self._codec.decode(Message, packet.data, [])
+        except Violation:
+            close_all(packet.descriptors)
+            raise
         match message:
-            case _Call():
-                work = self._working[message.number] = _Work()
-                work.task = self._tasks.create_task(self._work(message, work), name="answer")
-                work.task.add_done_callback(lambda _: self._working.pop(message.number))
-            case _Leave():
+            case Call():
+                self._begin(message, packet)
+            case Answer():
+                self._deliver(message, packet)
+            case Failure():
+                close_all(packet.descriptors)
+                self._set_error(message.number, error_of(message))
+            case Leave():
+                close_all(packet.descriptors)
                 if (left := self._working.get(message.number)) is not None:
                     left.leave()
-            case _Answer() | _Failure():
-                self._deliver(message)
-            case Torn(_Call() as call):
-                self._fail(call, Unavailable(_FULL))
-            case Torn(_Answer(number=number)):
-                self._channel.send(_Leave(number))
-                self._deliver(_Failure(number, Unavailable(_FULL)))
-            case Torn():
-                self.close()  # nobody knows what it was, and so nobody what to wait for
-            case _:
-                raise AssertionError(f"not a message: {message!r}")
 
-    def _deliver(self, message: _Answer | _Failure) -> None:
-        answer = self._waiting.get(message.number)
-        if answer is None or answer.done():  # nobody waits any more
-            if isinstance(message, _Answer):
-                _close(message.result)
-        elif isinstance(message, _Answer):
-            answer.set_result(message.result)
+    def _begin(self, call: Call, packet: Packet) -> None:
+        method, answering = self._served.get(call.method, (None, None))
+        if method is None or answering is None or (method.way is Way.TELL) != (not call.number):
+            close_all(packet.descriptors)
+            raise Violation("it asks for what there is not")
+        if packet.is_torn:
+            self._fail(call, Unavailable(_NO_DESCRIPTOR))
+            return
+        arguments = self._codec.decode(method.arguments, call.arguments, packet.descriptors)
+        answer = partial(answering, *msgspec.structs.astuple(arguments))
+        if method.way is Way.TELL:
+            self._do(answer, call)
+            return
+        if call.number in self._working or len(self._working) >= _MOST_CALLS:
+            raise Violation("it asks twice by one number, or too much at once")
+        work = self._working[call.number] = _Work(method.way)
+        work.task = self._tasks.create_task(self._work(answer, call, work), name="answer")
+        work.task.add_done_callback(lambda _: self._working.pop(call.number))
+
+    def _deliver(self, answer: Answer, packet: Packet) -> None:
+        asked = self._asked.get(answer.number)
+        if asked is None or asked.answer.done():  # nobody waits any more
+            close_all(packet.descriptors)
+        elif packet.is_torn:
+            self._send(Leave(answer.number))
+            self._set_error(answer.number, Unavailable(_NO_DESCRIPTOR))
         else:
-            answer.set_exception(message.error)
+            result = self._codec.decode(asked.method.result, answer.result, packet.descriptors)
+            asked.answer.set_result(result)
 
-    async def _work(self, call: _Call, work: _Work) -> None:
+    def _set_error(self, number: int, error: Exception) -> None:
+        asked = self._asked.get(number)
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_exception(error)
+
+    # Answering
+
+    def _do(self, answer: Callable[[], object], call: Call) -> None:
+        token = request_id.set(call.request_id)
+        try:
+            answer()
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, so it is told here
+            if not isinstance(error, _EXPECTED):
+                self._note_fault("answer", error)
+        finally:
+            request_id.reset(token)
+
+    async def _work(self, answer: Callable[[], Any], call: Call, work: _Work) -> None:
         request_id.set(call.request_id)
         try:
-            await self._answer(call, work)
+            await self._answer(answer, call, work)
         except asyncio.CancelledError:
             self._fail(call, Unavailable("the mirror is being stopped"))
             if not work.left.is_set():
                 raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and so is the log
+            if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR_ERRORS:
+                self._fail(call, Unavailable(_NO_DESCRIPTOR))
+                return
             if not isinstance(error, _EXPECTED):
-                _logger.exception("%s failed", call.method, extra=fields())
-            full = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
-            self._fail(call, Unavailable(_FULL) if full else error)
+                self._note_fault("answer", error)
+            self._fail(call, error)
 
-    async def _answer(self, call: _Call, work: _Work) -> None:
-        answering = self._serves[call.method](*call.arguments)
-        if isinstance(answering, AbstractAsyncContextManager):
-            async with answering as opened:
-                work.is_open = True
-                self._channel.send(_Answer(call.number, opened))
-                await work.left.wait()
+    async def _answer(self, answer: Callable[[], Any], call: Call, work: _Work) -> None:
+        if work.way is Way.CALL:
+            self._send_answer(call.number, await answer())
             return
-        result = await answering
-        if call.number > 0:
-            self._channel.send(_Answer(call.number, result))
+        async with answer() as opened:
+            work.is_open = True
+            self._send_answer(call.number, opened)
+            await work.left.wait()
 
-    def _fail(self, call: _Call, error: Exception) -> None:
-        if call.number > 0:
-            # What is not ours may not survive the journey.
-            told = error if isinstance(error, _EXPECTED) else RuntimeError(str(error))
-            self._channel.send(_Failure(call.number, told))
+    def _send_answer(self, number: int, result: object) -> None:
+        data, opened = self._codec.encode(result)
+        self._channel.send(self._codec.encode(Answer(number, msgspec.Raw(data)))[0], opened)
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        if not call.number:
+            return
+        try:
+            self._send(failure(call.number, error))
+        except (TypeError, ValueError, OverflowError) as unspeakable:  # in what it has for detail
+            self._note_fault("answer", unspeakable)
+            self._send(Failure(call.number, "fault"))
 
 
-def _close(result: object) -> None:
+def proxy(protocol: type, peer: Peer) -> Any:
+    """The other side, as an implementation of `protocol`, which it serves."""
+    ask = {Way.CALL: peer.call, Way.OPEN: peer.open, Way.TELL: peer.tell}
+    methods = interface_of(protocol).items()
+    return type(f"{protocol.__name__}Proxy", (), {"__slots__": ()} | {
+        name: staticmethod(partial(ask[method.way], method)) for name, method in methods
+    })()  # fmt: skip
+
+
+def _close(result: Any) -> None:
     """Close what has come with an answer, if anything has."""
-    if isinstance(result, Closable):
-        result.close()
-
-
-@runtime_checkable
-class Closable(Protocol):
-    """A result that holds what is open."""
-
-    def close(self) -> None:
-        """Close it."""
+    if (close := getattr(result, "close", None)) is not None:
+        close()

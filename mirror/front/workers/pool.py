@@ -1,56 +1,46 @@
-"""The pool: the mirror's process keeps workers, and deals connections to them.
+"""The pool: the mirror's process keeps workers, and gives connections to them.
 
 One socket is listened on, here, and each connection goes to the next worker that is fit: no worker
-has more than its share, and whoever has not been dealt yet is no dead worker's to lose. A worker
-that dies is replaced; one that hangs gets no more clients, and then is killed.
+has more than its share, and whoever has not been given away yet is no dead worker's to lose. A
+worker that dies is replaced; one that hangs gets no more clients, and then is killed.
 """
 
 import asyncio
 import logging
-import os
 import socket
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
-from mirror.config import Config, ConfigError, Log
+from mirror.config import Config, ConfigError
+from mirror.front.ports import Leases, Pulls, Worker
 from mirror.front.wire.channel import make_pair
-from mirror.front.wire.desk import Desk
-from mirror.front.wire.peer import Peer
-from mirror.front.workers.worker import Report, Worker
+from mirror.front.wire.interface import Violation, serve
+from mirror.front.wire.peer import Peer, proxy
+from mirror.front.workers.lender import Lender, OpenBlob
+from mirror.front.workers.reports import check_report
+from mirror.front.workers.settings import settings_for_workers
+from mirror.front.workers.spawn import EXIT_WITHIN, Kill, Spawn
 from mirror.oci.digest import Digest
-from mirror.pull.mirror import Mirror
+from mirror.pull.forget import Forgettable
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import fields
 from mirror.telemetry.traffic import Traffic
 
 _logger = logging.getLogger(__name__)
 
-_GATHER = 5.0  # seconds between reports that nobody has asked for
-_PATIENCE = 2.0  # seconds, for those that have too much to do to report
+_REPORT_EVERY = 5.0  # seconds between reports that nobody has asked for
+_REPORT_WITHIN = 2.0  # seconds, for those that have too much to do to report
 _SILENT = 5.0  # seconds without the report it was asked for: it gets no more clients
 _HUNG = 20.0  # seconds: it is killed
 _BEHIND = 64  # messages that it has not read: it gets no more clients
-_START = 60.0  # seconds, until a worker must be ready
-_END = 2.0  # seconds, until its process must have ended
-_FULL = 0.1  # seconds to wait where nobody is fit, or no descriptor is free for one more client
-
-# A worker is of the same program, wherever that was started: `-m` would look into the working
-# directory first, and might find another version there, or somebody else's modules.
-_BOOT = (
-    "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
-    "from mirror.front.workers.process import main; main(*sys.argv[1:])"
-)
-
-Kill = Callable[[], None]
-Hire = Callable[[socket.socket], AbstractAsyncContextManager[Kill]]
-"""Has a worker live inside the block, at the other end of this socket; waits for its end."""
+_START_WITHIN = 60.0  # seconds, until a worker must be ready
+_RETRY = 0.1  # seconds to wait where nobody is fit, or no descriptor is free for one more client
 
 
 @dataclass(slots=True)
@@ -58,6 +48,7 @@ class _Member:
     """A worker that is at work. `asked_at` when it was first asked for the report that it owes."""
 
     peer: Peer
+    worker: Worker
     kill: Kill
     asked_at: float | None = None
 
@@ -72,14 +63,15 @@ class _Member:
 
 
 class Pool:
-    """The workers. `used` is called with what they have served from what they had at hand."""
+    """The workers. `used` is called with what they have served from their caches."""
 
     def __init__(
         self,
         config: Config,
-        mirror: Mirror,
+        mirror: Pulls,
+        open_blob: OpenBlob,
         *,
-        hire: Hire,
+        spawn: Spawn,
         traffic: Traffic,
         faults: Faults,
         used: Callable[[Digest], None],
@@ -87,7 +79,8 @@ class Pool:
     ) -> None:
         self._config = config
         self._mirror = mirror
-        self._hire = hire
+        self._open_blob = open_blob
+        self._spawn = spawn
         self._traffic = traffic
         self._faults = faults
         self._used = used
@@ -95,7 +88,7 @@ class Pool:
         self._backoff = Backoff()
         self._members: deque[_Member] = deque()
         self._clock = asyncio.get_running_loop().time
-        self._is_dealing = False
+        self._is_accepting = False
         self._stopping = False
 
     @asynccontextmanager
@@ -107,13 +100,13 @@ class Pool:
             OSError: A process cannot be started.
         """
         note = self._faults.note
-        async with owned_tasks(note) as self._tasks, owned_tasks(note) as employment:
+        async with owned_tasks(note) as self._tasks, owned_tasks(note) as supervising:
             started = [
                 asyncio.get_running_loop().create_future()
                 for _ in range(self._config.server.worker_count)
             ]
             for future in started:
-                employment.keep(partial(self._employ, future), name="employ")
+                supervising.keep(partial(self._supervise, future), name="supervise")
             await asyncio.gather(*started)
             async with owned_tasks(note) as watching:
                 watching.keep(self._watch, name="watch")
@@ -121,36 +114,41 @@ class Pool:
             await self._drain()
 
     @asynccontextmanager
-    async def dealing(self, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
+    async def accepting(self, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
         """Inside the block, who connects is served."""
         async with owned_tasks(self._faults.note) as tasks:
             for listener in listeners:
-                tasks.keep(partial(self._deal, listener), name="deal")
-            self._is_dealing = True
+                tasks.keep(partial(self._accept, listener), name="dispatch")
+            self._is_accepting = True
             try:
                 yield
             finally:
-                self._is_dealing = False
+                self._is_accepting = False
 
     async def gather(self) -> None:
         """Have everyone report; the report of whoever takes too long counts when it comes."""
-        hearings = [
-            self._tasks.create_task(self._hear(member), name="watch")
+        reports = [
+            self._tasks.create_task(self._get_report(member), name="watch")
             for member in self._members
-            if member.silence(self._clock()) < _PATIENCE
+            if member.silence(self._clock()) < _REPORT_WITHIN
         ]
-        if hearings:
-            await asyncio.wait(hearings, timeout=_PATIENCE)
+        if reports:
+            await asyncio.wait(reports, timeout=_REPORT_WITHIN)
+
+    def forget(self, what: Forgettable) -> None:
+        """Have every worker forget it: what is asked after this is answered without it."""
+        for member in self._members:
+            member.worker.forget(what)
 
     def find_problem(self) -> str | None:
         """Why nobody is served now, if that is so."""
-        if not self._is_dealing:
+        if not self._is_accepting:
             return "it is being started, or stopped"
         return None if self._members else "no worker is running"
 
     # A worker's life
 
-    async def _employ(self, started: asyncio.Future[None]) -> None:
+    async def _supervise(self, started: asyncio.Future[None]) -> None:
         """Have a worker, and after it the next."""
         failures = 0
         while True:
@@ -158,7 +156,7 @@ class Pool:
             try:
                 ours, theirs = make_pair()
                 with ours, theirs:
-                    async with self._hire(theirs) as kill:
+                    async with self._spawn(theirs) as kill:
                         await self._work_with(ours, kill, started)
                 problem = "it has died"
             except Exception as error:  # noqa: BLE001 - the mirror serves on with the others
@@ -179,11 +177,14 @@ class Pool:
     async def _work_with(
         self, connection: socket.socket, kill: Kill, started: asyncio.Future[None]
     ) -> None:
-        peer = Peer(connection, Desk(self._mirror).serves(), tasks=self._tasks)
-        member = _Member(peer, kill)
+        leases: Leases = Lender(self._open_blob)
+        served = serve(Pulls, self._mirror) | serve(Leases, leases)
+        peer = Peer(connection, served, tasks=self._tasks, note_fault=self._faults.note)
+        worker: Worker = proxy(Worker, peer)
+        member = _Member(peer, worker, kill)
         try:
-            async with asyncio.timeout(_START):
-                await peer.call("start", self._config)
+            async with asyncio.timeout(_START_WITHIN):
+                await worker.start(settings_for_workers(self._config))
             self._members.append(member)
             if not started.done():
                 started.set_result(None)
@@ -195,17 +196,17 @@ class Pool:
 
     async def _drain(self) -> None:
         self._stopping = True
-        peers = [member.peer for member in self._members]
+        workers = [member.worker for member in self._members]
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._config.server.drain_timeout + _END):
+            async with asyncio.timeout(self._config.server.drain_timeout + EXIT_WITHIN):
                 await asyncio.gather(
-                    *(peer.call("drain") for peer in peers), return_exceptions=True
+                    *(worker.drain() for worker in workers), return_exceptions=True
                 )
         await self.gather()
 
     # What it does
 
-    async def _deal(self, listener: socket.socket) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             member = await self._next()
@@ -214,10 +215,10 @@ class Pool:
                 with connection:
                     if not member.is_fit(self._clock()):  # nobody had come for long
                         member = await self._next()
-                    member.peer.tell("connect", connection)
+                    member.worker.connect(connection)
             except OSError as error:
                 _logger.error("no more clients for now: %s", error)  # noqa: TRY400 - no fault
-                await asyncio.sleep(_FULL)
+                await asyncio.sleep(_RETRY)
             await asyncio.sleep(0)  # others have their turn, also when a cluster arrives
 
     async def _next(self) -> _Member:
@@ -227,23 +228,28 @@ class Pool:
                 self._members.rotate(-1)
                 if self._members[-1].is_fit(self._clock()):
                     return self._members[-1]
-            await asyncio.sleep(_FULL)
+            await asyncio.sleep(_RETRY)
 
     async def _watch(self) -> None:
         """Gather now and then, and see who hangs."""
         while True:
-            await asyncio.sleep(_GATHER)
+            await asyncio.sleep(_REPORT_EVERY)
             await self.gather()
             for member in self._members:
                 if member.silence(self._clock()) > _HUNG:
                     _logger.error("a worker hangs, and is killed")
                     member.kill()
 
-    async def _hear(self, member: _Member) -> None:
+    async def _get_report(self, member: _Member) -> None:
         if member.asked_at is None:
             member.asked_at = self._clock()
         try:
-            report: Report = await member.peer.call("report")
+            report = await member.worker.report()
+            check_report(report, self._config.upstream)
+        except Violation as violation:
+            _logger.error("a worker is let go: %s", violation)  # noqa: TRY400 - no fault of ours
+            member.peer.close()
+            return
         except Exception as error:  # noqa: BLE001 - nobody knows what it has done
             _logger.warning("a worker does not report: %s", error)
             return
@@ -259,49 +265,3 @@ def _first(error: Exception) -> Exception:
     if isinstance(error, ConfigError | OSError):
         return error
     return OSError(f"a worker cannot be started: {error}")
-
-
-def hire_here(clock: Callable[[], float]) -> Hire:
-    """Workers that live in this process."""
-
-    @asynccontextmanager
-    async def hire(connection: socket.socket) -> AsyncIterator[Kill]:
-        faults = Faults()
-        async with owned_tasks(faults.note) as tasks:
-            worker = Worker(connection, tasks=tasks, faults=faults, clock=clock)
-            yield worker.close
-            await worker.lost.wait()
-
-    return hire
-
-
-def hire_process(settings: Log) -> Hire:
-    """Workers that are processes, and log as `settings` say."""
-
-    @asynccontextmanager
-    async def hire(connection: socket.socket) -> AsyncIterator[Kill]:
-        with connection:
-            descriptor = connection.fileno()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-c", _BOOT, os.pathsep.join(sys.path),
-                str(descriptor), settings.level, settings.format,
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=[descriptor],
-                start_new_session=True,  # Ctrl-C is for the mirror's process, which tells them
-            )  # fmt: skip
-        try:
-            yield process.kill
-        finally:
-            await _end(process)
-        if process.returncode:
-            raise OSError(f"process {process.pid} has ended with status {process.returncode}")
-
-    return hire
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    try:
-        async with asyncio.timeout(_END):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()

@@ -5,7 +5,7 @@ import socket
 
 import uvloop
 
-from mirror.front.workers.worker import serve
+from mirror.front.workers.worker import serve_until_lost
 from mirror.telemetry import log
 
 
@@ -15,6 +15,6 @@ def main(descriptor: str, level: str, style: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # they are for the mirror's process, which tells us
     writer = log.start(level, "json" if style == "json" else "text")
     try:
-        uvloop.run(serve(socket.socket(fileno=int(descriptor))))
+        uvloop.run(serve_until_lost(socket.socket(fileno=int(descriptor))))
     finally:
         writer.stop()

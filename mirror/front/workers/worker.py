@@ -1,7 +1,7 @@
 """A worker: everything that faces clients, in a process of its own.
 
-It accepts no connections, keeps nothing on disk and asks no upstream: connections are dealt to it,
-and what it does not have at hand it asks of the mirror's process (`mirror.front.wire`). It lives as
+It accepts no connections, keeps nothing on disk and asks no upstream: connections are given to it,
+and what it has not in its cache it asks of the mirror's process (`mirror.front.ports`). It lives as
 long as that process does.
 """
 
@@ -11,38 +11,34 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import Config, ConfigError, Server
+from mirror.config import ConfigError, Server as ServerSettings
+from mirror.front import ports
 from mirror.front.api.access import Access
+from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
-from mirror.front.wire.near import Near
-from mirror.front.wire.peer import Peer, Served
-from mirror.front.wire.remote import Remote
-from mirror.oci.digest import Digest
+from mirror.front.api.pulls import CachedPulls
+from mirror.front.api.server import Server
+from mirror.front.wire.interface import serve
+from mirror.front.wire.peer import Peer, proxy
+from mirror.front.workers.settings import parse_settings
+from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker tells of its work since it was last asked."""
-
-    traffic: Traffic
-    used: set[Digest]  # served from what it had at hand
-    faults: dict[str, int]  # how many, by task
+_LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
 
 
 class Worker:
-    """Serves the connections that it is dealt."""
+    """Serves the connections that it is given: the port `mirror.front.ports.Worker`."""
 
     def __init__(
         self, connection: socket.socket, *, tasks: Tasks, faults: Faults, clock: Callable[[], float]
@@ -51,67 +47,75 @@ class Worker:
         self._faults = faults
         self._clock = clock
         self._traffic = Traffic()
-        self._near = Near(0, clock=clock)
+        self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
+        self._send_timeout = 0  # milliseconds
         self._runner: web.ServerRunner | None = None
-        serves: Served = {
-            "start": self._start,
-            "connect": self._connect,
-            "report": self._report,
-            "drain": self._drain,
-        }
-        self._peer = Peer(connection, serves, tasks=tasks)
+        served = serve(ports.Worker, self)
+        self._peer = Peer(connection, served, tasks=tasks, note_fault=faults.note)
         self.lost = self._peer.lost
 
     def close(self) -> None:
         """End at once."""
         self._peer.close()
 
-    async def _start(self, config: Config) -> None:
+    async def start(self, settings: dict[str, Any]) -> None:
         """Get ready to serve.
 
         Raises:
             ConfigError: A file that the configuration names makes no sense.
         """
-        access = await asyncio.to_thread(Access, config.server)  # it reads files
-        self._tls = await asyncio.to_thread(_tls, config.server)
-        self._near = Near(config.memory_share, clock=self._clock)
-        mirror = Remote(
-            self._peer,
-            Router(config),
-            self._near,
+        config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
+        server = config.server
+        access = await asyncio.to_thread(Access, server)
+        self._tls = await asyncio.to_thread(_tls, server)
+        self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
+        self._cache = Cache(config.memory_share, clock=self._clock)
+        front: ports.Front = proxy(ports.Front, self._peer)
+        cached = CachedPulls(
+            front,
+            self._cache,
             prefetches=config.fill.prefetch != "off",
             tasks=self._tasks,
             clock=self._clock,
         )
-        frontend = Frontend(Handlers(mirror), access, self._traffic, self._faults)
-        self._runner = web.ServerRunner(
-            web.Server(frontend, handler_cancellation=True, access_log=None),
-            shutdown_timeout=config.server.drain_timeout,
-        )
+        handlers = Handlers(front, cached, Router(config))
+        frontend = Frontend(handlers, access, self._traffic, self._faults)
+        self._runner = web.ServerRunner(Server(frontend), shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
 
-    async def _connect(self, connection: socket.socket) -> None:
+    def connect(self, connection: socket.socket) -> None:
         """Serve a client."""
         server = self._runner.server if self._runner is not None else None
         if server is None:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        with suppress(OSError):  # it has left again, or its TLS is none
-            await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+        _ = self._tasks.create_task(self._serve(server, connection), name="request")
 
-    async def _report(self) -> Report:
-        return Report(self._traffic.take(), self._near.take_used(), self._faults.take())
+    def forget(self, what: Forgettable) -> None:
+        """Drop what is remembered of it, and do not keep answers that are on their way."""
+        self._cache.forget(what)
 
-    async def _drain(self) -> None:
+    async def report(self) -> ports.Report:
+        """What there is to count."""
+        return ports.Report([*self._traffic.take()], self._cache.take_used(), self._faults.take())
+
+    async def drain(self) -> None:
         """Let responses finish, within `server.drain_timeout`; then close every connection."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
+    async def _serve(self, server: web.Server, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):  # it has left again, or its TLS is none
+            # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
+            # a file, a TLS record and the last bytes of a connection that is being closed.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
+            await loop.connect_accepted_socket(server, connection, ssl=self._tls)
 
-async def serve(connection: socket.socket) -> None:
+
+async def serve_until_lost(connection: socket.socket) -> None:
     """Work for the process at the other end, until it ends."""
     faults = Faults()
     async with owned_tasks(faults.note) as tasks:
@@ -119,7 +123,7 @@ async def serve(connection: socket.socket) -> None:
         await worker.lost.wait()
 
 
-def _tls(server: Server) -> ssl.SSLContext | None:
+def _tls(server: ServerSettings) -> ssl.SSLContext | None:
     if server.tls_certificate_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

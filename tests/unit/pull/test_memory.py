@@ -5,7 +5,8 @@ import pytest
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
-from mirror.oci.reference import Repository
+from mirror.oci.reference import Repository, Tag
+from mirror.pull.forget import Forgettable, TagOf
 from mirror.pull.memory import Memory
 from mirror.sources.registry.endpoint import Scope
 from mirror.storage.catalog import TagRecord
@@ -113,3 +114,45 @@ def test_an_outage_and_a_denial_are_not_remembered(clock: FakeClock, error: Exce
     with pytest.raises(type(error)):
         ask(kept, error=error)
     ask(kept)
+
+
+@pytest.mark.parametrize(
+    ("what", "left"),
+    [
+        (DIGEST, {"other link", "other tag", "missing"}),
+        (TagOf(ALPINE, Tag("1")), {"content", "link", "other link", "other tag"}),
+        (ALPINE, {"content", "other link", "other tag"}),
+        (OTHER, {"content", "link", "tag", "missing"}),
+    ],
+)
+def test_what_is_forgotten_is_gone_and_the_rest_stays(
+    clock: FakeClock, what: Forgettable, left: set[str]
+) -> None:
+    kept = memory(clock)
+    other = digest_of(b"y")
+    kept.keep(DIGEST, b"x")
+    kept.keep_link(ALPINE, DIGEST, 1)
+    kept.keep_link(OTHER, other, 1)
+    kept.keep_tag(ALPINE, "1", TagRecord(DIGEST, 5.0))
+    kept.keep_tag(OTHER, "1", TagRecord(other, 5.0))
+    asking = Scope(ALPINE)
+
+    def is_missing() -> bool:
+        try:
+            with kept.remembering_missing(asking, "manifest 1"):
+                return False
+        except Missing:
+            return True
+
+    with pytest.raises(Missing), kept.remembering_missing(asking, "manifest 1"):
+        raise Missing(ErrorCode.MANIFEST_UNKNOWN, "not yet")
+    kept.forget(what)
+    there = {
+        "content": kept.find_blob(DIGEST) is not None,
+        "link": kept.linked_size(ALPINE, DIGEST) is not None,
+        "other link": kept.linked_size(OTHER, other) is not None,
+        "tag": kept.find_tag(ALPINE, "1") is not None,
+        "other tag": kept.find_tag(OTHER, "1") is not None,
+        "missing": is_missing(),
+    }
+    assert {name for name, is_there in there.items() if is_there} == left

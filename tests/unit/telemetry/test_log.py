@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from mirror.telemetry.log import Line, Writer, fields, request_id, start
+from mirror.telemetry.log import Line, LineWriter, fields, request_id, start
 
 logger = logging.getLogger("mirror.front.api.middleware")
 
@@ -163,13 +163,13 @@ class Pipe(io.StringIO):
         return len(text)
 
 
-def write(writer: Writer, message: str) -> None:
+def write(writer: LineWriter, message: str) -> None:
     writer.write(Line(0, "INFO", "mirror", message, {}, ""))
 
 
 def test_what_is_told_while_the_last_is_written_is_written_too() -> None:
     pipe = Pipe()
-    writer = Writer(pipe, lambda line: line.message)
+    writer = LineWriter(pipe, lambda line: line.message)
     write(writer, "first")
     assert pipe.began.wait(5)
     write(writer, "second")
@@ -186,7 +186,7 @@ def test_what_is_told_while_the_last_is_written_is_written_too() -> None:
 def test_lines_are_written_together_as_far_as_a_pipe_takes_them_in_one_piece(letter: str) -> None:
     """What is longer than PIPE_BUF, in bytes, is mixed with what other processes write."""
     pipe = Pipe()
-    writer = Writer(pipe, lambda line: line.message)
+    writer = LineWriter(pipe, lambda line: line.message)
     write(writer, "first")
     assert pipe.began.wait(5)  # from now on they wait, and are written together
     lines = [letter * (number % 300) for number in range(400)]
@@ -198,3 +198,20 @@ def test_lines_are_written_together_as_far_as_a_pipe_takes_them_in_one_piece(let
     sizes = [len(piece.encode()) for piece in pipe.pieces]
     assert max(sizes) <= select.PIPE_BUF
     assert min(sizes[1:-1]) > select.PIPE_BUF // 2  # and not one by one
+
+
+def test_while_nobody_reads_lines_are_bounded_and_whoever_reads_again_is_told() -> None:
+    pipe = Pipe()
+    writer = LineWriter(pipe, lambda line: f"{line.message} {line.facts.get('lines', '')}".strip())
+    write(writer, "first")
+    assert pipe.began.wait(10)
+    line = "x" * 2**16
+    for _ in range(1000):  # 64 MiB
+        write(writer, line)
+    pipe.may_go_on.set()
+    writer.stop()
+    lines = "".join(pipe.pieces).splitlines()
+    kept = lines.count(line)
+    assert kept * len(line) < 16 * 2**20
+    assert lines[0] == "first"
+    assert lines[-1] == f"nobody read the log {1000 - kept}"

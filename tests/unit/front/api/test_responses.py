@@ -1,6 +1,10 @@
 """Answers as HTTP, without a network."""
 
+import asyncio
+import ssl
 from dataclasses import replace
+from io import FileIO
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,7 +15,7 @@ from mirror.oci.digest import digest_of
 from mirror.oci.errors import RangeNotSatisfiable
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.pull import answers
-from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome
+from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, WholeFile
 from mirror.telemetry.traffic import Result
 
 CONTENT = b"0123456789"
@@ -124,3 +128,32 @@ def test_the_link_leads_to_the_path_that_was_asked_for(
 ) -> None:
     response = responses.page(request(path="/v2/a/tags/list?n=2&x=y"), {}, following, ns)
     assert response.headers.get("Link") == link
+
+
+class OverTls(asyncio.Transport):
+    """A connection whose bytes pass through our hands."""
+
+    def __init__(self) -> None:
+        super().__init__({"sslcontext": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)})
+
+
+class Sink(web.StreamResponse):
+    """Takes whatever is written."""
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        del data
+
+
+async def test_over_tls_a_file_that_is_shorter_than_promised_ends_the_response(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "blob").write_bytes(CONTENT)
+    over_tls = make_mocked_request("GET", "/", transport=OverTls())
+    with FileIO(tmp_path / "blob") as file:
+        size = len(CONTENT) + 1
+        answer = BlobAnswer(DIGEST, size, WholeFile(file, size), answers.HIT)
+        span = responses.Span(0, size, is_partial=False)
+        async with asyncio.timeout(10):
+            with pytest.raises(OSError, match="truncated"):
+                async for _ in responses.send_body(over_tls, Sink(), answer, span):
+                    pass

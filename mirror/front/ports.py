@@ -1,0 +1,156 @@
+"""The ports of the front: all that the process that decides and its workers may ask of each other.
+
+A method stands here once. How it is asked is read from its signature, and what may be sent from
+its annotations (`mirror.front.wire.interface`) :
+
+    async def                                 asked and answered
+    def -> AbstractAsyncContextManager        opened, and held until the caller is done with it
+    def -> None                               told; nobody waits
+
+A worker faces the network, and may be taken over: what it says is parsed at the door, and is never
+more than a question. It names a repository, and not whose authority counts there.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from io import FileIO
+from socket import socket
+from typing import Annotated, Any, Protocol
+
+from msgspec import Meta, Struct
+
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Reference, Repository
+from mirror.oci.request import Page
+from mirror.pull.answers import (
+    BlobSize,
+    ManifestAnswer,
+    Outcome,
+    Progress,
+    ReferrersAnswer,
+    TagsAnswer,
+)
+from mirror.pull.forget import Forgettable
+from mirror.telemetry.traffic import Sort, Tally
+
+Authorization = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]*\Z", max_length=2**16)] | None
+"""What the client sent (RFC 9110, 11.4); it may become a header of ours, so it is printable."""
+
+Number = Annotated[int, Meta(ge=0, lt=2**53)]
+Position = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Lease(Struct, frozen=True, array_like=True):
+    """An open blob in a worker's hands; until it is given back, it is not evicted.
+
+    `content` is there for a small blob; else `file` and its `progress`; else it is streamed.
+    `number` is what to ask for more by: of a file that grows (all leases of the same fill have the
+    same number) or of a stream; 0 where there is no more. `size` in bytes, None if not known yet.
+    """
+
+    size: int | None
+    outcome: Outcome
+    content: bytes | None = None
+    file: FileIO | None = None
+    progress: Progress | None = None
+    number: Number = 0
+
+    def close(self) -> None:
+        """Close the receiver's own file."""
+        if self.file is not None:
+            self.file.close()
+
+
+class FaultElsewhere(Exception):
+    """The other process has a fault, which it has noted itself."""
+
+
+class Pulls(Protocol):
+    """Pulls, answered by what decides. All of it may raise `Missing`, `Denied`, `Unavailable`.
+
+    `authorization` is what the client sent; it matters for `access = "client"` upstreams only, and
+    goes nowhere else. A repository of no configured upstream: RegistryError, `NAME_UNKNOWN`.
+    """
+
+    async def get_manifest(
+        self, repository: Repository, reference: Reference, authorization: Authorization
+    ) -> ManifestAnswer:
+        """A manifest, by tag or digest."""
+
+    def note_served(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> None:
+        """A client has been given a manifest, and will soon ask for what it refers to."""
+
+    async def head_blob(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> BlobSize:
+        """What is known of a blob; it is not transferred."""
+
+    async def list_tags(
+        self, repository: Repository, page: Page, authorization: Authorization
+    ) -> TagsAnswer:
+        """A page of tags."""
+
+    async def list_referrers(
+        self,
+        repository: Repository,
+        digest: Digest,
+        artifact_type: str | None,
+        authorization: Authorization,
+    ) -> ReferrersAnswer:
+        """What refers to a digest."""
+
+    async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
+        """What is cached, and the query of the next page."""
+
+
+class Leases(Protocol):
+    """Blobs, leased to one worker; raises as `Pulls`."""
+
+    def open_blob(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> AbstractAsyncContextManager[Lease]:
+        """A blob, open for reading inside the block."""
+
+    async def follow(self, number: Number, seen: Progress) -> Progress:
+        """How far a leased file has come, once that is another progress than `seen`."""
+
+    async def next_chunk(
+        self, number: Number, start: Position, stop: Position | None
+    ) -> bytes | None:
+        """What follows in a leased stream, read from `start` to `stop`; None at its end."""
+
+
+class Front(Pulls, Leases, Protocol):
+    """All that a worker may ask."""
+
+
+class Report(Struct, frozen=True, array_like=True):
+    """What a worker tells of its work since it was last asked."""
+
+    traffic: list[tuple[Sort, Tally]]
+    used: set[Digest]  # served from its cache
+    faults: dict[str, Number]  # how many, by task
+
+
+class Worker(Protocol):
+    """All that a worker may be asked."""
+
+    async def start(self, settings: dict[str, Any]) -> None:
+        """Get ready to serve, by what `mirror.front.workers.settings` makes of the configuration.
+
+        Raises:
+            ConfigError: A file that the configuration names makes no sense.
+        """
+
+    def connect(self, connection: socket) -> None:
+        """Serve a client."""
+
+    def forget(self, what: Forgettable) -> None:
+        """Drop what is remembered of it, and do not keep answers that are on their way."""
+
+    async def report(self) -> Report:
+        """What there is to count."""
+
+    async def drain(self) -> None:
+        """Let responses finish, within `server.drain_timeout`; then close every connection."""

@@ -1,0 +1,130 @@
+"""Passwords: what a check costs, and whom it is made for first."""
+
+import asyncio
+import base64
+import threading
+from collections.abc import Callable
+
+import bcrypt
+import pytest
+
+from mirror.front.api.passwords import Passwords
+from mirror.oci.errors import Unavailable
+
+HASHES = {name: bcrypt.hashpw(name.encode(), bcrypt.gensalt(4)) for name in ("anna", "bert")}
+HERE, THERE = "10.0.0.1", "10.0.0.2"
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+class Checks:
+    """Sees each check of a password, and lets it go on when it may."""
+
+    def __init__(self, check: Callable[[bytes, bytes], bool]) -> None:
+        self._check = check
+        self.made: list[bytes] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def __call__(self, password: bytes, known: bytes) -> bool:
+        self.made.append(password)
+        assert self.may_go_on.wait(20)
+        return self._check(password, known)
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
+    checks = Checks(bcrypt.checkpw)
+    monkeypatch.setattr(bcrypt, "checkpw", checks)
+    return checks
+
+
+async def begin(checks: Checks, count: int) -> None:
+    """Return when so many checks have begun."""
+    async with asyncio.timeout(10):
+        while len(checks.made) < count:  # noqa: ASYNC110 - threads set no Event of the loop
+            await asyncio.sleep(0.01)
+
+
+async def test_right_and_wrong_are_told_apart(checks: Checks) -> None:
+    passwords = Passwords(HASHES)
+    assert await passwords.admits(HERE, basic("anna", "anna"))
+    assert not await passwords.admits(HERE, basic("anna", "bert"))
+    assert not await passwords.admits(HERE, basic("carl", "carl"))
+    assert not await passwords.admits(HERE, "Bearer anna")
+
+
+@pytest.mark.parametrize("name", ["anna", "carl"])
+async def test_a_name_that_there_is_not_costs_as_many_checks_as_one_that_there_is(
+    checks: Checks, name: str
+) -> None:
+    passwords = Passwords(HASHES)
+    assert not await passwords.admits(HERE, basic(name, "wrong"))
+    assert len(checks.made) == 1
+
+
+async def test_what_was_right_or_wrong_a_moment_ago_is_not_checked_again(checks: Checks) -> None:
+    passwords = Passwords(HASHES)
+    for _ in range(3):
+        assert await passwords.admits(HERE, basic("anna", "anna"))
+        assert not await passwords.admits(HERE, basic("anna", "wrong"))
+    assert len(checks.made) == 2
+
+
+async def test_many_who_ask_the_same_at_once_wait_for_one_check(checks: Checks) -> None:
+    passwords = Passwords(HASHES)
+    asking = [passwords.admits(HERE, basic("anna", "anna")) for _ in range(20)]
+    assert all(await asyncio.gather(*asking))
+    assert len(checks.made) == 1
+
+
+async def test_whoever_leaves_does_not_decide_for_those_who_ask_the_same(checks: Checks) -> None:
+    passwords = Passwords(HASHES)
+    checks.may_go_on.clear()
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(passwords.admits(HERE, basic("anna", "anna")))
+        await begin(checks, 1)
+        second = tasks.create_task(passwords.admits(HERE, basic("anna", "anna")))
+        await asyncio.sleep(0)
+        first.cancel()
+        checks.may_go_on.set()
+        assert await second
+
+
+@pytest.mark.parametrize(("guessed", "address"), [("anna", HERE), ("carl", HERE), ("bert", THERE)])
+async def test_guessers_wait_for_their_turns_behind_each_other_and_nobody_else_behind_them(
+    checks: Checks, guessed: str, address: str
+) -> None:
+    """They guess another's password, or a name, here; or this one's from elsewhere."""
+    passwords = Passwords(HASHES)
+    checks.may_go_on.clear()
+    async with asyncio.TaskGroup() as tasks:
+        guesses = [
+            tasks.create_task(passwords.admits(address, basic(guessed, f"guess {number}")))
+            for number in range(50)
+        ]
+        await begin(checks, 2)
+        genuine = tasks.create_task(passwords.admits(HERE, basic("bert", "bert")))
+        await asyncio.sleep(0)
+        checks.may_go_on.set()
+        assert await genuine
+        assert not any(await asyncio.gather(*guesses))
+    assert checks.made.index(b"bert") < 10  # of 51
+
+
+async def test_more_than_can_be_checked_soon_are_turned_away(checks: Checks) -> None:
+    passwords = Passwords(HASHES)
+    checks.may_go_on.clear()
+    async with asyncio.TaskGroup() as tasks:
+        guesses = [
+            tasks.create_task(passwords.admits(HERE, basic("anna", f"guess {number}")))
+            for number in range(66)  # two are checked, the others wait
+        ]
+        await begin(checks, 2)
+        with pytest.raises(Unavailable):
+            await passwords.admits(HERE, basic("anna", "one more"))
+        checks.may_go_on.set()
+        assert not any(await asyncio.gather(*guesses))
+    assert await passwords.admits(HERE, basic("anna", "anna"))
