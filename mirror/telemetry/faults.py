@@ -13,8 +13,8 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 TASKS = (
-    "answer", "deal", "employ", "fill", "prefetch", "probe", "request", "single flight", "tidy",
-    "watch",
+    "answer", "count references", "deal", "employ", "fill", "prefetch", "probe", "request",
+    "single flight", "tidy", "watch",
 )  # fmt: skip
 """What faults may happen in; the metric shows each from the start."""
 

@@ -16,7 +16,7 @@ response before the digest is proved.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,6 +41,9 @@ _logger = logging.getLogger(__name__)
 
 _LONG = 1.0  # seconds that a blob may take over the connections there are
 _PATIENCE = 60.0  # seconds; readers are not kept waiting for an upstream that wants more
+
+NoteSent = Callable[[str, Digest], Awaitable[None]]
+"""Told that an upstream has sent the bytes of a digest, before they are kept."""
 
 
 class State(Enum):
@@ -92,6 +95,7 @@ class Fill:
         places: Slots,
         urgency: Urgency,
         metrics: Metrics,
+        note_sent: NoteSent,
         clock: Callable[[], float],
         random: Random,
     ) -> None:
@@ -106,6 +110,7 @@ class Fill:
         self._places = places
         self._urgency = urgency
         self._metrics = metrics
+        self._note_sent = note_sent
         self._clock = clock
         self._random = random
         self.error: RegistryError | None = None
@@ -200,6 +205,7 @@ class Fill:
             await self._complete(writer)
             self._move(State.VERIFYING)
             self._prove(writer)
+            await self._note_sent(self._registry.name, self.digest)
             await writer.commit()
             self._move(State.ENDED)
         except (Unavailable, Missing, Denied, asyncio.CancelledError):
