@@ -9,6 +9,7 @@ sent it, and it heals by one question upstream.
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,7 +32,7 @@ async def take_over(catalog: Path, records: Database, path: Path, schema: Schema
     """
     if await records.first("SELECT 1 FROM upstreams LIMIT 1", (), bool):
         return
-    with explained(path, schema):
+    with explained(catalog, replace(schema, name="catalog")):
         await asyncio.to_thread(_copy, catalog, path)
 
 

@@ -24,6 +24,14 @@ SCHEMA = Schema(
     ),
 )
 
+FIND_LINK = (
+    "SELECT l.size, l.is_confirmed, EXISTS ("
+    " SELECT 1 FROM sent AS s WHERE s.digest = l.digest AND s.upstream = r.upstream)"
+    " FROM repositories AS r JOIN links AS l ON l.repository = r.id"
+    " WHERE r.path = ? AND l.digest = ?"
+)
+"""Asked for each pull of what is not in memory."""
+
 _REPOSITORY = "(SELECT id FROM repositories WHERE path = ?)"
 _UPSTREAM = "(SELECT id FROM upstreams WHERE name = ?)"
 _BATCH = 500  # digests asked about in one query
@@ -58,10 +66,7 @@ class SqliteRecords:
     async def find_link(self, repository: Repository, digest: Digest) -> Link | None:
         """What is known of the repository's having this digest."""
         return await self._database.first(
-            "SELECT l.size, l.is_confirmed, EXISTS ("
-            " SELECT 1 FROM sent AS s WHERE s.digest = l.digest AND s.upstream = r.upstream)"
-            " FROM repositories AS r JOIN links AS l ON l.repository = r.id"
-            " WHERE r.path = ? AND l.digest = ?",
+            FIND_LINK,
             (str(repository), pack(digest)),
             lambda size, is_confirmed, is_sent: Link(size, bool(is_confirmed), bool(is_sent)),
         )

@@ -25,6 +25,7 @@ from random import Random
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Slots, Urgency
+from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, RegistryError, Unavailable
 from mirror.pull.answers import Progress
@@ -205,8 +206,7 @@ class Fill:
             await self._complete(writer)
             self._move(State.VERIFYING)
             self._prove(writer)
-            await self._note_sent(self._registry.name, self.digest)
-            await writer.commit()
+            await to_the_end(self._keep(writer))
             self._move(State.ENDED)
         except (Unavailable, Missing, Denied, asyncio.CancelledError):
             await writer.suspend()  # what is there is continued when somebody asks again
@@ -214,6 +214,11 @@ class Fill:
         except BaseException:
             await writer.discard()
             raise
+
+    async def _keep(self, writer: Writer) -> None:
+        """Keep what is proved; first it is on record who has sent it."""
+        await self._note_sent(self._registry.name, self.digest)
+        await writer.commit()
 
     async def _complete(self, writer: Writer) -> None:
         """Fetch what is missing."""
