@@ -13,7 +13,7 @@ What is small is read into memory, and proved anew on the way: what is damaged i
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
@@ -100,10 +100,11 @@ class Blobs:
         if blob is None:
             yield None
             return
-        try:
-            yield blob if blob.size > SMALL else await self._read(digest)
-        finally:
-            blob.close()
+        with closing(blob):
+            if blob.size > SMALL:
+                yield blob
+                return
+        yield await self._read(digest)
 
     async def _read(self, digest: Digest) -> bytes | None:
         """What is small is from memory the next time."""
