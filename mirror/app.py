@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from aiohttp import ClientSession, web
@@ -37,6 +37,10 @@ from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
+from mirror.pull.referenced import ReferencedBytes
+from mirror.records.from_catalog import remove_catalog
+from mirror.records.ports import Records
+from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Registry
@@ -47,6 +51,7 @@ from mirror.telemetry.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 
+_REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _PATIENCE = 0.5  # of connect_timeout, where a stale answer is at hand; upstream may use it all
 _BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
@@ -111,9 +116,15 @@ def _allow_descriptors() -> None:
 
 @asynccontextmanager
 async def run(
-    config: Config, *, clock: Clock = _wall_clock, spawn: Spawn | None = None
+    config: Config,
+    *,
+    clock: Clock = _wall_clock,
+    monotonic: Clock = time.monotonic,
+    spawn: Spawn | None = None,
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
+
+    `monotonic` is never set back: what is remembered in this process for a while counts by it.
 
     Its workers live in this process, unless `spawn` has them live elsewhere.
 
@@ -133,11 +144,23 @@ async def run(
                 note_fault=note_fault,
             )
         )
+        root = config.store.root
+        catalog, file = root / "catalog.sqlite3", root / "records.sqlite3"
+        records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
+        await asyncio.to_thread(remove_catalog, catalog, root / "index.sqlite3", file)
         session = await stack.enter_async_context(open_session())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         forgetting = Forgetting()
-        mirror = _build(_Parts(config, store, session, work, metrics, forgetting, clock, dice))
+        parts = _Parts(
+            config, store, records, session, work, metrics, forgetting, dice,
+            clock=clock, monotonic=monotonic,
+        )  # fmt: skip
+        mirror = _build(parts)
+        referenced = ReferencedBytes(
+            store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
+        )
+        metrics.watch_referenced(referenced.read)
         pool = Pool(
             config,
             mirror,
@@ -173,45 +196,51 @@ class _Parts:
 
     config: Config
     store: Store
+    records: Records
     session: ClientSession
     work: Tasks
     metrics: Metrics
     forgetting: Forgetting
-    clock: Clock
     dice: random.Random
+    _: KW_ONLY
+    clock: Clock
+    monotonic: Clock
 
 
 def _build(parts: _Parts) -> Mirror:
-    config, store, work, clock = parts.config, parts.store, parts.work, parts.clock
+    config, store, records, work = parts.config, parts.store, parts.records, parts.work
+    clock, monotonic = parts.clock, parts.monotonic
     registries = {
         name: Registry(name, [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints])
         for name, upstream in config.upstream.items()
     }
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
-    memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=clock)
+    memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=monotonic)
     parts.forgetting.subscribe(memory.forget)
-    links = Links(store, memory, registries, SingleFlight(work))
+    private = {name for name, its in config.upstream.items() if its.access == "client"}
+    links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fills = Fills(
-        config.fill, registries, store, tasks=work, metrics=parts.metrics, random=parts.dice
-    )
+        config.fill, registries, store, tasks=work, metrics=parts.metrics,
+        note_sent=links.record_sent, random=parts.dice,
+    )  # fmt: skip
     manifests = Manifests(
-        store=store, memory=memory, links=links, registries=registries, flights=SingleFlight(work),
-        policy=policy, patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
+        store=store, records=records, memory=memory, links=links, registries=registries,
+        flights=SingleFlight(work), policy=policy,
+        patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, tasks=work)
-    public = {name for name, its in config.upstream.items() if its.access == "mirror"}
     return Mirror(
         registries=registries,
-        personal=config.upstream.keys() - public,
-        grants=Grants(clock),
+        personal=private,
+        grants=Grants(SingleFlight(work), clock=clock, monotonic=monotonic),
         manifests=manifests,
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
-            store, memory, registries, SingleFlight(work), policy,
-            public=public, clock=clock,
+            store, records, memory, registries=registries, flights=SingleFlight(work),
+            policy=policy, public=config.upstream.keys() - private, clock=clock,
         ),
     )  # fmt: skip
 

@@ -67,11 +67,18 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, schema: Schema, reader: aiosqlite.Connection, writer: aiosqlite.Connection
+        self,
+        path: Path,
+        schema: Schema,
+        *,
+        reader: aiosqlite.Connection,
+        lister: aiosqlite.Connection,
+        writer: aiosqlite.Connection,
     ) -> None:
         self._path = path
         self._schema = schema
         self._reader = reader
+        self._lister = lister
         self._writer = writer
         self._pending: list[_Write] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -87,14 +94,16 @@ class Database:
             StoreError: The file is damaged, not ours, or from a newer mirror.
         """
         async with AsyncExitStack() as connections:
-            with _explained(path, schema):
+            with explained(path, schema):
                 await asyncio.to_thread(_try_to_open, path)
                 connect = partial(aiosqlite.connect, path, isolation_level=None)
                 writer = await connections.enter_async_context(connect())
                 await _migrate(writer, path, schema)
                 reader = await connections.enter_async_context(connect())
-                await reader.execute("PRAGMA query_only = ON")
-                database = cls(path, schema, reader, writer)
+                lister = await connections.enter_async_context(connect())
+                for only_reads in (reader, lister):
+                    await only_reads.execute("PRAGMA query_only = ON")
+                database = cls(path, schema, reader=reader, lister=lister, writer=writer)
                 database.summary = await database._summarize()
             try:
                 yield database
@@ -103,10 +112,11 @@ class Database:
 
     async def rows(self, sql: str, values: Row, read: Callable[..., _T]) -> list[_T]:
         """Every row that `sql` finds, as `read` makes it of the columns. Raises StoreError."""
-        if self._closed:
-            raise StoreError(f"the {self._schema.name} is closed")
-        with _explained(self._path, self._schema):
-            return [read(*row) for row in await self._reader.execute_fetchall(sql, values)]
+        return await self._fetch(self._reader, sql, values, read)
+
+    async def page(self, sql: str, values: Row, read: Callable[..., _T]) -> list[_T]:
+        """As `rows`, for what may take long: nobody who asks for a row waits behind it."""
+        return await self._fetch(self._lister, sql, values, read)
 
     async def first(self, sql: str, values: Row, read: Callable[..., _T]) -> _T | None:
         """The first row that `sql` finds, as `read` makes it. Raises StoreError."""
@@ -123,6 +133,14 @@ class Database:
         if self._flushing is None:
             self._flushing = loop.create_task(self._flush())
         await write.done
+
+    async def _fetch(
+        self, connection: aiosqlite.Connection, sql: str, values: Row, read: Callable[..., _T]
+    ) -> list[_T]:
+        if self._closed:
+            raise StoreError(f"the {self._schema.name} is closed")
+        with explained(self._path, self._schema):
+            return [read(*row) for row in await connection.execute_fetchall(sql, values)]
 
     async def _close(self) -> None:
         self._closed = True
@@ -150,7 +168,7 @@ class Database:
 
     async def _commit(self, writes: list[_Write]) -> bool:
         try:
-            with _explained(self._path, self._schema):
+            with explained(self._path, self._schema):
                 self.summary = await self._transact(writes)
         except StoreError as error:
             for write in writes:
@@ -243,7 +261,7 @@ def _advice(schema: Schema, code: int) -> str:
 
 
 @contextmanager
-def _explained(path: Path, schema: Schema) -> Iterator[None]:
+def explained(path: Path, schema: Schema) -> Iterator[None]:
     """What SQLite and unreadable or unstorable values raise, in the operator's words."""
     what = f"the {schema.name} {path}"
     try:

@@ -19,9 +19,14 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A reference to content by digest; `size` is in bytes."""
+    """A reference to content by digest; `size` is in bytes.
+
+    `is_foreign`: it is had from elsewhere (image-spec, layer.md, "Non-Distributable Layers"), so
+    that the repository need not have it.
+    """
 
     media_type: str
     digest: Digest
     size: int
     platform: Platform | None = None
+    is_foreign: bool = False

@@ -21,12 +21,22 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPES = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")  # RFC 6838, 4.2
+_SCHEMA_VERSION = 2  # of all four
+_RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # RFC 6838, 4.2
+_MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
+
+_FOREIGN_LAYER = re.compile(
+    r"application/vnd\.docker\.image\.rootfs\.foreign\.diff\.tar.*"
+    r"|application/vnd\.oci\.image\.layer\.nondistributable\.v1\.tar.*"
+)
 
 _MARKS = frozenset({"schemaVersion", "mediaType", "manifests", "layers", "config", "blobs"})
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes; the spec lets a registry refuse larger manifests, and registries do."""
+
+MAX_REFERENCES = 4096
+"""Of a manifest that refers to more, nothing that it refers to is read: it would hold up others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +55,16 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """What a manifest refers to."""
+    """What a manifest refers to, and what it says of itself.
+
+    `media_type` is the one that it declares, or else the one that only its shape can have;
+    `is_manifest`: it can be one at all, and is not a login page or an error document.
+    """
 
     manifests: tuple[Descriptor, ...] = ()  # an index's entries
     blobs: tuple[Descriptor, ...] = ()  # an image's configuration and layers
-    subject: Descriptor | None = None
+    media_type: str | None = None
+    is_manifest: bool = False
 
     def __iter__(self) -> Iterator[Descriptor]:
         yield from self.manifests
@@ -57,45 +72,43 @@ class References:
 
 
 def parse_references(content: bytes) -> References:
-    """Read the descriptors out of any manifest or index; unknown fields are nobody's business.
+    """Read any manifest or index; unknown fields are nobody's business.
 
     Raises:
         RegistryError: `MANIFEST_INVALID`.
     """
     try:
         document = _object(json.loads(content))
-        subject = document.get("subject")
         config = document.get("config")
+        manifests = list(document.get("manifests") or ())
+        blobs = [*([config] if config else ()), *(document.get("layers") or ())]
+        if len(manifests) + len(blobs) > MAX_REFERENCES:
+            manifests, blobs = [], []
         return References(
-            manifests=tuple(_descriptor(entry) for entry in document.get("manifests") or ()),
-            blobs=tuple(
-                _descriptor(entry)
-                for entry in (*([config] if config else ()), *(document.get("layers") or ()))
-            ),
-            subject=_descriptor(subject) if subject else None,
+            manifests=tuple(map(_descriptor, manifests)),
+            blobs=tuple(map(_descriptor, blobs)),
+            media_type=_media_type(document),
+            is_manifest=bool(_MARKS & document.keys()),
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
 
 
-def looks_like_manifest(content: bytes) -> bool:
-    """Whether this can be a manifest at all, and not a login page or an error document."""
-    try:
-        parse_references(content)
-        document = json.loads(content)
-    except (RegistryError, ValueError):
-        return False
-    return bool(_MARKS & document.keys())
+def is_media_type(text: str) -> bool:
+    """Whether this can stand where a media type must (RFC 6838)."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
 
 
-def media_type_of(content: bytes) -> str | None:
-    """The media type a manifest declares itself, for upstreams that send none."""
-    try:
-        declared = _object(json.loads(content)).get("mediaType")
-    except (ValueError, TypeError, RecursionError):
+def _media_type(document: dict[str, Any]) -> str | None:
+    declared = document.get("mediaType")
+    if isinstance(declared, str):
+        return declared if is_media_type(declared) else None
+    if declared is not None or document.get("schemaVersion") != _SCHEMA_VERSION:
         return None
-    usable = isinstance(declared, str) and _MEDIA_TYPE.fullmatch(declared)
-    return declared if usable else None
+    # Docker's manifests must declare theirs; OCI's need not (image-spec, manifest.md).
+    if "manifests" in document:
+        return OCI_INDEX
+    return OCI_MANIFEST if "config" in document or "layers" in document else None
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -110,11 +123,13 @@ def _descriptor(value: object) -> Descriptor:
     if type(size) is not int or not 0 <= size < 2**63:  # JSON's true is an int to Python
         raise ValueError("a descriptor's size is a number of bytes")
     platform = entry.get("platform")
+    media_type = str(entry.get("mediaType", ""))
     return Descriptor(
-        media_type=str(entry.get("mediaType", "")),
+        media_type=media_type,
         digest=parse_digest(str(entry["digest"])),
         size=size,
         platform=_platform(platform) if isinstance(platform, dict) else None,
+        is_foreign=bool(entry.get("urls")) or _FOREIGN_LAYER.fullmatch(media_type) is not None,
     )
 
 

@@ -1,31 +1,33 @@
 """Pulls of blobs: from memory, from disk, from a fill, or straight through.
 
-    linked to the repository   on disk   answer
-    yes                        yes       hit
-    yes                        no        fill (miss), or the running fill (joined)
-    no                         yes       upstream confirms by one HEAD, then hit (linked)
-    no                         no        fill; its start is upstream's confirmation
-    no                         coming    joined, once upstream has confirmed by one HEAD
+    linked to the repository   at hand    answer
+    so that it may have it     yes        hit
+    not so (pull.links)        yes        upstream confirms by one HEAD, then hit (linked)
+    private elsewhere          yes        as if it were not at hand
+    yes                        no         fill (miss), or the running fill (joined)
+    no                         no         fill; its start is upstream's confirmation
+    no                         coming     joined, once upstream has confirmed by one HEAD
 
-Knowing a digest is no permission: without a link nothing is served before upstream has agreed.
+What is small is read into memory, and proved anew on the way: what is damaged is not at hand.
 """
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
-from mirror.pull.keeping import try_to_open
-from mirror.pull.links import Links
+from mirror.pull.keeping import try_to_open, try_to_read
+from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import SMALL, Memory
 from mirror.pull.passthrough import PassThrough
+from mirror.records.ports import Link
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.files import BlobFile
+from mirror.storage.ports import OpenBlob
 from mirror.storage.store import Store
 from mirror.telemetry.log import fields
 
@@ -52,13 +54,18 @@ class Blobs:
     async def head(self, scope: Scope, digest: Digest) -> BlobAnswer:
         """The size of a blob, without transferring it.
 
+        What a manifest has told of it may be told again: that says nothing of what is at hand.
+
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        size = await self._links.find_size(scope.repository, digest)
-        if size is not None:
-            return BlobAnswer(digest, size, None, HIT)
+        link = await self._links.find(scope.repository, digest)
+        if link is not None:
+            return BlobAnswer(digest, link.size, None, HIT)
+        verdict = await self._links.judge(scope.repository, digest, link)
         size = await self._links.confirm_blob(scope, digest)
+        if verdict is Verdict.FETCH:
+            return BlobAnswer(digest, size, None, MISS)
         async with self._find(digest) as found:
             return BlobAnswer(digest, size, None, MISS if found is None else LINKED)
 
@@ -69,18 +76,20 @@ class Blobs:
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        size = await self._links.find_size(scope.repository, digest)
+        link = await self._links.find(scope.repository, digest)
         async with self._find(digest) as found:
             if found is not None:
-                if size is None:
-                    await self._links.confirm_blob(scope, digest)
-                yield await self._stored(digest, found, LINKED if size is None else HIT)
-                return
-        async with self._fill(scope, digest, size) as answer:
+                verdict = await self._links.judge(scope.repository, digest, link)
+                if verdict is not Verdict.FETCH:
+                    if verdict is Verdict.CONFIRM:
+                        await self._links.confirm_blob(scope, digest)
+                    yield _answer(digest, found, HIT if verdict is Verdict.SERVE else LINKED)
+                    return
+        async with self._fill(scope, digest, link) as answer:
             yield answer
 
     @asynccontextmanager
-    async def _find(self, digest: Digest) -> AsyncIterator[bytes | BlobFile | None]:
+    async def _find(self, digest: Digest) -> AsyncIterator[bytes | OpenBlob | None]:
         """A blob in memory or on disk; inside the block it is in use, and stays."""
         content = self._memory.find_blob(digest)
         if content is not None:
@@ -88,27 +97,27 @@ class Blobs:
             yield content
             return
         blob = await try_to_open(self._store, digest)
-        try:
-            yield blob
-        finally:
-            if blob is not None:
-                blob.close()
+        if blob is None:
+            yield None
+            return
+        with closing(blob):
+            if blob.size > SMALL:
+                yield blob
+                return
+        yield await self._read(digest)
 
-    async def _stored(
-        self, digest: Digest, found: bytes | BlobFile, outcome: Outcome
-    ) -> BlobAnswer:
+    async def _read(self, digest: Digest) -> bytes | None:
         """What is small is from memory the next time."""
-        if isinstance(found, BlobFile):
-            if found.size > SMALL:
-                return BlobAnswer(digest, found.size, WholeFile(found.file, found.size), outcome)
-            found = await self._store.blobs.read(found)
-            self._memory.keep(digest, found)
-        return BlobAnswer(digest, len(found), found, outcome)
+        content = await try_to_read(self._store, digest, limit=SMALL)
+        if content is not None:
+            self._memory.keep_blob(digest, content)
+        return content
 
     @asynccontextmanager
     async def _fill(
-        self, scope: Scope, digest: Digest, size: int | None
+        self, scope: Scope, digest: Digest, link: Link | None
     ) -> AsyncIterator[BlobAnswer]:
+        size = None if link is None else link.size
         outcome = JOINED if self._fills.is_running(digest) else STORED
         try:
             with self._memory.remembering_missing(scope, f"blob {digest}"):
@@ -119,21 +128,29 @@ class Blobs:
                 yield answer
             return
         try:
-            if size is None:
-                await self._link(scope, fill)
+            await self._link(scope, fill, link)
             yield BlobAnswer(digest, fill.size, fill, outcome)
         finally:
             fill.leave()
 
-    async def _link(self, scope: Scope, fill: Fill) -> None:
-        """See that upstream lets the repository have the blob, and remember it."""
-        if fill.scope.repository != scope.repository:
+    async def _link(self, scope: Scope, fill: Fill, link: Link | None) -> None:
+        """See that upstream lets the repository have what is coming, and remember it."""
+        mine, its = scope.repository, fill.scope.repository
+        if link is not None and (link.is_confirmed or its.namespace == mine.namespace):
+            return
+        if its != mine:
             await self._links.confirm_blob(scope, fill.digest)
         elif fill.size is not None:  # upstream has begun to send the blob to this repository
-            await self._links.record(scope.repository, fill.digest, fill.size)
+            await self._links.record(mine, fill.digest, fill.size)
 
     @asynccontextmanager
     async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
         registry = self._registries[scope.repository.namespace]
         async with registry.open_blob(scope, digest, 0, None) as body:
             yield BlobAnswer(digest, body.size, PassThrough(digest, body, registry), MISS)
+
+
+def _answer(digest: Digest, found: bytes | OpenBlob, outcome: Outcome) -> BlobAnswer:
+    if isinstance(found, bytes):
+        return BlobAnswer(digest, len(found), found, outcome)
+    return BlobAnswer(digest, found.size, WholeFile(found.file, found.size), outcome)

@@ -7,10 +7,13 @@ and believes the answer for the life of that token.
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable
 
 from cachetools import TLRUCache
 
+from mirror.aio.single_flight import SingleFlight
+from mirror.oci.errors import Missing
 from mirror.oci.reference import Repository
 from mirror.sources.registry.endpoint import Scope
 
@@ -22,38 +25,70 @@ _Key = tuple[Repository, bytes]
 
 
 class Grants:
-    """What upstream has accepted, until when. `clock` in seconds since the epoch, as in tokens."""
+    """What upstream has accepted, until when.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `clock` in seconds since the epoch, as in tokens; a grant's own life is counted by the
+    `monotonic` one, which nobody sets back.
+    """
+
+    def __init__(
+        self,
+        flights: SingleFlight[object, None],
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._flights = flights
         self._clock = clock
+        self._monotonic = monotonic
         self._granted: TLRUCache[_Key, float] = TLRUCache(
-            _REMEMBERED, ttu=lambda _, until, __: until, timer=clock
+            _REMEMBERED, ttu=lambda _, until, __: until, timer=monotonic
         )
 
-    async def require(self, scope: Scope, probe: Callable[[], Awaitable[object]]) -> None:
-        """Return when the client may pull from this repository; `probe` asks upstream.
+    async def require(
+        self, scope: Scope, what: str, probe: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Return when the client may pull from this repository; `probe` asks upstream for `what`.
+
+        However many requests a client begins with, upstream is asked once.
 
         Raises:
             Denied, Missing: Upstream refuses this client, or will not tell it more.
             Unavailable: Upstream cannot be asked, and nothing is known: that is no permission.
         """
-        if scope.authorization is None:
+        authorization = scope.authorization
+        if authorization is None:
             return  # the mirror's own credentials decide
         # Not the secret itself: a memory dump should not hold everybody's tokens.
-        secret = hashlib.sha256(scope.authorization.encode()).digest()
-        key = (scope.repository, secret)
+        key = (scope.repository, hashlib.sha256(authorization.encode()).digest())
         if key in self._granted:
             return
-        await probe()  # "not found" is no permission: that is how some registries say no
-        now = self._clock()
-        self._granted[key] = now + life_of(scope.authorization, now=now)
+
+        async def ask() -> None:
+            await probe()  # "not found" is no permission: that is how some registries say no
+            life = life_of(authorization, now=self._clock())
+            self._granted[key] = self._monotonic() + life
+
+        is_joining = self._flights.is_running(key)
+        try:
+            await self._flights.join(key, ask)
+        except Missing:
+            if not is_joining:
+                raise
+            # What another request asked for is missing; that says nothing of what this one wants.
+            await self._flights.join((key, what), ask)
 
 
 def life_of(authorization: str, *, now: float) -> float:
-    """Seconds for which to believe that a token is accepted (`exp` of a JWT, RFC 7519, 4.1.4)."""
+    """Seconds for which to believe that a token is accepted (a JWT: RFC 7519, 4.1.4 and 4.1.6).
+
+    However wrong this clock is, no token is believed for longer than its whole life.
+    """
     try:
         payload = authorization.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return max(0.0, min(float(claims["exp"]) - now, _LONGEST))
+        ends = float(claims["exp"])
+        whole = ends - float(claims.get("iat", -math.inf))
+        return max(0.0, min(ends - now, whole, _LONGEST))
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return _LIFE

@@ -1,50 +1,131 @@
-"""Links: which repository may serve which digest, as far as manifests or upstream have said.
+"""Links: whether a repository may be served bytes that are at hand, and whom to ask about it.
 
-Kept in memory and in the catalog; what neither knows is asked of upstream, once.
+    own upstream     another upstream     the repository's     verdict
+    has sent them    has, openly          link
+    yes              -                    any                  serve
+    yes              -                    none                 confirm
+    no               yes, or nobody has   confirmed            serve
+    no               yes, or nobody has   named, none          confirm
+    no               no                   any                  fetch
+
+Knowing a digest is no permission, and a manifest proves nothing but that somebody knew its digests:
+it makes links that are named, which stand alone only for what the same upstream has sent. Upstream
+itself confirms a link, by an answer about the digest or by sending it. What has come through
+upstreams with `access = "client"` alone is private: another upstream's word that it has that too
+costs it nothing, so it must have sent the bytes themselves. Bytes that nobody is known to have sent
+(taken over from an older mirror, or adopted from disk) are nobody's secret.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum, auto
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest, References
 from mirror.oci.reference import Repository
 from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
+from mirror.records.ports import Link, Named, Records
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.catalog import Link
-from mirror.storage.store import Store
+
+
+class Verdict(Enum):
+    """See the table at the top of this module."""
+
+    SERVE = auto()
+    CONFIRM = auto()  # upstream is asked whether the repository has it; then serve
+    FETCH = auto()  # as if it were not at hand: what upstream sends is what may be served
+
+
+def decide(
+    link: Link | None, upstream: str, senders: Collection[str], private: Collection[str]
+) -> Verdict:
+    """Whether a repository of `upstream` may be served bytes that `senders` have sent.
+
+    `private` are the upstreams where each client's own authorization decides.
+    """
+    if upstream in senders:
+        return Verdict.CONFIRM if link is None else Verdict.SERVE
+    if senders and all(sender in private for sender in senders):
+        return Verdict.FETCH
+    return Verdict.SERVE if link is not None and link.is_confirmed else Verdict.CONFIRM
 
 
 class Links:
-    """Finds links, and has upstream confirm new ones."""
+    """Finds links, and has upstream confirm new ones: kept in memory and on record."""
 
     def __init__(
         self,
-        store: Store,
+        records: Records,
         memory: Memory,
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, int],
+        *,
+        private: Collection[str],
     ) -> None:
-        self._store = store
+        self._records = records
         self._memory = memory
         self._registries = registries
         self._flights = flights
+        self._private = private
 
-    async def find_size(self, repository: Repository, digest: Digest) -> int | None:
-        """The size in bytes of a digest that the repository has; None where that is not known."""
-        size = self._memory.linked_size(repository, digest)
-        if size is None:
-            size = await self._store.catalog.find_link(repository, digest)
-            if size is not None:
-                self._memory.keep_link(repository, digest, size)
-        return size
+    async def find(self, repository: Repository, digest: Digest) -> Link | None:
+        """What is known of the repository's having a digest."""
+        link = self._memory.find_link(repository, digest)
+        if link is None:
+            link = await self._records.find_link(repository, digest)
+            if link is not None:
+                self._memory.keep_link(repository, digest, link)
+        return link
+
+    async def judge(self, repository: Repository, digest: Digest, link: Link | None) -> Verdict:
+        """Whether the repository may be served a digest that is at hand, with this `link` to it."""
+        if link is not None and link.is_sent:
+            return Verdict.SERVE
+        senders = await self._senders(digest)
+        verdict = decide(link, repository.namespace, senders, self._private)
+        if verdict is Verdict.CONFIRM and link is not None:
+            # Memory may hold only what the last manifest said; to look is cheaper than to ask.
+            recorded = await self._records.find_link(repository, digest)
+            if recorded is not None and recorded != link:
+                self._memory.keep_link(repository, digest, recorded)
+                return decide(recorded, repository.namespace, senders, self._private)
+        return verdict
 
     async def record(self, repository: Repository, digest: Digest, size: int) -> None:
-        """The repository has this digest."""
-        if self._memory.linked_size(repository, digest) is None:
-            self._memory.keep_link(repository, digest, size)
-            await try_to_keep(self._store.catalog.record_links(repository, [Link(digest, size)]))
+        """Upstream has confirmed that the repository has this digest, of so many bytes."""
+        known = self._memory.find_link(repository, digest)
+        if known is None or not known.is_confirmed:
+            is_sent = known is not None and known.is_sent
+            link = Link(size, is_confirmed=True, is_sent=is_sent)
+            self._memory.keep_link(repository, digest, link)
+            await try_to_keep(self._records.record_link(repository, digest, size))
+
+    async def record_manifest(
+        self, repository: Repository, manifest: Manifest, references: References, *, is_sent: bool
+    ) -> None:
+        """Upstream has confirmed a manifest for the repository, or (`is_sent`) sent it for that.
+
+        So the repository has the manifest, and is said to have what the manifest refers to.
+        """
+        digest = manifest.digest
+        children = [Named(it.digest, it.size, is_foreign=it.is_foreign) for it in references]
+        link = Link(manifest.size, is_confirmed=True, is_sent=is_sent)
+        self._memory.keep_link(repository, digest, link)
+        for child in children:
+            if not child.is_foreign and self._memory.find_link(repository, child.digest) is None:
+                named = Link(child.size, is_confirmed=False, is_sent=False)
+                self._memory.keep_link(repository, child.digest, named)
+        sent_as = manifest.media_type if is_sent else None
+        await try_to_keep(self._record_manifest(repository, manifest, children, sent_as))
+
+    async def record_sent(self, upstream: str, digest: Digest) -> None:
+        """An upstream has sent these bytes, and they are proved. To be told before they are kept.
+
+        Otherwise a crash between the two would leave private bytes that nobody has sent.
+        """
+        await try_to_keep(self._record_sent(upstream, digest))
 
     async def confirm_blob(self, scope: Scope, digest: Digest) -> int:
         """Have upstream confirm that the repository has a blob; its size in bytes.
@@ -61,3 +142,30 @@ class Links:
             return size
 
         return await self._flights.join(("blob", scope, digest), ask)
+
+    async def _senders(self, digest: Digest) -> frozenset[str]:
+        senders = self._memory.find_senders(digest)
+        if senders is None:
+            senders = self._memory.add_senders(digest, await self._records.list_senders(digest))
+        return senders
+
+    async def _record_manifest(
+        self,
+        repository: Repository,
+        manifest: Manifest,
+        children: Sequence[Named],
+        sent_as: str | None,
+    ) -> None:
+        digest = manifest.digest
+        if sent_as is not None:
+            await self._senders(digest)  # all of them, so that this one is not taken for the only
+            self._memory.add_senders(digest, frozenset({repository.namespace}))
+        await self._records.record_manifest(
+            repository, digest, manifest.size, children, sent_as=sent_as
+        )
+
+    async def _record_sent(self, upstream: str, digest: Digest) -> None:
+        senders = await self._senders(digest)
+        if upstream not in senders:
+            self._memory.add_senders(digest, frozenset({upstream}))
+            await self._records.record_sent(upstream, digest)

@@ -1,20 +1,23 @@
 """Listings: tags, referrers, and what is cached."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Unavailable
-from mirror.oci.manifest import looks_like_manifest
+from mirror.oci.errors import RegistryError, Unavailable
+from mirror.oci.manifest import parse_references
+from mirror.oci.reference import Repository
 from mirror.oci.request import Page
 from mirror.pull.answers import HIT, MISS, STALE, STORED, ReferrersAnswer, TagsAnswer
 from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
+from mirror.records.ports import Records, ReferrersRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.catalog import ReferrersRecord
 from mirror.storage.store import Store
+
+_BATCH = 500  # names or digests, read at a time
 
 
 class Listings:
@@ -26,15 +29,17 @@ class Listings:
     def __init__(
         self,
         store: Store,
+        records: Records,
         memory: Memory,
+        *,
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, ReferrersAnswer],
         policy: Policy,
-        *,
         public: Collection[str],
         clock: Callable[[], float],
     ) -> None:
         self._store = store
+        self._records = records
         self._memory = memory
         self._registries = registries
         self._flights = flights
@@ -51,7 +56,7 @@ class Listings:
         try:
             found = await self._registry(scope).list_tags(scope, page)
         except Unavailable:
-            names = await self._store.catalog.list_tags(scope.repository, page)
+            names = await self._records.list_tags(scope.repository, after=page.last, limit=page.n)
             if not names and page.last is None:
                 raise
             return TagsAnswer(names, _next(names, page), STALE)
@@ -65,7 +70,7 @@ class Listings:
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        record = await self._store.catalog.find_referrers(scope.repository, digest, artifact_type)
+        record = await self._records.find_referrers(scope.repository, digest, artifact_type)
         age = Freshness.DEAD
         if record is not None:
             age = self._policy.decide(record.checked_at, now=self._clock())
@@ -86,13 +91,31 @@ class Listings:
 
         Where each client's own authorization decides, the names are nobody else's business.
         """
-        found = await self._store.catalog.list_repositories()
-        everything = sorted(str(name) for name in found if name.namespace in self._public)
-        names = [name for name in everything if page.last is None or name > page.last]
-        if page.n is None or len(names) <= page.n:
-            return names, None
-        names = names[: page.n]
-        return names, _next(names, page)
+        names: list[str] = []
+        async for repository in self._known(after=page.last):
+            if not await self._is_cached(repository):
+                continue
+            if page.n is not None and len(names) == page.n:
+                return names, _next(names, page)
+            names.append(str(repository))
+        return names, None
+
+    async def _known(self, *, after: str | None) -> AsyncIterator[Repository]:
+        while batch := await self._records.list_repositories(
+            self._public, after=after, limit=_BATCH
+        ):
+            for repository in batch:
+                yield repository
+            after = str(batch[-1])
+
+    async def _is_cached(self, repository: Repository) -> bool:
+        """Whether anything is here of what the repository is linked to."""
+        after: Digest | None = None
+        while digests := await self._records.list_links(repository, after=after, limit=_BATCH):
+            if await self._store.find_stored(digests):
+                return True
+            after = digests[-1]
+        return False
 
     async def _fetch_referrers(
         self, scope: Scope, digest: Digest, artifact_type: str | None
@@ -100,16 +123,23 @@ class Listings:
         what = f"referrers {digest}"
         with self._memory.remembering_missing(scope, what):
             found = await self._registry(scope).list_referrers(scope, digest, artifact_type)
-        if not looks_like_manifest(found.content):
+        if not _is_index(found.content):
             raise Unavailable("upstream's list of referrers makes no sense")
         record = ReferrersRecord(found.content, found.filtered, self._clock())
         await try_to_keep(
-            self._store.catalog.record_referrers(scope.repository, digest, artifact_type, record)
+            self._records.record_referrers(scope.repository, digest, artifact_type, record)
         )
         return ReferrersAnswer(found.content, found.filtered, STORED)
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]
+
+
+def _is_index(content: bytes) -> bool:
+    try:
+        return parse_references(content).is_manifest
+    except RegistryError:
+        return False
 
 
 def _next(names: list[str], page: Page) -> dict[str, str] | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Missing, RegistryError, Unavailable
-from mirror.oci.manifest import MAX_SIZE, Manifest, media_type_of, parse_references
+from mirror.oci.errors import DigestMismatch, Missing, RegistryError, Unavailable
+from mirror.oci.manifest import MAX_SIZE, Manifest, References, parse_references
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.answers import (
     CONFIRMED,
@@ -26,12 +26,12 @@ from mirror.pull.answers import (
     ManifestAnswer,
 )
 from mirror.pull.freshness import Freshness, Policy
-from mirror.pull.keeping import try_to_keep, try_to_open
-from mirror.pull.links import Links
+from mirror.pull.keeping import try_to_keep, try_to_read
+from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import Memory
+from mirror.records.ports import Records, TagRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.catalog import Link, TagRecord
 from mirror.storage.store import Store
 
 
@@ -42,6 +42,7 @@ class Manifests:
         self,
         *,
         store: Store,
+        records: Records,
         memory: Memory,
         links: Links,
         registries: Mapping[str, Registry],
@@ -51,6 +52,7 @@ class Manifests:
         clock: Callable[[], float],
     ) -> None:
         self._store = store
+        self._records = records
         self._memory = memory
         self._links = links
         self._registries = registries
@@ -68,10 +70,13 @@ class Manifests:
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        manifest = await self._find(digest)
-        if manifest is None:
+        manifest = await self._find(scope, digest)
+        verdict = Verdict.FETCH
+        if manifest is not None:
+            verdict = await self._judge(scope, digest)
+        if manifest is None or verdict is Verdict.FETCH:
             return await self._fly(("manifest", scope, digest), lambda: self._fetch(scope, digest))
-        if await self._links.find_size(scope.repository, digest) is not None:
+        if verdict is Verdict.SERVE:
             self._store.note_access(digest)
             return ManifestAnswer(manifest, HIT)
         found = manifest
@@ -79,7 +84,8 @@ class Manifests:
         async def confirm() -> ManifestAnswer:
             with self._memory.remembering_missing(scope, f"manifest {digest}"):
                 await self._registry(scope).confirm_manifest(scope, digest)
-            await self._record(scope.repository, found)
+            references = _references(found.content)
+            await self._links.record_manifest(scope.repository, found, references, is_sent=False)
             return ManifestAnswer(found, LINKED)
 
         return await self._flights.join(("confirm", scope, digest), confirm)
@@ -98,7 +104,9 @@ class Manifests:
         if freshness is Freshness.FRESH:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
                 return await self.get_by_digest(scope, record.digest)
-        kept = None if freshness is Freshness.DEAD else await self._find(record.digest)
+        kept = None
+        if freshness is not Freshness.DEAD:
+            kept = await self._find_permitted(scope, record.digest)
         if kept is not None and self._is_silent(scope):
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, STALE)
@@ -108,7 +116,7 @@ class Manifests:
             return await self._flights.join(
                 key, lambda: self._check_tag(scope, tag, record), within=patience
             )
-        except (Unavailable, Missing, TimeoutError) as error:
+        except (Unavailable, Missing, DigestMismatch, TimeoutError) as error:
             if isinstance(error, TimeoutError):
                 self._slow[scope.repository.namespace] = key
             if kept is None:
@@ -145,9 +153,13 @@ class Manifests:
 
     async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
-            manifest = await self._registry(scope).get_manifest(scope, reference)
-        await self._keep(manifest)
-        await self._record(scope.repository, manifest)
+            manifest, references = await self._registry(scope).get_manifest(scope, reference)
+        self._memory.keep_manifest(scope.repository.namespace, manifest)
+        # Before it is kept: see Links.record_sent.
+        await self._links.record_manifest(scope.repository, manifest, references, is_sent=True)
+        await try_to_keep(
+            self._store.keep(manifest.digest, manifest.content, media_type=manifest.media_type)
+        )
         return ManifestAnswer(manifest, STORED)
 
     async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
@@ -174,7 +186,7 @@ class Manifests:
     async def _find_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         record = self._memory.find_tag(repository, tag.name)
         if record is None:
-            record = await self._store.catalog.find_tag(repository, tag.name)
+            record = await self._records.find_tag(repository, tag.name)
             if record is not None:
                 self._memory.keep_tag(repository, tag.name, record)
         return record
@@ -182,46 +194,42 @@ class Manifests:
     async def _record_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         record = TagRecord(digest, self._clock())
         self._memory.keep_tag(repository, tag.name, record)
-        await try_to_keep(self._store.catalog.record_tag(repository, tag.name, record))
+        await try_to_keep(self._records.record_tag(repository, tag.name, record))
 
-    async def _find(self, digest: Digest) -> Manifest | None:
-        return self._memory.find_manifest(digest) or await self._read(digest)
+    async def _judge(self, scope: Scope, digest: Digest) -> Verdict:
+        link = await self._links.find(scope.repository, digest)
+        return await self._links.judge(scope.repository, digest, link)
 
-    async def _read(self, digest: Digest) -> Manifest | None:
-        """A manifest from disk, into memory; None for what is not (known to be) one."""
-        blob = await try_to_open(self._store, digest)
-        if blob is None:
+    async def _find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
+        """A manifest that may be served without asking anybody."""
+        found = await self._find(scope, digest)
+        if found is not None and await self._judge(scope, digest) is Verdict.SERVE:
+            return found
+        return None
+
+    async def _find(self, scope: Scope, digest: Digest) -> Manifest | None:
+        """A manifest from memory or disk; None for what is not (known to be) one."""
+        upstream = scope.repository.namespace
+        manifest = self._memory.find_manifest(upstream, digest)
+        if manifest is not None:
+            return manifest
+        content = self._memory.find_blob(digest)
+        if content is None:  # of a layer, no client's word brings more than this into memory
+            content = await try_to_read(self._store, digest, limit=MAX_SIZE)
+        if content is None:
             return None
-        try:
-            if blob.size > MAX_SIZE:
-                return None  # a layer, and no client's word brings it into memory
-            content = await self._store.blobs.read(blob)
-        finally:
-            blob.close()
-        media_type = await self._store.catalog.find_media_type(digest) or media_type_of(content)
+        media_type = await self._records.find_media_type(upstream, digest)
+        if media_type is None:
+            media_type = _references(content).media_type
         if media_type is None:
             return None  # a configuration, say: upstream knows no manifest of this name either
         manifest = Manifest(digest, media_type, content)
-        self._memory.keep(digest, manifest)
+        self._memory.keep_manifest(upstream, manifest)
         return manifest
 
-    async def _keep(self, manifest: Manifest) -> None:
-        self._memory.keep(manifest.digest, manifest)
-        await try_to_keep(
-            self._store.keep(manifest.digest, manifest.content, media_type=manifest.media_type)
-        )
 
-    async def _record(self, repository: Repository, manifest: Manifest) -> None:
-        """The repository has this manifest, and so it has what the manifest refers to."""
-        links = [Link(manifest.digest, manifest.size), *_references(manifest)]
-        for link in links:
-            self._memory.keep_link(repository, link.digest, link.size)
-        await try_to_keep(self._store.catalog.record_links(repository, links))
-
-
-def _references(manifest: Manifest) -> list[Link]:
+def _references(content: bytes) -> References:
     try:
-        references = parse_references(manifest.content)
+        return parse_references(content)
     except RegistryError:
-        return []  # by digest, anything may be a manifest; this one refers to nothing we know
-    return [Link(reference.digest, reference.size) for reference in references]
+        return References()  # by digest, anything may be a manifest; it refers to nothing we know

@@ -1,6 +1,7 @@
-"""What is kept in memory, within bounds: manifests, small blobs, tags, links, and what is missing.
+"""What is kept in memory, within bounds: content, tags, links, and what is missing.
 
-Everything here is a copy of what the store holds, or may be forgotten: losing it costs a read.
+Everything here is a copy of what is stored or on record, or may be forgotten: losing it costs a
+read. What is remembered for a while counts by the monotonic `clock`: nobody sets that one back.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -14,8 +15,8 @@ from mirror.oci.errors import ErrorCode, Missing
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.pull.forget import Forgettable, TagOf
+from mirror.records.ports import Link, TagRecord
 from mirror.sources.registry.endpoint import Scope
-from mirror.storage.catalog import TagRecord
 
 SMALL = 256 * 2**10
 """Bytes; blobs up to this size are served from memory."""
@@ -23,7 +24,9 @@ SMALL = 256 * 2**10
 _Key = TypeVar("_Key")
 
 _OVERHEAD = 512  # bytes that an entry costs beyond its content
+_MEDIA_TYPES = 65536
 _LINKS = 65536
+_SENDERS = 65536
 _TAGS = 16384
 _MISSING = 16384
 
@@ -32,35 +35,54 @@ class Memory:
     """Bounded caches with a story each; `size` in bytes bounds the content."""
 
     def __init__(self, size: int, *, missing_for: float, clock: Callable[[], float]) -> None:
-        self._content: LRUCache[Digest, Manifest | bytes] = LRUCache(size, getsizeof=_size)
-        self._links: LRUCache[tuple[Repository, Digest], int] = LRUCache(_LINKS)
+        self._content: LRUCache[Digest, bytes] = LRUCache(size, getsizeof=_size)
+        # By upstream: what one calls a manifest is not what another's clients are told.
+        self._media_types: LRUCache[tuple[str, Digest], str] = LRUCache(_MEDIA_TYPES)
+        self._links: LRUCache[tuple[Repository, Digest], Link] = LRUCache(_LINKS)
+        self._senders: LRUCache[Digest, frozenset[str]] = LRUCache(_SENDERS)
         self._tags: LRUCache[tuple[Repository, str], TagRecord] = LRUCache(_TAGS)
         self._missing: TTLCache[tuple[Scope, str], ErrorCode] = TTLCache(
             _MISSING, ttl=missing_for, timer=clock
         )
 
-    def find_manifest(self, digest: Digest) -> Manifest | None:
-        """The manifest, if it is here."""
+    def find_manifest(self, upstream: str, digest: Digest) -> Manifest | None:
+        """A manifest, as this upstream calls it."""
         content = self._content.get(digest)
-        return content if isinstance(content, Manifest) else None
+        media_type = self._media_types.get((upstream, digest))
+        if content is None or media_type is None:
+            return None
+        return Manifest(digest, media_type, content)
+
+    def keep_manifest(self, upstream: str, manifest: Manifest) -> None:
+        """Remember a manifest, as far as there is room for it."""
+        self._media_types[upstream, manifest.digest] = manifest.media_type
+        self.keep_blob(manifest.digest, manifest.content)
 
     def find_blob(self, digest: Digest) -> bytes | None:
         """The whole content of a small blob (or of a manifest, which is one too)."""
-        content = self._content.get(digest)
-        return content.content if isinstance(content, Manifest) else content
+        return self._content.get(digest)
 
-    def keep(self, digest: Digest, content: Manifest | bytes) -> None:
+    def keep_blob(self, digest: Digest, content: bytes) -> None:
         """Remember content; what is larger than the whole cache is not."""
         if _size(content) <= self._content.maxsize:
             self._content[digest] = content
 
-    def linked_size(self, repository: Repository, digest: Digest) -> int | None:
-        """The size of a digest that the repository is known to have, in bytes."""
+    def find_link(self, repository: Repository, digest: Digest) -> Link | None:
+        """What is known of the repository's having a digest."""
         return self._links.get((repository, digest))
 
-    def keep_link(self, repository: Repository, digest: Digest, size: int) -> None:
-        """Remember that the repository has this digest."""
-        self._links[repository, digest] = size
+    def keep_link(self, repository: Repository, digest: Digest, link: Link) -> None:
+        """Remember what is known of the repository's having a digest."""
+        self._links[repository, digest] = link
+
+    def find_senders(self, digest: Digest) -> frozenset[str] | None:
+        """All upstreams that have sent these bytes; None where they are not remembered."""
+        return self._senders.get(digest)
+
+    def add_senders(self, digest: Digest, senders: frozenset[str]) -> frozenset[str]:
+        """Remember all of them, with those who have sent it since they were read; returns both."""
+        everyone = self._senders[digest] = senders | self._senders.get(digest, frozenset())
+        return everyone
 
     def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
@@ -75,6 +97,7 @@ class Memory:
         match what:
             case Digest():
                 self._content.pop(what, None)
+                _drop(self._media_types, lambda key: key[1] == what)
                 _drop(self._links, lambda key: key[1] == what)
                 _drop(self._tags, lambda key: self._tags[key].digest == what)
                 _drop(self._missing, lambda key: key[1].endswith(f" {what}"))
@@ -114,5 +137,5 @@ def _drop(cache: MutableMapping[_Key, Any], is_it: Callable[[_Key], bool]) -> No
         cache.pop(key, None)  # it may have expired meanwhile
 
 
-def _size(content: Manifest | bytes) -> int:
-    return len(content.content if isinstance(content, Manifest) else content) + _OVERHEAD
+def _size(content: bytes) -> int:
+    return len(content) + _OVERHEAD

@@ -51,7 +51,9 @@ class Mirror:
         """A manifest, by tag or digest."""
         scope = self._scope(repository, authorization)
         registry = self._registries[repository.namespace]
-        await self._grants.require(scope, lambda: registry.confirm_manifest(scope, reference))
+        await self._grants.require(
+            scope, f"manifest {reference}", lambda: registry.confirm_manifest(scope, reference)
+        )
         if isinstance(reference, Tag):
             answer = await self._manifests.get_by_tag(scope, reference)
         else:
@@ -88,7 +90,7 @@ class Mirror:
         """A page of tags."""
         scope = self._scope(repository, authorization)
         registry = self._registries[repository.namespace]
-        await self._grants.require(scope, lambda: registry.list_tags(scope, Page(n=1)))
+        await self._grants.require(scope, "tags", lambda: registry.list_tags(scope, Page(n=1)))
         return await self._listings.list_tags(scope, page)
 
     async def list_referrers(
@@ -101,7 +103,9 @@ class Mirror:
         """What refers to a digest."""
         scope = self._scope(repository, authorization)
         registry = self._registries[repository.namespace]
-        await self._grants.require(scope, lambda: registry.confirm_manifest(scope, digest))
+        await self._grants.require(
+            scope, f"manifest {digest}", lambda: registry.confirm_manifest(scope, digest)
+        )
         return await self._listings.list_referrers(scope, digest, artifact_type)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
@@ -113,7 +117,9 @@ class Mirror:
     ) -> Scope:
         scope = self._scope(repository, authorization)
         registry = self._registries[repository.namespace]
-        await self._grants.require(scope, lambda: registry.head_blob(scope, digest))
+        await self._grants.require(
+            scope, f"blob {digest}", lambda: registry.head_blob(scope, digest)
+        )
         return scope
 
     def _scope(self, repository: Repository, authorization: str | None) -> Scope:

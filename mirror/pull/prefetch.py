@@ -68,6 +68,8 @@ class Prefetch:
 
     async def _fetch_blobs(self, scope: Scope, blobs: Iterable[Descriptor]) -> None:
         for blob in blobs:
+            if blob.is_foreign:
+                continue  # it is had from elsewhere
             stored = await try_to_open(self._store, blob.digest)
             if stored is None:
                 self._fills.prefetch(scope, blob.digest, blob.size)

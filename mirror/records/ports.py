@@ -81,12 +81,18 @@ class Records(Protocol):
         """Upstream has confirmed that the repository has this digest."""
 
     async def record_manifest(
-        self, repository: Repository, digest: Digest, size: int, children: Sequence[Named]
+        self,
+        repository: Repository,
+        digest: Digest,
+        size: int,
+        children: Sequence[Named],
+        *,
+        sent_as: str | None = None,
     ) -> None:
         """Upstream has confirmed a manifest of the repository, and the manifest names `children`.
 
         Makes the manifest's own link confirmed, a link of each child that is not foreign, and the
-        edges.
+        edges: all or nothing. `sent_as`: upstream has just sent it too, as this media type.
         """
 
     async def list_children(self, digest: Digest) -> list[Digest]:
@@ -143,9 +149,9 @@ class Records(Protocol):
     # Lists
 
     async def list_repositories(
-        self, upstreams: Collection[str], *, after: Repository | None, limit: int
+        self, upstreams: Collection[str], *, after: str | None, limit: int
     ) -> list[Repository]:
-        """Repositories of these upstreams, in the order of `<namespace>/<name>`."""
+        """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one."""
 
     async def list_links(
         self, repository: Repository, *, after: Digest | None, limit: int

@@ -1,11 +1,9 @@
-"""The catalog: what the blobs on disk are, and who may be served what (SQLite, `schema.sql`).
+"""The catalog: what the blobs on disk are (SQLite, `schema.sql`).
 
 Writes from everywhere are gathered into one transaction at a time, so that fifty fills that end
 together cost one commit. A write returns when it is committed and synced, and is not undone when
 its caller is cancelled.
 """
-
-# ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY_ID
 
 import asyncio
 import sqlite3
@@ -22,8 +20,6 @@ import aiosqlite
 from mirror.aio.waiting import finish
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
-from mirror.oci.reference import Repository
-from mirror.oci.request import Page
 from mirror.storage.space import Stored
 from mirror.telemetry.metrics import StoreTotals
 
@@ -44,31 +40,6 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class TagRecord:
-    """What a tag meant when upstream last said so (`checked_at`, seconds since the epoch)."""
-
-    digest: Digest
-    checked_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReferrersRecord:
-    """Upstream's answer to a referrers request, as it came."""
-
-    content: bytes
-    filtered: bool
-    checked_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A digest that a repository may serve; `size` in bytes."""
-
-    digest: Digest
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Statement:
     sql: str
     rows: Sequence[_Row]
@@ -81,12 +52,6 @@ class _Write:
     error: StoreError | None = field(
         default_factory=lambda: StoreError("the catalog did not get to it")
     )
-
-
-_UPSERT_REPOSITORY = (
-    "INSERT INTO repositories (namespace, name) VALUES (?, ?) ON CONFLICT DO NOTHING"
-)
-_REPOSITORY_ID = "(SELECT id FROM repositories WHERE namespace = ? AND name = ?)"
 
 
 class Catalog:
@@ -129,67 +94,26 @@ class Catalog:
 
     # What is known
 
-    async def find_link(self, repository: Repository, digest: Digest) -> int | None:
-        """The size in bytes of a digest that the repository may serve, on disk or not."""
-        rows = await self._rows(
-            f"SELECT size FROM links WHERE repository = {_REPOSITORY_ID} AND digest = ?",
-            (*_name(repository), str(digest)),
-            int,
-        )
-        return rows[0] if rows else None
-
     async def is_recorded(self, digest: Digest) -> bool:
         """Whether a blob is on disk by the catalog's word, leaving or not."""
         return bool(await self._rows("SELECT 1 FROM blobs WHERE digest = ?", (str(digest),), bool))
 
-    async def find_media_type(self, digest: Digest) -> str | None:
-        """The media type of a manifest that is on disk."""
-        rows = await self._rows(
-            "SELECT media_type FROM blobs WHERE digest = ?",
-            (str(digest),),
-            lambda media_type: media_type,
-        )
-        return rows[0] if rows else None
-
-    async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
-        """What the tag was last known to mean."""
-        rows = await self._rows(
-            f"SELECT digest, checked_at FROM tags WHERE repository = {_REPOSITORY_ID} AND name = ?",
-            (*_name(repository), tag),
-            lambda digest, checked_at: TagRecord(parse_digest(digest), checked_at),
-        )
-        return rows[0] if rows else None
-
-    async def find_referrers(
-        self, repository: Repository, digest: Digest, artifact_type: str | None
-    ) -> ReferrersRecord | None:
-        """Upstream's last answer to this referrers request."""
-        rows = await self._rows(
-            "SELECT content, filtered, checked_at FROM referrers"
-            f" WHERE repository = {_REPOSITORY_ID} AND digest = ? AND artifact_type = ?",
-            (*_name(repository), str(digest), artifact_type or ""),
-            lambda content, filtered, checked_at: ReferrersRecord(
-                content, bool(filtered), checked_at
-            ),
-        )
-        return rows[0] if rows else None
-
-    async def list_tags(self, repository: Repository, page: Page) -> list[str]:
-        """The cached tags of a repository, in lexical order."""
+    async def find_recorded(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Which of these are on disk."""
+        marks = ",".join("?" * len(digests))
         return await self._rows(
-            f"SELECT name FROM tags WHERE repository = {_REPOSITORY_ID} AND name > ?"
-            " ORDER BY name LIMIT ?",
-            (*_name(repository), page.last or "", _limit(page)),
-            str,
+            f"SELECT digest FROM blobs WHERE NOT leaving AND digest IN ({marks})",  # noqa: S608 - question marks
+            list(map(str, digests)),
+            parse_digest,
         )
 
-    async def list_repositories(self) -> list[Repository]:
-        """Every repository with cached content."""
+    async def list_recorded(self, *, after: Digest | None, limit: int) -> list[Stored]:
+        """What is on disk, in the order of its digests."""
         return await self._rows(
-            "SELECT namespace, name FROM repositories AS r WHERE EXISTS ("
-            " SELECT 1 FROM links AS l JOIN blobs AS b USING (digest) WHERE l.repository = r.id)",
-            (),
-            Repository,
+            "SELECT digest, size FROM blobs WHERE NOT leaving AND digest > ?"
+            " ORDER BY digest LIMIT ?",
+            ("" if after is None else str(after), limit),
+            _stored,
         )
 
     async def list_by_access(self, *, limit: int) -> list[Stored]:
@@ -221,50 +145,6 @@ class Catalog:
     ) -> None:
         """A blob is on disk, complete; its partial is history."""
         await self._write(*_blob(digest, size, now, media_type), _no_partial(digest))
-
-    async def record_links(self, repository: Repository, links: Iterable[Link]) -> None:
-        """The repository may serve these digests."""
-        await self._write(*_links(repository, links))
-
-    async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
-        """Upstream has said what a tag means."""
-        await self._write(
-            _Statement(_UPSERT_REPOSITORY, [_name(repository)]),
-            _Statement(
-                f"INSERT INTO tags VALUES ({_REPOSITORY_ID}, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET"
-                " digest = excluded.digest, checked_at = excluded.checked_at",
-                [
-                    (*_name(repository), tag, str(record.digest), record.checked_at),
-                ],
-            ),
-        )
-
-    async def record_referrers(
-        self,
-        repository: Repository,
-        digest: Digest,
-        artifact_type: str | None,
-        record: ReferrersRecord,
-    ) -> None:
-        """Upstream has answered a referrers request."""
-        await self._write(
-            _Statement(_UPSERT_REPOSITORY, [_name(repository)]),
-            _Statement(
-                f"INSERT OR REPLACE INTO referrers VALUES ({_REPOSITORY_ID}, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        *_name(repository),
-                        str(digest),
-                        artifact_type or "",
-                        int(record.filtered),
-                        record.content,
-                        record.checked_at,
-                    )
-                ],
-            ),
-            _FORGET_OLD_REFERRERS,
-        )
 
     async def record_accesses(self, accesses: dict[Digest, float]) -> None:
         """When blobs were last used, in a batch."""
@@ -367,24 +247,18 @@ class Catalog:
             raise
 
     async def _read_totals(self) -> None:
-        sql = "SELECT blobs, bytes, referenced_bytes, adopted FROM totals"
+        sql = "SELECT blobs, bytes, adopted FROM totals"
         async with self._writer.execute(sql) as rows:
             row = await rows.fetchone()
         if row is None:
             raise sqlite3.DatabaseError("it has lost its totals")
-        self.totals, self.is_adopted = StoreTotals(*row[:3]), bool(row[3])
+        self.totals, self.is_adopted = StoreTotals(*row[:2]), bool(row[2])
 
 
 _UPSERT_BLOB = (
     "INSERT INTO blobs (digest, size, media_type, accessed_at) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET leaving = 0, accessed_at = excluded.accessed_at,"
     " size = excluded.size, media_type = coalesce(excluded.media_type, media_type)"
-)
-# Anyone may ask for the referrers of anything, so their number is bounded.
-_FORGET_OLD_REFERRERS = _Statement(
-    "DELETE FROM referrers WHERE checked_at <"
-    " (SELECT checked_at FROM referrers ORDER BY checked_at DESC LIMIT 1 OFFSET 10000)",
-    [()],
 )
 _UPSERT_PARTIAL = (
     "INSERT INTO partials VALUES (?, ?) ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"
@@ -399,27 +273,8 @@ def _no_partial(digest: Digest) -> _Statement:
     return _Statement("DELETE FROM partials WHERE digest = ?", [(str(digest),)])
 
 
-def _links(repository: Repository, links: Iterable[Link]) -> tuple[_Statement, ...]:
-    name = _name(repository)
-    return (
-        _Statement(_UPSERT_REPOSITORY, [name]),
-        _Statement(
-            f"INSERT INTO links VALUES ({_REPOSITORY_ID}, ?, ?) ON CONFLICT DO NOTHING",
-            [(*name, str(link.digest), link.size) for link in links],
-        ),
-    )
-
-
-def _name(repository: Repository) -> tuple[str, str]:
-    return repository.namespace, repository.name
-
-
 def _stored(digest: str, size: int) -> Stored:
     return Stored(parse_digest(digest), size)
-
-
-def _limit(page: Page) -> int:
-    return -1 if page.n is None else page.n
 
 
 def _settle(writes: Iterable[_Write]) -> None:

@@ -37,6 +37,7 @@ _logger = logging.getLogger(__name__)
 
 _TIDY_INTERVAL = 10.0  # seconds between flushes of access times, and looks at the disk
 _CANDIDATES = 256  # blobs considered for eviction at first
+_BATCH = 1000  # blobs listed at a time
 _GROWTH = 16 * 2**20  # bytes promised at a time, where they are to spare, to a blob of unknown size
 
 
@@ -274,15 +275,42 @@ class Store:
             self._accesses[digest] = self._clock()
         return blob
 
-    async def read(self, digest: Digest) -> bytes | None:
-        """The whole of a small blob; None where it is not on disk. Raises StoreError."""
+    async def read_blob(self, digest: Digest, *, limit: int) -> bytes | None:
+        """All of a blob of at most `limit` bytes, proved anew; None where it is not here.
+
+        What is no longer what its digest says is dropped. Raises StoreError.
+        """
         blob = await self.open_blob(digest)
         if blob is None:
             return None
         try:
-            return await self.blobs.read(blob)
+            if blob.size > limit:
+                return None
+            content = await self.blobs.read(blob)
         finally:
             blob.close()
+        if await asyncio.to_thread(digest.names, content):
+            return content
+        _logger.error("damaged on disk, and dropped", extra=fields(digest=digest))
+        await self.drop(digest)
+        return None
+
+    async def drop(self, digest: Digest) -> None:
+        """A blob turned out to be damaged, or is not wanted: it goes, whoever reads it."""
+        with self._change([digest]):
+            await self.blobs.remove([digest])
+            await self.catalog.forget_blobs([digest])
+
+    async def find_stored(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, by the catalog."""
+        return set(await self.catalog.find_recorded(digests))
+
+    async def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
+        """Everything that is here, with its size, in batches."""
+        after: Digest | None = None
+        while batch := await self.catalog.list_recorded(after=after, limit=_BATCH):
+            yield [(stored.digest, stored.size) for stored in batch]
+            after = batch[-1].digest
 
     def note_access(self, digest: Digest) -> None:
         """A blob was served from elsewhere (memory): it is in use all the same."""

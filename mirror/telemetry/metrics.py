@@ -56,7 +56,6 @@ class StoreTotals:
 
     blobs: int = 0
     bytes: int = 0
-    referenced_bytes: int = 0
 
 
 class Metrics:
@@ -119,6 +118,14 @@ class Metrics:
     def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:
         """Report the store's totals, read at each scrape."""
         self.registry.register(_StoreCollector(read, limit_bytes))
+
+    def watch_referenced(self, read: Callable[[], int]) -> None:
+        """Report what the store would take without deduplication, read at each scrape."""
+        Gauge(
+            "mirror_store_referenced_bytes",
+            "Bytes there would be without deduplication; counted every few minutes.",
+            registry=self.registry,
+        ).set_function(read)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -219,11 +226,6 @@ class _StoreCollector(Collector):
         return [
             GaugeMetricFamily("mirror_store_blobs", "Blobs on disk.", totals.blobs),
             GaugeMetricFamily("mirror_store_bytes", "Bytes of blobs on disk.", totals.bytes),
-            GaugeMetricFamily(
-                "mirror_store_referenced_bytes",
-                "Bytes there would be without deduplication.",
-                totals.referenced_bytes,
-            ),
             GaugeMetricFamily(
                 "mirror_store_limit_bytes",
                 "Bytes that blobs may take (store.max_size).",

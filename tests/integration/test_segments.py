@@ -23,7 +23,7 @@ from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
-from tests.support.tasks import owned_tasks
+from tests.support.tasks import nobody_notes, owned_tasks
 from tests.support.upstream import ScriptedRegistry
 from tests.unit.storage.opening import open_store
 
@@ -157,6 +157,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             urgency=Urgency(),
             metrics=metrics,
             clock=clock,
+            note_sent=nobody_notes,
             random=dice,
         )
         _ = tasks.create_task(fill.run())

@@ -58,7 +58,23 @@ async def send_a_login_page(upstream: ScriptedRegistry) -> None:
     upstream.fault(kind="tag", status=200, body=b"<html>Please accept our terms</html>")
 
 
-@pytest.mark.parametrize("trouble", [go_down, answer_503, answer_429, hang, send_a_login_page])
+async def send_what_it_did_not_promise(upstream: ScriptedRegistry) -> None:
+    upstream.add(image(random_layer(1000, seed=2)), "library/alpine", "3.20")
+    upstream.fault(method="GET", corrupt_at=10)
+
+
+async def promise_nothing_and_send_something_else(upstream: ScriptedRegistry) -> None:
+    await send_what_it_did_not_promise(upstream)
+    upstream.fault(method="HEAD", omit=["Docker-Content-Digest"])
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        go_down, answer_503, answer_429, hang, send_a_login_page, send_what_it_did_not_promise,
+        promise_nothing_and_send_something_else,
+    ],
+)  # fmt: skip
 async def test_an_outage_is_answered_from_the_cache(
     upstream: ScriptedRegistry,
     mirror: InnerMirror,

@@ -25,7 +25,7 @@ from mirror.sources.registry.registry import Body, Registry
 from mirror.storage.store import Store
 from mirror.telemetry.metrics import Metrics
 from tests.support.images import random_bytes
-from tests.support.tasks import owned_tasks
+from tests.support.tasks import nobody_notes, owned_tasks
 from tests.unit.storage.opening import open_store
 
 SEGMENT = 1000
@@ -277,6 +277,7 @@ def _fill(store: Store, upstream: Upstream, size: int | None, pace: Settings) ->
         places=Slots(1),
         urgency=Urgency(),
         metrics=Metrics(),
+        note_sent=nobody_notes,
         clock=lambda: 0.0,
         random=Random(0),  # noqa: S311 - for jitter
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mirror.app import run
 from mirror.config import parse
 from tests.support.client import Client, client, get
+from tests.support.clock import FakeClock
 from tests.support.process import Process, answers, free_port, until
 
 Settings = Mapping[str, Any]
@@ -129,7 +130,7 @@ async def running_mirror(
         )
 
 
-async def start_inner_mirror(settings: Settings, clock: Callable[[], float]) -> InnerMirror:
+async def start_inner_mirror(settings: Settings, clock: FakeClock) -> InnerMirror:
     """Run the application with these settings until it is told to stop."""
     started: asyncio.Future[InnerMirror] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
@@ -142,14 +143,14 @@ async def start_inner_mirror(settings: Settings, clock: Callable[[], float]) -> 
 
 async def _serve(
     settings: Settings,
-    clock: Callable[[], float],
+    clock: FakeClock,
     started: "asyncio.Future[InnerMirror]",
     stop: asyncio.Event,
 ) -> None:
     config = parse(dict(settings))
     task = asyncio.current_task()
     assert task is not None
-    async with run(config, clock=clock) as running:
+    async with run(config, clock=clock, monotonic=clock.monotonic) as running:
         host, admin_host = (f"{name}:{port}" for name, port in (running.listen, running.admin))
         async with client(f"http://{host}") as connected:
             started.set_result(

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from mirror.aio import tasks
 from mirror.aio.tasks import Tasks
+from mirror.oci.digest import Digest
 
 
 @asynccontextmanager
@@ -15,3 +16,7 @@ async def owned_tasks() -> AsyncIterator[Tasks]:
         yield owned
     if faults:
         raise faults[0]
+
+
+async def nobody_notes(upstream: str, digest: Digest) -> None:
+    """What a fill that has no records tells of what was sent."""

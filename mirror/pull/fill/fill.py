@@ -16,7 +16,7 @@ response before the digest is proved.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,6 +25,7 @@ from random import Random
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Slots, Urgency
+from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, RegistryError, Unavailable
 from mirror.pull.answers import Progress
@@ -41,6 +42,9 @@ _logger = logging.getLogger(__name__)
 
 _LONG = 1.0  # seconds that a blob may take over the connections there are
 _PATIENCE = 60.0  # seconds; readers are not kept waiting for an upstream that wants more
+
+NoteSent = Callable[[str, Digest], Awaitable[None]]
+"""Told that an upstream has sent the bytes of a digest, before they are kept."""
 
 
 class State(Enum):
@@ -92,6 +96,7 @@ class Fill:
         places: Slots,
         urgency: Urgency,
         metrics: Metrics,
+        note_sent: NoteSent,
         clock: Callable[[], float],
         random: Random,
     ) -> None:
@@ -106,6 +111,7 @@ class Fill:
         self._places = places
         self._urgency = urgency
         self._metrics = metrics
+        self._note_sent = note_sent
         self._clock = clock
         self._random = random
         self.error: RegistryError | None = None
@@ -200,7 +206,7 @@ class Fill:
             await self._complete(writer)
             self._move(State.VERIFYING)
             self._prove(writer)
-            await writer.commit()
+            await to_the_end(self._keep(writer))
             self._move(State.ENDED)
         except (Unavailable, Missing, Denied, asyncio.CancelledError):
             await writer.suspend()  # what is there is continued when somebody asks again
@@ -208,6 +214,11 @@ class Fill:
         except BaseException:
             await writer.discard()
             raise
+
+    async def _keep(self, writer: Writer) -> None:
+        """Keep what is proved; first it is on record who has sent it."""
+        await self._note_sent(self._registry.name, self.digest)
+        await writer.commit()
 
     async def _complete(self, writer: Writer) -> None:
         """Fetch what is missing."""

@@ -1,7 +1,7 @@
 """The fills in flight, by digest: whoever asks for what is already coming joins it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 
@@ -12,7 +12,7 @@ from mirror.aio.tasks import Starter
 from mirror.config import Fill as FillConfig
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
-from mirror.pull.fill.fill import Fill, Settings, State
+from mirror.pull.fill.fill import Fill, NoteSent, Settings, State
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.errors import TooLarge
@@ -34,6 +34,7 @@ class Fills:
         *,
         tasks: Starter,
         metrics: Metrics,
+        note_sent: NoteSent,
         clock: Callable[[], float] = time.monotonic,
         random: Random,
     ) -> None:
@@ -43,15 +44,13 @@ class Fills:
         self._store = store
         self._tasks = tasks
         self._metrics = metrics
+        self._note_sent = note_sent
         self._clock = clock
         self._random = random
         self._fills: dict[Digest, Fill] = {}
         self._too_large: TTLCache[Digest, str] = TTLCache(
             _TOO_LARGE, ttl=_TOO_LARGE_FOR, timer=clock
         )
-
-    def __iter__(self) -> Iterator[Fill]:
-        return iter(list(self._fills.values()))
 
     def is_running(self, digest: Digest) -> bool:
         """Whether this blob is on its way already."""
@@ -100,7 +99,8 @@ class Fills:
         fill = self._fills[digest] = Fill(
             digest, scope, self._registries[scope.repository.namespace], self._store,
             size=size, settings=settings, places=self._places, urgency=urgency,
-            metrics=self._metrics, clock=self._clock, random=self._random,
+            metrics=self._metrics, note_sent=self._note_sent,
+            clock=self._clock, random=self._random,
         )  # fmt: skip
         self._tasks.create_task(self._run(fill), name="fill")
         return fill

@@ -29,8 +29,9 @@ from mirror.oci.manifest import (
     MANIFEST_TYPES,
     MAX_SIZE,
     Manifest,
-    looks_like_manifest,
-    media_type_of,
+    References,
+    is_media_type,
+    parse_references,
 )
 from mirror.oci.ranges import parse_content_range
 from mirror.oci.reference import Reference, Tag
@@ -131,15 +132,15 @@ class Registry:
 
         return await self._first(self._tag_endpoints, ask)
 
-    async def get_manifest(self, scope: Scope, reference: Reference) -> Manifest:
-        """The manifest, proved by its digest (as far as one is known beforehand).
+    async def get_manifest(self, scope: Scope, reference: Reference) -> tuple[Manifest, References]:
+        """The manifest, proved by its digest (as far as one is known beforehand), and read.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing sensible.
         """
         by_tag = isinstance(reference, Tag)
 
-        async def ask(endpoint: Endpoint) -> Manifest:
+        async def ask(endpoint: Endpoint) -> tuple[Manifest, References]:
             kind = "tag" if by_tag else "manifest"
             path = f"manifests/{reference}"
             async with endpoint.ask("GET", path, scope, _ACCEPT, kind=kind) as response:
@@ -381,21 +382,27 @@ def _digest_header(response: aiohttp.ClientResponse) -> Digest | None:
         return None
 
 
-def _manifest(response: aiohttp.ClientResponse, content: bytes, reference: Reference) -> Manifest:
+def _manifest(
+    response: aiohttp.ClientResponse, content: bytes, reference: Reference
+) -> tuple[Manifest, References]:
     promised = _digest_header(response) if isinstance(reference, Tag) else reference
     if promised is not None and not promised.names(content):
         raise DigestMismatch("upstream sent a manifest that is not what its digest says")
-    if isinstance(reference, Tag):
-        _check_manifest(content)
-    declared = response.headers.get("Content-Type", "").partition(";")[0].strip()
-    media_type = declared or media_type_of(content) or MANIFEST_TYPES[0]
-    return Manifest(promised or digest_of(content), media_type, content)
-
-
-def _check_manifest(content: bytes) -> None:
-    """By tag nothing proves the content: a captive portal's page is not a manifest."""
-    if not looks_like_manifest(content):
+    references = _references(content)
+    if isinstance(reference, Tag) and not references.is_manifest:
+        # By tag nothing proves the content: a captive portal's page is not a manifest.
         raise Unavailable("upstream answered with something that is no manifest")
+    declared = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    usable = declared if is_media_type(declared) else references.media_type
+    media_type = usable or MANIFEST_TYPES[0]
+    return Manifest(promised or digest_of(content), media_type, content), references
+
+
+def _references(content: bytes) -> References:
+    try:
+        return parse_references(content)
+    except RegistryError:
+        return References()  # by digest, anything may be a manifest; it refers to nothing we know
 
 
 def _page_query(page: Page) -> str:

@@ -11,11 +11,12 @@ from mirror.oci.manifest import (
     DOCKER_MANIFEST,
     INDEX_TYPES,
     MANIFEST_TYPES,
+    MAX_REFERENCES,
     OCI_INDEX,
     OCI_MANIFEST,
     Manifest,
     References,
-    media_type_of,
+    is_media_type,
     parse_references,
 )
 
@@ -50,7 +51,9 @@ def test_an_image_refers_to_its_configuration_and_then_its_layers(media_type: st
             Descriptor(LAYER_TYPE, CONFIG, 13),
             Descriptor(LAYER_TYPE, LAYER_1, 7),
             Descriptor(LAYER_TYPE, LAYER_2, 0),
-        )
+        ),
+        media_type=media_type,
+        is_manifest=True,
     )
     assert list(references) == list(references.blobs)
 
@@ -85,10 +88,30 @@ def test_a_platform_is_written_as_docker_does() -> None:
     assert str(Platform("linux", "arm", "v7")) == "linux/arm/v7"
 
 
-def test_an_artifact_names_its_subject_without_depending_on_it() -> None:
+def test_an_artifact_does_not_depend_on_its_subject() -> None:
     references = parse_references(encoded({"config": entry(CONFIG), "subject": entry(LAYER_1)}))
-    assert references.subject == Descriptor(LAYER_TYPE, LAYER_1, 7)
     assert [found.digest for found in references] == [CONFIG]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"urls": ["https://example.com/layer"]},
+        {"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"},
+        {"mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"},
+    ],
+)
+def test_a_layer_that_is_had_from_elsewhere_is_foreign(layer: dict[str, Any]) -> None:
+    references = parse_references(encoded({"layers": [entry(LAYER_1), entry(LAYER_2) | layer]}))
+    assert [found.is_foreign for found in references] == [False, True]
+
+
+def test_of_a_manifest_that_refers_to_too_much_nothing_is_read() -> None:
+    most = [entry(LAYER_1)] * MAX_REFERENCES
+    assert len(list(parse_references(encoded({"layers": most})))) == MAX_REFERENCES
+    beyond = parse_references(encoded({"layers": most, "config": entry(CONFIG)}))
+    assert list(beyond) == []
+    assert beyond.is_manifest
 
 
 @pytest.mark.parametrize(
@@ -96,7 +119,7 @@ def test_an_artifact_names_its_subject_without_depending_on_it() -> None:
     [{}, {"layers": None, "manifests": None, "config": None, "subject": None}, {"unknown": [1]}],
 )
 def test_a_manifest_may_refer_to_nothing(document: dict[str, Any]) -> None:
-    assert parse_references(encoded(document)) == References()
+    assert list(parse_references(encoded(document))) == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +139,6 @@ def test_a_manifest_may_refer_to_nothing(document: dict[str, Any]) -> None:
         b'{"layers": [3]}',
         b'{"layers": [null]}',
         b'{"config": "abc"}',
-        b'{"subject": [1]}',
         b'{"manifests": [{"size": 1}]}',
         b'{"layers": [{"digest": null, "size": 1}]}',
         encoded({"layers": [{"digest": str(LAYER_1)}]}),
@@ -138,24 +160,50 @@ def test_what_is_not_a_manifest_is_refused_as_one(content: bytes) -> None:
 
 @pytest.mark.parametrize("media_type", MANIFEST_TYPES)
 def test_a_manifest_that_upstream_does_not_label_is_asked_itself(media_type: str) -> None:
-    assert media_type_of(encoded({"mediaType": media_type})) == media_type
+    assert parse_references(encoded({"mediaType": media_type})).media_type == media_type
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        ({"schemaVersion": 2, "config": entry(CONFIG), "layers": []}, OCI_MANIFEST),
+        ({"schemaVersion": 2, "manifests": []}, OCI_INDEX),
+        ({"schemaVersion": 1, "manifests": []}, None),
+        ({"schemaVersion": 2}, None),
+        ({"manifests": []}, None),
+    ],
+)
+def test_a_manifest_that_does_not_label_itself_is_known_by_its_shape(
+    document: dict[str, Any], media_type: str | None
+) -> None:
+    assert parse_references(encoded(document)).media_type == media_type
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"{",
-        b"[]",
         b"{}",
         b'{"mediaType": 3}',
         b'{"mediaType": "text"}',
         b'{"mediaType": "a/b\\r\\nSet-Cookie: c"}',
         b'{"mediaType": "a/\\ud800"}',
-        b"[" * 100_000,
+        b'{"mediaType": "+a/b"}',
     ],
 )
 def test_a_label_that_could_not_stand_in_a_header_is_none(content: bytes) -> None:
-    assert media_type_of(content) is None
+    assert parse_references(content).media_type is None
+
+
+@pytest.mark.parametrize("text", [*MANIFEST_TYPES, "text/html", "a/" + "b" * 127])
+def test_a_media_type_is_what_the_rfc_says(text: str) -> None:
+    assert is_media_type(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "a/", "/b", "a/b/c", "a/b;c", "a /b", "a/" + "b" * 128, "a/\x01", "a/b\n"]
+)
+def test_what_is_no_media_type_is_refused(text: str) -> None:
+    assert not is_media_type(text)
 
 
 def test_only_the_two_indexes_are_indexes() -> None:

@@ -8,27 +8,41 @@ from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.oci.reference import Repository, Tag
 from mirror.pull.forget import Forgettable, TagOf
 from mirror.pull.memory import Memory
+from mirror.records.ports import Link, TagRecord
 from mirror.sources.registry.endpoint import Scope
-from mirror.storage.catalog import TagRecord
 from tests.support.clock import FakeClock
 
 ALPINE = Repository("docker.io", "library/alpine")
 OTHER = Repository("ghcr.io", "library/alpine")
 DIGEST = digest_of(b"x")
+CONFIRMED = Link(1, is_confirmed=True, is_sent=False)
 
 
 def memory(clock: FakeClock, size: int = 10_000) -> Memory:
-    return Memory(size, missing_for=10, clock=clock)
+    return Memory(size, missing_for=10, clock=clock.monotonic)
 
 
 def test_a_manifest_is_a_blob_too_but_a_blob_is_no_manifest(clock: FakeClock) -> None:
     kept = memory(clock)
-    kept.keep(DIGEST, Manifest(DIGEST, OCI_MANIFEST, b"manifest"))
+    manifest = Manifest(DIGEST, OCI_MANIFEST, b"manifest")
+    kept.keep_manifest("docker.io", manifest)
     other = digest_of(b"y")
-    kept.keep(other, b"blob")
+    kept.keep_blob(other, b"blob")
+    assert kept.find_manifest("docker.io", DIGEST) == manifest
     assert kept.find_blob(DIGEST) == b"manifest"
     assert kept.find_blob(other) == b"blob"
-    assert kept.find_manifest(other) is None
+    assert kept.find_manifest("docker.io", other) is None
+
+
+def test_what_one_upstream_calls_a_manifest_is_not_what_another_does(clock: FakeClock) -> None:
+    kept = memory(clock)
+    kept.keep_manifest("evil.example", Manifest(DIGEST, "text/html", b"manifest"))
+    assert kept.find_manifest("docker.io", DIGEST) is None
+    kept.keep_manifest("docker.io", Manifest(DIGEST, OCI_MANIFEST, b"manifest"))
+    for upstream, media_type in (("docker.io", OCI_MANIFEST), ("evil.example", "text/html")):
+        found = kept.find_manifest(upstream, DIGEST)
+        assert found is not None
+        assert found.media_type == media_type
 
 
 def test_content_takes_no_more_than_its_size_and_the_least_recently_used_goes(
@@ -37,9 +51,9 @@ def test_content_takes_no_more_than_its_size_and_the_least_recently_used_goes(
     kept = memory(clock, size=5000)
     digests = [digest_of(bytes([number])) for number in range(10)]
     for digest in digests[:3]:
-        kept.keep(digest, bytes(1000))
+        kept.keep_blob(digest, bytes(1000))
     assert kept.find_blob(digests[0]) is not None  # used
-    kept.keep(digests[3], bytes(1000))
+    kept.keep_blob(digests[3], bytes(1000))
     assert [kept.find_blob(digest) is not None for digest in digests[:4]] == [
         True,
         False,
@@ -50,25 +64,33 @@ def test_content_takes_no_more_than_its_size_and_the_least_recently_used_goes(
 
 def test_what_is_larger_than_everything_pushes_nothing_out(clock: FakeClock) -> None:
     kept = memory(clock, size=2000)
-    kept.keep(DIGEST, b"small")
-    kept.keep(digest_of(b"y"), bytes(2000))
+    kept.keep_blob(DIGEST, b"small")
+    kept.keep_blob(digest_of(b"y"), bytes(2000))
     assert kept.find_blob(DIGEST) == b"small"
 
 
 def test_a_cache_of_nothing_keeps_nothing(clock: FakeClock) -> None:
     kept = memory(clock, size=0)
-    kept.keep(DIGEST, b"")
+    kept.keep_blob(DIGEST, b"")
     assert kept.find_blob(DIGEST) is None
 
 
 def test_links_and_tags_belong_to_one_repository(clock: FakeClock) -> None:
     kept = memory(clock)
-    kept.keep_link(ALPINE, DIGEST, 0)
+    link = Link(0, is_confirmed=True, is_sent=False)
+    kept.keep_link(ALPINE, DIGEST, link)
     kept.keep_tag(ALPINE, "1", TagRecord(DIGEST, 5.0))
-    assert kept.linked_size(ALPINE, DIGEST) == 0
-    assert kept.linked_size(OTHER, DIGEST) is None
+    assert kept.find_link(ALPINE, DIGEST) == link
+    assert kept.find_link(OTHER, DIGEST) is None
     assert kept.find_tag(ALPINE, "1") == TagRecord(DIGEST, 5.0)
     assert kept.find_tag(OTHER, "1") is None
+
+
+def test_who_has_sent_something_while_the_others_were_read_is_not_lost(clock: FakeClock) -> None:
+    kept = memory(clock)
+    kept.add_senders(DIGEST, frozenset({"docker.io"}))
+    assert kept.add_senders(DIGEST, frozenset()) == {"docker.io"}
+    assert kept.find_senders(DIGEST) == frozenset({"docker.io"})
 
 
 def ask(kept: Memory, what: str = "manifest 1", error: Exception | None = None) -> None:
@@ -92,6 +114,17 @@ def test_what_is_missing_is_not_asked_for_again_until_its_time_is_over(clock: Fa
     assert second.value.is_remembered
     assert second.value.code is ErrorCode.MANIFEST_UNKNOWN
     clock.advance(0.2)
+    ask(kept)
+
+
+def test_what_is_missing_is_not_missing_for_longer_when_the_clock_is_set_back(
+    clock: FakeClock,
+) -> None:
+    kept = memory(clock)
+    with pytest.raises(Missing):
+        ask(kept, error=missing())
+    clock.set_back(3600)
+    clock.advance(10.1)
     ask(kept)
 
 
@@ -130,9 +163,9 @@ def test_what_is_forgotten_is_gone_and_the_rest_stays(
 ) -> None:
     kept = memory(clock)
     other = digest_of(b"y")
-    kept.keep(DIGEST, b"x")
-    kept.keep_link(ALPINE, DIGEST, 1)
-    kept.keep_link(OTHER, other, 1)
+    kept.keep_blob(DIGEST, b"x")
+    kept.keep_link(ALPINE, DIGEST, CONFIRMED)
+    kept.keep_link(OTHER, other, CONFIRMED)
     kept.keep_tag(ALPINE, "1", TagRecord(DIGEST, 5.0))
     kept.keep_tag(OTHER, "1", TagRecord(other, 5.0))
     asking = Scope(ALPINE)
@@ -149,8 +182,8 @@ def test_what_is_forgotten_is_gone_and_the_rest_stays(
     kept.forget(what)
     there = {
         "content": kept.find_blob(DIGEST) is not None,
-        "link": kept.linked_size(ALPINE, DIGEST) is not None,
-        "other link": kept.linked_size(OTHER, other) is not None,
+        "link": kept.find_link(ALPINE, DIGEST) is not None,
+        "other link": kept.find_link(OTHER, other) is not None,
         "tag": kept.find_tag(ALPINE, "1") is not None,
         "other tag": kept.find_tag(OTHER, "1") is not None,
         "missing": is_missing(),

@@ -7,19 +7,13 @@ import pytest
 
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
-from mirror.oci.reference import Repository
-from mirror.oci.request import Page
 from mirror.storage.catalog import (
     MIGRATIONS,
     Catalog,
-    Link,
-    ReferrersRecord,
-    TagRecord,
 )
 from mirror.storage.space import Stored
 from mirror.telemetry.metrics import StoreTotals
 
-ALPINE, NGINX = Repository("docker.io", "library/alpine"), Repository("docker.io", "library/nginx")
 ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -40,81 +34,20 @@ async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
         assert not catalog.is_adopted
         await catalog.adopt([(ONE, 10)], [TWO], now=1.0)
         await catalog.record_blob(THREE, 5, now=2.0, media_type=MANIFEST)
-        await catalog.record_links(ALPINE, [Link(ONE, 10)])
-        await catalog.record_tag(ALPINE, "3.20", TagRecord(THREE, 3.0))
     async with Catalog.open(path) as catalog:
         assert catalog.is_adopted
-        assert catalog.totals == StoreTotals(2, 15, 10)
-        assert await catalog.find_link(ALPINE, ONE) == 10
-        assert await catalog.find_tag(ALPINE, "3.20") == TagRecord(THREE, 3.0)
-        assert await catalog.find_media_type(THREE) == MANIFEST
+        assert catalog.totals == StoreTotals(2, 15)
         assert await catalog.list_partials() == {TWO: 1.0}
 
 
-async def test_a_link_and_a_copy_on_disk_are_two_things(catalog: Catalog) -> None:
-    await catalog.record_blob(ONE, 10, now=1.0)
-    await catalog.record_links(ALPINE, [Link(ONE, 10), Link(TWO, 20)])
-    assert await catalog.find_link(ALPINE, ONE) == 10
-    assert await catalog.find_link(ALPINE, TWO) == 20
-    assert await catalog.find_link(NGINX, ONE) is None
-    assert await catalog.find_link(NGINX, TWO) is None
-
-
-async def test_totals_count_a_blob_once_and_its_references_each(catalog: Catalog) -> None:
-    await catalog.record_links(ALPINE, [Link(ONE, 10)])
+async def test_totals_count_a_blob_once(catalog: Catalog) -> None:
     await catalog.record_blob(ONE, 10, now=1.0)
     await catalog.record_blob(ONE, 10, now=2.0)
-    await catalog.record_links(NGINX, [Link(ONE, 10)])
-    await catalog.record_links(NGINX, [Link(ONE, 10)])
-    assert catalog.totals == StoreTotals(blobs=1, bytes=10, referenced_bytes=20)
+    assert catalog.totals == StoreTotals(blobs=1, bytes=10)
     await catalog.record_blob(ONE, 12, now=3.0)
-    assert catalog.totals == StoreTotals(blobs=1, bytes=12, referenced_bytes=24)
+    assert catalog.totals == StoreTotals(blobs=1, bytes=12)
     await catalog.forget_blobs([ONE, TWO])
     assert catalog.totals == StoreTotals()
-
-
-async def test_a_manifest_recorded_anew_without_its_type_keeps_it(catalog: Catalog) -> None:
-    await catalog.record_blob(ONE, 5, now=1.0, media_type=MANIFEST)
-    await catalog.record_blob(ONE, 5, now=2.0)
-    assert await catalog.find_media_type(ONE) == MANIFEST
-    assert await catalog.find_media_type(TWO) is None
-
-
-async def test_a_tag_means_what_upstream_said_last(catalog: Catalog) -> None:
-    assert await catalog.find_tag(ALPINE, "3.20") is None
-    await catalog.record_tag(ALPINE, "3.20", TagRecord(ONE, 1.0))
-    await catalog.record_tag(ALPINE, "3.20", TagRecord(TWO, 2.5))
-    assert await catalog.find_tag(ALPINE, "3.20") == TagRecord(TWO, 2.5)
-    assert await catalog.find_tag(NGINX, "3.20") is None
-
-
-async def test_tags_are_paged_in_lexical_order(catalog: Catalog) -> None:
-    for tag in ("b", "a", "B", "a1"):
-        await catalog.record_tag(ALPINE, tag, TagRecord(ONE, 1.0))
-    await catalog.record_tag(NGINX, "other", TagRecord(ONE, 1.0))
-    assert await catalog.list_tags(ALPINE, Page(None, None)) == ["B", "a", "a1", "b"]
-    assert await catalog.list_tags(ALPINE, Page(2, None)) == ["B", "a"]
-    assert await catalog.list_tags(ALPINE, Page(2, "a")) == ["a1", "b"]
-    assert await catalog.list_tags(ALPINE, Page(0, None)) == []
-
-
-async def test_referrers_are_kept_for_each_filter(catalog: Catalog) -> None:
-    everything = ReferrersRecord(b"{}", filtered=False, checked_at=1.0)
-    signatures = ReferrersRecord(b"[]", filtered=True, checked_at=2.0)
-    await catalog.record_referrers(ALPINE, ONE, None, everything)
-    await catalog.record_referrers(ALPINE, ONE, "signature", everything)
-    await catalog.record_referrers(ALPINE, ONE, "signature", signatures)
-    assert await catalog.find_referrers(ALPINE, ONE, None) == everything
-    assert await catalog.find_referrers(ALPINE, ONE, "signature") == signatures
-    assert await catalog.find_referrers(ALPINE, TWO, None) is None
-
-
-async def test_repositories_with_nothing_on_disk_are_not_listed(catalog: Catalog) -> None:
-    await catalog.record_links(ALPINE, [Link(ONE, 10)])
-    await catalog.record_links(NGINX, [Link(TWO, 10)])
-    assert await catalog.list_repositories() == []
-    await catalog.record_blob(TWO, 10, now=1.0)
-    assert await catalog.list_repositories() == [NGINX]
 
 
 async def test_what_was_used_longest_ago_goes_first_and_manifests_last(catalog: Catalog) -> None:
@@ -142,13 +75,11 @@ async def test_the_order_of_going_is_read_from_an_index(catalog: Catalog, path: 
 async def test_a_leaving_blob_is_on_disk_for_nobody_until_it_comes_anew(catalog: Catalog) -> None:
     await catalog.record_blob(ONE, 10, now=1.0)
     await catalog.mark_leaving([Stored(ONE, 10)])
-    assert await catalog.find_link(ALPINE, ONE) is None
     assert await catalog.list_by_access(limit=9) == []
     assert await catalog.list_leaving() == [Stored(ONE, 10)]
     assert catalog.totals.bytes == 10
     await catalog.record_blob(ONE, 10, now=2.0)
     assert await catalog.list_leaving() == []
-    assert await catalog.find_link(ALPINE, ONE) is None
 
 
 async def test_a_download_that_is_continued_is_as_young_as_that(catalog: Catalog) -> None:
@@ -176,7 +107,7 @@ async def test_a_value_that_cannot_be_kept_harms_nobody_else(catalog: Catalog, s
             await catalog.record_blob(TWO, size, now=1.0)
     assert good.done()
     assert await catalog.list_by_access(limit=9) == [Stored(ONE, 1)]
-    assert catalog.totals == StoreTotals(1, 1, 0)
+    assert catalog.totals == StoreTotals(1, 1)
     await catalog.record_blob(THREE, 1, now=1.0)
     assert catalog.totals.blobs == 2
 
@@ -227,7 +158,7 @@ async def test_a_closed_catalog_says_so(path: Path) -> None:
     with pytest.raises(StoreError, match="closed"):
         await catalog.record_blob(ONE, 1, now=1.0)
     with pytest.raises(StoreError, match="closed"):
-        await catalog.find_tag(ALPINE, "x")
+        await catalog.is_recorded(ONE)
 
 
 # Files that are not what they should be

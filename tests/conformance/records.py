@@ -1,0 +1,254 @@
+"""What every implementation of `mirror.records.ports.Records` must do: inherit, and give a fixture.
+
+class TestSomeRecords(RecordsConformance):
+    @pytest.fixture
+    async def records(self) -> AsyncIterator[Records]: ...
+"""
+
+import asyncio
+
+import pytest
+
+from mirror.oci.digest import Digest, digest_of
+from mirror.oci.errors import StoreError
+from mirror.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from mirror.oci.reference import Repository
+from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
+
+HUB, GHCR, EVIL = "docker.io", "ghcr.io", "evil.example"
+ALPINE, NGINX = Repository(HUB, "library/alpine"), Repository(HUB, "library/nginx")
+APP, LURE = Repository(GHCR, "org/app"), Repository(EVIL, "lure")
+ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
+LONG = Digest("sha512", "ab" * 64)
+
+
+class RecordsConformance:
+    """Each test has records of its own, and they are empty."""
+
+    # Links
+
+    async def test_nothing_is_known_of_what_nobody_has_spoken_of(self, records: Records) -> None:
+        assert await records.find_link(ALPINE, ONE) is None
+        assert await records.list_children(ONE) == []
+        assert await records.count_links([ONE]) == {}
+        assert await records.count_links([]) == {}
+        assert await records.find_media_type(HUB, ONE) is None
+        assert await records.list_senders(ONE) == frozenset()
+        assert await records.find_tag(ALPINE, "1") is None
+        assert await records.list_tags(ALPINE, after=None, limit=None) == []
+        assert await records.find_referrers(ALPINE, ONE, None) is None
+        assert await records.list_repositories([HUB], after=None, limit=9) == []
+        assert await records.list_links(ALPINE, after=None, limit=9) == []
+
+    @pytest.mark.parametrize("digest", [ONE, LONG])
+    async def test_what_upstream_has_confirmed_stands_for_that_repository_alone(
+        self, records: Records, digest: Digest
+    ) -> None:
+        await records.record_link(ALPINE, digest, 10)
+        link = await records.find_link(ALPINE, digest)
+        assert link == Link(10, is_confirmed=True, is_sent=False)
+        assert link.stands
+        assert await records.find_link(NGINX, digest) is None
+        assert await records.find_link(APP, digest) is None
+
+    async def test_what_a_manifest_names_stands_once_the_same_upstream_has_sent_it(
+        self, records: Records
+    ) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)])
+        assert await records.find_link(ALPINE, ONE) == Link(5, is_confirmed=True, is_sent=False)
+        named = await records.find_link(ALPINE, TWO)
+        assert named == Link(20, is_confirmed=False, is_sent=False)
+        assert not named.stands
+        await records.record_sent(GHCR, TWO)
+        assert await records.find_link(ALPINE, TWO) == named
+        await records.record_sent(HUB, TWO)
+        link = await records.find_link(ALPINE, TWO)
+        assert link == Link(20, is_confirmed=False, is_sent=True)
+        assert link.stands
+
+    async def test_a_foreign_layer_is_named_and_not_linked(self, records: Records) -> None:
+        children = [Named(TWO, 20, is_foreign=True), Named(THREE, 30)]
+        await records.record_manifest(ALPINE, ONE, 5, children)
+        assert await records.find_link(ALPINE, TWO) is None
+        assert await records.list_children(ONE) == [TWO, THREE]
+
+    async def test_upstreams_word_on_a_size_goes_before_a_manifests(self, records: Records) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(THREE, 1)])
+        await records.record_manifest(ALPINE, TWO, 5, [Named(THREE, 30)])
+        assert await records.find_link(ALPINE, THREE) == Link(30, is_confirmed=False, is_sent=False)
+        await records.record_link(ALPINE, THREE, 31)
+        await records.record_manifest(ALPINE, ONE, 5, [Named(THREE, 1)])
+        assert await records.find_link(ALPINE, THREE) == Link(31, is_confirmed=True, is_sent=False)
+
+    async def test_children_are_listed_as_the_manifest_has_them(self, records: Records) -> None:
+        names = [Named(digest, 1) for digest in (THREE, ONE, THREE, LONG)]
+        for repository in (ALPINE, LURE):
+            await records.record_manifest(repository, TWO, 5, names)
+        assert await records.list_children(TWO) == [THREE, ONE, THREE, LONG]
+
+    async def test_a_manifest_that_was_sent_is_recorded_with_what_it_was_called(
+        self, records: Records
+    ) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [], sent_as=OCI_MANIFEST)
+        assert await records.find_link(ALPINE, ONE) == Link(5, is_confirmed=True, is_sent=True)
+        assert await records.find_media_type(HUB, ONE) == OCI_MANIFEST
+        assert await records.list_senders(ONE) == {HUB}
+
+    async def test_a_manifest_is_recorded_all_or_not_at_all(self, records: Records) -> None:
+        with pytest.raises(StoreError):
+            await records.record_manifest(
+                ALPINE, ONE, 5, [Named(TWO, 20), Named(THREE, 2**70)], sent_as=OCI_MANIFEST
+            )
+        assert await records.find_link(ALPINE, ONE) is None
+        assert await records.find_link(ALPINE, TWO) is None
+        assert await records.list_children(ONE) == []
+        assert await records.list_senders(ONE) == frozenset()
+
+    async def test_links_are_counted_over_all_repositories(self, records: Records) -> None:
+        for repository in (ALPINE, NGINX, APP):
+            await records.record_link(repository, ONE, 10)
+        await records.record_manifest(LURE, TWO, 5, [Named(ONE, 10)])
+        many = [digest_of(b"%d" % number) for number in range(1200)]
+        assert await records.count_links([*many, ONE, TWO, THREE]) == {ONE: 4, TWO: 1}
+
+    # Who sent what
+
+    async def test_everyone_who_has_sent_something_is_known(self, records: Records) -> None:
+        for upstream in (HUB, GHCR, HUB):
+            await records.record_sent(upstream, ONE)
+        assert await records.list_senders(ONE) == {HUB, GHCR}
+
+    async def test_what_an_upstream_calls_a_manifest_is_its_own_affair(
+        self, records: Records
+    ) -> None:
+        await records.record_sent(HUB, ONE, media_type=DOCKER_MANIFEST)
+        await records.record_sent(EVIL, ONE, media_type="text/html")
+        await records.record_sent(GHCR, ONE)
+        assert await records.find_media_type(HUB, ONE) == DOCKER_MANIFEST
+        assert await records.find_media_type(EVIL, ONE) == "text/html"
+        assert await records.find_media_type(GHCR, ONE) is None
+
+    async def test_a_manifest_sent_anew_is_called_as_last_and_never_nothing(
+        self, records: Records
+    ) -> None:
+        await records.record_sent(HUB, ONE, media_type=OCI_MANIFEST)
+        await records.record_sent(HUB, ONE)
+        assert await records.find_media_type(HUB, ONE) == OCI_MANIFEST
+        await records.record_sent(HUB, ONE, media_type=OCI_INDEX)
+        assert await records.find_media_type(HUB, ONE) == OCI_INDEX
+
+    # Tags
+
+    async def test_a_tag_means_what_upstream_said_last(self, records: Records) -> None:
+        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 1.0))
+        await records.record_tag(ALPINE, "3.20", TagRecord(LONG, 2.5))
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(LONG, 2.5)
+        assert await records.find_tag(NGINX, "3.20") is None
+
+    async def test_tags_are_paged_in_lexical_order(self, records: Records) -> None:
+        for tag in ("b", "a", "B", "a1"):
+            await records.record_tag(ALPINE, tag, TagRecord(ONE, 1.0))
+        await records.record_tag(NGINX, "other", TagRecord(ONE, 1.0))
+        assert await records.list_tags(ALPINE, after=None, limit=None) == ["B", "a", "a1", "b"]
+        assert await records.list_tags(ALPINE, after=None, limit=2) == ["B", "a"]
+        assert await records.list_tags(ALPINE, after="a", limit=2) == ["a1", "b"]
+        assert await records.list_tags(ALPINE, after="a0", limit=1) == ["a1"]
+        assert await records.list_tags(ALPINE, after="b", limit=2) == []
+        assert await records.list_tags(ALPINE, after=None, limit=0) == []
+
+    # Referrers
+
+    async def test_referrers_are_kept_for_each_filter(self, records: Records) -> None:
+        everything = ReferrersRecord(b"{}", filtered=False, checked_at=1.0)
+        signatures = ReferrersRecord(b"\x00\xff", filtered=True, checked_at=2.0)
+        await records.record_referrers(ALPINE, ONE, None, everything)
+        await records.record_referrers(ALPINE, ONE, "signature", everything)
+        await records.record_referrers(ALPINE, ONE, "signature", signatures)
+        assert await records.find_referrers(ALPINE, ONE, None) == everything
+        assert await records.find_referrers(ALPINE, ONE, "signature") == signatures
+        assert await records.find_referrers(ALPINE, TWO, None) is None
+        assert await records.find_referrers(APP, ONE, None) is None
+
+    # Lists
+
+    async def test_repositories_are_listed_by_their_whole_names(self, records: Records) -> None:
+        names = [Repository("a", "x"), Repository("a.b", "x"), Repository("a-b", "x"), ALPINE]
+        for repository in names:
+            await records.record_link(repository, ONE, 1)
+        upstreams = {repository.namespace for repository in names} | {GHCR}
+        inorder = sorted(names, key=str)
+        assert await records.list_repositories(upstreams, after=None, limit=9) == inorder
+        assert await records.list_repositories(upstreams, after=None, limit=2) == inorder[:2]
+        after = str(inorder[1])
+        assert await records.list_repositories(upstreams, after=after, limit=9) == inorder[2:]
+        assert await records.list_repositories(upstreams, after="a.", limit=1) == [names[1]]
+        assert await records.list_repositories([HUB], after=None, limit=9) == [ALPINE]
+        assert await records.list_repositories([], after=None, limit=9) == []
+
+    async def test_the_links_of_a_repository_are_paged_and_none_is_left_out(
+        self, records: Records
+    ) -> None:
+        digests = {digest_of(b"%d" % number) for number in range(25)} | {LONG}
+        await records.record_manifest(
+            ALPINE, ONE, 5, [Named(digest, 1) for digest in digests - {ONE}]
+        )
+        await records.record_link(NGINX, TWO, 1)
+        found: list[Digest] = []
+        while page := await records.list_links(
+            ALPINE, after=found[-1] if found else None, limit=10
+        ):
+            assert len(page) <= 10
+            found += page
+        assert len(found) == len(set(found))
+        assert set(found) == digests | {ONE}
+
+    # What is no longer so
+
+    async def test_a_link_that_is_forgotten_is_gone_for_its_repository_alone(
+        self, records: Records
+    ) -> None:
+        for repository in (ALPINE, NGINX):
+            await records.record_link(repository, ONE, 10)
+        await records.forget_link(ALPINE, ONE)
+        await records.forget_link(APP, ONE)  # there was none
+        assert await records.find_link(ALPINE, ONE) is None
+        assert await records.find_link(NGINX, ONE) is not None
+        assert await records.count_links([ONE]) == {ONE: 1}
+
+    async def test_a_forgotten_link_that_a_manifest_names_again_is_not_confirmed(
+        self, records: Records
+    ) -> None:
+        await records.record_link(ALPINE, ONE, 10)
+        await records.forget_link(ALPINE, ONE)
+        await records.record_manifest(ALPINE, TWO, 5, [Named(ONE, 10)])
+        assert await records.find_link(ALPINE, ONE) == Link(10, is_confirmed=False, is_sent=False)
+
+    async def test_a_tag_that_is_forgotten_is_gone_and_its_neighbours_stay(
+        self, records: Records
+    ) -> None:
+        for tag in ("1", "2"):
+            await records.record_tag(ALPINE, tag, TagRecord(ONE, 1.0))
+        await records.forget_tag(ALPINE, "1")
+        await records.forget_tag(NGINX, "1")  # there was none
+        assert await records.find_tag(ALPINE, "1") is None
+        assert await records.list_tags(ALPINE, after=None, limit=None) == ["2"]
+
+    # Together
+
+    async def test_what_is_recorded_at_once_is_all_kept(self, records: Records) -> None:
+        digests = [digest_of(b"%d" % number) for number in range(100)]
+        async with asyncio.TaskGroup() as tasks:
+            for digest in digests:
+                tasks.create_task(records.record_link(ALPINE, digest, 1))
+                tasks.create_task(records.record_sent(HUB, digest))
+        assert set(await records.list_links(ALPINE, after=None, limit=999)) == set(digests)
+        link = await records.find_link(ALPINE, digests[-1])
+        assert link == Link(1, is_confirmed=True, is_sent=True)
+
+    async def test_a_value_that_cannot_be_kept_harms_nobody_else(self, records: Records) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(records.record_link(ALPINE, ONE, 10))
+            with pytest.raises(StoreError):
+                await records.record_link(ALPINE, TWO, 2**70)
+        assert await records.find_link(ALPINE, ONE) is not None
+        assert await records.find_link(ALPINE, TWO) is None

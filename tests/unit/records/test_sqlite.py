@@ -1,0 +1,87 @@
+"""Records in an SQLite file."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.errors import StoreError
+from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
+from mirror.records.sqlite import FIND_LINK, SqliteRecords
+from tests.conformance.records import ALPINE, HUB, ONE, TWO, RecordsConformance
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "records.sqlite3"
+
+
+class TestSqliteRecords(RecordsConformance):
+    @pytest.fixture
+    async def records(self, path: Path) -> AsyncIterator[Records]:
+        async with SqliteRecords.open(path) as records:
+            yield records
+
+
+async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
+    async with SqliteRecords.open(path) as records:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)], sent_as="a/b")
+        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 3.0))
+    async with SqliteRecords.open(path) as records:
+        assert await records.find_link(ALPINE, ONE) == Link(5, is_confirmed=True, is_sent=True)
+        assert await records.find_link(ALPINE, TWO) == Link(20, is_confirmed=False, is_sent=False)
+        assert await records.find_media_type(HUB, ONE) == "a/b"
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 3.0)
+
+
+async def test_of_the_referrers_only_the_latest_are_kept(path: Path) -> None:
+    async with SqliteRecords.open(path) as records, asyncio.TaskGroup() as tasks:
+        for number in range(10_100):
+            record = ReferrersRecord(b"{}", filtered=False, checked_at=float(number))
+            tasks.create_task(records.record_referrers(ALPINE, ONE, f"a/{number}", record))
+    async with SqliteRecords.open(path) as records:
+        assert await records.find_referrers(ALPINE, ONE, "a/0") is None
+        assert await records.find_referrers(ALPINE, ONE, "a/10099") is not None
+
+
+# Files that are not what they should be
+
+
+async def test_a_file_that_is_no_database_is_left_alone_and_the_error_says_what_to_do(
+    path: Path,
+) -> None:
+    garbage = b"not a database" * 100
+    _put(path, garbage)
+    with pytest.raises(StoreError, match=r"records\.sqlite3 .*move the file .* aside"):
+        async with SqliteRecords.open(path):
+            pass
+    assert _content(path) == garbage
+
+
+async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
+    async with SqliteRecords.open(path) as records:
+        await records.record_tag(ALPINE, "1", TagRecord(ONE, 1.0))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE tags SET digest = x'07'")
+    async with SqliteRecords.open(path) as records:
+        with pytest.raises(StoreError, match=r"damaged: .* move the file"):
+            await records.find_tag(ALPINE, "1")
+
+
+async def test_a_link_is_found_by_indexes_alone(path: Path) -> None:
+    async with SqliteRecords.open(path) as records:
+        await records.record_link(ALPINE, ONE, 10)
+    with closing(sqlite3.connect(path)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {FIND_LINK}", ("", b"")).fetchall()
+    assert "SCAN" not in str(plan)
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
