@@ -26,7 +26,9 @@ from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Hire, Pool, hire_here, hire_process
 from mirror.pull.blobs import Blobs
+from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
 from mirror.pull.links import Links
@@ -38,6 +40,7 @@ from mirror.pull.prefetch import Prefetch
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Registry
+from mirror.storage.by_upstream import ByUpstream
 from mirror.storage.space import Limits
 from mirror.storage.store import Store
 from mirror.telemetry import log
@@ -46,7 +49,10 @@ from mirror.telemetry.metrics import Metrics
 _logger = logging.getLogger(__name__)
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_PATIENCE = 0.5  # of connect_timeout, where a stale answer is at hand; upstream may use it all
+_SHARE_OF_CONNECT = (
+    0.5  # of connect_timeout, where a stale answer is at hand; upstream may use it all
+)
+_GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
 _BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
 
 Clock = Callable[[], float]
@@ -185,14 +191,22 @@ def _build(parts: _Parts) -> Mirror:
     memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=clock)
     links = Links(store, memory, registries, SingleFlight(work))
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
+    fill = config.fill
     fills = Fills(
-        config.fill, registries, store, tasks=work, metrics=parts.metrics, random=parts.dice
+        ByUpstream(store),
+        Pace(fill.connections, fill.segment_size, RetryPolicy(fill.attempts)),
+        max_active=fill.max_active,
+        patience=fill.connect_timeout + _GRACE,
+        tasks=work,
+        metrics=parts.metrics,
+        note_fault=parts.metrics.faults.note,
+        random=parts.dice,
     )
     manifests = Manifests(
         store=store, memory=memory, links=links, registries=registries, flights=SingleFlight(work),
-        policy=policy, patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
+        policy=policy, patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
     )  # fmt: skip
-    prefetch = Prefetch(fills, manifests, store, tasks=work)
+    prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     return Mirror(
         registries=registries,
         grants=Grants(clock),

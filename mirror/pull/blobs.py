@@ -22,7 +22,8 @@ from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open
 from mirror.pull.links import Links
 from mirror.pull.memory import SMALL, Memory
-from mirror.pull.passthrough import PassThrough
+from mirror.pull.passthrough import passing_through
+from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.files import BlobFile
@@ -109,31 +110,36 @@ class Blobs:
     async def _fill(
         self, scope: Scope, digest: Digest, size: int | None
     ) -> AsyncIterator[BlobAnswer]:
-        outcome = JOINED if self._fills.is_running(digest) else STORED
+        source = self._source(scope)
+        outcome = JOINED if self._fills.is_running(source.upstream, digest) else STORED
         try:
             with self._memory.remembering_missing(scope, f"blob {digest}"):
-                fill = await self._fills.join(scope, digest, size)
+                fill = await self._fills.join(source, digest, size)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
             async with self._pass_through(scope, digest) as answer:
                 yield answer
             return
         try:
-            if size is None:
-                await self._link(scope, fill)
-            yield BlobAnswer(digest, fill.size, fill, outcome)
+            await self._link(scope, fill, size)
+            yield BlobAnswer(digest, fill.readers.size, fill.readers, outcome)
         finally:
-            fill.leave()
+            fill.readers.leave()
 
-    async def _link(self, scope: Scope, fill: Fill) -> None:
-        """See that upstream lets the repository have the blob, and remember it."""
-        if fill.scope.repository != scope.repository:
+    async def _link(self, scope: Scope, fill: Fill, known: int | None) -> None:
+        """See that upstream lets the repository have the blob; remember it, and its size."""
+        if known is None and not fill.authorities.has_accepted(self._source(scope)):
             await self._links.confirm_blob(scope, fill.digest)
-        elif fill.size is not None:  # upstream has begun to send the blob to this repository
-            await self._links.record(scope.repository, fill.digest, fill.size)
+        elif fill.readers.size not in {None, known}:  # upstream has begun to send it
+            await self._links.record(scope.repository, fill.digest, fill.readers.size or 0)
 
     @asynccontextmanager
     async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
-        registry = self._registries[scope.repository.namespace]
-        async with registry.open_blob(scope, digest, 0, None) as body:
-            yield BlobAnswer(digest, body.size, PassThrough(digest, body, registry), MISS)
+        source = self._source(scope)
+        async with passing_through(source, digest, patience=self._fills.patience) as stream:
+            if stream.size is not None:
+                self._fills.note_size(source.upstream, digest, stream.size)
+            yield BlobAnswer(digest, stream.size, stream, MISS)
+
+    def _source(self, scope: Scope) -> BlobSource:
+        return self._registries[scope.repository.namespace].blobs(scope)

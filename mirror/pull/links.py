@@ -41,8 +41,8 @@ class Links:
         return size
 
     async def record(self, repository: Repository, digest: Digest, size: int) -> None:
-        """The repository has this digest."""
-        if self._memory.linked_size(repository, digest) is None:
+        """The repository has this digest, of this size by the word of whoever sent it."""
+        if self._memory.linked_size(repository, digest) != size:
             self._memory.keep_link(repository, digest, size)
             await try_to_keep(self._store.catalog.record_links(repository, [Link(digest, size)]))
 
