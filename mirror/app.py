@@ -27,7 +27,9 @@ from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
+from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
@@ -44,6 +46,7 @@ from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Registry
+from mirror.storage.by_upstream import ByUpstream
 from mirror.storage.space import Limits
 from mirror.storage.store import Store
 from mirror.telemetry import log
@@ -53,7 +56,8 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_PATIENCE = 0.5  # of connect_timeout, where a stale answer is at hand; upstream may use it all
+_SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
+_GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
 _BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
 
 Clock = Callable[[], float]
@@ -221,16 +225,24 @@ def _build(parts: _Parts) -> Mirror:
     private = {name for name, its in config.upstream.items() if its.access == "client"}
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
+    fill = config.fill
     fills = Fills(
-        config.fill, registries, store, tasks=work, metrics=parts.metrics,
-        note_sent=links.record_sent, random=parts.dice,
-    )  # fmt: skip
+        ByUpstream(store),
+        Pace(fill.connections, fill.segment_size, RetryPolicy(fill.attempts)),
+        max_active=fill.max_active,
+        patience=fill.connect_timeout + _GRACE,
+        tasks=work,
+        metrics=parts.metrics,
+        note_fault=parts.metrics.faults.note,
+        note_sent=links.record_sent,
+        random=parts.dice,
+    )
     manifests = Manifests(
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
-        patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
+        patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
     )  # fmt: skip
-    prefetch = Prefetch(fills, manifests, store, tasks=work)
+    prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     return Mirror(
         registries=registries,
         personal=private,

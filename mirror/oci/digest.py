@@ -18,10 +18,14 @@ _ENCODED = {
 _LENGTHS = {"sha256": 64, "sha512": 128}
 
 
+Chunk = bytes | memoryview
+"""A piece of content on its way: whoever has brought it may use the memory again."""
+
+
 class Hasher(Protocol):
     """The part of `hashlib`'s objects that is used here."""
 
-    def update(self, data: bytes | memoryview, /) -> None:
+    def update(self, data: Chunk, /) -> None:
         """Take in more content."""
 
     def hexdigest(self) -> str:

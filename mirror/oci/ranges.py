@@ -7,6 +7,7 @@ from mirror.oci.errors import RangeNotSatisfiable
 
 _RANGE = re.compile(r"bytes=\s*(?:(\d{1,19})-(\d{1,19})?|-(\d{1,19}))\s*", re.ASCII | re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes \*/(\d{1,18})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +67,9 @@ def parse_content_range(header: str | None) -> ContentRange | None:
     if start >= stop or (size is not None and stop > size):
         return None
     return ContentRange(start, stop, size)
+
+
+def parse_unsatisfied_range(header: str | None) -> int | None:
+    """The size of the whole by a 416's `Content-Range: bytes */<size>`; None where it is unsaid."""
+    match = _UNSATISFIED.fullmatch(header.strip()) if header else None
+    return None if match is None else int(match[1])

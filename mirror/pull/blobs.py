@@ -23,8 +23,9 @@ from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open, try_to_read
 from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import SMALL, Memory
-from mirror.pull.passthrough import PassThrough
+from mirror.pull.passthrough import passing_through
 from mirror.records.ports import Link
+from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import OpenBlob
@@ -118,10 +119,11 @@ class Blobs:
         self, scope: Scope, digest: Digest, link: Link | None
     ) -> AsyncIterator[BlobAnswer]:
         size = None if link is None else link.size
-        outcome = JOINED if self._fills.is_running(digest) else STORED
+        source = self._source(scope)
+        outcome = JOINED if self._fills.is_running(source.upstream, digest) else STORED
         try:
             with self._memory.remembering_missing(scope, f"blob {digest}"):
-                fill = await self._fills.join(scope, digest, size)
+                fill = await self._fills.join(source, digest, size)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
             async with self._pass_through(scope, digest) as answer:
@@ -129,25 +131,29 @@ class Blobs:
             return
         try:
             await self._link(scope, fill, link)
-            yield BlobAnswer(digest, fill.size, fill, outcome)
+            yield BlobAnswer(digest, fill.readers.size, fill.readers, outcome)
         finally:
-            fill.leave()
+            fill.readers.leave()
 
     async def _link(self, scope: Scope, fill: Fill, link: Link | None) -> None:
-        """See that upstream lets the repository have what is coming, and remember it."""
-        mine, its = scope.repository, fill.scope.repository
-        if link is not None and (link.is_confirmed or its.namespace == mine.namespace):
-            return
-        if its != mine:
+        """See that upstream lets the repository have what is coming; remember it, and its size."""
+        size = fill.readers.size
+        is_sent_to_it = fill.authorities.has_accepted(self._source(scope))
+        if link is None and not is_sent_to_it:
             await self._links.confirm_blob(scope, fill.digest)
-        elif fill.size is not None:  # upstream has begun to send the blob to this repository
-            await self._links.record(mine, fill.digest, fill.size)
+        elif is_sent_to_it and size is not None and (link is None or link.size != size):
+            await self._links.record(scope.repository, fill.digest, size)
 
     @asynccontextmanager
     async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
-        registry = self._registries[scope.repository.namespace]
-        async with registry.open_blob(scope, digest, 0, None) as body:
-            yield BlobAnswer(digest, body.size, PassThrough(digest, body, registry), MISS)
+        source = self._source(scope)
+        async with passing_through(source, digest, patience=self._fills.patience) as stream:
+            if stream.size is not None:
+                self._fills.note_size(source.upstream, digest, stream.size)
+            yield BlobAnswer(digest, stream.size, stream, MISS)
+
+    def _source(self, scope: Scope) -> BlobSource:
+        return self._registries[scope.repository.namespace].blobs(scope)
 
 
 def _answer(digest: Digest, found: bytes | OpenBlob, outcome: Outcome) -> BlobAnswer:

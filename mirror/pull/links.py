@@ -96,7 +96,7 @@ class Links:
     async def record(self, repository: Repository, digest: Digest, size: int) -> None:
         """Upstream has confirmed that the repository has this digest, of so many bytes."""
         known = self._memory.find_link(repository, digest)
-        if known is None or not known.is_confirmed:
+        if known is None or not known.is_confirmed or known.size != size:
             is_sent = known is not None and known.is_sent
             link = Link(size, is_confirmed=True, is_sent=is_sent)
             self._memory.keep_link(repository, digest, link)

@@ -1,21 +1,32 @@
 """A blob that cannot be kept, handed from upstream to one client; hashed all the same."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
+from mirror.aio.slots import Urgency
 from mirror.oci.digest import Digest
-from mirror.oci.errors import DigestMismatch
-from mirror.sources.registry.registry import Body, Registry
+from mirror.oci.errors import DigestMismatch, Unavailable
+from mirror.sources.ports import BlobSource, Body
 
 
 class PassThrough:
     """Bytes as they arrive, in bounded memory."""
 
-    def __init__(self, digest: Digest, body: Body, registry: Registry) -> None:
+    def __init__(self, digest: Digest, body: Body, source: BlobSource) -> None:
         self._digest = digest
-        self._registry = registry
+        self._source = source
         self._body = body
+
+    @property
+    def size(self) -> int | None:
+        """In bytes, by the word of whoever sends it."""
+        return self._body.size
+
+    def check_empty(self) -> None:
+        """An empty body is complete with its head: see that it is right. Raises DigestMismatch."""
+        if self.size == 0 and not self._digest.names(b""):
+            raise self._mismatch()
 
     async def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `stop` (None: to the end).
@@ -40,7 +51,31 @@ class PassThrough:
                         yield held
                     held = bytes(wanted)  # the client's connection may keep it for long
         if not self._digest.matches(hasher):
-            self._registry.distrust(self._digest, [self._body.endpoint])
-            raise DigestMismatch("upstream sent bytes that are not what their digest says")
+            raise self._mismatch()
         if held:
             yield held
+
+    def _mismatch(self) -> DigestMismatch:
+        self._source.distrust(self._digest, [self._body.sender])
+        return DigestMismatch("upstream sent bytes that are not what their digest says")
+
+
+@asynccontextmanager
+async def passing_through(
+    source: BlobSource, digest: Digest, *, patience: float
+) -> AsyncIterator[PassThrough]:
+    """Ask for a blob that is not kept, and wait for its start for so many seconds.
+
+    Raises:
+        Missing, Denied, Unavailable, DigestMismatch: What upstream says, or that it says nothing.
+    """
+    async with AsyncExitStack() as stack:
+        opening = source.open_blob(digest, 0, None, avoid=None, urgency=Urgency())
+        try:
+            async with asyncio.timeout(patience):
+                body = await stack.enter_async_context(opening)
+        except TimeoutError as error:
+            raise Unavailable("the blob has not begun to arrive in time", timed_out=True) from error
+        stream = PassThrough(digest, body, source)
+        stream.check_empty()
+        yield stream

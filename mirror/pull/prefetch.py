@@ -6,7 +6,7 @@ Whatever a client waits for goes first.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cachetools import LRUCache
 
@@ -19,6 +19,7 @@ from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open
 from mirror.pull.manifests import Manifests
 from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
 from mirror.storage.store import Store
 from mirror.telemetry.log import fields
 
@@ -31,10 +32,19 @@ _SEEN = 64  # platforms
 class Prefetch:
     """Looks at the manifests that are served; its work belongs to `tasks`."""
 
-    def __init__(self, fills: Fills, manifests: Manifests, store: Store, *, tasks: Starter) -> None:
+    def __init__(
+        self,
+        fills: Fills,
+        manifests: Manifests,
+        store: Store,
+        registries: Mapping[str, Registry],
+        *,
+        tasks: Starter,
+    ) -> None:
         self._fills = fills
         self._manifests = manifests
         self._store = store
+        self._registries = registries
         self._tasks = tasks
         self._platforms: LRUCache[Digest, Platform] = LRUCache(_REMEMBERED)
         self._seen: LRUCache[Platform, None] = LRUCache(_SEEN)
@@ -67,11 +77,12 @@ class Prefetch:
                 await self._fetch_blobs(scope, parse_references(answer.manifest.content).blobs)
 
     async def _fetch_blobs(self, scope: Scope, blobs: Iterable[Descriptor]) -> None:
+        source = self._registries[scope.repository.namespace].blobs(scope)
         for blob in blobs:
             if blob.is_foreign:
                 continue  # it is had from elsewhere
             stored = await try_to_open(self._store, blob.digest)
             if stored is None:
-                self._fills.prefetch(scope, blob.digest, blob.size)
+                self._fills.prefetch(source, blob.digest, blob.size)
             else:
                 stored.close()  # and it counts as used: it is about to be

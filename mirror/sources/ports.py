@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mirror.aio.slots import Urgency
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Chunk, Digest
 
-Chunk = bytes | memoryview
+__all__ = ["BlobSource", "Body", "Chunk", "Sender"]
 
 
 class Sender(Protocol):
@@ -30,7 +30,8 @@ class Body:
     """The bytes of a blob from `start` on, as they arrive.
 
     `size` is that of the whole blob by the sender's word, `stop` where this body ends; None where
-    nobody says. Each chunk stays as it is until the next but one is asked for.
+    nobody says. A range always tells both. Each chunk stays as it is until the next but one is
+    asked for.
     """
 
     start: int
@@ -50,6 +51,10 @@ class BlobSource(Protocol):
     @property
     def upstream(self) -> str:
         """The upstream that answers for the bytes; what it says is believed for it alone."""
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it lets us in for as long as a download takes; else one request does it all."""
 
     def open_blob(
         self,

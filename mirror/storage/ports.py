@@ -5,8 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from io import FileIO
 from typing import Protocol
 
-from mirror.oci.digest import Digest
-from mirror.storage.partial import Chunk
+from mirror.oci.digest import Chunk, Digest
 
 
 class OpenBlob(Protocol):
@@ -69,8 +68,8 @@ class Writer(Protocol):
     def missing(self) -> list[tuple[int, int]]:
         """The half-open ranges still to be written, in order; `size` must be known."""
 
-    async def expect(self, size: int) -> None:
-        """The size has become known, or is another one than was thought.
+    async def expect(self, size: int | None) -> None:
+        """The size has become known, is another one than was thought, or nobody knows it (None).
 
         Raises:
             NoRoom: It cannot be kept within the limits.
@@ -96,7 +95,22 @@ class Writer(Protocol):
         """Close the file: nobody reads from it any more."""
 
 
-class Storage(Protocol):
+class Writers(Protocol):
+    """All that a fill knows of the disk."""
+
+    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
+        """Begin, or continue, a blob that comes through `upstream`.
+
+        Bytes that are not proved are that upstream's alone: another upstream's writer of the same
+        digest neither sees nor disturbs them. Whoever commits first has it; the others' bytes go.
+
+        Raises:
+            NoRoom: It cannot be kept within the limits.
+            StoreError: The disk refuses, or somebody writes it for this upstream already.
+        """
+
+
+class Storage(Writers, Protocol):
     """Blobs on this node's disk. All methods raise StoreError where the disk refuses."""
 
     async def open_blob(self, digest: Digest) -> OpenBlob | None:
@@ -109,17 +123,6 @@ class Storage(Protocol):
         """All of a blob of at most `limit` bytes, proved anew; None where it is not here.
 
         What is no longer what its digest says is dropped.
-        """
-
-    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
-        """Begin, or continue, a blob that comes through `upstream`.
-
-        Bytes that are not proved are that upstream's alone: another upstream's writer of the same
-        digest neither sees nor disturbs them. Whoever commits first has it; the others' bytes go.
-
-        Raises:
-            NoRoom: It cannot be kept within the limits.
-            StoreError: The disk refuses, or somebody writes it for this upstream already.
         """
 
     async def keep(

@@ -80,13 +80,16 @@ class Writer:
             raise ValueError("the size is not known")
         return extents.missing(self.partial.present, 0, self.size)
 
-    async def expect(self, size: int) -> None:
-        """The size has become known.
+    async def expect(self, size: int | None) -> None:
+        """The size has become known, is another one than was thought, or nobody knows it (None).
 
         Raises:
             NoRoom: It cannot be kept within the limits.
             StoreError: More is written already.
         """
+        if size is None:
+            self.size = None
+            return
         if extents.clip(self._claimed, size) != self._claimed:
             raise StoreError(f"more than {size} bytes of {self.digest} are written already")
         self.size = size

@@ -30,7 +30,7 @@ from mirror.telemetry.faults import TASKS, Faults
 from mirror.telemetry.traffic import SECONDS, Kind, Result, Tally, Traffic
 
 
-class Outcome(StrEnum):
+class FillOutcome(StrEnum):
     """How a fill ended."""
 
     COMMITTED = "committed"
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     DENIED = "denied"
     UNAVAILABLE = "unavailable"
     NO_ROOM = "no_room"
-    STOPPED = "stopped"  # with the mirror; the partial waits for the next start
+    STOPPED = "stopped"  # with the mirror; or nobody waited for it when its turn came
     FAILED = "failed"
 
 
@@ -109,7 +109,7 @@ class Metrics:
         first event, and an alert on rare events (a digest mismatch) would sleep through it.
         """
         self._shown.upstreams.append(upstream)
-        for outcome in Outcome:
+        for outcome in FillOutcome:
             self.fills.labels(upstream, outcome)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)

@@ -9,7 +9,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror.sources.registry.receiver import Chunk, arriving
+from mirror.oci.digest import Chunk
+from mirror.sources.registry.receiver import arriving
 from tests.support.images import random_bytes
 from tests.support.tls import Authority
 

@@ -207,16 +207,40 @@ async def test_a_sha512_blob_is_proved_by_sha512(
     assert digest_of(answer.body, "sha512") == digest
 
 
-async def test_a_blob_of_another_size_than_promised_is_not_even_begun(
+async def test_a_login_page_of_another_size_costs_a_try_and_not_the_pull(
     upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
 ) -> None:
     mirror = await start_mirror()
     [layer] = app.layers
     await mirror.client.manifest("app", "1")
     fault = upstream.fault(reference=layer, body=b"<html>please log in</html>", times=1)
-    assert await _pull_in_vain(mirror.client, layer) == "502"
+    assert (await mirror.client.blob("app", layer)).digest == layer
     assert len(fault.struck) == 1
+
+
+async def test_a_login_page_is_proved_before_anybody_reads_it(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    mirror = await start_mirror()
+    [layer] = app.layers
+    await mirror.client.manifest("app", "1")
+    upstream.fault(reference=layer, body=b"<html>please log in</html>")
+    assert await _pull_in_vain(mirror.client, layer) == "502"
     assert _partials(mirror.store_root) == []
+    upstream.faults.clear()
+    assert (await mirror.client.blob("app", layer)).digest == layer
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_empty_body_is_proved_before_its_response_completes(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, *, chunked: bool
+) -> None:
+    mirror = await start_mirror()
+    [layer] = app.layers
+    fault = upstream.fault(reference=layer, body=b"", chunked=chunked)
+    assert await _pull_in_vain(mirror.client, layer) in {"502", "aborted"}
+    assert fault.struck
+    upstream.faults.clear()
     assert (await mirror.client.blob("app", layer)).digest == layer
 
 

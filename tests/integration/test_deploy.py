@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.config import Config, load
 from mirror.config.units import parse_duration
-from mirror.telemetry.metrics import Metrics, Outcome, StoreTotals
+from mirror.telemetry.metrics import FillOutcome, Metrics, StoreTotals
 from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import run
@@ -68,7 +68,7 @@ def test_alerts_and_dashboard_ask_for_rules_that_are_recorded() -> None:
 
 
 def test_rules_alerts_and_dashboard_ask_for_label_values_that_exist() -> None:
-    for label, known in (("result", Result), ("outcome", Outcome)):
+    for label, known in (("result", Result), ("outcome", FillOutcome)):
         asked = set("|".join(re.findall(rf'\b{label}=~?"([^"]*)"', QUERIES)).split("|"))
         assert asked
         assert asked - {str(value) for value in known} == set()

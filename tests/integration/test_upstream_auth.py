@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
@@ -83,7 +84,8 @@ def _source(repository: str = "team/app") -> Scope:
 
 
 async def _pull(registry: Registry) -> bytes:
-    async with registry.open_blob(_source(), BLOB, 0, None) as body:
+    blobs = registry.blobs(_source())
+    async with blobs.open_blob(BLOB, 0, None, avoid=None, urgency=Urgency()) as body:
         return b"".join([chunk async for chunk in body.chunks])
 
 

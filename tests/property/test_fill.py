@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,30 +13,32 @@ from hypothesis import given, settings, strategies as st
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Slots, Urgency
-from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError, Unavailable
-from mirror.oci.reference import Repository
 from mirror.pull.answers import readable
-from mirror.pull.fill.fill import Fill, Settings
-from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label, open_session
-from mirror.sources.registry.registry import Body, Registry
+from mirror.pull.fill.crew import Pace
+from mirror.pull.fill.fill import Fill
+from mirror.pull.fill.retries import RetryPolicy
+from mirror.sources.ports import Body, Sender
+from mirror.storage.by_upstream import ByUpstream
 from mirror.storage.store import Store
 from mirror.telemetry.metrics import Metrics
 from tests.support.images import random_bytes
-from tests.support.tasks import nobody_notes, owned_tasks
+from tests.support.memory_source import MemorySender
+from tests.support.tasks import nobody_notes
 from tests.unit.storage.opening import open_store
 
 SEGMENT = 1000
-SCOPE = Scope(Repository("registry.test", "app"))
 
 
-class Upstream(Registry):
-    """Sends what it is told to, connection by connection."""
+class Upstream:
+    """A source that sends what it is told to, connection by connection."""
 
-    def __init__(self, endpoint: Endpoint, content: bytes) -> None:
-        super().__init__("registry.test", [endpoint])
+    upstream = "registry.test"
+    is_lasting = True
+
+    def __init__(self, content: bytes) -> None:
+        self.sender = MemorySender("a")
         self.content = content
         self.connections: list[Connection] = []
         self.refuses = 0  # so many more times
@@ -44,29 +46,27 @@ class Upstream(Registry):
         self.tells_size = True
         self.obeys = False  # nobody tells it anything any more: it just sends
         self.lied = False
+        self.promised_wrong = False
         self.sent = [0] * len(content)  # how often each byte
 
     @asynccontextmanager
     async def open_blob(
         self,
-        scope: Scope,
         digest: Digest,
         start: int,
         stop: int | None,
         *,
-        size: int | None = None,
-        avoid: Endpoint | None = None,  # noqa: ARG002 - there is no other
-        urgency: Urgency | None = None,  # noqa: ARG002 - nobody waits here
+        avoid: Sender | None,  # noqa: ARG002 - there is no other
+        urgency: Urgency,  # noqa: ARG002 - nobody waits here
     ) -> AsyncIterator[Body]:
-        assert (scope, digest) == (SCOPE, digest_of(self.content))
-        assert size in {None, len(self.content)}
+        assert digest == digest_of(self.content)
         await asyncio.sleep(0)
         if self.refuses:
             self.refuses -= 1
             raise Unavailable("refused")
         whole = len(self.content)
         if start >= whole:
-            yield Body(start, start, start, _nothing(), self.endpoints[0], is_range=False)
+            yield Body(start, start, whole, _nothing(), self.sender, is_range=False)
             return
         ranged = self.ranges and (start > 0 or stop is not None)
         end = min(whole, whole if stop is None or not ranged else stop)
@@ -79,11 +79,17 @@ class Upstream(Registry):
                 end if ranged else told,
                 told,
                 connection.chunks(),
-                self.endpoints[0],
+                self.sender,
                 is_range=ranged,
             )
         finally:
             self.connections.remove(connection)
+
+    def wait(self) -> float:
+        return 0.0
+
+    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:  # noqa: ARG002 - any
+        assert self.lied or self.promised_wrong
 
 
 class Connection:
@@ -119,23 +125,24 @@ class Reader:
     completed: bool = False
     refused: bool = False
 
-    async def read(self, fill: Fill) -> None:
+    async def read(self, fill: Fill, source: Upstream) -> None:
         """As a response does: send what is there, complete when there is no more to come."""
-        fill.join(SCOPE)
+        fill.join(source)
+        readers = fill.readers
         try:
-            await fill.started()
-            stop = fill.size if self.stop is None else self.stop
+            await readers.started()
+            stop = readers.size if self.stop is None else self.stop
             position = self.start
-            while (limit := await readable(fill, position, stop)) > position:
-                self.got += os.pread(fill.file.fileno(), limit - position, position)
+            while (limit := await readable(readers, position, stop)) > position:
+                self.got += os.pread(readers.file.fileno(), limit - position, position)
                 position = limit
-                assert fill.is_proved or stop is None or position < stop
-            assert fill.is_proved
+                assert readers.is_proved or stop is None or position < stop
+            assert stop != position or readers.is_proved
             self.completed = True
         except RegistryError:
             self.refused = True
         finally:
-            fill.leave()
+            readers.leave()
 
 
 Action = tuple[str, int, int]
@@ -150,7 +157,7 @@ def _scripts(*actions: str) -> st.SearchStrategy[list[Action]]:
 @settings(max_examples=150, deadline=None)
 @given(
     size=st.one_of(st.integers(0, 300), st.integers(1500, 9000)),
-    knows_size=st.booleans(),
+    promise=st.sampled_from([None, -1, 0, 5, 2500, 2**60]),  # -1: the right one
     tells_size=st.booleans(),
     ranges=st.booleans(),
     connections=st.integers(1, 4),
@@ -160,24 +167,26 @@ def _scripts(*actions: str) -> st.SearchStrategy[list[Action]]:
 def test_every_reader_gets_the_right_bytes_or_an_error(
     *,
     size: int,
-    knows_size: bool,
+    promise: int | None,
     tells_size: bool,
     ranges: bool,
     connections: int,
     attempts: int,
     script: list[Action],
 ) -> None:
-    pace = Settings(connections, SEGMENT, attempts, retry=Backoff(first=0, most=0))
+    promised = size if promise == -1 else promise
+    pace = Pace(connections, SEGMENT, RetryPolicy(attempts, Backoff(first=0, most=0)))
 
     async def play(root: Path) -> None:
-        async with open_store(root) as store, _endpoint() as endpoint, asyncio.TaskGroup() as tasks:
-            upstream = Upstream(endpoint, random_bytes(size, seed=size))
+        async with open_store(root) as store, asyncio.TaskGroup() as tasks:
+            upstream = Upstream(random_bytes(size, seed=size))
             upstream.tells_size, upstream.ranges = tells_size, ranges
-            fill = _fill(store, upstream, size if knows_size else None, pace)
+            upstream.promised_wrong = promised not in {None, size}
+            fill = _fill(store, upstream, promised, pace)
             play = Play(upstream, fill, tasks)
             await play.run(script)
             await play.check(store)
-            if fill.error is not None:
+            if fill.readers.error is not None:
                 await play.check_next(store, pace)
 
     with tempfile.TemporaryDirectory() as directory:
@@ -215,9 +224,9 @@ class Play:
             self.upstream.refuses += which
         elif action == "join":
             start = 0 if which < 3 else length
-            if start < size and self.fill.error is None:
+            if start < size and self.fill.readers.error is None:
                 reader = Reader(start, size if which % 2 else None)
-                self.readers[self.tasks.create_task(reader.read(self.fill))] = reader
+                self.readers[self.tasks.create_task(reader.read(self.fill, self.upstream))] = reader
         elif action == "leave" and self.readers:
             list(self.readers)[which % len(self.readers)].cancel()
         elif connections:
@@ -227,7 +236,7 @@ class Play:
                 await asyncio.sleep(0)
 
     async def check(self, store: Store) -> None:
-        content, error = self.upstream.content, self.fill.error
+        content, error = self.upstream.content, self.fill.readers.error
         for reader in self.readers.values():
             if reader.completed:
                 assert bytes(reader.got) == content[reader.start : reader.stop]
@@ -243,7 +252,7 @@ class Play:
             assert os.pread(blob.file.fileno(), blob.size, 0) == content
             blob.close()
 
-    async def check_next(self, store: Store, pace: Settings) -> None:
+    async def check_next(self, store: Store, pace: Pace) -> None:
         """After a failure, the next fill succeeds, and asks only for what is not there yet."""
         self.upstream.refuses = 0
         size = len(self.upstream.content)
@@ -252,7 +261,7 @@ class Play:
             fill = _fill(store, self.upstream, size, pace)
             reader = Reader(0, size)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(reader.read(fill))
+                tasks.create_task(reader.read(fill, self.upstream))
                 tasks.create_task(fill.run())
             if reader.completed:
                 break
@@ -266,40 +275,25 @@ class Play:
             assert max(self.upstream.sent, default=0) <= 1
 
 
-def _fill(store: Store, upstream: Upstream, size: int | None, pace: Settings) -> Fill:
+def _fill(store: Store, upstream: Upstream, size: int | None, pace: Pace) -> Fill:
     return Fill(
         digest_of(upstream.content),
-        SCOPE,
         upstream,
-        store,
-        size=size,
-        settings=pace,
-        places=Slots(1),
-        urgency=Urgency(),
+        ByUpstream(store),
+        promised=size,
+        pace=pace,
+        slots=Slots(1),
+        urgency=Urgency(is_urgent=False),  # begun whether anybody waits or not
         metrics=Metrics(),
+        note_fault=_fail,
         note_sent=nobody_notes,
         clock=lambda: 0.0,
         random=Random(0),  # noqa: S311 - for jitter
     )
 
 
-@asynccontextmanager
-async def _endpoint() -> AsyncIterator[Endpoint]:
-    config, label = EndpointConfig(url="http://registry.test"), Label("registry.test", "a")
-    metrics = Metrics()
-    async with open_session() as session, owned_tasks() as tasks:
-        exchange = Exchange(
-            config, label, session=session, connect_timeout=1, stall_timeout=1, metrics=metrics
-        )
-        yield Endpoint(
-            config,
-            label,
-            exchange,
-            tasks=tasks,
-            metrics=metrics,
-            clock=lambda: 0.0,
-            random=Random(0),  # noqa: S311 - for jitter
-        )
+def _fail(task: str, error: Exception) -> None:
+    raise AssertionError(task) from error
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

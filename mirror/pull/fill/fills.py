@@ -1,115 +1,166 @@
-"""The fills in flight, by digest: whoever asks for what is already coming joins it."""
+"""The fills in flight: whoever asks for what is already coming from the same upstream joins it.
 
+They are by upstream and digest: what one upstream sends, or says of a blob, is neither joined nor
+hindered by what another does.
+"""
+
+import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from mirror.aio.slots import Slots, Urgency
-from mirror.aio.tasks import Starter
-from mirror.config import Fill as FillConfig
+from mirror.aio.tasks import NoteFault, Starter
 from mirror.oci.digest import Digest
-from mirror.oci.errors import RegistryError
-from mirror.pull.fill.fill import Fill, NoteSent, Settings, State
-from mirror.sources.registry.endpoint import Scope
-from mirror.sources.registry.registry import Registry
+from mirror.oci.errors import RegistryError, Unavailable
+from mirror.pull.fill.crew import Pace
+from mirror.pull.fill.fill import Fill, NoteSent
+from mirror.sources.ports import BlobSource
 from mirror.storage.errors import TooLarge
-from mirror.storage.store import Store
+from mirror.storage.ports import Writers
 from mirror.telemetry.metrics import Metrics
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
-_TOO_LARGE = 1024  # digests
+_REMEMBERED = 1024  # blobs
+
+_Key = tuple[str, Digest]  # upstream, digest
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A fill, and when there is none of its key any more."""
+
+    fill: Fill
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Fills:
-    """Starts fills, and finds those that run. They belong to `tasks`."""
+    """Starts fills, and finds those that run. They belong to `tasks`.
+
+    `patience` is for how many seconds a client waits until bytes can be read; `note_sent` is told
+    of each upstream that has sent a blob.
+    """
 
     def __init__(
         self,
-        config: FillConfig,
-        registries: Mapping[str, Registry],
-        store: Store,
+        storage: Writers,
+        pace: Pace,
         *,
+        max_active: int,
+        patience: float,
         tasks: Starter,
         metrics: Metrics,
+        note_fault: NoteFault,
+        random: Random,
         note_sent: NoteSent,
         clock: Callable[[], float] = time.monotonic,
-        random: Random,
     ) -> None:
-        self._settings = Settings(config.connections, config.segment_size, config.attempts)
-        self._places = Slots(config.max_active)
-        self._registries = registries
-        self._store = store
+        self._storage = storage
+        self._pace = pace
+        self._slots = Slots(max_active)
+        self._patience = patience
         self._tasks = tasks
         self._metrics = metrics
+        self._note_fault = note_fault
         self._note_sent = note_sent
         self._clock = clock
         self._random = random
-        self._fills: dict[Digest, Fill] = {}
-        self._too_large: TTLCache[Digest, str] = TTLCache(
-            _TOO_LARGE, ttl=_TOO_LARGE_FOR, timer=clock
+        self._flights: dict[_Key, _Flight] = {}
+        self._too_large: TTLCache[_Key, int | None] = TTLCache(
+            _REMEMBERED, ttl=_TOO_LARGE_FOR, timer=clock
         )
+        self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
 
-    def is_running(self, digest: Digest) -> bool:
-        """Whether this blob is on its way already."""
-        return self._find(digest) is not None
+    @property
+    def patience(self) -> float:
+        """For how many seconds a client waits for the start of a blob."""
+        return self._patience
 
-    async def join(self, scope: Scope, digest: Digest, size: int | None) -> Fill:
-        """Read along with the fill of `digest`, begun now if need be; `Fill.leave` when done.
+    def is_running(self, upstream: str, digest: Digest) -> bool:
+        """Whether this blob is on its way from there already."""
+        flight = self._flights.get((upstream, digest))
+        return flight is not None and not flight.fill.is_over
 
-        `size` is what a manifest has told, in bytes.
+    def note_size(self, upstream: str, digest: Digest, size: int) -> None:
+        """Whoever sends this blob has told its size: that counts for more than a promise."""
+        self._told[upstream, digest] = size
+
+    async def join(self, source: BlobSource, digest: Digest, size: int | None) -> Fill:
+        """Read along with the fill of `digest`, begun now if need be; `readers.leave` when done.
+
+        `size` is what a manifest promises, in bytes.
 
         Raises:
-            Missing, Denied, Unavailable: What upstream says, or that it says nothing.
+            Missing, Denied, Unavailable: What upstream says, or that it says nothing in time.
             NoRoom: The blob cannot be kept: stream it through.
         """
-        if (reason := self._too_large.get(digest)) is not None:
-            raise TooLarge(reason)
+        key = (source.upstream, digest)
+        if self._is_too_large(key, size):
+            raise TooLarge("larger than store.max_size")
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._join(key, source, size)
+        except TimeoutError as error:
+            raise Unavailable("the blob has not begun to arrive in time", timed_out=True) from error
+
+    def prefetch(self, source: BlobSource, digest: Digest, size: int) -> None:
+        """Begin a fill that nobody waits for yet; whoever joins it makes it urgent."""
+        key = (source.upstream, digest)
+        if key not in self._flights and not self._is_too_large(key, size):
+            self._start(key, source, size, Urgency(is_urgent=False))
+
+    async def _join(self, key: _Key, source: BlobSource, size: int | None) -> Fill:
         while True:
-            fill = self._find(digest) or self._start(scope, digest, size, Urgency())
-            fill.join(scope)
+            flight = self._flights.get(key) or self._start(key, source, size, Urgency())
+            fill = flight.fill
+            if fill.is_over:
+                await flight.over.wait()
+                continue
+            fill.join(source)
             try:
-                await fill.started()
+                await fill.readers.started()
+                fill.authorities.check(source)
             except RegistryError:
-                fill.leave()
+                fill.readers.leave()
                 # What upstream told another repository or client need not hold for this one.
-                if fill.scope == scope:
+                if source in fill.authorities:
                     raise
             except BaseException:
-                fill.leave()
+                fill.readers.leave()
                 raise
             else:
                 return fill
 
-    def prefetch(self, scope: Scope, digest: Digest, size: int) -> None:
-        """Begin a fill that nobody waits for yet; whoever joins it makes it urgent."""
-        if digest not in self._too_large and self._find(digest) is None:
-            self._start(scope, digest, size, Urgency(is_urgent=False))
+    def _is_too_large(self, key: _Key, promised: int | None) -> bool:
+        """Whether it was a moment ago, by a word on its size that still stands."""
+        known = self._told.get(key, promised)
+        return key in self._too_large and self._too_large.get(key, -1) in {None, known}
 
-    def _find(self, digest: Digest) -> Fill | None:
-        fill = self._fills.get(digest)
-        return None if fill is None or fill.state is State.FAILED else fill
-
-    def _start(self, scope: Scope, digest: Digest, size: int | None, urgency: Urgency) -> Fill:
-        # A client's token may end before the blob does: one request, let in once, outlives it.
-        is_personal = scope.authorization is not None
-        settings = replace(self._settings, connections=1) if is_personal else self._settings
-        fill = self._fills[digest] = Fill(
-            digest, scope, self._registries[scope.repository.namespace], self._store,
-            size=size, settings=settings, places=self._places, urgency=urgency,
-            metrics=self._metrics, note_sent=self._note_sent,
-            clock=self._clock, random=self._random,
+    def _start(self, key: _Key, source: BlobSource, size: int | None, urgency: Urgency) -> _Flight:
+        fill = Fill(
+            key[1], source, self._storage,
+            promised=self._told.get(key, size), pace=self._pace, slots=self._slots,
+            urgency=urgency, metrics=self._metrics, note_fault=self._note_fault,
+            note_sent=self._note_sent, clock=self._clock, random=self._random,
         )  # fmt: skip
-        self._tasks.create_task(self._run(fill), name="fill")
-        return fill
+        flight = self._flights[key] = _Flight(fill)
+        self._tasks.create_task(self._run(key, flight), name="fill")
+        return flight
 
-    async def _run(self, fill: Fill) -> None:
+    async def _run(self, key: _Key, flight: _Flight) -> None:
         try:
-            await fill.run()
+            await flight.fill.run()
         finally:
-            if self._fills.get(fill.digest) is fill:
-                del self._fills[fill.digest]
-            if isinstance(fill.error, TooLarge):
-                self._too_large[fill.digest] = str(fill.error)
+            del self._flights[key]
+            flight.over.set()
+            self._remember(key, flight.fill)
+
+    def _remember(self, key: _Key, fill: Fill) -> None:
+        if not fill.is_too_large:
+            return
+        if fill.told is not None:
+            self._told[key] = fill.told
+        self._too_large[key] = fill.promised if fill.told is None else fill.told

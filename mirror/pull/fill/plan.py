@@ -43,17 +43,25 @@ class Plan:
     """The claims on one blob.
 
     `missing`: the half-open ranges to fetch, in order; the last may end in None (size unknown).
+    `size` is what the blob is thought to have, where that is not the end of the last.
     """
 
     def __init__(
-        self, missing: list[tuple[int, int | None]], *, segment_size: int, connections: int
+        self,
+        missing: list[tuple[int, int | None]],
+        *,
+        segment_size: int,
+        connections: int,
+        size: int | None = None,
     ) -> None:
         self._todo = missing
         self._segment_size = segment_size
         self._connections = connections
         self._rate = 0.0
         self.active: set[Claim] = set()
-        self._knows_size = not missing or missing[-1][1] is not None
+        if size is None:
+            size = missing[-1][1] if missing else 0
+        self.size = size
 
     def __repr__(self) -> str:
         return f"<Plan: {len(self.active)} active, {self._todo} to do>"
@@ -89,23 +97,33 @@ class Plan:
         self.active.add(claim)
         return claim
 
+    def is_whole(self, claim: Claim) -> bool:
+        """Whether a claim is the whole blob: it is asked for without a range, as everyone does."""
+        return claim.start == 0 and claim.stop == self.size
+
     def learn_size(self, claim: Claim, size: int) -> None:
         """A response to `claim`, the only one so far, has told the blob's size."""
-        if not self._knows_size:
-            self._knows_size = True
+        known, self.size = self.size, size
+        if known is None:
             claim.stop = size if claim.stop is None else min(claim.stop, size)
             self._todo = [(claim.stop, size)] if claim.stop < size else []
+        elif known != size:
+            claim.stop = max(claim.start, min(claim.stop or 0, size))
+            self._todo = [
+                (start, min(stop or 0, size)) for start, stop in self._todo if start < size
+            ]
+            if known < size:
+                self._todo.append((known, size))
 
     def take_rest(self, claim: Claim, size: int | None) -> None:
         """`claim`, the only one, gets everything to the end: upstream does not send ranges."""
         self._todo = [gap for gap in self._todo if gap[0] < claim.start]  # of one that has broken
-        self._knows_size = size is not None
+        self.size = size
         claim.stop, claim.may_split = size, False
 
     def end(self, claim: Claim) -> None:
         """The body has ended that nobody knew the size of: there is no more."""
-        self._knows_size = True
-        claim.stop = claim.position
+        claim.stop = self.size = claim.position
 
     def release(self, claim: Claim, *, now: float) -> None:
         """A connection is done with its claim, or has broken: what is left is to do again."""
@@ -114,7 +132,7 @@ class Plan:
         self.active.remove(claim)
         self._rate = claim.rate(now) or self._rate
         if not claim.is_done:
-            self._todo.append((claim.position, claim.stop if self._knows_size else None))
+            self._todo.append((claim.position, None if self.size is None else claim.stop))
             self._todo.sort(key=lambda gap: gap[0])
 
     def _cut(self, start: int, end: int | None) -> int | None:

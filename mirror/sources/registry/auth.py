@@ -7,11 +7,12 @@ registrable domain, or in `token_hosts`, and never over plain HTTP on behalf of 
 import asyncio
 import base64
 import ipaddress
-import json
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -24,12 +25,16 @@ from mirror.aio.tasks import Starter
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.sources.registry.challenge import Challenge, parse_challenges
-from mirror.sources.registry.exchange import Exchange, rate_limited
+from mirror.sources.registry.exchange import Exchange
+from mirror.sources.registry.headers import field_value
+from mirror.sources.registry.reading import Senseless, read_json
+from mirror.sources.registry.status import rate_limited
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
 _LIFE = 60.0  # seconds, where expires_in is absent (distribution, spec/auth/token.md)
+_LONGEST_LIFE = 86400.0  # seconds; what is revoked meanwhile is found out by a 401
 _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its way
 _REMEMBERED = 4096  # tokens, one for each repository
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
@@ -100,12 +105,12 @@ class Authorizer:
 
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
-        realm, query = _token_url(self._bearer.parameters, repository)
+        realm = _token_url(self._bearer.parameters, repository)
         headers = {}
         if self._config.username is not None and self._may_have_credentials(realm):
             headers["Authorization"] = await self._credentials()
         asked_at = self._clock()
-        answer = await self._ask(realm.update_query(query), headers)
+        answer = await self._ask(realm, headers)
         token = _parse_token(answer)
         life = token.good_until * (1 - _MARGIN)
         self._tokens[repository] = _Token(token.header, asked_at + life)
@@ -164,26 +169,28 @@ def _suffixes() -> PublicSuffixList:
     return PublicSuffixList()
 
 
-def _token_url(parameters: dict[str, str], repository: str) -> tuple[URL, dict[str, str]]:
+def _token_url(parameters: dict[str, str], repository: str) -> URL:
     """distribution, spec/auth/token.md: realm?service=…&scope=…; one repository, and only pull."""
-    try:
-        realm = URL(parameters["realm"])
-    except (KeyError, ValueError) as error:
-        raise Unavailable("upstream's challenge names no usable token server") from error
-    if realm.scheme not in {"http", "https"} or not realm.host:
-        raise Unavailable("upstream's challenge names no usable token server")
     query = {"scope": f"repository:{repository}:pull"}
     if service := parameters.get("service"):
         query["service"] = service
-    return realm, query
+    try:
+        realm = URL(parameters["realm"])
+        realm.origin()  # yarl finds out what a port or a host is worth when it is asked
+        url = realm.update_query(query)
+    except (KeyError, ValueError) as error:
+        raise Senseless("upstream's challenge names no usable token server") from error
+    if realm.scheme not in {"http", "https"} or not realm.host:
+        raise Senseless("upstream's challenge names no usable token server")
+    return url
 
 
 async def _read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> bytes:
-    if response.status in {401, 403}:
+    if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         raise Denied(ErrorCode.DENIED, "the token server refuses this repository")
-    if response.status == 429:  # noqa: PLR2004 - Too Many Requests
+    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         raise rate_limited(response)
-    if response.status != 200:  # noqa: PLR2004 - OK
+    if response.status != HTTPStatus.OK:
         raise Unavailable(
             f"the token server answered {response.status}", status_seen=response.status
         )
@@ -192,15 +199,22 @@ async def _read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> 
 
 def _parse_token(answer: bytes) -> _Token:
     """The token, and as `good_until` its life in seconds."""
+    document = read_json(answer, what="the token server's answer")
+    if not isinstance(document, dict):
+        raise Senseless("the token server's answer makes no sense")
+    token = document.get("token") or document.get("access_token")
+    if not isinstance(token, str) or not field_value(token):
+        raise Senseless("the token server's answer holds no token")
+    return _Token(f"Bearer {token}", _life(document.get("expires_in")))
+
+
+def _life(seconds: object) -> float:
+    """For how long to believe in a token."""
     try:
-        document = json.loads(answer)
-        token = document.get("token") or document.get("access_token")
-        life = float(document.get("expires_in") or _LIFE)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise Unavailable("the token server's answer makes no sense") from error
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise Unavailable("the token server's answer holds no token")
-    return _Token(f"Bearer {token}", life)
+        life = float(seconds)  # type: ignore[arg-type]  # whatever it is: a TypeError is an answer
+    except (OverflowError, TypeError, ValueError):
+        return _LIFE
+    return min(life, _LONGEST_LIFE) if math.isfinite(life) and life > 0 else _LIFE
 
 
 def _read_secret(path: Path) -> str:

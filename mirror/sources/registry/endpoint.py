@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from random import Random
 
 import aiohttp
@@ -13,11 +14,14 @@ from yarl import URL
 from mirror.aio.slots import Slots, Urgency
 from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
-from mirror.oci.errors import Denied, ErrorCode, Missing, RegistryError, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, RegistryError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.registry.auth import Authorizer
-from mirror.sources.registry.exchange import Exchange, Label, rate_limited
+from mirror.sources.registry.exchange import Exchange, Label
+from mirror.sources.registry.headers import field_value, parse_quota
 from mirror.sources.registry.health import Health
+from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.status import raise_for_status
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
@@ -67,13 +71,18 @@ class Endpoint:
         self._authorizer = Authorizer(config, exchange, tasks=tasks, clock=clock)
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
-        # The last place is not for blobs: a question must not wait until a layer is through.
+        # The last slot is not for bodies: a question must not wait until a layer is through.
         most = config.max_connections
-        self._places = Slots(most)
-        self._blob_places = Slots(most and max(1, most - 1))
+        self._slots = Slots(most)
+        self._body_slots = Slots(most and max(1, most - 1))
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.url}: {self.health}>"
+
+    @property
+    def name(self) -> str:
+        """As metrics call it."""
+        return self.label.endpoint
 
     def may_ask(self) -> bool:
         """Whether a request is worth sending now."""
@@ -103,9 +112,12 @@ class Endpoint:
         headers: dict[str, str],
         *,
         kind: str,
-        urgency: Urgency | None = None,
+        body_for: Urgency | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask for `/v2/<repository>/<path>` and yield a response of 2xx, 304, 405 or 416.
+
+        `body_for`: a blob's bytes are asked for, which wait until others' are through for as long
+        as that takes. Everything else is a question: it waits for no body, and not for long.
 
         Raises:
             Missing: 404.
@@ -115,13 +127,26 @@ class Endpoint:
         """
         url = URL(f"{self.config.url}/v2/{scope.repository.name}/{path}", encoded=True)
         async with AsyncExitStack() as stack:
-            urgency = urgency or Urgency()
-            if kind == "blob":
-                await stack.enter_async_context(self._blob_places.take(urgency))
-            await stack.enter_async_context(self._places.take(urgency))
+            if body_for is None:
+                await stack.enter_async_context(self._slot_for_question())
+            else:
+                await stack.enter_async_context(self._body_slots.take(body_for))
+                await stack.enter_async_context(self._slots.take(body_for))
             yield await stack.enter_async_context(
                 self._authorized(method, url, scope, headers, kind=kind)
             )
+
+    @asynccontextmanager
+    async def _slot_for_question(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                within = self.exchange.answer_timeout
+                await stack.enter_async_context(self._slots.take(Urgency(), within=within))
+            except TimeoutError as error:
+                raise Unavailable(
+                    f"every connection to {self.config.host} is in use", timed_out=True
+                ) from error
+            yield
 
     @asynccontextmanager
     async def _authorized(
@@ -153,6 +178,8 @@ class Endpoint:
 
     async def _first_header(self, scope: Scope) -> str | None:
         if self._is_personal(scope):
+            if scope.authorization and not field_value(scope.authorization):
+                raise Denied(ErrorCode.UNAUTHORIZED, "no registry takes such an authorization")
             return scope.authorization
         with self._watched():
             return await self._authorizer.known(scope.repository.name)
@@ -164,7 +191,8 @@ class Endpoint:
     async def _better_header(
         self, response: aiohttp.ClientResponse, url: URL, scope: Scope, sent: str | None
     ) -> str | None:
-        is_challenge = response.status == 401 and response.url.origin() == url.origin()  # noqa: PLR2004
+        is_refused = response.status == HTTPStatus.UNAUTHORIZED
+        is_challenge = is_refused and response.url.origin() == url.origin()
         if not is_challenge or self._is_personal(scope):
             return None
         challenges = response.headers.getall("WWW-Authenticate", [])
@@ -175,32 +203,18 @@ class Endpoint:
     def _understand(self, response: aiohttp.ClientResponse, url: URL) -> None:
         """Raise what the status of the answer to `url` means; take note of what else it tells."""
         self._note_quota(response)
-        status = response.status
         with self._watched():
-            # HEAD may be refused where GET is not; a range may lie beyond the end.
-            is_expected = (response.method == "HEAD" and status == 405) or (  # noqa: PLR2004
-                "Range" in response.request_info.headers and status == 416  # noqa: PLR2004
-            )
-            if status < 400 or is_expected:  # noqa: PLR2004
-                self._succeeded()
-                return
-            if status == 429:  # noqa: PLR2004
-                raise rate_limited(response)
-            # A registry that redirects has it, and has let us in: a link that has expired on its
-            # way, or storage in trouble, is no reason to tell a client that there is nothing.
-            if response.url.origin() == url.origin():
-                _raise_refusal(response)
-            raise Unavailable(f"upstream answered {status}", status_seen=status)
+            raise_for_status(response, url)
+            self._succeeded()
 
     def _note_quota(self, response: aiohttp.ClientResponse) -> None:
-        """Docker Hub: `ratelimit-remaining: 76;w=21600`."""
         for header, gauge in (
             ("ratelimit-limit", self._metrics.ratelimit_limit),
             ("ratelimit-remaining", self._metrics.ratelimit_remaining),
         ):
-            number = response.headers.get(header, "").partition(";")[0].strip()
-            if number.isdecimal():
-                gauge.labels(self.label.upstream, self.label.endpoint).set(int(number))
+            number = parse_quota(response.headers.get(header))
+            if number is not None:
+                gauge.labels(self.label.upstream, self.label.endpoint).set(number)
 
     def _watched(self) -> "_Watch":
         return _Watch(self)
@@ -213,10 +227,12 @@ class Endpoint:
 
     def note(self, error: RegistryError) -> None:
         """Draw conclusions from a refusal, or from a request that failed."""
+        if isinstance(error, Senseless):
+            return
         if isinstance(error, Unavailable) and error.status_seen is None:
-            self.failed(grave=True)
+            self._failed(grave=True)
         elif isinstance(error, Unavailable) and (error.status_seen or 0) >= _SERVER_ERROR:
-            self.failed(grave=False)
+            self._failed(grave=False)
         else:
             self._succeeded()  # an answer, if not the one that was hoped for
         if isinstance(error, Unavailable) and error.code is ErrorCode.TOOMANYREQUESTS:
@@ -227,8 +243,11 @@ class Endpoint:
                 extra=fields(endpoint=self.config.url, pause_seconds=pause),
             )
 
-    def failed(self, *, grave: bool) -> None:
-        """Note a failure: of a request, or of a body that stalled or broke."""
+    def broke(self, *, timed_out: bool) -> None:  # noqa: ARG002 - both weigh the same
+        """A body of its has stalled, or brought nothing at all."""
+        self._failed(grave=False)
+
+    def _failed(self, *, grave: bool) -> None:
         was_up = self.health.is_up
         self.health.failed(self._clock(), roll=self._random.random(), grave=grave)
         if was_up and not self.health.is_up:
@@ -268,26 +287,3 @@ class _Watch:
         """An endpoint that sends bytes to others meanwhile is there: the line is full."""
         is_late = isinstance(error, Unavailable) and error.timed_out
         return is_late and self._endpoint.exchange.received > self._received
-
-
-def _raise_refusal(response: aiohttp.ClientResponse) -> None:
-    """Raise what a refusal by the registry itself means, if the status is one."""
-    status = response.status
-    if status in {404, 410}:
-        raise Missing(ErrorCode.MANIFEST_UNKNOWN, "upstream does not have it")
-    if status in {401, 403, 451}:
-        challenge = response.headers.get("WWW-Authenticate")
-        code = ErrorCode.UNAUTHORIZED if status == 401 else ErrorCode.DENIED  # noqa: PLR2004
-        raise Denied(code, "upstream denies access to this repository", challenge=challenge)
-
-
-def weigh(errors: list[RegistryError]) -> RegistryError:
-    """Which of several endpoints' refusals to believe.
-
-    A denial is an answer; an outage means that we do not know; only if all say so it is missing.
-    """
-    for kind in (Denied, Unavailable, Missing):
-        for error in errors:
-            if isinstance(error, kind):
-                return error
-    return errors[0]

@@ -6,7 +6,6 @@ aiohttp's exceptions end here.
 """
 
 import asyncio
-import email.utils
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -20,8 +19,11 @@ from yarl import URL
 from mirror import __version__
 from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
-from mirror.oci.errors import ErrorCode, Unavailable
-from mirror.sources.registry.receiver import Chunk, arriving
+from mirror.oci.digest import Chunk
+from mirror.oci.errors import RegistryError, Unavailable
+from mirror.sources.registry.headers import field_value
+from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.receiver import arriving
 from mirror.telemetry.metrics import Metrics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -82,7 +84,7 @@ class Exchange:
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
-        self._answer_timeout = connect_timeout
+        self.answer_timeout = connect_timeout
         self._stall_timeout = stall_timeout
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
@@ -115,7 +117,7 @@ class Exchange:
     async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
         """The whole body. Raises Unavailable where it is larger than `limit` bytes, or breaks."""
         content = bytearray()
-        with _translated(response.url):
+        with _receiving(response.url):
             async for chunk in response.content.iter_any():
                 self.count(len(chunk))
                 content += chunk
@@ -132,7 +134,7 @@ class Exchange:
             Unavailable: It stalls or breaks.
         """
         urgency = urgency or Urgency()
-        with _translated(response.url):
+        with _receiving(response.url):
             async for chunk in arriving(response, patience=self._stall_timeout):
                 self.count(len(chunk))
                 await self._keep_to_bandwidth(len(chunk), urgency)
@@ -159,7 +161,7 @@ class Exchange:
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Read past a small body that nobody wants, so that the connection serves again."""
         if (response.content_length or 0) <= _DRAINED:
-            with _translated(response.url):
+            with _receiving(response.url):
                 await response.content.read(_DRAINED)
 
     def count(self, size: int) -> None:
@@ -173,7 +175,7 @@ class Exchange:
         status = 0
         for _ in range(_MOST_REDIRECTS + 1):
             try:
-                with _translated(url):
+                with _sending(url):
                     response = await self._send_once(method, url, headers, kind)
             except Unavailable as error:
                 error.status_seen = status or None  # the registry is there, if its storage is not
@@ -195,6 +197,7 @@ class Exchange:
     def _target(self, url: URL, location: str, kind: str, status: int) -> URL:
         try:
             target = url.join(URL(location, encoded=True))
+            target.origin()  # yarl finds out what a port or a host is worth when it is asked
         except ValueError as error:
             raise Unavailable(
                 "upstream redirects to what is no address", status_seen=status
@@ -217,7 +220,7 @@ class Exchange:
         status = "none"
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
-            async with asyncio.timeout(self._answer_timeout):
+            async with asyncio.timeout(self.answer_timeout):
                 response = await self._session.request(
                     method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
                     ssl=self._ssl, read_bufsize=_READ_BUFFER,
@@ -233,44 +236,40 @@ class Exchange:
         return response
 
 
-def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
-    """What a 429 means."""
-    return Unavailable(
-        "upstream limits the rate of requests",
-        code=ErrorCode.TOOMANYREQUESTS,
-        retry_after=parse_retry_after(
-            response.headers.get("Retry-After"), date=response.headers.get("Date")
-        ),
-        status_seen=response.status,
-    )
-
-
-def parse_retry_after(header: str | None, *, date: str | None) -> float | None:
-    """Seconds to wait (RFC 9110, 10.2.3), given the response's `Date`; None where it is unclear."""
-    if not header:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
+@contextmanager
+def _sending(url: URL) -> Iterator[None]:
+    """What comes out of sending a request: it did not get there, or the answer makes no sense."""
     try:
-        until, now = (email.utils.parsedate_to_datetime(text or "") for text in (header, date))
-        return max(0.0, (until - now).total_seconds())
-    except (ValueError, TypeError):  # no date; or one with a time zone and one without
-        return None
+        with _receiving(url):
+            yield
+    except RegistryError:
+        raise
+    except Exception as error:  # what a parser says of what upstream has sent
+        raise Senseless(
+            f"{_host(url)} answered with something that is no HTTP: {type(error).__name__}"
+        ) from error
 
 
 @contextmanager
-def _translated(url: URL) -> Iterator[None]:
+def _receiving(url: URL) -> Iterator[None]:
     """Turn aiohttp's exceptions into ours, which name the host only: a query may hold secrets."""
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
-        raise Unavailable(f"{url.host} has a certificate that cannot be trusted") from error
+        raise Unavailable(f"{_host(url)} has a certificate that cannot be trusted") from error
     except TimeoutError as error:
-        raise Unavailable(f"{url.host} is silent", timed_out=True) from error
+        raise Unavailable(f"{_host(url)} is silent", timed_out=True) from error
     except aiohttp.ClientConnectorError as error:
-        raise Unavailable(f"{url.host} cannot be reached: {error.strerror}") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise Unavailable(f"{_host(url)} cannot be reached: {error.strerror}") from error
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
         raise Unavailable(
-            f"the connection to {url.host} broke: {type(error).__name__}",
-            code=ErrorCode.UNAVAILABLE,
+            f"the connection to {_host(url)} broke: {type(error).__name__}"
         ) from error
+
+
+def _host(url: URL) -> str:
+    """As it may stand in a message; what upstream redirects to need not be a name at all."""
+    try:
+        return field_value(url.host) or "a host without a name"
+    except ValueError:
+        return "a host without a name"

@@ -13,7 +13,7 @@ from mmap import mmap
 
 import aiohttp
 
-Chunk = bytes | memoryview
+from mirror.oci.digest import Chunk
 
 _SIZE = 2**21  # bytes; touched only as far as they are filled, so a slow line takes no memory
 _ENOUGH = _SIZE // 2  # bytes; less is not worth a thread's while if more is on its way

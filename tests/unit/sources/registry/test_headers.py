@@ -1,6 +1,6 @@
 import pytest
 
-from mirror.sources.registry.exchange import parse_retry_after
+from mirror.sources.registry.headers import parse_retry_after
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 

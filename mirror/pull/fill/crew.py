@@ -1,0 +1,231 @@
+"""The crew: the connections that fetch one blob, claim after claim.
+
+It begins as one connection. Others join it once it shows that one alone would take long: on a fast
+line they would only cost more, since bytes out of order are read again to be hashed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from mirror.aio.slots import Urgency
+from mirror.oci.digest import Chunk, Digest
+from mirror.oci.errors import Denied, Missing, Unavailable
+from mirror.pull.fill.authorities import Authorities
+from mirror.pull.fill.plan import Claim, Plan
+from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
+from mirror.sources.ports import BlobSource, Body, Sender
+from mirror.storage.ports import Pen, Writer
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+_LONG = 1.0  # seconds that a blob may take over the connections there are
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fills go about it."""
+
+    connections: int
+    segment_size: int  # bytes
+    retries: RetryPolicy
+    alone: float = 0.25  # seconds, before a second connection is thought of
+
+
+class Odd(Unavailable):
+    """A body that is of another size than others have told, or promised."""
+
+    def __init__(self, sender: Sender) -> None:
+        super().__init__("upstream's blob has not the size that was expected")
+        self.sender = sender
+
+
+class _Broken(Unavailable):
+    """A body that broke, and who sent it: the next try prefers another."""
+
+    def __init__(self, error: Unavailable, sender: Sender) -> None:
+        super().__init__(error.message, timed_out=error.timed_out)
+        self.sender = sender
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Crew:
+    """Fetches what `plan` has to do into `writer`.
+
+    `accept` is told of each body before it is read, and raises Odd for one that is not to be;
+    `progressed` is called whenever there is more to read, `resumed` when a sender continues where
+    another one broke.
+    """
+
+    digest: Digest
+    authorities: Authorities
+    writer: Writer
+    plan: Plan
+    pace: Pace
+    urgency: Urgency
+    clock: Callable[[], float]
+    random: Random
+    accept: Callable[[Body], Awaitable[int | None]]
+    progressed: Callable[[], None]
+    resumed: Callable[[Sender], None]
+
+    received: int = 0  # bytes
+    _has_begun: bool = False  # a body has been accepted
+    _broken: set[int] = field(default_factory=set)  # positions that nobody has continued yet
+    _working: int = 0
+    _all_left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __repr__(self) -> str:
+        return f"<Crew: {self.received} received, {self.plan}>"
+
+    async def fetch(self) -> None:
+        """Return when everything is written.
+
+        Raises:
+            RegistryError: What upstream says, or the store, or that upstream says nothing.
+        """
+        while not self.plan.is_complete:
+            self._all_left.clear()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._work())
+                    tasks.create_task(self._call_help(tasks))
+            except BaseExceptionGroup as group:
+                raise _cause_of(group) from group
+
+    async def _call_help(self, tasks: asyncio.TaskGroup) -> None:
+        while not await self._is_over(within=self.pace.alone):
+            seconds = self.plan.seconds_left(self.clock())
+            if self._has_begun and self.plan.active and seconds > _LONG:
+                for _ in range(min(self.plan.waiting, self.pace.connections - 1)):
+                    tasks.create_task(self._work())
+                return
+
+    async def _is_over(self, *, within: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._all_left.wait()
+        return self._all_left.is_set()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """One more connection inside the block; the last to leave says that all is over."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            if not self._working:
+                self._all_left.set()
+
+    async def _work(self) -> None:
+        """Fetch claim after claim over one connection at a time."""
+        streak, avoid = Streak(self.received), None
+        with self._at_work():
+            while (claim := self.plan.claim(now=self.clock())) is not None:
+                source = self.authorities.current
+                try:
+                    if not await self._fetch(claim, source, avoid):
+                        return
+                    streak, avoid = Streak(self.received), None
+                except (Denied, Missing) as error:
+                    self.authorities.refuse(source, error)
+                except Unavailable as error:
+                    if self._has_begun:
+                        self._broken.add(claim.position)
+                    self.plan.release(claim, now=self.clock())
+                    avoid = error.sender if isinstance(error, (Odd, _Broken)) else None
+                    await self._wait_before_retry(error, streak, source)
+                finally:
+                    self.plan.release(claim, now=self.clock())
+
+    async def _fetch(self, claim: Claim, source: BlobSource, avoid: Sender | None) -> bool:
+        """Fetch one claim; False: this connection is of no use."""
+        stop = None if self.plan.is_whole(claim) else claim.stop
+        async with source.open_blob(
+            self.digest, claim.start, stop, avoid=avoid, urgency=self.urgency
+        ) as body:
+            if len(self.plan.active) > 1 and not body.is_range:
+                return False  # upstream ignores ranges: one connection will have to do
+            size = await self.accept(body)
+            self.authorities.note_accepted(source)
+            if not body.is_range:
+                self.plan.take_rest(claim, size)
+            elif size is not None:
+                self.plan.learn_size(claim, size)
+            self._has_begun = True
+            if claim.start in self._broken:
+                self._broken.remove(claim.start)
+                self.resumed(body.sender)
+            await self._receive(body, claim)
+        return True
+
+    async def _receive(self, body: Body, claim: Claim) -> None:
+        try:
+            async with aclosing(body.chunks) as chunks, self.writer.pen(self.progressed) as pen:
+                async for chunk in chunks:
+                    await self._take(chunk, claim, pen)
+                    if claim.is_done:
+                        return
+            if claim.stop is None:
+                self.plan.end(claim)
+            elif not claim.is_done and body.stop != claim.position:
+                raise Unavailable("upstream sent less than it promised")  # noqa: TRY301
+            elif not claim.is_done and claim.position == claim.start:
+                raise Unavailable("upstream has nothing to send")  # noqa: TRY301
+        except Unavailable as error:
+            if error.timed_out or claim.position == claim.start:
+                body.sender.broke(timed_out=error.timed_out)  # else the line: continue, trust it
+            raise _Broken(error, body.sender) from error
+
+    async def _take(self, chunk: Chunk, claim: Claim, pen: Pen) -> None:
+        if claim.stop is not None:
+            chunk = chunk[: claim.left]  # somebody else fetches the rest
+        position = claim.position
+        claim.position += len(chunk)
+        self.received += len(chunk)
+        await pen.write(position, [chunk])
+
+    async def _wait_before_retry(
+        self, error: Unavailable, streak: Streak, source: BlobSource
+    ) -> None:
+        delay = self.pace.retries.decide(
+            _KINDS.get(type(error), Failure.REFUSED),
+            streak.add(self.received),
+            has_begun=self._has_begun,
+            wait=source.wait(),
+            roll=self.random.random(),
+        )
+        if delay is None:
+            raise _plain(error)
+        _logger.info(
+            "fill interrupted: %s", error.message,
+            extra=fields(digest=self.digest, received=self.received, retry_in=round(delay, 2)),
+        )  # fmt: skip
+        await asyncio.sleep(delay)
+
+
+_KINDS: dict[type[Unavailable], Failure] = {Odd: Failure.ODD, _Broken: Failure.BROKEN}
+
+
+def _plain(error: Unavailable) -> Unavailable:
+    """Without the sender: it travels to whoever reads."""
+    return Unavailable(
+        error.message,
+        code=error.code,
+        retry_after=error.retry_after,
+        timed_out=error.timed_out,
+        status_seen=error.status_seen,
+    )
+
+
+def _cause_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What ended the crew; the others were only cancelled for it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,181 @@
+"""Blobs of a registry's repository: a source of bytes by digest (`mirror.sources.ports`)."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import aiohttp
+from cachetools import TTLCache
+
+from mirror.aio.slots import Urgency
+from mirror.oci.digest import Digest
+from mirror.oci.errors import Denied, ErrorCode, Unavailable
+from mirror.oci.ranges import parse_content_range, parse_unsatisfied_range
+from mirror.sources.ports import Body, Chunk, Sender
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.failover import first_answer
+from mirror.sources.registry.headers import LARGEST_SIZE
+from mirror.sources.registry.reading import Senseless, size_of
+
+_LIES = 4096
+_DISTRUSTED_FOR = 600.0  # seconds
+
+
+@dataclass(slots=True, eq=False)
+class Distrust:
+    """Which senders have sent something else under a digest, for a while."""
+
+    _liars: TTLCache[tuple[Digest, str], bool] = field(
+        default_factory=lambda: TTLCache(_LIES, ttl=_DISTRUSTED_FOR), init=False
+    )
+
+    def note(self, digest: Digest, senders: Collection[Sender]) -> None:
+        """These have."""
+        for sender in senders:
+            self._liars[digest, sender.name] = True
+
+    def is_noted(self, digest: Digest, sender: Sender) -> bool:
+        """Whether this one has."""
+        return (digest, sender.name) in self._liars
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryBlobs:
+    """The blobs of one repository, on one authority, at an upstream's endpoints.
+
+    An endpoint that ignores ranges is asked last for what needs one, and what it sends before
+    `start` is not handed on.
+    """
+
+    upstream: str
+    scope: Scope
+    endpoints: tuple[Endpoint, ...] = field(repr=False)
+    _distrust: Distrust = field(repr=False)
+
+    @property
+    def is_lasting(self) -> bool:
+        """A client's token may end before a blob does: one request, let in once, outlives it."""
+        return self.scope.authorization is None
+
+    @asynccontextmanager
+    async def open_blob(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int | None,
+        *,
+        avoid: Sender | None,
+        urgency: Urgency,
+    ) -> AsyncIterator[Body]:
+        """As `BlobSource.open_blob`."""
+        candidates = sorted(
+            self.endpoints,
+            key=lambda endpoint: (
+                self._distrust.is_noted(digest, endpoint),
+                start > 0 and not endpoint.ranges,
+                endpoint is avoid,
+            ),
+        )
+        headers = {} if start == 0 and stop is None else {"Range": _range(start, stop)}
+        async with AsyncExitStack() as stack:
+
+            async def ask(endpoint: Endpoint) -> Body:
+                async with AsyncExitStack() as attempt:
+                    response = await attempt.enter_async_context(
+                        endpoint.ask(
+                            "GET", f"blobs/{digest}", self.scope, headers,
+                            kind="blob", body_for=urgency,
+                        )
+                    )  # fmt: skip
+                    body = _body(endpoint, response, start, urgency)
+                    stack.push_async_exit(attempt.pop_all())
+                return body
+
+            yield await first_answer(candidates, ask, unknown=ErrorCode.BLOB_UNKNOWN)
+
+    def wait(self) -> float:
+        """Seconds until some endpoint is worth asking again."""
+        return min(endpoint.wait() for endpoint in self.endpoints)
+
+    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:
+        """These have sent something else under this digest: for a while, they are asked last."""
+        self._distrust.note(digest, senders)
+
+
+async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
+    """The size of a blob in bytes; nothing is transferred. Raises as `Endpoint.ask`."""
+    try:
+        size = await _head_blob(endpoint, scope, digest)
+    except Denied:
+        # Some registries refuse every HEAD of a blob (public.ecr.aws: 401).
+        size = None
+    except Unavailable as error:
+        # Some storage lets in nobody but by GET, as it says in the signed link.
+        if error.status_seen != HTTPStatus.FORBIDDEN:
+            raise
+        size = None
+    return await _first_byte(endpoint, scope, digest) if size is None else size
+
+
+async def _head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int | None:
+    async with endpoint.ask("HEAD", f"blobs/{digest}", scope, {}, kind="blob") as response:
+        return size_of(response) if response.ok else None
+
+
+async def _first_byte(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
+    """The size that a GET for one byte tells; of a whole body only the head is read."""
+    path = f"blobs/{digest}"
+    headers = {"Range": "bytes=0-0"}
+    async with endpoint.ask("GET", path, scope, headers, kind="blob") as response:
+        told = parse_content_range(response.headers.get("Content-Range"))
+        size = told.size if told else size_of(response)
+        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            size = 0  # it has no first byte
+    if size is None or size > LARGEST_SIZE:
+        raise Senseless("upstream does not tell the blob's size")
+    return size
+
+
+def _range(start: int, stop: int | None) -> str:
+    return f"bytes={start}-{'' if stop is None else stop - 1}"
+
+
+def _body(
+    endpoint: Endpoint, response: aiohttp.ClientResponse, start: int, urgency: Urgency
+) -> Body:
+    """What a response to a GET for a blob from `start` carries. Raises Unavailable."""
+    chunks = endpoint.exchange.chunks(response, urgency)
+    told = response.headers.get("Content-Range")
+    match response.status:
+        case HTTPStatus.PARTIAL_CONTENT:
+            part = parse_content_range(told)
+            if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
+                raise Senseless("upstream sends another range than was asked for")
+            endpoint.ranges = True
+            return Body(start, part.stop, part.size, chunks, endpoint, is_range=True)
+        case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # there is nothing (more)
+            size = parse_unsatisfied_range(told)
+            nothing = _nothing()
+            return Body(start, start, start if size is None else size, nothing, endpoint, False)
+        case HTTPStatus.OK:
+            size = size_of(response)
+            if start:
+                endpoint.ranges = False
+                chunks = _skip(chunks, start)
+            return Body(start, size, size, chunks, endpoint, is_range=False)
+        case status:
+            raise Unavailable(f"upstream answered {status}", status_seen=status)
+
+
+async def _nothing() -> AsyncGenerator[Chunk, None]:
+    for nothing in list[Chunk]():
+        yield nothing
+
+
+async def _skip(chunks: AsyncGenerator[Chunk, None], length: int) -> AsyncGenerator[Chunk, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if length < len(chunk):
+                yield chunk[length:]
+            length = max(0, length - len(chunk))

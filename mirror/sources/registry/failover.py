@@ -1,0 +1,61 @@
+"""The endpoints of an upstream are asked in turn, until one has an answer."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from mirror.oci.errors import (
+    Denied,
+    DigestMismatch,
+    ErrorCode,
+    Missing,
+    RegistryError,
+    Unavailable,
+)
+from mirror.sources.registry.endpoint import Endpoint
+from mirror.sources.registry.reading import Senseless, reading
+
+Answer = TypeVar("Answer")
+
+
+async def first_answer(
+    endpoints: Iterable[Endpoint],
+    ask: Callable[[Endpoint], Awaitable[Answer]],
+    *,
+    unknown: ErrorCode = ErrorCode.MANIFEST_UNKNOWN,
+) -> Answer:
+    """The first endpoint's answer that is one; `unknown` is the code of what nobody has.
+
+    Raises:
+        Missing, Denied, Unavailable, DigestMismatch: What the endpoints say, weighed.
+    """
+    errors: list[RegistryError] = []
+    for endpoint in endpoints:
+        if not endpoint.may_ask():
+            errors.append(endpoint.why_not())
+            continue
+        try:
+            with reading(endpoint.config.url):
+                return await ask(endpoint)
+        except Missing as error:
+            error.code = unknown
+            errors.append(error)
+        except Denied as error:
+            # Whoever may not say what a tag means may not say who is let in either.
+            errors.append(error if endpoint.config.tags else Missing(unknown, error.message))
+        except Senseless as error:
+            errors.append(Unavailable(error.message, status_seen=error.status_seen))
+        except (Unavailable, DigestMismatch) as error:
+            errors.append(error)
+    raise weigh(errors)
+
+
+def weigh(errors: list[RegistryError]) -> RegistryError:
+    """Which of several endpoints' refusals to believe.
+
+    A denial is an answer; an outage means that we do not know; only if all say so it is missing.
+    """
+    for kind in (Denied, Unavailable, Missing):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    return errors[0]

@@ -1,0 +1,87 @@
+"""Lists, as a registry's endpoint gives them: of tags, of what refers to a digest."""
+
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import MAX_SIZE
+from mirror.oci.request import Page
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.headers import field_value, parse_next_query
+from mirror.sources.registry.reading import Senseless, read_json
+
+_LARGEST_LIST = 32 * 2**20  # bytes of a list of tags
+_WHAT = "upstream's list of tags"
+
+
+@dataclass(frozen=True, slots=True)
+class TagsPage:
+    """A page of tags, and the query that leads to the next one."""
+
+    names: list[str]
+    next_query: dict[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """The index of what refers to a digest, as upstream sent it."""
+
+    content: bytes
+    filtered: bool  # upstream has applied the artifactType filter
+
+
+async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
+    """A page of the repository's tags. Raises as `Endpoint.ask`."""
+    path = f"tags/list{_page_query(page)}"
+    async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
+        document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
+        return _tags_page(document, response.headers.get("Link"), page)
+
+
+async def list_referrers(
+    endpoint: Endpoint, scope: Scope, digest: Digest, artifact_type: str | None
+) -> Referrers:
+    """What refers to `digest`. Raises as `Endpoint.ask`."""
+    query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
+    path = f"referrers/{digest}{query}"
+    async with endpoint.ask("GET", path, scope, {}, kind="referrers") as response:
+        content = await endpoint.exchange.read(response, limit=MAX_SIZE)
+        filters = response.headers.get("OCI-Filters-Applied", "")
+        return Referrers(content, "artifactType" in filters)
+
+
+def _page_query(page: Page) -> str:
+    query = dict(page.extra)
+    if page.n is not None:
+        query["n"] = str(page.n)
+    if page.last is not None:
+        query["last"] = page.last
+    return f"?{urlencode(query)}" if query else ""
+
+
+def _tags_page(document: bytes, link: str | None, page: Page) -> TagsPage:
+    names = _tag_names(document)
+    try:
+        following = parse_next_query(link)
+    except ValueError as error:
+        raise Senseless("upstream's next page is at no address") from error
+    if following is not None:
+        return TagsPage(names, following)
+    # Some registries ignore n and last, and send everything.
+    if page.last is not None and page.last in names:
+        names = names[names.index(page.last) + 1 :]
+    if page.n is not None and len(names) > page.n:
+        names = names[: page.n]
+        return TagsPage(names, {"n": str(page.n), "last": names[-1]} if names else None)
+    return TagsPage(names, None)
+
+
+def _tag_names(document: bytes) -> list[str]:
+    answer = read_json(document, what=_WHAT)
+    names = answer.get("tags", ...) if isinstance(answer, dict) else ...
+    if names is None:
+        return []  # distribution says so where there are none
+    if not isinstance(names, list):
+        raise Senseless(f"{_WHAT} makes no sense")
+    # What is no tag by any grammar can be asked for by nobody.
+    return [name for name in names if isinstance(name, str) and field_value(name)]
