@@ -25,6 +25,7 @@ from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Hire, Pool, hire_here, hire_process
+from mirror.oci.errors import StoreError
 from mirror.pull.blobs import Blobs
 from mirror.pull.fill.fills import Fills
 from mirror.pull.freshness import Policy
@@ -38,10 +39,11 @@ from mirror.pull.prefetch import Prefetch
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Registry
+from mirror.storage.catalog import Catalog
 from mirror.storage.space import Limits
-from mirror.storage.store import Store
+from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
-from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.metrics import Metrics, StoreTotals
 
 _logger = logging.getLogger(__name__)
 
@@ -122,7 +124,7 @@ async def run(
     async with AsyncExitStack() as stack:
         note_fault = metrics.faults.note
         store = await stack.enter_async_context(
-            Store.open(
+            LocalStorage.open(
                 config.store.root,
                 Limits(config.store.max_size, config.store.min_free),
                 keep_partial_for=config.fill.keep_partial_for,
@@ -131,10 +133,18 @@ async def run(
                 note_fault=note_fault,
             )
         )
+        catalog = await stack.enter_async_context(
+            Catalog.open(config.store.root / "catalog.sqlite3")
+        )
+        referenced = _Referenced(store, catalog)
+        metrics.watch_store(
+            lambda: StoreTotals(store.totals.blobs, store.totals.bytes, referenced.bytes),
+            limit_bytes=config.store.max_size,
+        )
         session = await stack.enter_async_context(open_session())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
-        mirror = _build(_Parts(config, store, session, work, metrics, clock, dice))
+        mirror = _build(_Parts(config, store, catalog, session, work, metrics, clock, dice))
         pool = Pool(
             config,
             mirror,
@@ -150,8 +160,13 @@ async def run(
                 return problem
             return None if await store.is_writable() else "store.root cannot be written to"
 
+        async def gather() -> None:
+            with suppress(StoreError):  # then it is as it was
+                await referenced.count()
+            await pool.gather()
+
         admin = web.AppRunner(
-            make_admin(metrics, gather=pool.gather, find_problem=find_problem), access_log=None
+            make_admin(metrics, gather=gather, find_problem=find_problem), access_log=None
         )
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
         await stack.enter_async_context(pool.working())
@@ -161,12 +176,30 @@ async def run(
         yield Running(address, admin.addresses[0])
 
 
+class _Referenced:
+    """What the blobs on disk would take without deduplication, worked out when it is asked for."""
+
+    def __init__(self, store: LocalStorage, catalog: Catalog) -> None:
+        self._store = store
+        self._catalog = catalog
+        self.bytes = 0
+
+    async def count(self) -> None:
+        """Look at everything that is stored."""
+        total = 0
+        async for stored in self._store.list_stored():
+            links = await self._catalog.count_links([digest for digest, _ in stored])
+            total += sum(size * links.get(digest, 0) for digest, size in stored)
+        self.bytes = total
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What everything is built from."""
 
     config: Config
-    store: Store
+    store: LocalStorage
+    catalog: Catalog
     session: ClientSession
     work: Tasks
     metrics: Metrics
@@ -183,13 +216,14 @@ def _build(parts: _Parts) -> Mirror:
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
     memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=clock)
-    links = Links(store, memory, registries, SingleFlight(work))
+    links = Links(parts.catalog, memory, registries, SingleFlight(work))
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fills = Fills(
         config.fill, registries, store, tasks=work, metrics=parts.metrics, random=parts.dice
     )
     manifests = Manifests(
-        store=store, memory=memory, links=links, registries=registries, flights=SingleFlight(work),
+        store=store, catalog=parts.catalog, memory=memory, links=links,
+        registries=registries, flights=SingleFlight(work),
         policy=policy, patience=config.fill.connect_timeout * _PATIENCE, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, tasks=work)
@@ -200,7 +234,7 @@ def _build(parts: _Parts) -> Mirror:
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
-            store, memory, registries, SingleFlight(work), policy,
+            store, parts.catalog, memory, registries, SingleFlight(work), policy=policy,
             public={name for name, its in config.upstream.items() if its.access == "mirror"},
             clock=clock,
         ),

@@ -19,14 +19,13 @@ from mirror.oci.errors import StoreError
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
-from mirror.pull.keeping import try_to_open
+from mirror.pull.keeping import try_to_open, try_to_read
 from mirror.pull.links import Links
 from mirror.pull.memory import SMALL, Memory
 from mirror.pull.passthrough import PassThrough
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.files import BlobFile
-from mirror.storage.store import Store
+from mirror.storage.ports import OpenBlob, Storage
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Blobs:
 
     def __init__(
         self,
-        store: Store,
+        store: Storage,
         memory: Memory,
         links: Links,
         fills: Fills,
@@ -74,13 +73,13 @@ class Blobs:
             if found is not None:
                 if size is None:
                     await self._links.confirm_blob(scope, digest)
-                yield await self._stored(digest, found, LINKED if size is None else HIT)
+                yield self._stored(digest, found, LINKED if size is None else HIT)
                 return
         async with self._fill(scope, digest, size) as answer:
             yield answer
 
     @asynccontextmanager
-    async def _find(self, digest: Digest) -> AsyncIterator[bytes | BlobFile | None]:
+    async def _find(self, digest: Digest) -> AsyncIterator[bytes | OpenBlob | None]:
         """A blob in memory or on disk; inside the block it is in use, and stays."""
         content = self._memory.find_blob(digest)
         if content is not None:
@@ -89,21 +88,25 @@ class Blobs:
             return
         blob = await try_to_open(self._store, digest)
         try:
-            yield blob
+            if blob is None or blob.size > SMALL:
+                yield blob
+            else:
+                yield await self._read(digest)
         finally:
             if blob is not None:
                 blob.close()
 
-    async def _stored(
-        self, digest: Digest, found: bytes | BlobFile, outcome: Outcome
-    ) -> BlobAnswer:
+    async def _read(self, digest: Digest) -> bytes | None:
         """What is small is from memory the next time."""
-        if isinstance(found, BlobFile):
-            if found.size > SMALL:
-                return BlobAnswer(digest, found.size, WholeFile(found.file, found.size), outcome)
-            found = await self._store.blobs.read(found)
-            self._memory.keep(digest, found)
-        return BlobAnswer(digest, len(found), found, outcome)
+        content = await try_to_read(self._store, digest, limit=SMALL)
+        if content is not None:
+            self._memory.keep(digest, content)
+        return content
+
+    def _stored(self, digest: Digest, found: bytes | OpenBlob, outcome: Outcome) -> BlobAnswer:
+        if isinstance(found, bytes):
+            return BlobAnswer(digest, len(found), found, outcome)
+        return BlobAnswer(digest, found.size, WholeFile(found.file, found.size), outcome)
 
     @asynccontextmanager
     async def _fill(

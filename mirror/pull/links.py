@@ -12,8 +12,7 @@ from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.catalog import Link
-from mirror.storage.store import Store
+from mirror.storage.catalog import Catalog, Link
 
 
 class Links:
@@ -21,12 +20,12 @@ class Links:
 
     def __init__(
         self,
-        store: Store,
+        catalog: Catalog,
         memory: Memory,
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, int],
     ) -> None:
-        self._store = store
+        self._catalog = catalog
         self._memory = memory
         self._registries = registries
         self._flights = flights
@@ -35,7 +34,7 @@ class Links:
         """The size in bytes of a digest that the repository has; None where that is not known."""
         size = self._memory.linked_size(repository, digest)
         if size is None:
-            size = await self._store.catalog.find_link(repository, digest)
+            size = await self._catalog.find_link(repository, digest)
             if size is not None:
                 self._memory.keep_link(repository, digest, size)
         return size
@@ -44,7 +43,7 @@ class Links:
         """The repository has this digest."""
         if self._memory.linked_size(repository, digest) is None:
             self._memory.keep_link(repository, digest, size)
-            await try_to_keep(self._store.catalog.record_links(repository, [Link(digest, size)]))
+            await try_to_keep(self._catalog.record_links(repository, [Link(digest, size)]))
 
     async def confirm_blob(self, scope: Scope, digest: Digest) -> int:
         """Have upstream confirm that the repository has a blob; its size in bytes.

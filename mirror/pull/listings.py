@@ -13,8 +13,8 @@ from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.catalog import ReferrersRecord
-from mirror.storage.store import Store
+from mirror.storage.catalog import Catalog, ReferrersRecord
+from mirror.storage.ports import Storage
 
 
 class Listings:
@@ -25,16 +25,18 @@ class Listings:
 
     def __init__(
         self,
-        store: Store,
+        storage: Storage,
+        catalog: Catalog,
         memory: Memory,
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, ReferrersAnswer],
-        policy: Policy,
         *,
+        policy: Policy,
         public: Collection[str],
         clock: Callable[[], float],
     ) -> None:
-        self._store = store
+        self._storage = storage
+        self._catalog = catalog
         self._memory = memory
         self._registries = registries
         self._flights = flights
@@ -51,7 +53,7 @@ class Listings:
         try:
             found = await self._registry(scope).list_tags(scope, page)
         except Unavailable:
-            names = await self._store.catalog.list_tags(scope.repository, page)
+            names = await self._catalog.list_tags(scope.repository, page)
             if not names and page.last is None:
                 raise
             return TagsAnswer(names, _next(names, page), STALE)
@@ -65,7 +67,7 @@ class Listings:
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        record = await self._store.catalog.find_referrers(scope.repository, digest, artifact_type)
+        record = await self._catalog.find_referrers(scope.repository, digest, artifact_type)
         age = Freshness.DEAD
         if record is not None:
             age = self._policy.decide(record.checked_at, now=self._clock())
@@ -86,8 +88,12 @@ class Listings:
 
         Where each client's own authorization decides, the names are nobody else's business.
         """
-        found = await self._store.catalog.list_repositories()
-        everything = sorted(str(name) for name in found if name.namespace in self._public)
+        links = [
+            (name, digest) for name, digest in await self._catalog.list_links()
+            if name.namespace in self._public
+        ]  # fmt: skip
+        stored = await self._storage.find_stored([digest for _, digest in links])
+        everything = sorted({str(name) for name, digest in links if digest in stored})
         names = [name for name in everything if page.last is None or name > page.last]
         if page.n is None or len(names) <= page.n:
             return names, None
@@ -104,7 +110,7 @@ class Listings:
             raise Unavailable("upstream's list of referrers makes no sense")
         record = ReferrersRecord(found.content, found.filtered, self._clock())
         await try_to_keep(
-            self._store.catalog.record_referrers(scope.repository, digest, artifact_type, record)
+            self._catalog.record_referrers(scope.repository, digest, artifact_type, record)
         )
         return ReferrersAnswer(found.content, found.filtered, STORED)
 

@@ -26,13 +26,13 @@ from mirror.pull.answers import (
     ManifestAnswer,
 )
 from mirror.pull.freshness import Freshness, Policy
-from mirror.pull.keeping import try_to_keep, try_to_open
+from mirror.pull.keeping import try_to_keep, try_to_read
 from mirror.pull.links import Links
 from mirror.pull.memory import Memory
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.catalog import Link, TagRecord
-from mirror.storage.store import Store
+from mirror.storage.catalog import Catalog, Link, TagRecord
+from mirror.storage.ports import Storage
 
 
 class Manifests:
@@ -41,7 +41,8 @@ class Manifests:
     def __init__(
         self,
         *,
-        store: Store,
+        store: Storage,
+        catalog: Catalog,
         memory: Memory,
         links: Links,
         registries: Mapping[str, Registry],
@@ -51,6 +52,7 @@ class Manifests:
         clock: Callable[[], float],
     ) -> None:
         self._store = store
+        self._catalog = catalog
         self._memory = memory
         self._links = links
         self._registries = registries
@@ -146,7 +148,7 @@ class Manifests:
     async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
             manifest = await self._registry(scope).get_manifest(scope, reference)
-        await self._keep(manifest)
+        await self._keep(scope.repository.namespace, manifest)
         await self._record(scope.repository, manifest)
         return ManifestAnswer(manifest, STORED)
 
@@ -174,7 +176,7 @@ class Manifests:
     async def _find_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         record = self._memory.find_tag(repository, tag.name)
         if record is None:
-            record = await self._store.catalog.find_tag(repository, tag.name)
+            record = await self._catalog.find_tag(repository, tag.name)
             if record is not None:
                 self._memory.keep_tag(repository, tag.name, record)
         return record
@@ -182,41 +184,37 @@ class Manifests:
     async def _record_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         record = TagRecord(digest, self._clock())
         self._memory.keep_tag(repository, tag.name, record)
-        await try_to_keep(self._store.catalog.record_tag(repository, tag.name, record))
+        await try_to_keep(self._catalog.record_tag(repository, tag.name, record))
 
     async def _find(self, digest: Digest) -> Manifest | None:
         return self._memory.find_manifest(digest) or await self._read(digest)
 
     async def _read(self, digest: Digest) -> Manifest | None:
         """A manifest from disk, into memory; None for what is not (known to be) one."""
-        blob = await try_to_open(self._store, digest)
-        if blob is None:
+        # A layer is larger, and no client's word brings it into memory.
+        content = await try_to_read(self._store, digest, limit=MAX_SIZE)
+        if content is None:
             return None
-        try:
-            if blob.size > MAX_SIZE:
-                return None  # a layer, and no client's word brings it into memory
-            content = await self._store.blobs.read(blob)
-        finally:
-            blob.close()
-        media_type = await self._store.catalog.find_media_type(digest) or media_type_of(content)
+        media_type = await self._catalog.find_media_type(digest) or media_type_of(content)
         if media_type is None:
             return None  # a configuration, say: upstream knows no manifest of this name either
         manifest = Manifest(digest, media_type, content)
         self._memory.keep(digest, manifest)
         return manifest
 
-    async def _keep(self, manifest: Manifest) -> None:
+    async def _keep(self, upstream: str, manifest: Manifest) -> None:
         self._memory.keep(manifest.digest, manifest)
         await try_to_keep(
-            self._store.keep(manifest.digest, manifest.content, media_type=manifest.media_type)
+            self._store.keep(upstream, manifest.digest, manifest.content, is_manifest=True)
         )
+        await try_to_keep(self._catalog.record_media_type(manifest.digest, manifest.media_type))
 
     async def _record(self, repository: Repository, manifest: Manifest) -> None:
         """The repository has this manifest, and so it has what the manifest refers to."""
         links = [Link(manifest.digest, manifest.size), *_references(manifest)]
         for link in links:
             self._memory.keep_link(repository, link.digest, link.size)
-        await try_to_keep(self._store.catalog.record_links(repository, links))
+        await try_to_keep(self._catalog.record_links(repository, links))
 
 
 def _references(manifest: Manifest) -> list[Link]:

@@ -19,7 +19,7 @@ from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open
 from mirror.pull.manifests import Manifests
 from mirror.sources.registry.endpoint import Scope
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +31,9 @@ _SEEN = 64  # platforms
 class Prefetch:
     """Looks at the manifests that are served; its work belongs to `tasks`."""
 
-    def __init__(self, fills: Fills, manifests: Manifests, store: Store, *, tasks: Starter) -> None:
+    def __init__(
+        self, fills: Fills, manifests: Manifests, store: Storage, *, tasks: Starter
+    ) -> None:
         self._fills = fills
         self._manifests = manifests
         self._store = store

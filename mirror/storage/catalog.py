@@ -1,46 +1,27 @@
-"""The catalog: what the blobs on disk are, and who may be served what (SQLite, `schema.sql`).
-
-Writes from everywhere are gathered into one transaction at a time, so that fifty fills that end
-together cost one commit. A write returns when it is committed and synced, and is not undone when
-its caller is cancelled.
-"""
+"""What registries have said: links, tags, referrers, media types (SQLite, `catalog.sqlite3`)."""
 
 # ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY_ID
 
-import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from importlib.resources import files
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import aiosqlite
-
-from mirror.aio.waiting import finish
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import RegistryError, StoreError
 from mirror.oci.reference import Repository
 from mirror.oci.request import Page
-from mirror.storage.space import Stored
-from mirror.telemetry.metrics import StoreTotals
+from mirror.sqlite import Database, Schema, Statement
 
-MIGRATIONS = ("schema.sql",)
-"""The script that leads from each `user_version` to the next; only ever appended to."""
-
-_PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # or a power cut loses what blobs there are, and they pile up
-    "PRAGMA foreign_keys = ON",
+SCHEMA = Schema(
+    name="catalog",
+    application_id=0x6D697272,  # "mirr"
+    package="mirror.storage",
+    scripts=("schema.sql", "schema_2.sql"),
+    remedy=(
+        ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
+        " again, and it is made anew"
+    ),
 )
-
-_APPLICATION_ID = 0x6D697272
-"""In the file's header: this database is a mirror's catalog ("mirr")."""
-
-_Row = Sequence[object]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +49,6 @@ class Link:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    sql: str
-    rows: Sequence[_Row]
-
-
-@dataclass(slots=True)
-class _Write:
-    statements: tuple[_Statement, ...]
-    done: asyncio.Future[None]
-    error: StoreError | None = field(
-        default_factory=lambda: StoreError("the catalog did not get to it")
-    )
-
-
 _UPSERT_REPOSITORY = (
     "INSERT INTO repositories (namespace, name) VALUES (?, ?) ON CONFLICT DO NOTHING"
 )
@@ -90,19 +56,10 @@ _REPOSITORY_ID = "(SELECT id FROM repositories WHERE namespace = ? AND name = ?)
 
 
 class Catalog:
-    """The open catalog. Use `Catalog.open`."""
+    """The open catalog. Use `Catalog.open`. All methods raise StoreError."""
 
-    def __init__(
-        self, path: Path, reader: aiosqlite.Connection, writer: aiosqlite.Connection
-    ) -> None:
-        self._path = path
-        self._reader = reader
-        self._writer = writer
-        self._pending: list[_Write] = []
-        self._flushing: asyncio.Task[None] | None = None
-        self._closed = False
-        self.totals = StoreTotals()
-        self.is_adopted = False  # what was on disk before this catalog was is in it
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     @asynccontextmanager
@@ -112,48 +69,29 @@ class Catalog:
         Raises:
             StoreError: The file is damaged, not ours, or from a newer mirror.
         """
-        async with AsyncExitStack() as connections:
-            with _explained(path):
-                await asyncio.to_thread(_try_to_open, path)
-                connect = partial(aiosqlite.connect, path, isolation_level=None)
-                writer = await connections.enter_async_context(connect())
-                await _migrate(writer, path)
-                reader = await connections.enter_async_context(connect())
-                await reader.execute("PRAGMA query_only = ON")
-                catalog = cls(path, reader, writer)
-                await catalog._read_totals()
-            try:
-                yield catalog
-            finally:
-                await catalog._close()
+        async with Database.open(path, SCHEMA) as database:
+            yield cls(database)
 
     # What is known
 
     async def find_link(self, repository: Repository, digest: Digest) -> int | None:
         """The size in bytes of a digest that the repository may serve, on disk or not."""
-        rows = await self._rows(
+        rows = await self._database.rows(
             f"SELECT size FROM links WHERE repository = {_REPOSITORY_ID} AND digest = ?",
             (*_name(repository), str(digest)),
             int,
         )
         return rows[0] if rows else None
 
-    async def is_recorded(self, digest: Digest) -> bool:
-        """Whether a blob is on disk by the catalog's word, leaving or not."""
-        return bool(await self._rows("SELECT 1 FROM blobs WHERE digest = ?", (str(digest),), bool))
-
     async def find_media_type(self, digest: Digest) -> str | None:
-        """The media type of a manifest that is on disk."""
-        rows = await self._rows(
-            "SELECT media_type FROM blobs WHERE digest = ?",
-            (str(digest),),
-            lambda media_type: media_type,
+        """What a manifest was called."""
+        return await self._database.first(
+            "SELECT media_type FROM media_types WHERE digest = ?", (str(digest),), str
         )
-        return rows[0] if rows else None
 
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
-        rows = await self._rows(
+        rows = await self._database.rows(
             f"SELECT digest, checked_at FROM tags WHERE repository = {_REPOSITORY_ID} AND name = ?",
             (*_name(repository), tag),
             lambda digest, checked_at: TagRecord(parse_digest(digest), checked_at),
@@ -164,7 +102,7 @@ class Catalog:
         self, repository: Repository, digest: Digest, artifact_type: str | None
     ) -> ReferrersRecord | None:
         """Upstream's last answer to this referrers request."""
-        rows = await self._rows(
+        rows = await self._database.rows(
             "SELECT content, filtered, checked_at FROM referrers"
             f" WHERE repository = {_REPOSITORY_ID} AND digest = ? AND artifact_type = ?",
             (*_name(repository), str(digest), artifact_type or ""),
@@ -176,61 +114,41 @@ class Catalog:
 
     async def list_tags(self, repository: Repository, page: Page) -> list[str]:
         """The cached tags of a repository, in lexical order."""
-        return await self._rows(
+        return await self._database.rows(
             f"SELECT name FROM tags WHERE repository = {_REPOSITORY_ID} AND name > ?"
             " ORDER BY name LIMIT ?",
             (*_name(repository), page.last or "", _limit(page)),
             str,
         )
 
-    async def list_repositories(self) -> list[Repository]:
-        """Every repository with cached content."""
-        return await self._rows(
-            "SELECT namespace, name FROM repositories AS r WHERE EXISTS ("
-            " SELECT 1 FROM links AS l JOIN blobs AS b USING (digest) WHERE l.repository = r.id)",
+    async def list_links(self) -> list[tuple[Repository, Digest]]:
+        """Every repository with all that it may serve, on disk or not."""
+        return await self._database.rows(
+            "SELECT namespace, name, digest FROM links AS l JOIN repositories AS r"
+            " ON l.repository = r.id",
             (),
-            Repository,
+            lambda namespace, name, digest: (Repository(namespace, name), parse_digest(digest)),
         )
 
-    async def list_by_access(self, *, limit: int) -> list[Stored]:
-        """Blobs in the order in which they should go: least recently used first, manifests last."""
-        return await self._rows(
-            "SELECT digest, size FROM blobs WHERE NOT leaving"
-            " ORDER BY media_type IS NOT NULL, accessed_at LIMIT ?",
-            (limit,),
-            _stored,
-        )
-
-    async def list_leaving(self) -> list[Stored]:
-        """Blobs whose eviction was begun and not finished."""
-        return await self._rows("SELECT digest, size FROM blobs WHERE leaving", (), _stored)
-
-    async def list_partials(self) -> dict[Digest, float]:
-        """Downloads not recorded as blobs yet, with the time they were begun or continued."""
-        rows = await self._rows(
-            "SELECT digest, touched_at FROM partials",
-            (),
-            lambda digest, touched_at: (parse_digest(digest), touched_at),
-        )
-        return dict(rows)
+    async def count_links(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
+        """How many repositories each of these is linked to; only what is linked at all."""
+        sql = "SELECT count(*) FROM links WHERE digest = ?"
+        counts = {
+            digest: await self._database.first(sql, (str(digest),), int) or 0 for digest in digests
+        }
+        return {digest: count for digest, count in counts.items() if count}
 
     # What is learnt
 
-    async def record_blob(
-        self, digest: Digest, size: int, *, now: float, media_type: str | None = None
-    ) -> None:
-        """A blob is on disk, complete; its partial is history."""
-        await self._write(*_blob(digest, size, now, media_type), _no_partial(digest))
-
     async def record_links(self, repository: Repository, links: Iterable[Link]) -> None:
         """The repository may serve these digests."""
-        await self._write(*_links(repository, links))
+        await self._database.write(*_links(repository, links))
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""
-        await self._write(
-            _Statement(_UPSERT_REPOSITORY, [_name(repository)]),
-            _Statement(
+        await self._database.write(
+            Statement(_UPSERT_REPOSITORY, [_name(repository)]),
+            Statement(
                 f"INSERT INTO tags VALUES ({_REPOSITORY_ID}, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET"
                 " digest = excluded.digest, checked_at = excluded.checked_at",
@@ -248,9 +166,9 @@ class Catalog:
         record: ReferrersRecord,
     ) -> None:
         """Upstream has answered a referrers request."""
-        await self._write(
-            _Statement(_UPSERT_REPOSITORY, [_name(repository)]),
-            _Statement(
+        await self._database.write(
+            Statement(_UPSERT_REPOSITORY, [_name(repository)]),
+            Statement(
                 f"INSERT OR REPLACE INTO referrers VALUES ({_REPOSITORY_ID}, ?, ?, ?, ?, ?)",
                 [
                     (
@@ -266,144 +184,28 @@ class Catalog:
             _FORGET_OLD_REFERRERS,
         )
 
-    async def record_accesses(self, accesses: dict[Digest, float]) -> None:
-        """When blobs were last used, in a batch."""
-        rows = [(time, str(digest)) for digest, time in accesses.items()]
-        await self._write(_Statement("UPDATE blobs SET accessed_at = ? WHERE digest = ?", rows))
-
-    async def record_partial(self, digest: Digest, *, now: float) -> None:
-        """A download is begun, or continued."""
-        await self._write(_Statement(_UPSERT_PARTIAL, [(str(digest), now)]))
-
-    async def forget_partial(self, digest: Digest) -> None:
-        """A download was given up and its partial removed."""
-        await self._write(_no_partial(digest))
-
-    async def mark_leaving(self, blobs: Iterable[Stored]) -> None:
-        """Eviction begins: from now on these are not on disk for anyone who asks."""
-        rows = [(str(stored.digest),) for stored in blobs]
-        await self._write(_Statement("UPDATE blobs SET leaving = 1 WHERE digest = ?", rows))
-
-    async def forget_blobs(self, digests: Iterable[Digest]) -> None:
-        """These are gone from disk."""
-        rows = [(str(digest),) for digest in digests]
-        await self._write(_Statement("DELETE FROM blobs WHERE digest = ?", rows))
-
-    async def adopt(
-        self, blobs: Iterable[tuple[Digest, int]], partials: Iterable[Digest], *, now: float
-    ) -> None:
-        """These were on disk before this catalog was."""
-        await self._write(
-            _Statement(_UPSERT_BLOB, [(str(digest), size, None, now) for digest, size in blobs]),
-            _Statement(_UPSERT_PARTIAL, [(str(digest), now) for digest in partials]),
-            _Statement("UPDATE totals SET adopted = ?", [(1,)]),
+    async def record_media_type(self, digest: Digest, media_type: str) -> None:
+        """What a manifest is called."""
+        await self._database.write(
+            Statement(
+                "INSERT OR REPLACE INTO media_types VALUES (?, ?)", [(str(digest), media_type)]
+            )
         )
 
-    # How
 
-    async def _rows(self, sql: str, values: _Row, read: Callable[..., _T]) -> list[_T]:
-        """Every row that `sql` finds, as `read` makes it of the columns."""
-        if self._closed:
-            raise StoreError("the catalog is closed")
-        with _explained(self._path):
-            return [read(*row) for row in await self._reader.execute_fetchall(sql, values)]
-
-    async def _write(self, *statements: _Statement) -> None:
-        if self._closed:
-            raise StoreError("the catalog is closed")
-        loop = asyncio.get_running_loop()
-        write = _Write(statements, loop.create_future())
-        self._pending.append(write)
-        if self._flushing is None:
-            self._flushing = loop.create_task(self._flush())
-        await write.done
-
-    async def _close(self) -> None:
-        self._closed = True
-        if self._flushing is not None:
-            await finish(self._flushing)
-
-    async def _flush(self) -> None:
-        """Commit what was asked for meanwhile in one transaction, until there is nothing left.
-
-        A task of the catalog's own, which ends by itself: it must outlive every fill that is being
-        taken down, and nothing that fails in it may take down anybody else.
-        """
-        writes: list[_Write] = []
-        try:
-            while self._pending:
-                writes, self._pending = self._pending, []
-                if not await self._commit(writes) and len(writes) > 1:
-                    for write in writes:  # one is to blame: the others must not suffer
-                        await self._commit([write])
-                _settle(writes)
-        finally:
-            self._flushing = None
-            _settle([*writes, *self._pending])
-            self._pending = []
-
-    async def _commit(self, writes: list[_Write]) -> bool:
-        try:
-            with _explained(self._path):
-                await self._transact(writes)
-        except StoreError as error:
-            for write in writes:
-                write.error = error
-            return False
-        for write in writes:
-            write.error = None
-        return True
-
-    async def _transact(self, writes: list[_Write]) -> None:
-        await self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            for write in writes:
-                for statement in write.statements:
-                    await self._writer.executemany(statement.sql, statement.rows)
-            await self._read_totals()
-            await self._writer.execute("COMMIT")
-        except BaseException:
-            await self._writer.rollback()
-            raise
-
-    async def _read_totals(self) -> None:
-        sql = "SELECT blobs, bytes, referenced_bytes, adopted FROM totals"
-        async with self._writer.execute(sql) as rows:
-            row = await rows.fetchone()
-        if row is None:
-            raise sqlite3.DatabaseError("it has lost its totals")
-        self.totals, self.is_adopted = StoreTotals(*row[:3]), bool(row[3])
-
-
-_UPSERT_BLOB = (
-    "INSERT INTO blobs (digest, size, media_type, accessed_at) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET leaving = 0, accessed_at = excluded.accessed_at,"
-    " size = excluded.size, media_type = coalesce(excluded.media_type, media_type)"
-)
 # Anyone may ask for the referrers of anything, so their number is bounded.
-_FORGET_OLD_REFERRERS = _Statement(
+_FORGET_OLD_REFERRERS = Statement(
     "DELETE FROM referrers WHERE checked_at <"
     " (SELECT checked_at FROM referrers ORDER BY checked_at DESC LIMIT 1 OFFSET 10000)",
     [()],
 )
-_UPSERT_PARTIAL = (
-    "INSERT INTO partials VALUES (?, ?) ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"
-)
 
 
-def _blob(digest: Digest, size: int, now: float, media_type: str | None) -> tuple[_Statement, ...]:
-    return (_Statement(_UPSERT_BLOB, [(str(digest), size, media_type, now)]),)
-
-
-def _no_partial(digest: Digest) -> _Statement:
-    return _Statement("DELETE FROM partials WHERE digest = ?", [(str(digest),)])
-
-
-def _links(repository: Repository, links: Iterable[Link]) -> tuple[_Statement, ...]:
+def _links(repository: Repository, links: Iterable[Link]) -> tuple[Statement, ...]:
     name = _name(repository)
     return (
-        _Statement(_UPSERT_REPOSITORY, [name]),
-        _Statement(
+        Statement(_UPSERT_REPOSITORY, [name]),
+        Statement(
             f"INSERT INTO links VALUES ({_REPOSITORY_ID}, ?, ?) ON CONFLICT DO NOTHING",
             [(*name, str(link.digest), link.size) for link in links],
         ),
@@ -414,84 +216,5 @@ def _name(repository: Repository) -> tuple[str, str]:
     return repository.namespace, repository.name
 
 
-def _stored(digest: str, size: int) -> Stored:
-    return Stored(parse_digest(digest), size)
-
-
 def _limit(page: Page) -> int:
     return -1 if page.n is None else page.n
-
-
-def _settle(writes: Iterable[_Write]) -> None:
-    for write in writes:
-        if write.done.done():
-            continue  # whoever asked was cancelled
-        if write.error is None:
-            write.done.set_result(None)
-        else:
-            write.done.set_exception(write.error)
-
-
-def _try_to_open(path: Path) -> None:
-    """Find out here: aiosqlite leaves a thread to itself when it cannot open a file."""
-    sqlite3.connect(path).close()
-
-
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    """Bring the schema up to date.
-
-    Raises:
-        StoreError: Not a mirror, or a newer one, wrote this file.
-    """
-    await connection.execute("PRAGMA busy_timeout = 5000")
-    version = await _number(connection, "PRAGMA user_version")
-    if await _number(connection, "PRAGMA application_id") != _APPLICATION_ID and (
-        version or await _number(connection, "SELECT count(*) FROM sqlite_master")
-    ):
-        raise StoreError(f"{path} is not a mirror's catalog but somebody else's database{_ASIDE}")
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"the catalog {path} is of version {version}, this mirror knows {len(MIGRATIONS)}:"
-            " it was written by a newer mirror; run that one"
-        )
-    for pragma in _PRAGMAS:
-        await connection.execute(pragma)
-    for number, name in enumerate(MIGRATIONS[version:], start=version + 1):
-        script = await asyncio.to_thread(files("mirror.storage").joinpath(name).read_text, "utf-8")
-        await connection.executescript(
-            f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID};"
-            f" PRAGMA user_version = {number}; COMMIT;"
-        )
-
-
-async def _number(connection: aiosqlite.Connection, sql: str) -> int:
-    (row,) = await connection.execute_fetchall(sql)
-    return int(row[0])
-
-
-_ASIDE = (
-    ". The blobs are not affected: move the file (with its -wal and -shm) aside and start again,"
-    " and they are adopted"
-)
-_ADVICE = {
-    sqlite3.SQLITE_CORRUPT: _ASIDE,
-    sqlite3.SQLITE_NOTADB: _ASIDE,
-    sqlite3.SQLITE_CANTOPEN: "; give the mirror's user write access to it",
-    sqlite3.SQLITE_READONLY: "; give the mirror's user write access to it",
-    sqlite3.SQLITE_FULL: "; make room on its disk",
-}
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What SQLite and unreadable or unstorable values raise, in the operator's words."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one
-        advice = _ADVICE.get(code, "")
-        raise StoreError(f"the catalog {path} cannot be used: {error}{advice}") from error
-    except RegistryError as error:
-        raise StoreError(f"the catalog {path} is damaged: {error}{_ASIDE}") from error
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise StoreError(f"the catalog {path} cannot keep this: {error}") from error

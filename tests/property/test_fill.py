@@ -22,7 +22,7 @@ from mirror.pull.fill.fill import Fill, Settings
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Body, Registry
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 from mirror.telemetry.metrics import Metrics
 from tests.support.images import random_bytes
 from tests.support.tasks import owned_tasks
@@ -226,7 +226,7 @@ class Play:
             while connection in connections and not connection.commands.empty():  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
-    async def check(self, store: Store) -> None:
+    async def check(self, store: Storage) -> None:
         content, error = self.upstream.content, self.fill.error
         for reader in self.readers.values():
             if reader.completed:
@@ -243,7 +243,7 @@ class Play:
             assert os.pread(blob.file.fileno(), blob.size, 0) == content
             blob.close()
 
-    async def check_next(self, store: Store, pace: Settings) -> None:
+    async def check_next(self, store: Storage, pace: Settings) -> None:
         """After a failure, the next fill succeeds, and asks only for what is not there yet."""
         self.upstream.refuses = 0
         size = len(self.upstream.content)
@@ -266,7 +266,7 @@ class Play:
             assert max(self.upstream.sent, default=0) <= 1
 
 
-def _fill(store: Store, upstream: Upstream, size: int | None, pace: Settings) -> Fill:
+def _fill(store: Storage, upstream: Upstream, size: int | None, pace: Settings) -> Fill:
     return Fill(
         digest_of(upstream.content),
         SCOPE,

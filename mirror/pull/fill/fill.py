@@ -33,7 +33,7 @@ from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.receiver import Chunk
 from mirror.sources.registry.registry import Body, Registry
 from mirror.storage.errors import NoRoom
-from mirror.storage.store import Pen, Store, Writer
+from mirror.storage.ports import Pen, Storage, Writer
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, Outcome
 
@@ -85,7 +85,7 @@ class Fill:
         digest: Digest,
         scope: Scope,
         registry: Registry,
-        store: Store,
+        store: Storage,
         *,
         size: int | None,
         settings: Settings,
@@ -195,7 +195,9 @@ class Fill:
             self._close_if_unused()
 
     async def _download(self) -> None:
-        writer = self._writer = await self._store.open_writer(self.digest, self.size)
+        writer = self._writer = await self._store.open_writer(
+            self._registry.name, self.digest, self.size
+        )
         try:
             await self._complete(writer)
             self._move(State.VERIFYING)

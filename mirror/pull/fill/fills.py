@@ -16,7 +16,7 @@ from mirror.pull.fill.fill import Fill, Settings, State
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.errors import TooLarge
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 from mirror.telemetry.metrics import Metrics
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
@@ -30,7 +30,7 @@ class Fills:
         self,
         config: FillConfig,
         registries: Mapping[str, Registry],
-        store: Store,
+        store: Storage,
         *,
         tasks: Starter,
         metrics: Metrics,
