@@ -12,6 +12,7 @@ from mirror.storage.policy import Policy
 from mirror.storage.ports import OpenBlob, Storage, Writer
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
+from mirror.storage.threads import Threads
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 
@@ -28,6 +29,7 @@ async def open_store(
     clock: Callable[[], float] | None = None,
     metrics: Metrics | None = None,
     policy: Policy | None = None,
+    threads: Threads | None = None,
 ) -> AsyncIterator[LocalStorage]:
     """An open store; raises the first fault of its own at the end."""
     faults: list[Exception] = []
@@ -38,6 +40,7 @@ async def open_store(
         clock=clock or FakeClock(),
         metrics=metrics or Metrics(),
         policy=policy,
+        threads=threads,
         note_fault=lambda _, fault: faults.append(fault),
     ) as store:
         yield store
