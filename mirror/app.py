@@ -46,9 +46,8 @@ from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Registry
-from mirror.storage.by_upstream import ByUpstream
 from mirror.storage.space import Limits
-from mirror.storage.store import Store
+from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
 
@@ -138,16 +137,19 @@ async def run(
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         note_fault = metrics.faults.note
+        forgetting = Forgetting()
         store = await stack.enter_async_context(
-            Store.open(
+            LocalStorage.open(
                 config.store.root,
                 Limits(config.store.max_size, config.store.min_free),
                 keep_partial_for=config.fill.keep_partial_for,
                 clock=clock,
                 metrics=metrics,
                 note_fault=note_fault,
+                dropped=forgetting.forget,
             )
         )
+        metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
         root = config.store.root
         catalog, file = root / "catalog.sqlite3", root / "records.sqlite3"
         records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
@@ -155,7 +157,6 @@ async def run(
         session = await stack.enter_async_context(open_session())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
-        forgetting = Forgetting()
         parts = _Parts(
             config, store, records, session, work, metrics, forgetting, dice,
             clock=clock, monotonic=monotonic,
@@ -199,7 +200,7 @@ class _Parts:
     """What everything is built from."""
 
     config: Config
-    store: Store
+    store: LocalStorage
     records: Records
     session: ClientSession
     work: Tasks
@@ -227,7 +228,7 @@ def _build(parts: _Parts) -> Mirror:
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fill = config.fill
     fills = Fills(
-        ByUpstream(store),
+        store,
         Pace(fill.connections, fill.segment_size, RetryPolicy(fill.attempts)),
         max_active=fill.max_active,
         patience=fill.connect_timeout + _GRACE,

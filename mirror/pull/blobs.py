@@ -28,8 +28,7 @@ from mirror.records.ports import Link
 from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.ports import OpenBlob
-from mirror.storage.store import Store
+from mirror.storage.ports import OpenBlob, Storage
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class Blobs:
 
     def __init__(
         self,
-        store: Store,
+        store: Storage,
         memory: Memory,
         links: Links,
         fills: Fills,

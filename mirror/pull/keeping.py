@@ -5,8 +5,7 @@ from collections.abc import Awaitable
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
-from mirror.storage.ports import OpenBlob
-from mirror.storage.store import Store
+from mirror.storage.ports import OpenBlob, Storage
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ async def try_to_keep(keeping: Awaitable[None]) -> None:
         _logger.warning("not kept: %s", error, extra=fields())
 
 
-async def try_to_open(store: Store, digest: Digest) -> OpenBlob | None:
+async def try_to_open(store: Storage, digest: Digest) -> OpenBlob | None:
     """Open a blob for reading; None where it is not on disk, or the disk does not give it."""
     try:
         return await store.open_blob(digest)
@@ -29,7 +28,7 @@ async def try_to_open(store: Store, digest: Digest) -> OpenBlob | None:
         return None
 
 
-async def try_to_read(store: Store, digest: Digest, *, limit: int) -> bytes | None:
+async def try_to_read(store: Storage, digest: Digest, *, limit: int) -> bytes | None:
     """All of a blob, proved anew; None where it is not here, or larger than `limit` in bytes."""
     try:
         return await store.read_blob(digest, limit=limit)

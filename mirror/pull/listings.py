@@ -15,7 +15,7 @@ from mirror.pull.memory import Memory
 from mirror.records.ports import Records, ReferrersRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 
 _BATCH = 500  # names or digests, read at a time
 
@@ -28,7 +28,7 @@ class Listings:
 
     def __init__(
         self,
-        store: Store,
+        store: Storage,
         records: Records,
         memory: Memory,
         *,

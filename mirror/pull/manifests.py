@@ -32,7 +32,7 @@ from mirror.pull.memory import Memory
 from mirror.records.ports import Records, TagRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 
 
 class Manifests:
@@ -41,7 +41,7 @@ class Manifests:
     def __init__(
         self,
         *,
-        store: Store,
+        store: Storage,
         records: Records,
         memory: Memory,
         links: Links,
@@ -158,7 +158,9 @@ class Manifests:
         # Before it is kept: see Links.record_sent.
         await self._links.record_manifest(scope.repository, manifest, references, is_sent=True)
         await try_to_keep(
-            self._store.keep(manifest.digest, manifest.content, media_type=manifest.media_type)
+            self._store.keep(
+                scope.repository.namespace, manifest.digest, manifest.content, is_manifest=True
+            )
         )
         return ManifestAnswer(manifest, STORED)
 

@@ -20,7 +20,7 @@ from mirror.pull.keeping import try_to_open
 from mirror.pull.manifests import Manifests
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Prefetch:
         self,
         fills: Fills,
         manifests: Manifests,
-        store: Store,
+        store: Storage,
         registries: Mapping[str, Registry],
         *,
         tasks: Starter,

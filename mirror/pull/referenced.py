@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mirror.aio.tasks import Starter
 from mirror.records.ports import Records
-from mirror.storage.store import Store
+from mirror.storage.ports import Storage
 
 
 class ReferencedBytes:
@@ -16,7 +16,7 @@ class ReferencedBytes:
 
     def __init__(
         self,
-        store: Store,
+        store: Storage,
         records: Records,
         *,
         tasks: Starter,

@@ -1,72 +1,52 @@
-"""Blobs on disk, by digest.
+"""The files of the store. What is done with them, and when, is decided elsewhere.
 
-    blobs/sha256/9f/9f86d081…     complete, proved, never written again
-    partial/sha256-9f86d081…      on their way (`mirror.storage.partial`); survive a restart
-    lock                          held while a mirror uses the directory
+    blobs/sha256/9f/9f86d081…             complete, proved, never written again
+    partial/docker.io/sha256-9f86d081…    on their way (`mirror.storage.partial`); survive a restart
+    lock                                  held while a mirror uses the directory
 
 A blob comes into being by `rename` of a proved and synced partial, so a path below `blobs/` either
 does not exist or holds exactly the bytes that its name promises. All calls into the file system
-run in threads, and all their errors come out as StoreError; descriptors are shared by everyone who
-reads the same blob.
+run in threads, and all their errors come out as StoreError.
 """
 
 import asyncio
 import errno
 import fcntl
 import os
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from urllib.parse import quote, unquote
 
-from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.digest import Chunk, Digest, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.storage import partial as partials
 from mirror.storage.errors import NoRoom
-from mirror.storage.partial import Chunk, Partial
+from mirror.storage.partial import Partial
+from mirror.storage.states import PartialKey
 from mirror.storage.threads import Lane, Threads
 
-_IDLE_DESCRIPTORS = 128
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
 
 
-class BlobFile:
-    """An open file that any number of readers share; `close` once per reader."""
+class SizedFile(FileIO):
+    """A file opened for reading; `size` in bytes, as it was then."""
 
-    __slots__ = ("_pool", "digest", "file", "readers", "size")
-
-    def __init__(self, pool: "BlobStore", digest: Digest, file: FileIO, size: int) -> None:
-        self._pool = pool
-        self.digest = digest
-        self.file = file
-        self.size = size
-        self.readers = 0
-
-    def close(self) -> None:
-        """Say that one reader is done."""
-        self._pool.release(self)
-
-
-class _File(FileIO):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.size = os.fstat(self.fileno()).st_size
 
 
-class BlobStore:
-    """The blobs below one directory."""
+class Files:
+    """What is below one directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, threads: Threads | None = None) -> None:
         self._root = root
         self._blobs = root / "blobs"
         self._partial = root / "partial"
-        self._threads = Threads()
+        self._threads = threads or Threads()
         self._lock: FileIO | None = None
-        self._opening: Counter[Digest] = Counter()
-        self._open: dict[Digest, BlobFile] = {}
-        self._idle: OrderedDict[Digest, BlobFile] = OrderedDict()
-        self._most_idle = _IDLE_DESCRIPTORS
 
     async def prepare(self) -> None:
         """Create the directories, prove that they can be written to, and keep others out.
@@ -83,63 +63,37 @@ class BlobStore:
         with _translated():
             await self._threads.slow(self._probe)
 
+    async def free(self) -> int:
+        """Bytes that the file system has left for us."""
+        with _translated():
+            status = await self._threads.quick(os.statvfs, self._blobs)
+        return status.f_bavail * status.f_frsize
+
+    def close(self) -> None:
+        """End the threads, and let another mirror use the directory."""
+        self._threads.close()
+        if self._lock is not None:
+            self._lock.close()
+
     # Complete blobs
 
-    async def open(self, digest: Digest) -> BlobFile | None:
-        """Open a complete blob for one more reader; None where it is not on disk."""
-        blob = self._open.get(digest) or self._idle.pop(digest, None)
-        if blob is None:
-            self._opening[digest] += 1
-            try:
-                file = await self._open_file(digest)
-            finally:
-                self._opening -= Counter([digest])
-            if file is None:
-                return None
-            # Another reader may have opened it in the meantime: keep the first.
-            blob = self._open.get(digest) or self._idle.pop(digest, None)
-            if blob is None:
-                blob = BlobFile(self, digest, file, file.size)
-            else:
-                file.close()
-        self._open[digest] = blob
-        blob.readers += 1
-        return blob
-
-    async def _open_file(self, digest: Digest) -> "_File | None":
+    async def open(self, digest: Digest) -> SizedFile | None:
+        """Open a complete blob; None where it is not on disk."""
         with _translated():
             try:
-                return await self._threads.open(_File, self._path(digest))
+                return await self._threads.open(SizedFile, self._path(digest))
             except FileNotFoundError:
                 return None
 
-    async def read(self, blob: BlobFile) -> bytes:
-        """All of an open blob, which is small."""
+    async def read(self, file: FileIO, size: int, digest: Digest) -> bytes | None:
+        """All of an open file of `size` bytes; None where that is not what `digest` names."""
         with _translated():
-            return await self._threads.quick(os.pread, blob.file.fileno(), blob.size, 0)
-
-    def release(self, blob: BlobFile) -> None:
-        """Take back a reader's share; the descriptor stays open a while for the next one."""
-        blob.readers -= 1
-        if blob.readers:
-            return
-        del self._open[blob.digest]
-        self._idle[blob.digest] = blob
-        while len(self._idle) > self._most_idle:
-            self._idle.popitem(last=False)[1].file.close()
-
-    def is_read(self, digest: Digest) -> bool:
-        """Whether somebody is reading this blob now, or is about to."""
-        return digest in self._open or digest in self._opening
+            return await self._threads.quick(_read, file, size, digest)
 
     async def remove(self, digests: Iterable[Digest]) -> None:
-        """Delete blobs; what is being read stays readable until it is closed."""
-        digests = list(digests)
-        for digest in digests:
-            if idle := self._idle.pop(digest, None):
-                idle.file.close()
+        """Delete blobs; what is open stays readable until it is closed."""
         with _translated():
-            await self._threads.slow(self._unlink, digests)
+            await self._threads.slow(self._unlink, list(digests))
 
     async def size_of(self, digest: Digest) -> int | None:
         """The size on disk of a complete blob, in bytes."""
@@ -147,22 +101,27 @@ class BlobStore:
             return await self._threads.quick(_size, self._path(digest))
 
     async def scan(self) -> list[tuple[Digest, int]]:
-        """Every complete blob on disk with its size; slow, for a lost catalog."""
+        """Every complete blob on disk with its size; slow, for a lost index."""
         with _translated():
             return await self._threads.slow(lambda: list(self._scan()))
 
     # Partial blobs
 
-    async def open_partial(self, digest: Digest, size: int | None = None) -> Partial:
-        """Open the partial of `digest`, with what an earlier process left of its `size` bytes."""
+    async def open_partial(self, key: PartialKey) -> Partial:
+        """Open a partial, with what an earlier process left of it."""
         with _translated():
-            return await self._threads.open(self._open_partial, digest, size)
+            return await self._threads.open(_open_partial, key.digest, self._partial_path(key))
 
     async def catch_up(self, partial: Partial) -> None:
         """Hash what an earlier process left."""
         with _translated():
             while not await self._threads.quick(partial.catch_up, _CATCH_UP):
                 pass
+
+    async def cut(self, partial: Partial, size: int) -> None:
+        """Drop what lies beyond `size`."""
+        with _translated():
+            await self._threads.slow(partial.cut, size)
 
     def lane(self, after: Callable[[], None]) -> Lane:
         """For `write`: see `mirror.storage.threads.Lane`."""
@@ -195,32 +154,25 @@ class BlobStore:
         with _translated():
             await self._threads.slow(self._path(partial.digest).rename, partial.path)
 
-    async def remove_partial(self, digest: Digest) -> None:
-        """Delete a partial."""
+    async def remove_partials(self, keys: Iterable[PartialKey]) -> None:
+        """Delete partials."""
         with _translated():
-            await self._threads.slow(partials.remove, self._partial_path(digest))
+            await self._threads.slow(_remove_all, [self._partial_path(key) for key in keys])
 
-    async def scan_partials(self) -> list[Digest]:
+    async def scan_partials(self) -> list[PartialKey]:
         """Every partial on disk."""
         with _translated():
             return await self._threads.slow(lambda: list(self._scan_partials()))
 
-    # The rest
+    async def settle_old_partials(self, upstream: str | None) -> None:
+        """Give the partials of an older mirror, which knew of no upstreams, to the one they are of.
 
-    async def free(self) -> int:
-        """Bytes that the file system has left for us."""
+        None: nobody knows, and they are removed.
+        """
         with _translated():
-            status = await self._threads.quick(os.statvfs, self._blobs)
-        return status.f_bavail * status.f_frsize
+            await self._threads.slow(self._settle_old_partials, upstream)
 
-    def close(self) -> None:
-        """Close what nobody reads from, and end the threads."""
-        self._most_idle = 0
-        while self._idle:
-            self._idle.popitem()[1].file.close()
-        self._threads.close()
-        if self._lock is not None:
-            self._lock.close()
+    # How
 
     def _probe(self) -> None:
         for directory in (self._blobs, self._partial):
@@ -232,12 +184,6 @@ class BlobStore:
     def _unlink(self, digests: list[Digest]) -> None:
         for digest in digests:
             self._path(digest).unlink(missing_ok=True)
-
-    def _open_partial(self, digest: Digest, size: int | None) -> Partial:
-        partial = Partial(digest, self._partial_path(digest))
-        if size is not None:
-            partial.cut(size)
-        return partial
 
     def _commit(self, partial: Partial) -> None:
         os.ftruncate(partial.file.fileno(), partial.hashed)
@@ -258,8 +204,8 @@ class BlobStore:
     def _path(self, digest: Digest) -> Path:
         return self._blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
 
-    def _partial_path(self, digest: Digest) -> Path:
-        return self._partial / f"{digest.algorithm}-{digest.encoded}"
+    def _partial_path(self, key: PartialKey) -> Path:
+        return self._partial / _quoted(key.upstream) / _partial_name(key.digest)
 
     def _scan(self) -> Iterator[tuple[Digest, int]]:
         for path in self._blobs.glob("*/*/*"):
@@ -267,11 +213,24 @@ class BlobStore:
             if digest and path == self._path(digest):
                 yield digest, path.stat().st_size
 
-    def _scan_partials(self) -> Iterator[Digest]:
-        for path in self._partial.iterdir():
+    def _scan_partials(self) -> Iterator[PartialKey]:
+        for path in self._partial.glob("*/*"):
             algorithm, _, encoded = path.name.partition("-")
             if digest := _digest(algorithm, encoded):
-                yield digest
+                yield PartialKey(unquote(path.parent.name), digest)
+
+    def _settle_old_partials(self, upstream: str | None) -> None:
+        for path in list(self._partial.iterdir()):
+            algorithm, _, encoded = path.name.partition("-")
+            digest = _digest(algorithm, encoded)
+            if digest is None or path.is_dir():
+                continue
+            if upstream is None:
+                partials.remove(path)
+            else:
+                target = self._partial_path(PartialKey(upstream, digest))
+                target.parent.mkdir(exist_ok=True)
+                partials.move(path, target)
 
 
 @contextmanager
@@ -303,6 +262,24 @@ def _lock(path: Path) -> FileIO:
     return file
 
 
+def _read(file: FileIO, size: int, digest: Digest) -> bytes | None:
+    content = os.pread(file.fileno(), size, 0)
+    return content if len(content) == size and digest.names(content) else None
+
+
+def _open_partial(digest: Digest, path: Path) -> Partial:
+    try:
+        return Partial(digest, path)
+    except FileNotFoundError:  # the first one of its upstream
+        path.parent.mkdir(exist_ok=True)
+        return Partial(digest, path)
+
+
+def _remove_all(paths: list[Path]) -> None:
+    for path in paths:
+        partials.remove(path)
+
+
 def _sync_directory(path: Path) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -316,6 +293,16 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def _quoted(upstream: str) -> str:
+    """An upstream's name as that of a directory, whatever characters are in it."""
+    name = quote(upstream, safe="")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
+
+
+def _partial_name(digest: Digest) -> str:
+    return f"{digest.algorithm}-{digest.encoded}"
 
 
 def _digest(algorithm: str, encoded: str) -> Digest | None:

@@ -1,7 +1,7 @@
 """A blob on its way: a sparse file, written by offset, hashed as far as it is whole.
 
-    partial/sha256-9f86d081…          the bytes
-    partial/sha256-9f86d081….ranges   which of them are there, once there was a gap
+    partial/docker.io/sha256-9f86d081…          the bytes
+    partial/docker.io/sha256-9f86d081….ranges   which of them are there, once there was a gap
 
 Without a gap the length of the file says how far it got. Before the first byte is written beyond
 one, the ranges are put down in a file of their own, renewed after each write. Both live in the
@@ -18,14 +18,11 @@ from io import FileIO
 from pathlib import Path
 from threading import Lock
 
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Chunk, Digest
 from mirror.storage import extents
 
 _BLOCK = 2**20  # bytes read back for hashing at a time
 _VECTOR = 512  # chunks per system call; the kernel takes 1024
-
-
-Chunk = bytes | memoryview
 
 
 class Partial:
@@ -91,11 +88,19 @@ class Partial:
         )
 
     def cut(self, size: int) -> None:
-        """Drop what lies beyond `size`, before anything is written."""
-        if os.fstat(self.file.fileno()).st_size > size:
-            os.ftruncate(self.file.fileno(), size)
-        self.present = extents.clip(self.present, size)
-        self._record()
+        """Drop what lies beyond `size`, where nobody writes.
+
+        Meanwhile others may write before it; unless all of that is there and hashed already: then
+        there is nothing to write, and it is hashed anew.
+        """
+        with self._lock:
+            if os.fstat(self.file.fileno()).st_size > size:
+                os.ftruncate(self.file.fileno(), size)
+            self.present = extents.clip(self.present, size)
+            self._record()
+        if self.hashed > size:
+            self._hasher, self.hashed = self.digest.hasher(), 0
+            self._hash(size)
 
     def rest(self) -> None:
         """Leave just what is needed to continue later."""
@@ -144,6 +149,13 @@ def remove(path: Path) -> None:
     """Delete a partial; in this order, since without its ranges it would look whole."""
     path.unlink(missing_ok=True)
     _ranges_path(path).unlink(missing_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a partial another path; in this order, as in `remove`."""
+    if _ranges_path(path).exists():
+        _ranges_path(path).rename(_ranges_path(target))
+    path.rename(target)
 
 
 def _parse(record: bytes) -> extents.Extents:

@@ -1,14 +1,16 @@
-"""Who may write, and what must go: bookkeeping without I/O.
+"""The ledger of space: who has been promised how much, and who waits for more. Pure.
 
 Bytes are counted before they are written. Two limits hold at once: `max_size` bounds what the
 store holds and has promised to hold, `min_free` what it leaves of the file system. What is
-`stored` is for the catalog to say, and what is `free` for the file system.
+`stored` is for the index to say, and what is `free` for the file system.
+
+Who needs more than was promised asks, and is served in turn: first come, first served, or two
+would evict for the same bytes, and one take what another freed.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from mirror.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +21,6 @@ class Limits:
     min_free: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Something on disk, as a candidate for eviction; `size` in bytes."""
-
-    digest: Digest
-    size: int
-
-
 @dataclass(slots=True, eq=False)
 class Promise:
     """What one blob on its way may take of the disk, and has taken; in bytes."""
@@ -35,15 +29,34 @@ class Promise:
     written: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Request:
+    """Somebody waits until `promise` is of `size` bytes, and takes `spare` more if they are there.
+
+    Without a promise: until the limits hold. `settle` is called once, with the reason if there is
+    no room; who does not wait any longer says `has_left`.
+    """
+
+    settle: Callable[[Exception | None], None]
+    promise: Promise | None = None
+    size: int = 0
+    spare: int = 0
+    has_left: bool = False
+
+
 class Space:
     """The ledger. Every method is synchronous, so that no two writers see the same free byte."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._promises: set[Promise] = set()
+        self._waiting: deque[Request] = deque()
 
     def __repr__(self) -> str:
-        return f"<Space: {self.promised} bytes promised of {self._limits.max_size}>"
+        return (
+            f"<Space: {self.promised} bytes promised of {self._limits.max_size},"
+            f" {len(self._waiting)} waiting>"
+        )
 
     @property
     def promised(self) -> int:
@@ -70,16 +83,37 @@ class Space:
             free - unwritten - self._limits.min_free,
         )
 
+    # Whose turn it is
 
-def choose(candidates: Iterable[Stored], excess: int) -> list[Stored]:
-    """The first of `candidates` that together free `excess` bytes.
+    def ask(self, request: Request) -> None:
+        """Queue up."""
+        self._waiting.append(request)
 
-    An empty list means that all of them would not be enough; then nothing goes.
-    """
-    chosen = []
-    for candidate in candidates:
-        if excess <= 0:
-            break
-        chosen.append(candidate)
-        excess -= candidate.size
-    return chosen if excess <= 0 else []
+    def first(self) -> Request | None:
+        """Whose turn it is; the same one until it is settled, or has left."""
+        while self._waiting and self._waiting[0].has_left:
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
+
+    def excess(self, request: Request, *, stored: int, free: int) -> int:
+        """Bytes that have to go before a request can be granted; not positive where it can be."""
+        room = self.room(stored=stored, free=free)
+        if request.promise is None:
+            return -room
+        more = request.size - request.promise.size
+        return more - room if more > 0 else 0  # else another write of this blob has got it
+
+    def grant(self, request: Request, *, stored: int, free: int) -> None:
+        """Promise what was asked for, and what there is to spare; the next in turn is first."""
+        if request.promise is not None and not request.has_left:
+            more = request.size - request.promise.size
+            if more > 0:
+                room = self.room(stored=stored, free=free)
+                request.promise.size += more + max(0, min(request.spare, room - more))
+        self.settle(request, None)
+
+    def settle(self, request: Request, error: Exception | None) -> None:
+        """Say how it went; the next in turn is first."""
+        self._waiting.remove(request)
+        if not request.has_left:
+            request.settle(error)

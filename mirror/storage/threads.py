@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from threading import Lock
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -30,10 +30,10 @@ _SLOW = 64  # mostly asleep in fsync and unlink; more than `fill.max_active` by 
 class Threads:
     """Two pools, so that a file that takes seconds to sync delays no read and no write."""
 
-    def __init__(self) -> None:
-        self._quick = ThreadPoolExecutor(_QUICK, thread_name_prefix="store-quick")
-        self._busy = ThreadPoolExecutor(_BUSY, thread_name_prefix="store-busy")
-        self._slow = ThreadPoolExecutor(_SLOW, thread_name_prefix="store-slow")
+    def __init__(self, make_pool: Callable[[int, str], Executor] = ThreadPoolExecutor) -> None:
+        self._quick = make_pool(_QUICK, "store-quick")
+        self._busy = make_pool(_BUSY, "store-busy")
+        self._slow = make_pool(_SLOW, "store-slow")
         self._closed = False
 
     async def quick(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -71,7 +71,7 @@ class Threads:
 
     def _submit(
         self,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         function: Callable[_P, _T],
         *args: _P.args,
         **kwargs: _P.kwargs,
@@ -80,7 +80,7 @@ class Threads:
 
     def _start(
         self,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         function: Callable[_P, _T],
         *args: _P.args,
         **kwargs: _P.kwargs,

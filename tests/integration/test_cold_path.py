@@ -33,7 +33,7 @@ def _blobs(store: Path) -> list[Path]:
 
 
 def _partials(store: Path) -> list[Path]:
-    return [path for path in (store / "partial").iterdir() if path.is_file()]
+    return [path for path in (store / "partial").glob("*/*") if path.is_file()]
 
 
 async def _pull_in_vain(client: Client, digest: str) -> str:

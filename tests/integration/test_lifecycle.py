@@ -136,21 +136,22 @@ async def test_what_was_served_once_is_there_after_a_crash(
         assert (await mirror.client.blob("org/app", digest)).body == content
 
 
-async def test_a_corrupted_catalog_is_told_and_the_blobs_survive_its_removal(
-    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image, tmp_path: Path
+@pytest.mark.parametrize("name", ["catalog", "index"])
+async def test_a_corrupted_database_is_told_and_the_blobs_survive_its_removal(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image, tmp_path: Path, name: str
 ) -> None:
     layer = app.layers[0]
     await mirror.client.manifest("org/app", "1")
     await mirror.client.blob("org/app", layer)
     await mirror.process.stop()
-    catalog = mirror.store_root / "catalog.sqlite3"
-    catalog.write_bytes(b"\xff" * 8192)
+    database = mirror.store_root / f"{name}.sqlite3"
+    database.write_bytes(b"\xff" * 8192)
     started = await serve(tmp_path / "mirror.toml")
     assert started.returncode == 1
-    assert str(catalog) in started.stderr
+    assert str(database) in started.stderr
     assert "move the file" in started.stderr
     assert "Traceback" not in started.stderr
-    for file in mirror.store_root.glob("catalog.sqlite3*"):
+    for file in mirror.store_root.glob(f"{name}.sqlite3*"):
         file.rename(file.with_suffix(".aside"))
     upstream.forget()
     await mirror.process.start()

@@ -40,7 +40,9 @@ def _offsets(registry: ScriptedRegistry) -> list[int]:
 
 
 def _left(store: Path) -> list[int]:
-    return [path.stat().st_size for path in (store / "partial").glob("sha256-*") if path.is_file()]
+    return [
+        path.stat().st_size for path in (store / "partial").glob("*/sha256-*") if path.is_file()
+    ]
 
 
 async def _kept(mirror: Mirror, length: int) -> bool:

@@ -20,7 +20,6 @@ from mirror.pull.fill.retries import RetryPolicy
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.exchange import Exchange, Label, open_session
 from mirror.sources.registry.registry import Registry
-from mirror.storage.by_upstream import ByUpstream
 from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
@@ -153,7 +152,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
         fill = Fill(
             parse_digest(DIGEST),
             Registry("hub", [endpoint]).blobs(Scope(Repository("hub", "library/app"))),
-            ByUpstream(store),
+            store,
             promised=SIZE,
             pace=Pace(2, SEGMENT, RetryPolicy(attempts=3), alone=0.01),
             slots=Slots(1),

@@ -20,8 +20,7 @@ from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.sources.ports import Body, Sender
-from mirror.storage.by_upstream import ByUpstream
-from mirror.storage.store import Store
+from mirror.storage.store import LocalStorage
 from mirror.telemetry.metrics import Metrics
 from tests.support.images import random_bytes
 from tests.support.memory_source import MemorySender
@@ -235,7 +234,7 @@ class Play:
             while connection in connections and not connection.commands.empty():  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
-    async def check(self, store: Store) -> None:
+    async def check(self, store: LocalStorage) -> None:
         content, error = self.upstream.content, self.fill.readers.error
         for reader in self.readers.values():
             if reader.completed:
@@ -252,7 +251,7 @@ class Play:
             assert os.pread(blob.file.fileno(), blob.size, 0) == content
             blob.close()
 
-    async def check_next(self, store: Store, pace: Pace) -> None:
+    async def check_next(self, store: LocalStorage, pace: Pace) -> None:
         """After a failure, the next fill succeeds, and asks only for what is not there yet."""
         self.upstream.refuses = 0
         size = len(self.upstream.content)
@@ -275,11 +274,11 @@ class Play:
             assert max(self.upstream.sent, default=0) <= 1
 
 
-def _fill(store: Store, upstream: Upstream, size: int | None, pace: Pace) -> Fill:
+def _fill(store: LocalStorage, upstream: Upstream, size: int | None, pace: Pace) -> Fill:
     return Fill(
         digest_of(upstream.content),
         upstream,
-        ByUpstream(store),
+        store,
         promised=size,
         pace=pace,
         slots=Slots(1),

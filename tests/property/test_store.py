@@ -1,4 +1,4 @@
-"""The store, its space and its catalog against plain dicts, whatever happens in whatever order.
+"""The store, its space and its index against plain dicts, whatever happens in whatever order.
 
 The model knows which bytes were written and what a digest stands for; the disk is looked at with
 nothing but `pathlib` and `hashlib`. What may leave to make room is for the store to choose: the
@@ -23,11 +23,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mirror.oci.digest import parse_digest
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
-from mirror.storage.files import BlobFile
+from mirror.storage.ports import OpenBlob
 from mirror.storage.space import Limits
-from mirror.storage.store import Store, Writer
+from mirror.storage.store import LocalStorage
+from mirror.storage.writer import LocalWriter
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+from tests.unit.storage.opening import UPSTREAM, write
 
 T = TypeVar("T")
 
@@ -64,9 +66,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp(prefix="store-"))
         self.root = self.home / "0"
         self.clock = FakeClock()
-        self.writers: dict[int, tuple[Writer, Writing]] = {}
+        self.writers: dict[int, tuple[LocalWriter, Writing]] = {}
         self.idle: dict[int, Writing] = {}
-        self.held: list[tuple[int, BlobFile]] = []
+        self.held: list[tuple[int, OpenBlob]] = []
         self.stored: set[int] = set()
         self.run(self._open())
 
@@ -76,7 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _open(self) -> None:
         self.stack = AsyncExitStack()
         self.store = await self.stack.enter_async_context(
-            Store.open(
+            LocalStorage.open(
                 self.root,
                 Limits(MAX_SIZE, 0),
                 keep_partial_for=10**9,
@@ -98,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Those with anything in them."""
         return {
             NAMES.index(path.name.removeprefix("sha256-"))
-            for path in (self.root / "partial").glob("sha256-*")
+            for path in (self.root / "partial").glob("*/sha256-*")
             if path.suffix != ".ranges" and path.stat().st_size
         }
 
@@ -119,7 +121,9 @@ class StoreMachine(RuleBasedStateMachine):
         before = self._blobs_on_disk().keys(), self._partials_on_disk()
         size = SIZES[blob] if knows_size else None
         try:
-            writer = self.run(self.store.open_writer(parse_digest(f"sha256:{NAMES[blob]}"), size))
+            writer = self.run(
+                self.store.open_writer(UPSTREAM, parse_digest(f"sha256:{NAMES[blob]}"), size)
+            )
         except NoRoom:
             assert size is not None
             in_use = {other for other, _ in self.held} | (self.stored & {blob, *self.writers})
@@ -133,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._agree(writer, writing)
 
     def _promised_to_writers(self) -> int:
-        return sum(writer.promise.size for writer, _ in self.writers.values())
+        return sum(writer.promised for writer, _ in self.writers.values())
 
     @rule(
         data=st.data(),
@@ -155,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
             content = bytes(byte ^ 1 for byte in content)
         middle = len(content) // 3
         try:
-            self.run(writer.write(start, [content[:middle], content[middle:]]))
+            self.run(write(writer, start, content[:middle], content[middle:]))
         except NoRoom:
             assert writer.size is None  # else it was promised
             self._end(blob, writer.discard())
@@ -189,14 +193,14 @@ class StoreMachine(RuleBasedStateMachine):
         async def write_all() -> None:
             async with asyncio.TaskGroup() as tasks:
                 for start, end in pieces:
-                    tasks.create_task(writer.write(start, [CONTENTS[blob][start:end]]))
+                    tasks.create_task(write(writer, start, CONTENTS[blob][start:end]))
 
         self.run(write_all())
         writing.there = set(range(SIZES[blob]))
         self._see_what_has_gone()
         self._agree(writer, writing)
 
-    def _agree(self, writer: Writer, writing: Writing) -> None:
+    def _agree(self, writer: LocalWriter, writing: Writing) -> None:
         """What a writer says of itself is what the model knows."""
         blob = writing.blob
         is_whole = len(writing.there) == SIZES[blob]
@@ -266,7 +270,7 @@ class StoreMachine(RuleBasedStateMachine):
         digest = parse_digest(f"sha256:{NAMES[blob]}")
         idle = self.idle.get(blob)
         try:
-            self.run(self.store.keep(digest, CONTENTS[blob], media_type="x"))
+            self.run(self.store.keep(UPSTREAM, digest, CONTENTS[blob], is_manifest=True))
             self.stored.add(blob)
             self.idle.pop(blob, None) if blob not in self._partials_on_disk() else None
         except NoRoom:
@@ -287,12 +291,12 @@ class StoreMachine(RuleBasedStateMachine):
             if writing.there:
                 self.idle[blob] = writing
 
-    @rule(loses_catalog=st.booleans())
-    def restart(self, loses_catalog: bool) -> None:  # noqa: FBT001
+    @rule(loses_index=st.booleans())
+    def restart(self, loses_index: bool) -> None:  # noqa: FBT001
         self._leave(suspend=True)
         self.run(self.stack.aclose())
-        if loses_catalog:
-            for path in self.root.glob("catalog.sqlite3*"):
+        if loses_index:
+            for path in self.root.glob("index.sqlite3*"):
                 path.unlink()
         self.run(self._open())
 
@@ -325,13 +329,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_is_the_disk(self) -> None:
-        totals = self.store.catalog.totals
+        totals = self.store.totals
         assert totals.blobs == len(self.stored)
         assert totals.bytes == sum(SIZES[blob] for blob in self.stored)
         waiting = sum(len(writing.there) for writing in self.idle.values())
-        assert self.store.space.promised == waiting + self._promised_to_writers()
+        assert self.store.promised == waiting + self._promised_to_writers()
         for writer, writing in self.writers.values():
-            assert writer.promise.written == len(writing.there) <= writer.promise.size
+            assert len(writing.there) <= writer.promised
 
     @invariant()
     def what_is_held_can_be_read(self) -> None:

@@ -189,8 +189,12 @@ class Fill:
         await writer.commit()
 
     async def _open(self) -> Writer:
-        # Without a size: a promise must not cut what is there.
-        return await self._storage.open_writer(self.upstream, self.digest, None)
+        """Begin, or continue; what was promised is a hint, and cuts nothing of what is there."""
+        promised = self._sizes.promised
+        writer = await self._storage.open_writer(self.upstream, self.digest, promised)
+        if writer.size is None:
+            self._sizes.promised = None  # more is there than was promised: that was no promise
+        return writer
 
     def _is_worth_keeping(self, error: BaseException) -> bool:
         """Whether what is there is to be continued when somebody asks again."""
@@ -198,20 +202,8 @@ class Fill:
             return self._crew is None or not self._crew.received
         return isinstance(error, _CONTINUED) or not isinstance(error, Exception)
 
-    async def _reserve(self, writer: Writer) -> None:
-        """See that there is room for what was promised. Raises NoRoom."""
-        if self._sizes.promised is None:
-            return
-        try:
-            await writer.expect(self._sizes.promised)
-        except NoRoom:
-            raise
-        except StoreError:
-            self._sizes.promised = None  # more is there than was promised: that was no promise
-
     async def _fetch(self, writer: Writer) -> None:
         """Fetch what is missing."""
-        await self._reserve(writer)
         missing: list[tuple[int, int | None]] = [(writer.written, None)]
         if writer.size is not None:
             missing = list(writer.missing())

@@ -16,26 +16,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mirror.oci.digest import digest_of
-from mirror.storage.store import Store
-from tests.unit.storage.opening import content, open_store, put
+from mirror.storage.store import LocalStorage
+from tests.unit.storage.opening import UPSTREAM, content, open_store, put, write
 
 SIZE = 100_000
 SMALL = 10_000
 MAX_SIZE = 1_000_000
 
 
-async def write(store: Store, arm: Callable[[], None]) -> None:
+async def commit(store: LocalStorage, arm: Callable[[], None]) -> None:
     """Write a blob in two halves, the second one first."""
     data = content(SIZE)
-    writer = await store.open_writer(digest_of(data), SIZE)
-    await writer.write(SIZE // 2, [data[SIZE // 2 :]])
-    await writer.write(0, [data[: SIZE // 2]])
+    writer = await store.open_writer(UPSTREAM, digest_of(data), SIZE)
+    await write(writer, SIZE // 2, data[SIZE // 2 :])
+    await write(writer, 0, data[: SIZE // 2])
     arm()
     await writer.commit()
     writer.close()
 
 
-async def evict(store: Store, arm: Callable[[], None]) -> None:
+async def evict(store: LocalStorage, arm: Callable[[], None]) -> None:
     """Fill the store to its last byte, and make three blobs leave it."""
     for seed in range(MAX_SIZE // SIZE):
         await put(store, content(SIZE, seed))
@@ -43,14 +43,14 @@ async def evict(store: Store, arm: Callable[[], None]) -> None:
     await put(store, content(2 * SIZE + 1))
 
 
-async def run(store: Store) -> None:
+async def run(store: LocalStorage) -> None:
     """Write blob after blob, several at a time, and say which are kept."""
 
     async def fill(seed: int) -> None:
         data = content(SMALL, seed)
-        writer = await store.open_writer(digest_of(data), SMALL)
+        writer = await store.open_writer(UPSTREAM, digest_of(data), SMALL)
         for start in sorted(range(0, SMALL, 1_000), key=lambda start: (start * seed) % 7):
-            await writer.write(start, [data[start : start + 1_000]])
+            await write(writer, start, data[start : start + 1_000])
         await writer.commit()
         writer.close()
         print(seed, flush=True)  # noqa: T201 - whoever kills us reads along
@@ -84,7 +84,7 @@ async def main(what: str, root: str, *instant: str) -> None:
             await run(store)
     event, number = instant
     async with open_store(Path(root), max_size=MAX_SIZE) as store:
-        await {"write": write, "evict": evict}[what](store, killing(event, int(number)))
+        await {"write": commit, "evict": evict}[what](store, killing(event, int(number)))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 import os
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from mirror.oci.digest import Digest, digest_of
-from mirror.storage.files import BlobFile
+from mirror.storage.policy import Policy
+from mirror.storage.ports import OpenBlob, Storage, Writer
 from mirror.storage.space import Limits
-from mirror.storage.store import Store
+from mirror.storage.store import LocalStorage
+from mirror.storage.threads import Threads
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
+
+UPSTREAM = "docker.io"
 
 
 @asynccontextmanager
@@ -23,15 +28,19 @@ async def open_store(
     keep_partial_for: float = 86400,
     clock: Callable[[], float] | None = None,
     metrics: Metrics | None = None,
-) -> AsyncIterator[Store]:
+    policy: Policy | None = None,
+    threads: Threads | None = None,
+) -> AsyncIterator[LocalStorage]:
     """An open store; raises the first fault of its own at the end."""
     faults: list[Exception] = []
-    async with Store.open(
+    async with LocalStorage.open(
         root,
         Limits(max_size, min_free),
         keep_partial_for=keep_partial_for,
         clock=clock or FakeClock(),
         metrics=metrics or Metrics(),
+        policy=policy,
+        threads=threads,
         note_fault=lambda _, fault: faults.append(fault),
     ) as store:
         yield store
@@ -44,17 +53,34 @@ def content(size: int, seed: int = 0) -> bytes:
     return random.Random(f"{size} {seed}").randbytes(size)  # noqa: S311 - not a secret
 
 
-async def put(store: Store, data: bytes) -> Digest:
+async def put(store: Storage, data: bytes, *, upstream: str = UPSTREAM) -> Digest:
     """Store `data` the long way, as a fill would."""
     digest = digest_of(data)
-    writer = await store.open_writer(digest, len(data))
-    await writer.write(0, [data])
+    writer = await store.open_writer(upstream, digest, len(data))
+    await write(writer, 0, data)
     await writer.commit()
     writer.close()
     return digest
 
 
-def read(blob: BlobFile) -> bytes:
+async def write(writer: Writer, offset: int, *chunks: bytes) -> None:
+    """Write `chunks` at `offset`, and wait for it."""
+    async with writer.pen() as pen:
+        await pen.write(offset, chunks)
+
+
+async def held(store: Storage, digest: Digest) -> bytes | None:
+    """What a client would read."""
+    blob = await store.open_blob(digest)
+    if blob is None:
+        return None
+    try:
+        return read(blob)
+    finally:
+        blob.close()
+
+
+def read(blob: OpenBlob) -> bytes:
     return os.pread(blob.file.fileno(), blob.size + 1, 0)
 
 
@@ -62,8 +88,8 @@ def blob_path(root: Path, digest: Digest) -> Path:
     return root / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded
 
 
-def partial_path(root: Path, digest: Digest) -> Path:
-    return root / "partial" / f"{digest.algorithm}-{digest.encoded}"
+def partial_path(root: Path, digest: Digest, upstream: str = UPSTREAM) -> Path:
+    return root / "partial" / upstream / f"{digest.algorithm}-{digest.encoded}"
 
 
 def on_disk(root: Path) -> set[str]:
@@ -73,4 +99,15 @@ def on_disk(root: Path) -> set[str]:
 
 def partials(root: Path) -> set[str]:
     """The names of all files that have to do with partial blobs."""
-    return {path.name for path in (root / "partial").iterdir()}
+    return {path.name for path in (root / "partial").rglob("*") if path.is_file()}
+
+
+def recorded(root: Path, sql: str) -> list[tuple[object, ...]]:
+    """What the index says."""
+    with closing(sqlite3.connect(root / "index.sqlite3")) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def recorded_partials(root: Path) -> set[tuple[object, ...]]:
+    """The upstream and the digest of every partial that the next start would look for."""
+    return set(recorded(root, "SELECT upstream, digest FROM partials"))

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from mirror.oci.digest import digest_of
+from mirror.oci.digest import digest_of, parse_digest
 from tests.support.process import CHILD_ENVIRONMENT, run
 from tests.unit.storage.crashing import MAX_SIZE, SIZE, SMALL
-from tests.unit.storage.opening import content, on_disk, open_store, partials
+from tests.unit.storage.opening import (
+    UPSTREAM,
+    content,
+    on_disk,
+    open_store,
+    partials,
+    recorded,
+    recorded_partials,
+    write,
+)  # fmt: skip
 
 ENVIRONMENT = {**CHILD_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[3])}
 COMMAND = (sys.executable, "-m", "tests.unit.storage.crashing")
@@ -37,12 +46,12 @@ async def test_a_blob_that_was_not_in_place_yet_is_continued_from_its_last_byte(
     await _die("write", tmp_path, event, number)
     assert on_disk(tmp_path) == set()
     async with open_store(tmp_path) as store:
-        assert store.space.promised == SIZE
-        writer = await store.open_writer(DIGEST, SIZE)
+        assert store.promised == SIZE
+        writer = await store.open_writer(UPSTREAM, DIGEST, SIZE)
         assert writer.is_proved()
         await writer.commit()
         writer.close()
-        assert await store.read_blob(DIGEST, limit=2**30) == DATA
+        assert await store.read_blob(DIGEST, limit=SIZE) == DATA
 
 
 @pytest.mark.parametrize(
@@ -58,10 +67,10 @@ async def test_a_blob_that_was_in_place_is_recorded_by_the_next_start(
     await _die("write", tmp_path, event, number)
     assert on_disk(tmp_path) == {DIGEST.encoded}
     async with open_store(tmp_path) as store:
-        assert store.catalog.totals.bytes == SIZE
-        assert store.space.promised == 0
-        assert await store.catalog.list_partials() == {}
-        assert await store.read_blob(DIGEST, limit=2**30) == DATA
+        assert store.totals.bytes == SIZE
+        assert store.promised == 0
+        assert recorded_partials(tmp_path) == set()
+        assert await store.read_blob(DIGEST, limit=SIZE) == DATA
     assert partials(tmp_path) == set()
 
 
@@ -73,8 +82,8 @@ async def test_an_eviction_that_had_begun_is_finished_by_the_next_start(
     assert len(on_disk(tmp_path)) == 11 - int(number)
     async with open_store(tmp_path, max_size=MAX_SIZE) as store:
         assert len(on_disk(tmp_path)) == 7
-        assert store.catalog.totals.bytes == 7 * SIZE
-        assert await store.catalog.list_leaving() == []
+        assert store.totals.bytes == 7 * SIZE
+        assert recorded(tmp_path, "SELECT digest FROM blobs WHERE leaving") == []
 
 
 @pytest.mark.parametrize("acknowledged", [1, 6, 25])
@@ -97,14 +106,14 @@ async def test_what_was_acknowledged_is_there_and_nothing_is_wrong(
         assert {digest_of(content(SMALL, seed)).encoded for seed in seeds} <= on_disk(tmp_path)
         for path in (tmp_path / "blobs").glob("*/*/*"):
             assert path.read_bytes() == everything[path.name]
-        assert store.catalog.totals.blobs == len(on_disk(tmp_path))
-        unfinished = await store.catalog.list_partials()
+        assert store.totals.blobs == len(on_disk(tmp_path))
+        unfinished = [parse_digest(str(name)) for _, name in recorded_partials(tmp_path)]
         assert len(unfinished) <= 4
         for digest in unfinished:
             data = everything[digest.encoded]
-            writer = await store.open_writer(digest, SMALL)
+            writer = await store.open_writer(UPSTREAM, digest, SMALL)
             for start, end in writer.missing():
-                await writer.write(start, [data[start:end]])
+                await write(writer, start, data[start:end])
             assert writer.is_proved()  # so what was not missing was right
             await writer.commit()
             writer.close()

@@ -1,7 +1,4 @@
-from mirror.oci.digest import digest_of
-from mirror.storage.space import Limits, Promise, Space, Stored, choose
-
-FIRST, SECOND, THIRD = (Stored(digest_of(name), 10) for name in (b"1", b"2", b"3"))
+from mirror.storage.space import Limits, Promise, Request, Space
 
 
 def test_what_is_promised_is_taken_at_once() -> None:
@@ -50,11 +47,80 @@ def test_only_what_is_larger_than_everything_can_never_be_held() -> None:
     assert not space.can_ever_hold(101)
 
 
-def test_as_little_goes_as_will_do_and_the_first_goes_first() -> None:
-    assert choose([FIRST, SECOND, THIRD], 1) == [FIRST]
-    assert choose([FIRST, SECOND, THIRD], 11) == [FIRST, SECOND]
-    assert choose([FIRST, SECOND, THIRD], 30) == [FIRST, SECOND, THIRD]
+class _Asking:
+    """Somebody who asks for space; `answers` is what they were told."""
+
+    def __init__(self, space: Space, size: int, *, spare: int = 0) -> None:
+        self.answers: list[Exception | None] = []
+        self.promise = Promise()
+        self.request = Request(self.answers.append, self.promise, size, spare)
+        space.add(self.promise)
+        space.ask(self.request)
 
 
-def test_nothing_goes_in_vain() -> None:
-    assert choose([FIRST, SECOND, THIRD], 31) == []
+def _grant(space: Space, *, stored: int = 0) -> bool:
+    """Grant the request whose turn it is, if there is room."""
+    request = space.first()
+    assert request is not None
+    if space.excess(request, stored=stored, free=10_000) > 0:
+        return False
+    space.grant(request, stored=stored, free=10_000)
+    return True
+
+
+def test_who_comes_first_is_served_first_even_where_the_next_one_would_fit() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    large, small = _Asking(space, 60), _Asking(space, 10)
+    assert not _grant(space, stored=50)
+    assert small.answers == []
+    assert _grant(space, stored=40)
+    assert (large.promise.size, large.answers) == (60, [None])
+    assert not _grant(space, stored=40)
+    assert _grant(space, stored=30)
+    assert (small.promise.size, small.answers) == (10, [None])
+    assert space.first() is None
+
+
+def test_who_has_left_keeps_nobody_waiting_and_gets_nothing() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    one, two, three = _Asking(space, 10), _Asking(space, 10), _Asking(space, 10)
+    one.request.has_left = two.request.has_left = True
+    assert _grant(space)
+    assert [each.promise.size for each in (one, two, three)] == [0, 0, 10]
+    assert [each.answers for each in (one, two, three)] == [[], [], [None]]
+
+
+def test_who_cannot_be_served_is_told_and_the_next_one_is_not() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    large, small = _Asking(space, 90), _Asking(space, 10)
+    reason = OSError("no room")
+    space.settle(large.request, reason)
+    assert large.answers == [reason]
+    assert _grant(space, stored=90)
+    assert small.answers == [None]
+
+
+def test_more_than_was_asked_for_is_given_only_where_it_is_to_spare() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    assert _Asking(space, 10, spare=50).promise.size == 0
+    assert _grant(space)
+    assert space.promised == 60
+    _Asking(space, 30, spare=50)
+    assert _grant(space)
+    assert space.promised == 100
+
+
+def test_what_was_promised_meanwhile_is_not_promised_again() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    asking = _Asking(space, 60)
+    asking.promise.size = 70
+    assert _grant(space, stored=90)
+    assert asking.promise.size == 70
+
+
+def test_keeping_the_limits_takes_as_much_as_they_are_exceeded_by() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    request = Request(lambda _: None)
+    space.ask(request)
+    assert space.excess(request, stored=130, free=1000) == 30
+    assert space.excess(request, stored=100, free=1000) == 0

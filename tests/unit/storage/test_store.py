@@ -2,6 +2,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,37 +10,31 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
-from mirror.storage.store import Store, Writer
+from mirror.storage.policy import Candidate, LeastRecentlyUsed
+from mirror.storage.ports import Storage, Writer
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.unit.storage.opening import (
+    UPSTREAM,
     blob_path,
     content,
+    held,
     on_disk,
     open_store,
     partial_path,
     partials,
     put,
     read,
+    recorded_partials,
+    write,
 )
 
 DATA = content(10_000)
 DIGEST = digest_of(DATA)
 
 
-async def _held(store: Store, digest: Digest) -> bytes | None:
-    """What a client would read."""
-    blob = await store.open_blob(digest)
-    if blob is None:
-        return None
-    try:
-        return read(blob)
-    finally:
-        blob.close()
-
-
 async def _write(writer: Writer, start: int, end: int, data: bytes = DATA) -> None:
-    await writer.write(start, [data[start:end]])
+    await write(writer, start, data[start:end])
 
 
 # Writing and reading
@@ -47,7 +42,7 @@ async def _write(writer: Writer, start: int, end: int, data: bytes = DATA) -> No
 
 async def test_a_blob_is_kept_as_it_is_and_after_a_restart(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, len(DATA))
+        writer = await store.open_writer(UPSTREAM, DIGEST, len(DATA))
         assert writer.digest == DIGEST
         assert writer.size == 10_000
         assert writer.missing() == [(0, 10_000)]
@@ -60,36 +55,36 @@ async def test_a_blob_is_kept_as_it_is_and_after_a_restart(tmp_path: Path) -> No
         await writer.commit()
         assert os.pread(writer.file.fileno(), 20_000, 0) == DATA
         writer.close()
-        assert await _held(store, DIGEST) == DATA
-        assert store.space.promised == 0
-        assert store.catalog.totals.bytes == 10_000
+        assert await held(store, DIGEST) == DATA
+        assert store.promised == 0
+        assert store.totals.bytes == 10_000
     assert partials(tmp_path) == set()
     async with open_store(tmp_path) as store:
-        assert await _held(store, DIGEST) == DATA
-        assert await store.read_blob(DIGEST, limit=2**30) == DATA
-        assert store.catalog.totals.bytes == 10_000
+        assert await held(store, DIGEST) == DATA
+        assert await store.read_blob(DIGEST, limit=10_000) == DATA
+        assert store.totals.bytes == 10_000
 
 
 async def test_segments_may_come_in_any_order_at_once(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         async with asyncio.TaskGroup() as tasks:
             for start in range(9_900, -1, -100):
                 tasks.create_task(_write(writer, start, start + 100))
         assert writer.written == 10_000
         await writer.commit()
         writer.close()
-        assert await _held(store, DIGEST) == DATA
+        assert await held(store, DIGEST) == DATA
 
 
 async def test_an_empty_blob_is_a_blob(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        assert await _held(store, await put(store, b"")) == b""
+        assert await held(store, await put(store, b"")) == b""
 
 
 async def test_a_size_may_become_known_on_the_way_or_at_the_end(tmp_path: Path) -> None:
     async with open_store(tmp_path, max_size=10_000) as store:
-        writer = await store.open_writer(DIGEST, None)
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
         await _write(writer, 0, 1_000)
         with pytest.raises(ValueError, match="not known"):
             writer.missing()
@@ -99,24 +94,24 @@ async def test_a_size_may_become_known_on_the_way_or_at_the_end(tmp_path: Path) 
         await _write(writer, 1_000, 10_000)
         await writer.commit()
         writer.close()
-        other = await store.open_writer(digest_of(b"other"), None)
-        await other.write(0, [b"other"])
+        other = await store.open_writer(UPSTREAM, digest_of(b"other"), None)
+        await write(other, 0, b"other")
         assert other.is_proved()
         await other.commit()
         other.close()
-        assert store.space.promised == 0
+        assert store.promised == 0
         assert on_disk(tmp_path) == {digest_of(b"other").encoded}
 
 
 async def test_more_than_is_expected_is_an_error(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, None)
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
         await _write(writer, 0, 1_000)
         with pytest.raises(StoreError, match="more than 999 bytes"):
             await writer.expect(999)
         await writer.discard()
         writer.close()
-        writer = await store.open_writer(DIGEST, 10)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10)
         with pytest.raises(ValueError, match="beyond"):
             await _write(writer, 0, 11)
         await writer.discard()
@@ -126,13 +121,13 @@ async def test_more_than_is_expected_is_an_error(tmp_path: Path) -> None:
 async def test_what_is_written_stays_as_it_is(tmp_path: Path) -> None:
     """A client may have read it, and the hash knows it: a second upstream cannot change it."""
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 3_000, 4_000)
-        await writer.write(3_500, [b"?" * 500])
+        await write(writer, 3_500, b"?" * 500)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_write(writer, 0, 2_000))
-            tasks.create_task(writer.write(1_000, [b"?" * 500]))
-        await writer.write(0, [b"?" * 1_000, DATA[1_000:2_500]])
+            tasks.create_task(write(writer, 1_000, b"?" * 500))
+        await write(writer, 0, b"?" * 1_000, DATA[1_000:2_500])
         for start, end in writer.missing():
             await _write(writer, start, end)
         assert writer.is_proved()
@@ -143,45 +138,45 @@ async def test_what_is_written_stays_as_it_is(tmp_path: Path) -> None:
 
 async def test_every_byte_on_its_way_is_promised_wherever_it_lies(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, None)
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
         await _write(writer, 5_000, 6_000)
         await writer.suspend()
         writer.close()
-        assert store.space.promised == 1_000
-        writer = await store.open_writer(DIGEST, None)
+        assert store.promised == 1_000
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
         await _write(writer, 0, 500)
-        assert store.space.promised >= 1_500
+        assert store.promised >= 1_500
         await writer.suspend()
         writer.close()
-        assert store.space.promised == 1_500
+        assert store.promised == 1_500
 
 
 async def test_the_wrong_bytes_cannot_be_committed(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
-        await writer.write(0, [b"?" * 10_000])
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
+        await write(writer, 0, b"?" * 10_000)
         assert not writer.is_proved()
         with pytest.raises(StoreError, match="not proved"):
             await writer.commit()
         await writer.discard()
         writer.close()
-        assert await _held(store, DIGEST) is None
-        assert store.space.promised == 0
+        assert await held(store, DIGEST) is None
+        assert store.promised == 0
     assert partials(tmp_path) | on_disk(tmp_path) == set()
 
 
 async def test_a_blob_has_one_writer_at_a_time(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         with pytest.raises(StoreError, match="being written already"):
-            await store.open_writer(DIGEST, 10_000)
+            await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 10_000)
         async with asyncio.TaskGroup() as tasks:
             ending = tasks.create_task(writer.suspend())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert not ending.done()
-            second = await store.open_writer(DIGEST, 10_000)
+            second = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         assert second.is_proved()
         await second.commit()
         writer.close()
@@ -190,7 +185,7 @@ async def test_a_blob_has_one_writer_at_a_time(tmp_path: Path) -> None:
 
 async def test_an_ended_writer_writes_no_more_and_ends_no_other_way(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 10_000)
         await writer.commit()
         await writer.commit()
@@ -200,14 +195,14 @@ async def test_an_ended_writer_writes_no_more_and_ends_no_other_way(tmp_path: Pa
             await _write(writer, 0, 1)
         writer.close()
         writer.close()
-        assert await _held(store, DIGEST) == DATA
+        assert await held(store, DIGEST) == DATA
         assert partials(tmp_path) <= {".probe"}
 
 
 async def test_memory_may_be_used_again_once_the_next_piece_is_given(tmp_path: Path) -> None:
     memory = [bytearray(100), bytearray(100)]
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         async with writer.pen() as pen:
             for number, start in enumerate(range(0, 10_000, 100)):
                 piece = memory[number % 2]
@@ -220,7 +215,7 @@ async def test_memory_may_be_used_again_once_the_next_piece_is_given(tmp_path: P
 
 async def test_a_pen_tells_of_what_it_has_written_though_no_more_is_given(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         written = asyncio.Event()
         async with asyncio.timeout(10), writer.pen(written.set) as pen:
             await pen.write(0, [DATA[:100]])
@@ -232,13 +227,13 @@ async def test_a_pen_tells_of_what_it_has_written_though_no_more_is_given(tmp_pa
 
 async def test_a_store_that_is_closed_under_a_writer_says_so(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 4_000)
     with pytest.raises(StoreError, match="closed"):
         await _write(writer, 4_000, 5_000)
     writer.close()
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         assert writer.missing() == [(4_000, 10_000)]
         await writer.discard()
         writer.close()
@@ -246,22 +241,22 @@ async def test_a_store_that_is_closed_under_a_writer_says_so(tmp_path: Path) -> 
 
 async def test_a_blob_that_is_kept_twice_counts_once(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        await store.keep(DIGEST, DATA)
+        await store.keep(UPSTREAM, DIGEST, DATA)
         await put(store, DATA)
-        await store.keep(DIGEST, DATA, media_type="application/x")
-        assert store.catalog.totals.bytes == 10_000
-        assert store.space.promised == 0
-        assert await store.read_blob(DIGEST, limit=2**30) == DATA
-        assert await store.read_blob(digest_of(b""), limit=2**30) is None
+        await store.keep(UPSTREAM, DIGEST, DATA, is_manifest=True)
+        assert store.totals.bytes == 10_000
+        assert store.promised == 0
+        assert await store.read_blob(DIGEST, limit=10_000) == DATA
+        assert await store.read_blob(digest_of(b""), limit=10_000) is None
 
 
 async def test_what_is_not_its_digest_is_not_kept(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         with pytest.raises(StoreError, match="not proved"):
-            await store.keep(DIGEST, b"?" * 10_000)
-        assert store.space.promised == 0
-        await store.keep(DIGEST, DATA)
-        assert await store.read_blob(DIGEST, limit=2**30) == DATA
+            await store.keep(UPSTREAM, DIGEST, b"?" * 10_000)
+        assert store.promised == 0
+        await store.keep(UPSTREAM, DIGEST, DATA)
+        assert await store.read_blob(DIGEST, limit=10_000) == DATA
 
 
 # Being interrupted
@@ -269,66 +264,69 @@ async def test_what_is_not_its_digest_is_not_kept(tmp_path: Path) -> None:
 
 async def test_what_was_suspended_is_continued_where_it_stopped(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 1_234)
         await _write(writer, 5_000, 6_789)
         await writer.suspend()
         assert os.pread(writer.file.fileno(), 1_234, 0) == DATA[:1_234]
         writer.close()
-        assert store.space.promised == 1_234 + 1_789
+        assert store.promised == 1_234 + 1_789
     async with open_store(tmp_path) as store:
-        assert store.space.promised == 1_234 + 1_789
-        writer = await store.open_writer(DIGEST, 10_000)
+        assert store.promised == 1_234 + 1_789
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         assert writer.written == 1_234
         assert writer.missing() == [(1_234, 5_000), (6_789, 10_000)]
-        assert store.space.promised == 10_000
+        assert store.promised == 10_000
         await _write(writer, 6_789, 10_000)
         await _write(writer, 1_234, 5_000)
         await writer.commit()
         writer.close()
-        assert await _held(store, DIGEST) == DATA
-        assert store.space.promised == 0
+        assert await held(store, DIGEST) == DATA
+        assert store.promised == 0
 
 
 async def test_a_writer_that_is_only_closed_leaves_its_bytes_to_the_next(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 1_234)
         writer.close()
-        assert store.space.promised == 1_234
-        writer = await store.open_writer(DIGEST, 10_000)
+        assert store.promised == 1_234
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         assert writer.written == 1_234
         await writer.discard()
         writer.close()
-        assert store.space.promised == 0
+        assert store.promised == 0
 
 
 async def test_what_is_beyond_the_size_is_not_continued(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, None)
-        await writer.write(0, [DATA, b"too much"])
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
+        await write(writer, 0, DATA, b"too much")
         await writer.suspend()
         writer.close()
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
+        assert not writer.is_proved()
+        await writer.expect(10_000)  # by upstream's own word
         assert writer.is_proved()
         await writer.commit()
         writer.close()
-        assert await _held(store, DIGEST) == DATA
+        assert await held(store, DIGEST) == DATA
+        assert store.promised == 0
 
 
 async def test_a_suspended_writer_of_nothing_leaves_nothing(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await writer.suspend()
         writer.close()
-        assert await store.catalog.list_partials() == {}
-        assert store.space.promised == 0
+        assert recorded_partials(tmp_path) == set()
+        assert store.promised == 0
     assert partials(tmp_path) == set()
 
 
 async def test_a_discarded_blob_stays_readable_until_its_writer_is_closed(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 1_000)
         await writer.discard()
         assert partials(tmp_path) <= {".probe"}
@@ -341,7 +339,7 @@ async def test_a_commit_that_is_cancelled_at_any_step_is_a_commit(
     tmp_path: Path, steps: int
 ) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 10_000)
         async with asyncio.TaskGroup() as tasks:
             commit = tasks.create_task(writer.commit())
@@ -351,27 +349,27 @@ async def test_a_commit_that_is_cancelled_at_any_step_is_a_commit(
         assert commit.cancelled() or commit.done()
         await writer.suspend()  # what a fill does when it is cancelled
         writer.close()
-        assert store.space.promised == 0
-        assert store.catalog.totals.bytes == 10_000
-        assert await _held(store, DIGEST) == DATA
+        assert store.promised == 0
+        assert store.totals.bytes == 10_000
+        assert await held(store, DIGEST) == DATA
 
 
 @pytest.mark.parametrize("steps", range(0, 12, 2))
 async def test_opening_a_writer_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 1_000)
         await writer.suspend()
         writer.close()
         async with asyncio.TaskGroup() as tasks:
-            opening = tasks.create_task(store.open_writer(DIGEST, 10_000))
+            opening = tasks.create_task(store.open_writer(UPSTREAM, DIGEST, 10_000))
             for _ in range(steps):
                 await asyncio.sleep(0)
             opening.cancel()
         if not opening.cancelled():
             opening.result().close()
-        assert store.space.promised == 1_000
-        writer = await store.open_writer(DIGEST, 10_000)
+        assert store.promised == 1_000
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         assert writer.written == 1_000
         await writer.discard()
         writer.close()
@@ -379,7 +377,7 @@ async def test_opening_a_writer_may_be_cancelled_at_any_step(tmp_path: Path, ste
 
 async def test_a_write_that_is_cancelled_has_been_written(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         async with asyncio.TaskGroup() as tasks:
             write = tasks.create_task(_write(writer, 0, 10_000))
             await asyncio.sleep(0)
@@ -393,24 +391,24 @@ async def test_a_write_that_is_cancelled_has_been_written(tmp_path: Path) -> Non
 
 async def test_a_commit_that_cannot_be_recorded_is_none_and_loses_nothing(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 10_000)
-        with _catalog_refusing(tmp_path, "blobs"):
+        with _index_refusing(tmp_path, "blobs"):
             with pytest.raises(StoreError, match="no more blobs"):
                 await writer.commit()
             assert on_disk(tmp_path) == set()
-            assert store.space.promised == 10_000
+            assert store.promised == 10_000
         await writer.commit()
         writer.close()
-        assert await _held(store, DIGEST) == DATA
-        assert store.space.promised == 0
+        assert await held(store, DIGEST) == DATA
+        assert store.promised == 0
 
 
-class _catalog_refusing:  # noqa: N801 - reads as the function that it is
-    """Let the catalog's disk be as if it refused rows of one table."""
+class _index_refusing:  # noqa: N801 - reads as the function that it is
+    """Let the index's disk be as if it refused rows of one table."""
 
     def __init__(self, root: Path, table: str) -> None:
-        self._path = root / "catalog.sqlite3"
+        self._path = root / "index.sqlite3"
         self._table = table
 
     def __enter__(self) -> None:
@@ -429,16 +427,16 @@ class _catalog_refusing:  # noqa: N801 - reads as the function that it is
         connection.close()
 
 
-async def test_a_catalog_that_refuses_a_new_download_leaves_nothing_promised(
+async def test_a_index_that_refuses_a_new_download_leaves_nothing_promised(
     tmp_path: Path,
 ) -> None:
     async with open_store(tmp_path) as store:
         with (
-            _catalog_refusing(tmp_path, "partials"),
+            _index_refusing(tmp_path, "partials"),
             pytest.raises(StoreError, match="no more partials"),
         ):
-            await store.open_writer(DIGEST, 10_000)
-        assert store.space.promised == 0
+            await store.open_writer(UPSTREAM, DIGEST, 10_000)
+        assert store.promised == 0
         await put(store, DATA)
 
 
@@ -453,12 +451,12 @@ async def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
             clock.advance(1)
             await put(store, data)
         clock.advance(1)
-        await _held(store, digest_of(one))
+        await held(store, digest_of(one))
         clock.advance(1)
         store.note_access(digest_of(two))  # served from memory
         await put(store, four)
         assert on_disk(tmp_path) == {digest_of(data).encoded for data in (one, two, four)}
-        assert store.catalog.totals.bytes == 3_000
+        assert store.totals.bytes == 3_000
         exposition = metrics.exposition().decode()
         assert "mirror_evicted_blobs_total 1.0" in exposition
         assert "mirror_evicted_bytes_total 1000.0" in exposition
@@ -468,7 +466,7 @@ async def test_manifests_go_last(tmp_path: Path) -> None:
     clock = FakeClock()
     async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
         manifest, layer, more = (content(1_000, seed) for seed in range(3))
-        await store.keep(digest_of(manifest), manifest, media_type="application/x")
+        await store.keep(UPSTREAM, digest_of(manifest), manifest, is_manifest=True)
         clock.advance(1)
         await put(store, layer)
         await put(store, more)
@@ -483,13 +481,13 @@ async def test_times_of_use_survive_a_restart(tmp_path: Path) -> None:
         clock.advance(1)
         await put(store, two)
         clock.advance(1)
-        await _held(store, digest_of(one))
+        await held(store, digest_of(one))
     async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
         await put(store, three)
         assert on_disk(tmp_path) == {digest_of(one).encoded, digest_of(three).encoded}
 
 
-async def test_times_of_use_survive_a_catalog_that_refuses_them_for_a_while(
+async def test_times_of_use_survive_a_index_that_refuses_them_for_a_while(
     tmp_path: Path,
 ) -> None:
     clock = FakeClock()
@@ -499,22 +497,22 @@ async def test_times_of_use_survive_a_catalog_that_refuses_them_for_a_while(
         clock.advance(1)
         await put(store, two)
         clock.advance(1)
-        await _held(store, digest_of(one))
-        connection = sqlite3.connect(tmp_path / "catalog.sqlite3")
+        await held(store, digest_of(one))
+        connection = sqlite3.connect(tmp_path / "index.sqlite3")
         connection.execute(
             "CREATE TRIGGER refusal BEFORE UPDATE OF accessed_at ON blobs"
             " BEGIN SELECT raise(ABORT, 'not now'); END"
         )
         connection.commit()
         with pytest.raises(NoRoom):
-            await store.open_writer(digest_of(b""), 2_001)
-        writer = await store.open_writer(digest_of(b"x"), 0)
+            await store.open_writer(UPSTREAM, digest_of(b""), 2_001)
+        writer = await store.open_writer(UPSTREAM, digest_of(b"x"), 0)
         await writer.discard()
         writer.close()
         blob = await store.open_blob(digest_of(one))
         assert blob is not None
         with pytest.raises(NoRoom):  # flushes, and fails to
-            await store.open_writer(digest_of(three), 2_000)
+            await store.open_writer(UPSTREAM, digest_of(three), 2_000)
         blob.close()
         connection.execute("DROP TRIGGER refusal")
         connection.commit()
@@ -530,7 +528,7 @@ async def test_what_is_being_read_stays(tmp_path: Path) -> None:
         blob = await store.open_blob(one)
         assert blob is not None
         with pytest.raises(NoRoom):
-            await store.open_writer(DIGEST, 1_001)
+            await store.open_writer(UPSTREAM, DIGEST, 1_001)
         assert on_disk(tmp_path) == {one.encoded, two.encoded}  # nothing goes in vain
         await put(store, content(1_000, 3))
         assert one.encoded in on_disk(tmp_path)
@@ -542,15 +540,15 @@ async def test_what_is_larger_than_everything_evicts_nothing(tmp_path: Path) -> 
     async with open_store(tmp_path, max_size=2_000) as store:
         one = await put(store, content(1_000, 1))
         with pytest.raises(NoRoom, match=r"store\.max_size"):
-            await store.open_writer(DIGEST, 10_000)
-        assert await store.catalog.list_partials() == {}
-        writer = await store.open_writer(DIGEST, None)
+            await store.open_writer(UPSTREAM, DIGEST, 10_000)
+        assert recorded_partials(tmp_path) == set()
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
         with pytest.raises(NoRoom):
             await _write(writer, 0, 10_000)
         await writer.discard()
         writer.close()
         assert on_disk(tmp_path) == {one.encoded}
-        assert store.space.promised == 0
+        assert store.promised == 0
 
 
 async def test_a_blob_of_unknown_size_takes_what_is_free_and_evicts_what_it_needs(
@@ -559,15 +557,15 @@ async def test_a_blob_of_unknown_size_takes_what_is_free_and_evicts_what_it_need
     async with open_store(tmp_path, max_size=10_000) as store:
         for seed in range(4):
             await put(store, content(2_000, seed))
-        writer = await store.open_writer(DIGEST, None)
+        writer = await store.open_writer(UPSTREAM, DIGEST, None)
         await _write(writer, 0, 100)
         assert len(on_disk(tmp_path)) == 4
-        assert store.space.promised == 2_000
+        assert store.promised == 2_000
         await _write(writer, 100, 2_100)
         assert len(on_disk(tmp_path)) == 3
         await writer.discard()
         writer.close()
-        assert store.space.promised == 0
+        assert store.promised == 0
 
 
 async def test_two_writers_at_once_make_room_for_two_and_no_more(tmp_path: Path) -> None:
@@ -576,11 +574,11 @@ async def test_two_writers_at_once_make_room_for_two_and_no_more(tmp_path: Path)
             await put(store, content(1_000, seed))
         async with asyncio.TaskGroup() as tasks:
             opening = [
-                tasks.create_task(store.open_writer(digest_of(bytes([number])), 1_000))
+                tasks.create_task(store.open_writer(UPSTREAM, digest_of(bytes([number])), 1_000))
                 for number in range(2)
             ]
         assert len(on_disk(tmp_path)) == 8
-        assert store.space.promised == 2_000
+        assert store.promised == 2_000
         for task in opening:
             await task.result().discard()
             task.result().close()
@@ -604,9 +602,9 @@ async def test_a_writer_without_room_is_no_burden_to_another(tmp_path: Path) -> 
             blob.close()
 
 
-async def _try_to_open(store: Store, digest: Digest, size: int) -> Writer | None:
+async def _try_to_open(store: Storage, digest: Digest, size: int) -> Writer | None:
     try:
-        return await store.open_writer(digest, size)
+        return await store.open_writer(UPSTREAM, digest, size)
     except NoRoom:
         return None
 
@@ -617,28 +615,41 @@ async def test_partials_that_wait_go_before_blobs_and_the_oldest_first(tmp_path:
         blob = await put(store, content(1_000, 1))
         for name in (b"old", b"young"):
             clock.advance(1)
-            writer = await store.open_writer(digest_of(name), 1_500)
-            await writer.write(0, [b"?" * 1_500])
+            writer = await store.open_writer(UPSTREAM, digest_of(name), 1_500)
+            await write(writer, 0, b"?" * 1_500)
             await writer.suspend()
             writer.close()
         await put(store, content(1_000, 2))
         assert partials(tmp_path) <= {partial_path(tmp_path, digest_of(b"young")).name, ".probe"}
-        assert set(await store.catalog.list_partials()) == {digest_of(b"young")}
+        assert recorded_partials(tmp_path) == {(UPSTREAM, str(digest_of(b"young")))}
         assert blob.encoded in on_disk(tmp_path)
-        assert store.space.promised == 1_500
+        assert store.promised == 1_500
 
 
-async def test_a_blob_that_is_being_evicted_is_neither_opened_nor_written(tmp_path: Path) -> None:
-    async with open_store(tmp_path, max_size=10_000) as store:
+class _Telling(LeastRecentlyUsed):
+    """Tells when something has been chosen to go."""
+
+    def __init__(self) -> None:
+        self.has_chosen = asyncio.Event()
+
+    def choose(
+        self, candidates: Iterable[Candidate], excess: int, *, most: int, beyond: int
+    ) -> list[Candidate]:
+        self.has_chosen.set()
+        return super().choose(candidates, excess, most=most, beyond=beyond)
+
+
+async def test_a_blob_that_is_being_evicted_is_opened_by_nobody(tmp_path: Path) -> None:
+    policy = _Telling()
+    async with open_store(tmp_path, max_size=10_000, policy=policy) as store:
         await put(store, DATA)
-        blocker = sqlite3.connect(tmp_path / "catalog.sqlite3", isolation_level=None)
+        blocker = sqlite3.connect(tmp_path / "index.sqlite3", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")  # so it cannot be marked as leaving yet
         async with asyncio.TaskGroup() as tasks:
             evicting = tasks.create_task(put(store, content(10_000, 1)))
-            while DIGEST not in store._changing:  # noqa: SLF001, ASYNC110 - no other sign of it
-                await asyncio.sleep(0)
-            assert DIGEST.encoded in on_disk(tmp_path)
+            await policy.has_chosen.wait()
             assert await store.open_blob(DIGEST) is None
+            assert DIGEST.encoded in on_disk(tmp_path)
             again = tasks.create_task(_try_to_open(store, DIGEST, 100))
             await asyncio.sleep(0)
             blocker.execute("ROLLBACK")
@@ -646,19 +657,21 @@ async def test_a_blob_that_is_being_evicted_is_neither_opened_nor_written(tmp_pa
         blocker.close()
         assert again.result() is None  # it had to wait, and then there was no room beside the other
         assert on_disk(tmp_path) == {digest_of(content(10_000, 1)).encoded}
-        assert store.catalog.totals.bytes == 10_000
+        assert store.totals.bytes == 10_000
 
 
 async def test_a_blob_that_is_about_to_be_read_is_not_evicted(tmp_path: Path) -> None:
     async with open_store(tmp_path, max_size=10_000) as store:
-        await put(store, DATA)
-        path = blob_path(tmp_path, DIGEST)
+        digest = await put(store, b"")  # so that it is of the right size
+        path = blob_path(tmp_path, digest)
         path.unlink()
         os.mkfifo(path)  # a file that takes its time to open: until somebody writes to it
         async with asyncio.TaskGroup() as tasks:
-            opening = tasks.create_task(store.open_blob(DIGEST))
+            opening = tasks.create_task(store.open_blob(digest))
             await asyncio.sleep(0)
-            assert await _try_to_open(store, digest_of(b"other"), 1_000) is None
+            await put(store, DATA)
+            await put(store, content(10_000, 1))
+            assert path.exists()
             os.close(await asyncio.to_thread(os.open, path, os.O_WRONLY))
         blob = opening.result()
         assert blob is not None
@@ -676,7 +689,7 @@ async def test_readers_and_evictions_at_once_never_lose_an_open_blob(tmp_path: P
                     await _fill(store, data)
                     continue
                 for _ in range(2):  # long enough for an eviction that has begun meanwhile
-                    await store.catalog.record_accesses({})
+                    await store.is_writable()
                 assert read(blob) == data
                 assert blob_path(tmp_path, blob.digest).exists()
                 blob.close()
@@ -685,16 +698,16 @@ async def test_readers_and_evictions_at_once_never_lose_an_open_blob(tmp_path: P
             for seed in range(9):
                 tasks.create_task(pull(seed))
         sizes = [path.stat().st_size for path in (tmp_path / "blobs").glob("*/*/*")]
-        assert sum(sizes) == store.catalog.totals.bytes <= 5_000
-        assert store.space.promised == 0
+        assert sum(sizes) == store.totals.bytes <= 5_000
+        assert store.promised == 0
 
 
-async def _fill(store: Store, data: bytes) -> None:
+async def _fill(store: Storage, data: bytes) -> None:
     try:
-        writer = await store.open_writer(digest_of(data), len(data))
+        writer = await store.open_writer(UPSTREAM, digest_of(data), len(data))
     except NoRoom:
         return
-    await writer.write(0, [data])
+    await write(writer, 0, data)
     await writer.commit()
     writer.close()
 
@@ -706,8 +719,8 @@ async def test_min_free_is_respected_too(tmp_path: Path) -> None:
     free = status.f_bavail * status.f_frsize
     async with open_store(tmp_path, min_free=free + 2**40) as store:
         with pytest.raises(NoRoom, match=r"store\.min_free"):
-            await store.open_writer(digest_of(b"more"), 10)
-        assert await _held(store, DIGEST) == DATA  # evicting it would not have helped
+            await store.open_writer(UPSTREAM, digest_of(b"more"), 10)
+        assert await held(store, DIGEST) == DATA  # evicting it would not have helped
 
 
 async def test_a_cap_that_was_lowered_is_met_at_the_next_start(tmp_path: Path) -> None:
@@ -717,7 +730,7 @@ async def test_a_cap_that_was_lowered_is_met_at_the_next_start(tmp_path: Path) -
     async with open_store(tmp_path, max_size=2_500) as store, asyncio.timeout(10):
         while len(on_disk(tmp_path)) > 2:
             await store.is_writable()
-        while store.catalog.totals.bytes > 2_000:
+        while store.totals.bytes > 2_000:
             await store.is_writable()
 
 
@@ -727,20 +740,20 @@ async def test_a_cap_that_was_lowered_is_met_at_the_next_start(tmp_path: Path) -
 async def test_a_partial_that_nobody_continues_is_removed(tmp_path: Path) -> None:
     clock = FakeClock()
     async with open_store(tmp_path, clock=clock) as store:
-        writer = await store.open_writer(DIGEST, 10_000)
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)
         await _write(writer, 0, 1_000)
         await writer.suspend()
         writer.close()
     clock.advance(3_600)
     async with open_store(tmp_path, clock=clock, keep_partial_for=3_601) as store:
-        assert store.space.promised == 1_000
+        assert store.promised == 1_000
         clock.advance(2)
     async with open_store(tmp_path, clock=clock, keep_partial_for=3_601) as store:
         async with asyncio.timeout(10):
-            while store.space.promised:
+            while store.promised:
                 await store.is_writable()
         assert partials(tmp_path) <= {".probe"}
-        assert await store.catalog.list_partials() == {}
+        assert recorded_partials(tmp_path) == set()
 
 
 async def test_a_recorded_blob_that_somebody_else_removed_is_fetched_anew(tmp_path: Path) -> None:
@@ -748,46 +761,46 @@ async def test_a_recorded_blob_that_somebody_else_removed_is_fetched_anew(tmp_pa
         await put(store, DATA)
         blob_path(tmp_path, DIGEST).unlink()
         assert await store.open_blob(DIGEST) is None
-        writer = await store.open_writer(DIGEST, 10_000)  # what has gone takes no room
-        assert store.catalog.totals.blobs == 0
+        writer = await store.open_writer(UPSTREAM, DIGEST, 10_000)  # what has gone takes no room
+        assert store.totals.blobs == 0
         await _write(writer, 0, 10_000)
         await writer.commit()
         writer.close()
-        assert await _held(store, DIGEST) == DATA
-        assert store.catalog.totals.bytes == 10_000
+        assert await held(store, DIGEST) == DATA
+        assert store.totals.bytes == 10_000
 
 
-async def test_a_lost_catalog_is_made_anew_from_what_is_on_disk(tmp_path: Path) -> None:
+async def test_a_lost_index_is_made_anew_from_what_is_on_disk(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await put(store, DATA)
-        writer = await store.open_writer(digest_of(b"other"), None)
-        await writer.write(5, [b"?" * 100])
+        writer = await store.open_writer(UPSTREAM, digest_of(b"other"), None)
+        await write(writer, 5, b"?" * 100)
         await writer.suspend()
         writer.close()
-    _lose_the_catalog(tmp_path)
+    _lose_the_index(tmp_path)
     for _ in range(2):
         async with open_store(tmp_path) as store:
-            assert store.catalog.totals.bytes == 10_000
-            assert await _held(store, DIGEST) == DATA
-            assert store.space.promised == 100
+            assert store.totals.bytes == 10_000
+            assert await held(store, DIGEST) == DATA
+            assert store.promised == 100
 
 
-def _lose_the_catalog(root: Path) -> None:
+def _lose_the_index(root: Path) -> None:
     (root / "aside").mkdir()
-    for path in root.glob("catalog.sqlite3*"):
+    for path in root.glob("index.sqlite3*"):
         path.rename(root / "aside" / path.name)
 
 
 async def test_an_adoption_that_was_interrupted_is_made_up_for(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await put(store, DATA)
-    connection = sqlite3.connect(tmp_path / "catalog.sqlite3")
+    connection = sqlite3.connect(tmp_path / "index.sqlite3")
     connection.execute("DELETE FROM blobs")
     connection.execute("UPDATE totals SET adopted = 0")
     connection.commit()
     connection.close()
     async with open_store(tmp_path) as store:
-        assert store.catalog.totals.bytes == 10_000
+        assert store.totals.bytes == 10_000
 
 
 async def test_a_start_looks_at_no_blob(tmp_path: Path) -> None:
@@ -795,23 +808,23 @@ async def test_a_start_looks_at_no_blob(tmp_path: Path) -> None:
         await put(store, DATA)
     shutil.move(tmp_path / "blobs" / "sha256", tmp_path / "elsewhere")
     async with open_store(tmp_path) as store:
-        assert store.catalog.totals.bytes == 10_000
+        assert store.totals.bytes == 10_000
 
 
-async def test_a_damaged_catalog_keeps_the_mirror_from_starting_and_loses_no_blob(
+async def test_a_damaged_index_keeps_the_mirror_from_starting_and_loses_no_blob(
     tmp_path: Path,
 ) -> None:
     async with open_store(tmp_path) as store:
         await put(store, DATA)
-    catalog = tmp_path / "catalog.sqlite3"
-    catalog.write_bytes(b"garbage" * 1_000)
+    index = tmp_path / "index.sqlite3"
+    index.write_bytes(b"garbage" * 1_000)
     with pytest.raises(StoreError, match="move the file"):
         async with open_store(tmp_path):
             pass
-    _lose_the_catalog(tmp_path)  # what the message says
+    _lose_the_index(tmp_path)  # what the message says
     async with open_store(tmp_path) as store:
-        assert await _held(store, DIGEST) == DATA
-        assert store.catalog.totals.bytes == 10_000
+        assert await held(store, DIGEST) == DATA
+        assert store.totals.bytes == 10_000
 
 
 async def test_a_second_mirror_on_the_same_root_does_not_start(tmp_path: Path) -> None:
@@ -838,4 +851,4 @@ async def test_a_mirror_that_fails_takes_its_store_down_in_order(tmp_path: Path)
     with pytest.raises(ZeroDivisionError):
         await fail()
     async with open_store(tmp_path) as store:
-        assert await _held(store, DIGEST) == DATA
+        assert await held(store, DIGEST) == DATA

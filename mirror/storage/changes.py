@@ -1,0 +1,152 @@
+"""What changes the disk, the index, the ledger and the states, together and in order.
+
+    write     record the partial -> write -> sync, rename -> record the blob, forget the partial
+    delete    mark as leaving -> delete -> forget
+
+What is on disk and what is recorded agree whenever nobody is in the middle of something, and after
+a crash the next start finishes what was in the middle. A change that has begun is done to its end:
+callers see to it that they are not cancelled (`mirror.aio.waiting`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
+from mirror.storage.accesses import Accesses
+from mirror.storage.files import Files
+from mirror.storage.index import Index
+from mirror.storage.partial import Partial
+from mirror.storage.space import Space
+from mirror.storage.states import BlobFile, Change, PartialEntry, States
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+
+class Changes:
+    """Does them. `accesses` is the clock, too."""
+
+    def __init__(
+        self, files: Files, index: Index, states: States, space: Space, accesses: Accesses
+    ) -> None:
+        self._files = files
+        self._index = index
+        self._states = states
+        self._space = space
+        self._accesses = accesses
+
+    async def commit(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
+        """Make a proved partial the blob. Raises StoreError; then it is written as before."""
+        digest = entry.key.digest
+        while (change := self._states.find_change(digest)) is not None:
+            await over(change)
+        self._states.begin_commit(entry)
+        is_stored = False
+        try:
+            await self._files.commit(partial)
+            await self._record(entry, partial, is_manifest=is_manifest)
+            is_stored = True
+        finally:
+            if is_stored:
+                self._space.remove(entry.promise)
+            close(self._states.end_commit(entry, is_stored=is_stored))
+        superseded = self._states.list_superseded(digest)
+        self.begin_removal(superseded)
+        await self.finish_removal(superseded)
+
+    async def _record(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
+        upstream, digest = entry.key
+        try:
+            await self._index.record_blob(
+                digest, partial.hashed, now=self._accesses.now(), is_manifest=is_manifest,
+                upstream=upstream,
+            )  # fmt: skip
+        except StoreError:
+            await self._files.undo_commit(partial)
+            raise
+
+    async def suspend(self, entry: PartialEntry, partial: Partial | None, *, now: float) -> None:
+        """Leave a partial for later, from `now` on, if there is anything in it."""
+        self._states.begin_suspend(entry)
+        try:
+            if partial is not None:
+                await self._files.rest(partial)
+        except StoreError as error:
+            _logger.warning("partial not tidied: %s", error, extra=fields(digest=entry.key.digest))
+        finally:
+            is_kept = self._states.end_suspend(entry, now=now)
+            if not is_kept:
+                self.begin_removal([entry])
+        if not is_kept:
+            await self.finish_removal([entry])
+
+    async def discard(self, entry: PartialEntry) -> None:
+        """Nothing is kept of a partial."""
+        self.begin_removal([entry])
+        await self.finish_removal([entry])
+
+    def begin_removal(self, entries: Iterable[PartialEntry]) -> None:
+        """These partials are nobody else's from now on; `finish_removal` is owed."""
+        for entry in entries:
+            self._states.begin_removal(entry)
+
+    async def finish_removal(self, entries: Sequence[PartialEntry]) -> None:
+        """Remove partials; where the disk refuses, the next start does."""
+        keys = [entry.key for entry in entries]
+        if not keys:
+            return
+        try:
+            await self._files.remove_partials(keys)
+            await self._index.forget_partials(keys)
+        except StoreError as error:
+            _logger.warning("partials not removed: %s", error, extra=fields(partials=len(keys)))
+        finally:
+            for entry in entries:
+                self._space.remove(entry.promise)
+                self._states.end_removal(entry)
+
+    def begin_leaving(self, digests: Iterable[Digest]) -> None:
+        """These blobs are for nobody from now on; `finish_leaving` is owed."""
+        close(self._states.begin_leaving(digests))
+
+    async def finish_leaving(self, digests: Sequence[Digest]) -> None:
+        """Delete blobs. Raises StoreError; what was marked is deleted later then (`Upkeep`)."""
+        if not digests:
+            return
+        try:
+            await self._index.mark_leaving(digests)
+            await self._files.remove(digests)
+            await self._index.forget_blobs(digests)
+        finally:
+            self._states.end_leaving(digests)
+
+    async def flush_accesses(self) -> None:
+        """Write down when blobs were used; where that fails, the next time."""
+        noted = self._accesses.take()
+        if not noted:
+            return
+        try:
+            await self._index.record_accesses(noted)
+        except StoreError as error:
+            self._accesses.put_back(noted)
+            _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all
+
+
+async def over(change: Change) -> None:
+    """Return when a change is over."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    change.then(wake)
+    await future
+
+
+def close(blobs: Iterable[BlobFile]) -> None:
+    """Close files that nobody reads from."""
+    for blob in blobs:
+        blob.file.close()

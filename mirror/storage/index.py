@@ -1,0 +1,210 @@
+"""The index of this node's disk: which blobs and partials are on it (SQLite, `index.sql`)."""
+
+# ruff: noqa: S608 - all that is ever put into a statement's text is a number of question marks
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mirror.oci.digest import Digest, parse_digest
+from mirror.sqlite import Database, Row, Schema, Statement
+from mirror.storage.policy import Candidate, Kind
+from mirror.storage.states import PartialKey
+from mirror.telemetry.metrics import StoreTotals
+
+SCHEMA = Schema(
+    name="index",
+    application_id=0x6D697278,  # "mirx"
+    package="mirror.storage",
+    scripts=("index.sql",),
+    remedy=(
+        ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
+        " again, and they are adopted"
+    ),
+    summary="SELECT blobs, bytes, adopted FROM totals",
+)
+
+_BATCH = 1000  # rows at a time, where there may be any number
+_VALUES = 500  # in one statement
+
+
+class Index:
+    """The open index. Use `Index.open`. All methods raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator["Index"]:
+        """Open, and create where needed; everything asked for is written at exit.
+
+        Raises:
+            StoreError: The file is damaged, not ours, or from a newer mirror.
+        """
+        async with Database.open(path, SCHEMA) as database:
+            yield cls(database)
+
+    @property
+    def totals(self) -> StoreTotals:
+        """As of the last transaction that was committed."""
+        return StoreTotals(*self._database.summary[:2])
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether what was on disk before this index was is in it."""
+        return bool(self._database.summary[2])
+
+    # What is known
+
+    async def find_size(self, digest: Digest) -> int | None:
+        """The size in bytes of a blob; None where it is not here, or leaving."""
+        return await self._database.first(
+            "SELECT size FROM blobs WHERE digest = ? AND NOT leaving", (str(digest),), int
+        )
+
+    async def find_sizes(self, digests: Sequence[Digest]) -> dict[Digest, int]:
+        """The sizes of those that are here, and not leaving."""
+        found: dict[Digest, int] = {}
+        for start in range(0, len(digests), _VALUES):
+            some = digests[start : start + _VALUES]
+            sql = (
+                "SELECT digest, size FROM blobs WHERE NOT leaving"
+                f" AND digest IN ({', '.join('?' * len(some))})"
+            )
+            found.update(await self._database.rows(sql, [str(digest) for digest in some], _sized))
+        return found
+
+    async def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
+        """Everything that is here, with its size, in batches by digest."""
+        after = ""
+        while stored := await self._database.rows(
+            "SELECT digest, size FROM blobs WHERE digest > ? AND NOT leaving"
+            " ORDER BY digest LIMIT ?",
+            (after, _BATCH),
+            _sized,
+        ):
+            yield stored
+            after = str(stored[-1][0])
+
+    async def list_coldest(self, *, limit: int) -> list[Candidate]:
+        """What was used longest ago: so many manifests, and so many other blobs."""
+        found = []
+        for kind in (Kind.BLOB, Kind.MANIFEST):
+            found += await self._database.rows(
+                "SELECT is_manifest, digest, size, accessed_at FROM blobs"
+                " WHERE is_manifest = ? AND NOT leaving ORDER BY accessed_at LIMIT ?",
+                (kind is Kind.MANIFEST, limit),
+                _candidate,
+            )
+        return found
+
+    async def latest_access(self) -> float:
+        """The latest time at which anything was used; 0 where there is nothing."""
+        sql = "SELECT max(accessed_at) FROM blobs WHERE is_manifest = ?"
+        times = [
+            await self._database.first(sql, (is_manifest,), lambda time: float(time or 0))
+            for is_manifest in (0, 1)
+        ]
+        return max(time or 0.0 for time in times)
+
+    async def list_leaving(self) -> list[tuple[Digest, int]]:
+        """Some blobs whose deletion was begun and not finished, with their sizes."""
+        return await self._database.rows(
+            "SELECT digest, size FROM blobs WHERE leaving LIMIT ?", (_BATCH,), _sized
+        )
+
+    async def list_partials(self) -> dict[PartialKey, float]:
+        """Downloads not recorded as blobs yet, with the time they were begun or continued."""
+        rows = await self._database.rows(
+            "SELECT upstream, digest, touched_at FROM partials",
+            (),
+            lambda upstream, digest, time: (PartialKey(upstream, parse_digest(digest)), time),
+        )
+        return dict(rows)
+
+    # What changes
+
+    async def record_blob(
+        self,
+        digest: Digest,
+        size: int,
+        *,
+        now: float,
+        is_manifest: bool = False,
+        upstream: str | None = None,
+    ) -> None:
+        """A blob is on disk, complete; the partial that it was of `upstream` is history."""
+        row = (str(digest), size, int(is_manifest), now)
+        history = [] if upstream is None else [(upstream, str(digest))]
+        await self._database.write(
+            Statement(_UPSERT_BLOB, [row]), Statement(_FORGET_PARTIAL, history)
+        )
+
+    async def record_accesses(self, accesses: Mapping[Digest, float]) -> None:
+        """When blobs were last used, in a batch."""
+        rows = [(time, str(digest)) for digest, time in accesses.items()]
+        await self._database.write(
+            Statement("UPDATE blobs SET accessed_at = max(accessed_at, ?) WHERE digest = ?", rows)
+        )
+
+    async def mark_leaving(self, digests: Iterable[Digest]) -> None:
+        """Deletion begins: from now on these are not on disk for anyone who asks."""
+        await self._database.write(
+            Statement("UPDATE blobs SET leaving = 1 WHERE digest = ?", _names(digests))
+        )
+
+    async def forget_blobs(self, digests: Iterable[Digest]) -> None:
+        """These are gone from disk."""
+        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(digests)))
+
+    async def record_partial(self, key: PartialKey, *, now: float) -> None:
+        """A download is begun, or continued."""
+        await self._database.write(
+            Statement(_UPSERT_PARTIAL, [(key.upstream, str(key.digest), now)])
+        )
+
+    async def forget_partials(self, keys: Iterable[PartialKey]) -> None:
+        """Downloads were given up, and their partials removed."""
+        rows = [(key.upstream, str(key.digest)) for key in keys]
+        await self._database.write(Statement(_FORGET_PARTIAL, rows))
+
+    async def adopt(self, blobs: Iterable[Row], partials: Iterable[Row]) -> None:
+        """These were on disk before this index was: rows as the tables have them.
+
+        That everything is adopted is for `end_adoption` to say.
+        """
+        await self._database.write(
+            Statement(_UPSERT_BLOB, list(blobs)), Statement(_UPSERT_PARTIAL, list(partials))
+        )
+
+    async def end_adoption(self) -> None:
+        """All is adopted."""
+        await self._database.write(Statement("UPDATE totals SET adopted = 1", [()]))
+
+
+# Manifests may be fetched as blobs, too; they stay what they are.
+_UPSERT_BLOB = (
+    "INSERT INTO blobs (digest, size, is_manifest, accessed_at) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size,"
+    " is_manifest = max(is_manifest, excluded.is_manifest),"
+    " accessed_at = max(accessed_at, excluded.accessed_at)"
+)
+_UPSERT_PARTIAL = (
+    "INSERT INTO partials VALUES (?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"
+)
+_FORGET_PARTIAL = "DELETE FROM partials WHERE upstream = ? AND digest = ?"
+
+
+def _names(digests: Iterable[Digest]) -> Sequence[Row]:
+    return [(str(digest),) for digest in digests]
+
+
+def _sized(digest: str, size: int) -> tuple[Digest, int]:
+    return parse_digest(digest), size
+
+
+def _candidate(is_manifest: int, digest: str, size: int, accessed_at: float) -> Candidate:
+    kind = Kind.MANIFEST if is_manifest else Kind.BLOB
+    return Candidate(kind, parse_digest(digest), size, accessed_at)

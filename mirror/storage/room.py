@@ -1,0 +1,168 @@
+"""Making room: whoever needs more of the disk than was promised is served here, in turn.
+
+One task does it for everyone, and ends by itself when nobody waits. So it may take its time over an
+eviction while who asked for it comes and goes: nobody who is cancelled leaves anything locked.
+"""
+
+import asyncio
+import logging
+
+from mirror.aio.waiting import finish
+from mirror.storage.changes import Changes, over
+from mirror.storage.errors import NoRoom, TooLarge
+from mirror.storage.files import Files
+from mirror.storage.index import Index
+from mirror.storage.policy import Candidate, Kind, Policy
+from mirror.storage.space import Promise, Request, Space
+from mirror.storage.states import PartialEntry, PartialKey, States
+from mirror.telemetry.log import fields
+from mirror.telemetry.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+
+_BATCH = 1000  # deleted at a time; then others get their turn
+
+
+class Room:
+    """Gives space, and evicts for it what `policy` chooses."""
+
+    def __init__(
+        self,
+        space: Space,
+        states: States,
+        files: Files,
+        index: Index,
+        changes: Changes,
+        *,
+        policy: Policy,
+        metrics: Metrics,
+    ) -> None:
+        self._space = space
+        self._states = states
+        self._files = files
+        self._index = index
+        self._changes = changes
+        self._policy = policy
+        self._metrics = metrics
+        self._serving: asyncio.Task[None] | None = None
+
+    async def allow(self, promise: Promise, size: int, *, spare: int = 0) -> None:
+        """Let a blob on its way have `size` bytes in all, and up to `spare` more if there is room.
+
+        Raises:
+            NoRoom: Its `size` cannot be kept within the limits; nothing is evicted then.
+            StoreError: Something was to be evicted, and the disk or the index refuses.
+        """
+        if size <= promise.size:
+            return
+        if not self._space.can_ever_hold(size):
+            raise TooLarge("larger than store.max_size")
+        await self._ask(promise, size, spare)
+
+    async def keep_limits(self) -> None:
+        """See that the limits hold, whoever else fills the disk. Raises as `allow`."""
+        await self._ask(None, 0, 0)
+
+    async def close(self) -> None:
+        """Return when nobody is served any more."""
+        if self._serving is not None:
+            await finish(self._serving)
+
+    async def _ask(self, promise: Promise | None, size: int, spare: int) -> None:
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if granted.done():
+                return
+            if error is None:
+                granted.set_result(None)
+            else:
+                granted.set_exception(error)
+
+        request = Request(settle, promise, size, spare)
+        self._space.ask(request)
+        if self._serving is None:
+            self._serving = loop.create_task(self._serve(), name="make room")
+        try:
+            await granted
+        finally:
+            request.has_left = True
+
+    async def _serve(self) -> None:
+        """One at a time. What goes wrong is for who asked, and never for the next in turn."""
+        try:
+            while (request := self._space.first()) is not None:
+                try:
+                    await self._make_room(request)
+                except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+                    self._space.settle(request, error)
+        finally:
+            self._serving = None
+
+    async def _make_room(self, request: Request) -> None:
+        """Evict until a request can be granted, and grant it. Raises NoRoom, StoreError."""
+        is_patient = True
+        while not request.has_left:
+            free, stored = await self._files.free(), self._index.totals.bytes
+            excess = self._space.excess(request, stored=stored, free=free)
+            if excess <= 0:
+                self._space.grant(request, stored=stored, free=free)
+                return
+            # What is on its way out already may be enough.
+            is_enough = not is_patient and await self._evict(excess)
+            if not is_enough and not await self._wait_for_what_is_under_way() and not is_patient:
+                raise NoRoom("store.max_size or store.min_free leaves no room, and nothing can go")
+            is_patient = False
+        self._space.settle(request, None)
+
+    async def _wait_for_what_is_under_way(self) -> bool:
+        """Let end what frees space; False: there is nothing."""
+        freeing = self._states.list_freeing()
+        for change in freeing:
+            await over(change)
+        return bool(freeing)
+
+    async def _evict(self, excess: int) -> bool:
+        """Make go what the policy says; False: all that may go would not be enough."""
+        await self._changes.flush_accesses()
+        in_use = self._states.list_in_use()
+        limit = _BATCH + len(in_use)
+        listed = await self._index.list_coldest(limit=limit)
+        beyond = 0
+        if len(listed) >= limit:
+            sizes = await self._index.find_sizes(in_use)
+            sizes |= {candidate.digest: candidate.size for candidate in listed}
+            beyond = max(0, self._index.totals.bytes - sum(sizes.values()))
+        # No awaiting from here on: what is not in use now, and chosen, is for nobody else.
+        partials = {partial.key: partial for partial in self._states.list_evictable()}
+        candidates = [_candidate(partial) for partial in partials.values()]
+        candidates += [one for one in listed if not self._states.is_in_use(one.digest)]
+        chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
+        if not chosen:
+            return False
+        leaving = [one for one in chosen if one.kind is not Kind.PARTIAL]
+        going = [
+            partials[PartialKey(one.upstream, one.digest)]
+            for one in chosen if one.kind is Kind.PARTIAL
+        ]  # fmt: skip
+        self._changes.begin_removal(going)
+        self._changes.begin_leaving(one.digest for one in leaving)
+        await self._finish(going, leaving)
+        return True
+
+    async def _finish(self, going: list[PartialEntry], leaving: list[Candidate]) -> None:
+        try:
+            await self._changes.finish_removal(going)
+        finally:
+            await self._changes.finish_leaving([one.digest for one in leaving])
+        if leaving:
+            size = sum(one.size for one in leaving)
+            self._metrics.evicted_blobs.inc(len(leaving))
+            self._metrics.evicted_bytes.inc(size)
+            _logger.info("evicted", extra=fields(blobs=len(leaving), bytes=size))
+
+
+def _candidate(partial: PartialEntry) -> Candidate:
+    upstream, digest = partial.key
+    return Candidate(Kind.PARTIAL, digest, partial.promise.size, partial.since, upstream)

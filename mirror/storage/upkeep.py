@@ -1,0 +1,120 @@
+"""Upkeep: what an earlier process has left, and what has to be seen to again and again."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mirror.aio.waiting import to_the_end
+from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
+from mirror.storage import extents
+from mirror.storage.accesses import Accesses
+from mirror.storage.changes import Changes
+from mirror.storage.errors import NoRoom
+from mirror.storage.files import Files
+from mirror.storage.index import Index
+from mirror.storage.room import Room
+from mirror.storage.space import Promise, Space
+from mirror.storage.states import PartialKey, States
+
+_logger = logging.getLogger(__name__)
+
+_INTERVAL = 10.0  # seconds between flushes of access times, and looks at the disk
+
+
+class Upkeep:
+    """Makes disk and index agree, and keeps them so. `clock` in seconds since the epoch.
+
+    `keep_partial_for` in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: Files,
+        index: Index,
+        states: States,
+        space: Space,
+        changes: Changes,
+        room: Room,
+        accesses: Accesses,
+        keep_partial_for: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._files = files
+        self._index = index
+        self._states = states
+        self._space = space
+        self._changes = changes
+        self._room = room
+        self._accesses = accesses
+        self._keep_partial_for = keep_partial_for
+        self._clock = clock
+
+    # At the start
+
+    async def recover(self) -> None:
+        """Finish what a crash interrupted, and find what can be continued. Raises StoreError."""
+        await self._finish_leaving()
+        for key, since in (await self._index.list_partials()).items():
+            await self._recover_partial(key, since)
+
+    async def _recover_partial(self, key: PartialKey, since: float) -> None:
+        promise = Promise()
+        size = await self._files.size_of(key.digest)
+        if size is None:
+            partial = await self._files.open_partial(key)
+            promise.size = promise.written = extents.total(partial.present)
+            partial.close()
+        elif await self._index.find_size(key.digest) is None:
+            # Renamed, and then the mirror died: its digest was proved before.
+            await self._index.record_blob(key.digest, size, now=self._accesses.now())
+        entry = self._states.add_idle(key, promise, since=min(since, self._clock()))
+        self._space.add(promise)
+        if not promise.size:  # nothing to continue
+            self._changes.begin_removal([entry])
+            await self._changes.finish_removal([entry])
+
+    # Again and again
+
+    async def tidy_forever(self) -> None:
+        """Tidy up every now and then."""
+        while True:
+            try:
+                await self.tidy()
+            except NoRoom:
+                _logger.warning(
+                    "the disk is fuller than store.min_free allows, and nothing more can be evicted"
+                )
+            except StoreError as error:
+                _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all
+            await asyncio.sleep(_INTERVAL)
+
+    async def tidy(self) -> None:
+        """Tidy up once. Raises NoRoom where the limits cannot be kept, and StoreError."""
+        await self._changes.flush_accesses()
+        await to_the_end(self._finish_leaving())
+        await to_the_end(self._drop_old_partials())
+        await self._room.keep_limits()
+
+    async def _finish_leaving(self) -> None:
+        """Delete what was marked as leaving when the mirror died, or the disk refused."""
+        found = [
+            digest for digest, _ in await self._index.list_leaving()
+            if not self._states.is_in_use(digest)
+        ]  # fmt: skip
+        if not found:
+            return
+        self._changes.begin_leaving(found)
+        # One may have been committed anew while we asked; now nobody commits it any more.
+        still: set[Digest] = set()
+        try:
+            still = {digest for digest, _ in await self._index.list_leaving()}
+        finally:
+            self._states.end_leaving(digest for digest in found if digest not in still)
+        await self._changes.finish_leaving([digest for digest in found if digest in still])
+
+    async def _drop_old_partials(self) -> None:
+        expired = self._states.list_expired(now=self._clock(), after=self._keep_partial_for)
+        self._changes.begin_removal(expired)
+        await self._changes.finish_removal(expired)

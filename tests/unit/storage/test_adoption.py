@@ -1,0 +1,132 @@
+"""What a new index makes of a disk that an older mirror has used, catalog and all."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import digest_of
+from tests.unit.storage.opening import (
+    UPSTREAM,
+    blob_path,
+    content,
+    held,
+    on_disk,
+    open_store,
+    partials,
+    put,
+    recorded,
+    recorded_partials,
+)
+
+LAYER, MANIFEST, HALF = content(4_000, 1), content(300, 2), content(2_000, 3)
+OLD_SCHEMA = Path(__file__).with_name("catalog_v1.sql").read_text("utf-8")
+
+
+def _old_store(root: Path, *namespaces: str) -> None:
+    """What version 1 leaves: a layer, a manifest that was used before it, half a blob."""
+    for data in (LAYER, MANIFEST):
+        path = blob_path(root, digest_of(data))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    half = root / "partial" / f"sha256-{digest_of(HALF).encoded}"
+    half.parent.mkdir()
+    half.write_bytes(bytes(1_000) + HALF[1_000:])
+    half.with_suffix(".ranges").write_bytes(b"1000-2000\n")
+    with closing(sqlite3.connect(root / "catalog.sqlite3", isolation_level=None)) as old:
+        old.executescript(OLD_SCHEMA)
+        old.execute("PRAGMA application_id = 0x6D697272")
+        old.execute("PRAGMA user_version = 1")
+        old.executemany(
+            "INSERT INTO repositories (namespace, name) VALUES (?, 'app')",
+            [(namespace,) for namespace in namespaces],
+        )
+        old.executemany(
+            "INSERT INTO blobs VALUES (?, ?, ?, ?, ?)",
+            [
+                (str(digest_of(LAYER)), 4_000, None, 20.0, 0),
+                (str(digest_of(MANIFEST)), 300, "application/x", 10.0, 0),
+            ],
+        )
+        old.execute("INSERT INTO partials VALUES (?, 1799999999.0)", (str(digest_of(HALF)),))
+        old.execute("UPDATE totals SET adopted = 1")
+
+
+async def test_an_older_mirrors_blobs_and_partials_are_taken_over(tmp_path: Path) -> None:
+    _old_store(tmp_path, UPSTREAM)
+    before = (tmp_path / "catalog.sqlite3").read_bytes()
+    for _ in range(2):
+        async with open_store(tmp_path) as store:
+            assert (store.totals.blobs, store.totals.bytes) == (2, 4_300)
+            assert await store.is_stored(digest_of(LAYER))
+            assert store.promised == 1_000
+    assert (tmp_path / "catalog.sqlite3").read_bytes() == before
+    assert recorded(tmp_path, "SELECT size, is_manifest, accessed_at FROM blobs ORDER BY size") == [
+        (300, 1, 10.0),
+        (4_000, 0, 20.0),
+    ]
+    async with open_store(tmp_path) as store:
+        assert await held(store, digest_of(LAYER)) == LAYER
+        writer = await store.open_writer(UPSTREAM, digest_of(HALF), 2_000)
+        assert writer.missing() == [(0, 1_000)]
+        writer.close()
+
+
+@pytest.mark.parametrize("namespaces", [(), ("docker.io", "quay.io")])
+async def test_partials_that_may_be_anybodys_are_dropped(
+    tmp_path: Path, namespaces: tuple[str, ...]
+) -> None:
+    _old_store(tmp_path, *namespaces)
+    async with open_store(tmp_path) as store:
+        assert store.totals.blobs == 2
+        assert store.promised == 0
+    assert partials(tmp_path) <= {".probe"}
+    assert recorded_partials(tmp_path) == set()
+
+
+async def test_an_eviction_that_an_older_mirror_had_begun_is_finished(tmp_path: Path) -> None:
+    _old_store(tmp_path, UPSTREAM)
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite3", isolation_level=None)) as old:
+        old.execute("UPDATE blobs SET leaving = 1 WHERE size = 4000")
+    async with open_store(tmp_path) as store:
+        assert store.totals.blobs == 1
+    assert on_disk(tmp_path) == {digest_of(MANIFEST).encoded}
+
+
+async def test_an_older_mirrors_catalog_is_looked_at_once(tmp_path: Path) -> None:
+    _old_store(tmp_path, UPSTREAM)
+    async with open_store(tmp_path) as store:
+        await store.drop(digest_of(LAYER))
+        await put(store, HALF)
+    async with open_store(tmp_path) as store:
+        assert not await store.is_stored(digest_of(LAYER))
+        assert store.totals.blobs == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE totals SET adopted = 0",  # it did not know of everything itself
+        "DROP TABLE totals",
+        "PRAGMA user_version = 2",
+    ],
+)
+async def test_where_the_old_catalog_is_of_no_use_the_disk_is_looked_through(
+    tmp_path: Path, damage: str
+) -> None:
+    _old_store(tmp_path, UPSTREAM)
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite3", isolation_level=None)) as old:
+        old.execute("DELETE FROM blobs")
+        old.execute(damage)
+    async with open_store(tmp_path) as store:
+        assert (store.totals.blobs, store.totals.bytes) == (2, 4_300)
+        assert await held(store, digest_of(MANIFEST)) == MANIFEST
+    assert partials(tmp_path) <= {".probe"}
+
+
+async def test_a_catalog_that_is_garbage_loses_no_blob(tmp_path: Path) -> None:
+    _old_store(tmp_path, UPSTREAM)
+    (tmp_path / "catalog.sqlite3").write_bytes(b"garbage" * 1_000)
+    async with open_store(tmp_path) as store:
+        assert await held(store, digest_of(LAYER)) == LAYER

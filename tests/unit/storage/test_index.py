@@ -1,0 +1,306 @@
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import Digest, digest_of
+from mirror.oci.errors import StoreError
+from mirror.storage.index import SCHEMA, Index
+from mirror.storage.policy import Candidate, Kind
+from mirror.storage.states import PartialKey
+from mirror.telemetry.metrics import StoreTotals
+
+ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
+DOCKER, QUAY = PartialKey("docker.io", ONE), PartialKey("quay.io", ONE)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "index.sqlite3"
+
+
+@pytest.fixture
+async def index(path: Path) -> AsyncIterator[Index]:
+    async with Index.open(path) as index:
+        yield index
+
+
+async def _coldest(index: Index, limit: int = 9) -> list[Digest]:
+    return [candidate.digest for candidate in await index.list_coldest(limit=limit)]
+
+
+async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
+    async with Index.open(path) as index:
+        assert not index.is_adopted
+        await index.adopt([(str(ONE), 10, 0, 1.0)], [("docker.io", str(TWO), 1.0)])
+        assert not index.is_adopted
+        await index.end_adoption()
+        await index.record_blob(THREE, 5, now=2.0, is_manifest=True)
+    async with Index.open(path) as index:
+        assert index.is_adopted
+        assert index.totals == StoreTotals(2, 15)
+        assert await index.find_size(THREE) == 5
+        assert await index.find_size(TWO) is None
+        assert await index.list_partials() == {PartialKey("docker.io", TWO): 1.0}
+        assert await index.latest_access() == 2.0
+
+
+async def test_totals_count_a_blob_once_at_its_size(index: Index) -> None:
+    await index.record_blob(ONE, 10, now=1.0)
+    await index.record_blob(ONE, 10, now=2.0)
+    assert index.totals == StoreTotals(blobs=1, bytes=10)
+    await index.record_blob(ONE, 12, now=3.0)
+    assert index.totals == StoreTotals(blobs=1, bytes=12)
+    await index.forget_blobs([ONE, TWO])
+    assert index.totals == StoreTotals(0, 0)
+
+
+async def test_a_transaction_that_fails_at_its_commit_leaves_the_totals_as_they_were(
+    index: Index, path: Path
+) -> None:
+    await index.record_blob(ONE, 10, now=1.0)
+    with closing(sqlite3.connect(path)) as connection:  # what SQLite looks at when it commits
+        connection.executescript(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE children (id INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED);"
+            "CREATE TRIGGER refusal AFTER INSERT ON blobs"
+            " BEGIN INSERT INTO children VALUES (1); END"
+        )
+    with pytest.raises(StoreError, match="FOREIGN KEY"):
+        await index.record_blob(TWO, 20, now=1.0)
+    assert index.totals == StoreTotals(1, 10)
+    assert await index.find_size(TWO) is None
+
+
+async def test_a_manifest_recorded_anew_as_a_blob_stays_a_manifest(index: Index) -> None:
+    await index.record_blob(ONE, 5, now=1.0, is_manifest=True)
+    await index.record_blob(ONE, 5, now=2.0)
+    assert await index.list_coldest(limit=9) == [Candidate(Kind.MANIFEST, ONE, 5, 2.0)]
+
+
+async def test_what_was_used_longest_ago_is_listed_of_each_kind(index: Index) -> None:
+    await index.record_blob(ONE, 1, now=1.0, is_manifest=True)
+    await index.record_blob(TWO, 2, now=2.0)
+    await index.record_blob(THREE, 3, now=3.0)
+    assert await _coldest(index) == [TWO, THREE, ONE]
+    await index.record_accesses({TWO: 4.0, digest_of(b"gone"): 5.0})
+    assert await _coldest(index, limit=1) == [THREE, ONE]
+    await index.record_accesses({TWO: 1.0})  # noted before, and written down later
+    assert await _coldest(index, limit=1) == [THREE, ONE]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT size FROM blobs WHERE is_manifest = 1 AND NOT leaving ORDER BY accessed_at LIMIT 9",
+        "SELECT max(accessed_at) FROM blobs WHERE is_manifest = 1",
+    ],
+)
+async def test_the_order_of_going_is_read_from_a_table_of_its_own(
+    index: Index, path: Path, query: str
+) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())
+    assert "blobs_by_access" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def test_a_leaving_blob_is_on_disk_for_nobody_until_it_comes_anew(index: Index) -> None:
+    await index.record_blob(ONE, 10, now=1.0)
+    await index.mark_leaving([ONE])
+    assert await index.find_size(ONE) is None
+    assert await index.find_sizes([ONE]) == {}
+    assert [batch async for batch in index.list_stored()] == []
+    assert await _coldest(index) == []
+    assert await index.list_leaving() == [(ONE, 10)]
+    assert index.totals.bytes == 10
+    await index.record_blob(ONE, 10, now=2.0)
+    assert await index.list_leaving() == []
+    assert await index.find_size(ONE) == 10
+
+
+async def test_everything_is_listed_once_in_batches(index: Index) -> None:
+    digests = [digest_of(bytes([number])) for number in range(200)] + [
+        digest_of(bytes([number]) * 9) for number in range(200)
+    ]
+    rows = [(str(digest), number, 0, 1.0) for number, digest in enumerate(digests)]
+    more = [(f"sha256:{number:064x}", 1, 0, 1.0) for number in range(800)]
+    await index.adopt([*rows, *more], [])
+    batches = [batch async for batch in index.list_stored()]
+    assert [len(batch) for batch in batches] == [1000, 200]
+    listed = [digest for batch in batches for digest, _ in batch]
+    assert len(set(listed)) == 1200
+    assert await index.find_sizes([*digests, digest_of(b"gone")] * 2) == {
+        digest: number for number, digest in enumerate(digests)
+    }
+
+
+async def test_a_download_is_its_upstreams_and_as_young_as_it_was_continued(index: Index) -> None:
+    await index.record_partial(DOCKER, now=1.0)
+    await index.record_partial(QUAY, now=1.5)
+    await index.record_partial(DOCKER, now=2.0)
+    assert await index.list_partials() == {DOCKER: 2.0, QUAY: 1.5}
+    await index.forget_partials([DOCKER])
+    assert await index.list_partials() == {QUAY: 1.5}
+    await index.record_blob(ONE, 1, now=3.0, upstream="docker.io")
+    assert await index.list_partials() == {QUAY: 1.5}
+    await index.record_blob(ONE, 1, now=3.0, upstream="quay.io")
+    assert await index.list_partials() == {}
+
+
+async def test_writes_that_are_asked_for_together_are_all_kept(index: Index) -> None:
+    digests = [digest_of(bytes([number])) for number in range(200)]
+    async with asyncio.TaskGroup() as tasks:
+        for digest in digests:
+            tasks.create_task(index.record_blob(digest, 1, now=1.0))
+    assert index.totals.blobs == 200
+    assert set(await _coldest(index, 999)) == set(digests)
+
+
+@pytest.mark.parametrize("size", [2**70, "ten", None])
+async def test_a_value_that_cannot_be_kept_harms_nobody_else(index: Index, size: int) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        good = tasks.create_task(index.record_blob(ONE, 1, now=1.0))
+        with pytest.raises(StoreError, match=r"index\.sqlite3 cannot"):
+            await index.record_blob(TWO, size, now=1.0)
+    assert good.done()
+    assert await _coldest(index) == [ONE]
+    assert index.totals == StoreTotals(1, 1)
+    await index.record_blob(THREE, 1, now=1.0)
+    assert index.totals.blobs == 2
+
+
+async def test_a_write_outlives_who_asked_for_it(path: Path) -> None:
+    async with Index.open(path) as index, asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(index.record_blob(ONE, 1, now=1.0))
+        await asyncio.sleep(0)
+        task.cancel()
+    assert task.cancelled()
+    async with Index.open(path) as index:
+        assert index.totals.blobs == 1
+
+
+async def test_what_was_asked_for_before_the_end_is_written_at_the_end(path: Path) -> None:
+    async with asyncio.TaskGroup() as tasks, Index.open(path) as index:
+        for number in range(20):
+            tasks.create_task(index.record_blob(digest_of(bytes([number])), 1, now=1.0))
+        await asyncio.sleep(0)
+    async with Index.open(path) as index:
+        assert index.totals.blobs == 20
+
+
+async def test_writes_go_on_while_all_tasks_are_cancelled(path: Path) -> None:
+    """A mirror that goes down suspends its fills, when their group has been cancelled already."""
+
+    async def fill(index: Index) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await index.record_partial(DOCKER, now=1.0)
+
+    async def run(index: Index) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fill(index))
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+    async with Index.open(path) as index:
+        with pytest.raises(ExceptionGroup):
+            await run(index)
+        assert await index.list_partials() == {DOCKER: 1.0}
+
+
+async def test_a_closed_index_says_so(path: Path) -> None:
+    async with Index.open(path) as index:
+        pass
+    with pytest.raises(StoreError, match="closed"):
+        await index.record_blob(ONE, 1, now=1.0)
+    with pytest.raises(StoreError, match="closed"):
+        await index.find_size(ONE)
+
+
+# Files that are not what they should be
+
+
+@pytest.mark.parametrize("garbage", [b"not a database" * 100, b"SQLite format 3\0" + b"\7" * 4096])
+async def test_a_file_that_is_no_database_is_left_alone_and_the_error_says_what_to_do(
+    path: Path, garbage: bytes
+) -> None:
+    _put(path, garbage)
+    with pytest.raises(StoreError, match=r"index\.sqlite3 .*move the file .* aside"):
+        async with Index.open(path):
+            pass
+    assert _content(path) == garbage
+
+
+async def test_an_empty_file_becomes_an_index(path: Path) -> None:
+    _put(path, b"")
+    async with Index.open(path) as index:
+        assert index.totals == StoreTotals(0, 0)
+        assert not index.is_adopted
+
+
+async def test_somebody_elses_database_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE blobs (mine TEXT)")
+    connection.close()
+    before = _content(path)
+    with pytest.raises(StoreError, match="somebody else's database"):
+        async with Index.open(path):
+            pass
+    assert _content(path) == before
+
+
+async def test_a_newer_mirrors_index_is_left_alone(path: Path) -> None:
+    async with Index.open(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {len(SCHEMA.scripts) + 1}")
+    connection.close()
+    with pytest.raises(StoreError, match="newer mirror; run that one"):
+        async with Index.open(path):
+            pass
+
+
+async def test_a_index_that_cannot_be_opened_says_what_to_do(path: Path) -> None:
+    path = path / "no" / "directory"
+    with pytest.raises(StoreError, match="write access"):
+        async with Index.open(path):
+            pass
+
+
+async def test_damage_that_shows_later_is_an_error_and_no_crash(path: Path) -> None:
+    async with Index.open(path) as index:
+        for number in range(250):
+            await index.record_blob(digest_of(bytes([number])), 1, now=float(number))
+    content = _content(path)
+    _put(path, content[: 4096 * 2] + b"\x5a" * (len(content) - 4096 * 2))  # all but the schema
+    with pytest.raises(StoreError, match="move the file"):
+        await _use(path, ONE)
+
+
+async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
+    async with Index.open(path) as index:
+        await index.record_blob(ONE, 1, now=1.0)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE blobs SET digest = 'sha256:?'")
+    connection.close()
+    with pytest.raises(StoreError, match=r"damaged: .* move the file"):
+        await _use(path, ONE)
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def _use(path: Path, digest: Digest) -> None:
+    async with Index.open(path) as index:
+        await index.list_coldest(limit=999)
+        await index.record_blob(digest, 1, now=1.0)
