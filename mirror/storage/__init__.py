@@ -1,1 +1,1 @@
-"""What survives a restart: blobs by digest, and the catalog of what they are."""
+"""This node's disk: blobs by digest, partials by upstream, and what is recorded of them."""
