@@ -62,6 +62,10 @@ class Writer(Protocol):
         """Bytes from the first that are all in `file`, and hashed."""
 
     @property
+    def reach(self) -> int:
+        """Where the last byte of what is there, or is being written, ends."""
+
+    @property
     def size(self) -> int | None:
         """In bytes, by the word of whoever sends it; None where nobody has said."""
 

@@ -70,6 +70,11 @@ class LocalWriter:
         return self._partial.hashed
 
     @property
+    def reach(self) -> int:
+        """Where the last byte of what is there, or is being written, ends."""
+        return self._claimed[-1][1] if self._claimed else 0
+
+    @property
     def promised(self) -> int:
         """Bytes that it may take of the disk."""
         return self._entry.promise.size

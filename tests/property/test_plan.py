@@ -91,7 +91,8 @@ class PlanMachine(RuleBasedStateMachine):
         if knows_size:
             got = [int(position // SEGMENT in have) for position in range(size)]
             missing = list(_gaps(got))
-        plan = Plan(missing, segment_size=SEGMENT, connections=most)
+        known = size if knows_size else None
+        plan = Plan(missing, segment_size=SEGMENT, connections=most, size=known)
         self.most, self.always_ranges = most, sends_ranges
         self.download = _Download(plan, size, knows_size or tells_size, sends_ranges, got)
 
@@ -167,7 +168,8 @@ TestPlan = PlanMachine.TestCase
 def test_undisturbed_claims_follow_each_other_and_cover_everything(
     size: int, connections: int, pace: float
 ) -> None:
-    plan = Plan([(0, size)] if size else [], segment_size=SEGMENT, connections=connections)
+    missing: list[tuple[int, int | None]] = [(0, size)] if size else []
+    plan = Plan(missing, segment_size=SEGMENT, connections=connections, size=size)
     now, end = 0.0, 0
     while (claim := plan.claim(now=now)) is not None:
         assert claim.start == end

@@ -205,15 +205,14 @@ class Fill:
     async def _fetch(self, writer: Writer) -> None:
         """Fetch what is missing."""
         missing: list[tuple[int, int | None]] = [(writer.written, None)]
-        if writer.size is not None:
+        if writer.size:  # that a blob is empty, upstream has to say
             missing = list(writer.missing())
         source = self.authorities.current
-        connections = self._pace.connections if source.is_lasting else 1
         plan = Plan(
             missing,
             segment_size=self._pace.segment_size,
-            connections=connections,
-            size=writer.size,
+            connections=self._pace.connections if source.is_lasting else 1,
+            size=writer.size or None,
         )
         self._crew = Crew(
             digest=self.digest, authorities=self.authorities, writer=writer, plan=plan,
@@ -232,11 +231,18 @@ class Fill:
         """
         sizes, writer = self._sizes, self._writer
         assert writer is not None  # noqa: S101 - a crew has one
-        if not sizes.accepts(body.size):
-            self._leave(body)
+        if not sizes.accepts(body.size, reach=writer.reach):
+            self.authorities.current.distrust(self.digest, [body.sender])
+            raise Odd(body.sender)
+        if body.size is not None and body.size < writer.reach:
+            raise _StartOver(body.size)
         self._senders.add(body.sender)
         if sizes.told is None:
-            await self._expect(writer, body)
+            try:
+                await writer.expect(body.size)
+            except NoRoom:
+                sizes.told = body.size
+                raise
         sizes.begin(body.size)
         is_suspicious = sizes.told == 0 or (sizes.is_odd and (sizes.told or 0) <= _SMALL)
         if not is_suspicious:
@@ -244,23 +250,6 @@ class Fill:
             if self.state is State.CONNECTING:
                 self._move(State.STREAMING)
         return sizes.told
-
-    async def _expect(self, writer: Writer, body: Body) -> None:
-        try:
-            await writer.expect(body.size)
-        except NoRoom:
-            self._sizes.told = body.size
-            raise
-        except StoreError as error:
-            # More is there than this sender has.
-            if self.state is not State.CONNECTING or self._sizes.refuses_once():
-                self._leave(body)
-            raise _StartOver(body.size or 0) from error
-
-    def _leave(self, body: Body) -> None:
-        """It is of another size than was expected: others are asked first. Raises Odd."""
-        self.authorities.current.distrust(self.digest, [body.sender])
-        raise Odd(body.sender)
 
     def _count_resume(self, sender: Sender) -> None:
         self._metrics.fill_resumes.labels(self.upstream, sender.name).inc()

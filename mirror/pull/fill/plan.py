@@ -42,8 +42,8 @@ class Claim:
 class Plan:
     """The claims on one blob.
 
-    `missing`: the half-open ranges to fetch, in order; the last may end in None (size unknown).
-    `size` is what the blob is thought to have, where that is not the end of the last.
+    `missing`: the half-open ranges to fetch, in order. `size` is what the blob is thought to have;
+    where that is None, the last range ends in None.
     """
 
     def __init__(
@@ -52,15 +52,13 @@ class Plan:
         *,
         segment_size: int,
         connections: int,
-        size: int | None = None,
+        size: int | None,
     ) -> None:
         self._todo = missing
         self._segment_size = segment_size
         self._connections = connections
         self._rate = 0.0
         self.active: set[Claim] = set()
-        if size is None:
-            size = missing[-1][1] if missing else 0
         self.size = size
 
     def __repr__(self) -> str:

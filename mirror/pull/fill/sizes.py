@@ -22,18 +22,21 @@ class Sizes:
     _has_begun: bool = False
     _has_refused: bool = False
 
-    def accepts(self, size: int | None) -> bool:
-        """Whether to take a body whose sender tells this size (None: it tells none)."""
-        if self.told is not None:
-            return size in {None, self.told}
-        if size is None or self._has_begun or size == self.promised or self.promised is None:
-            return True
-        return not self.refuses_once()
+    def accepts(self, size: int | None, *, reach: int) -> bool:
+        """Whether to take a body whose sender tells this size (None: it tells none).
 
-    def refuses_once(self) -> bool:
-        """Whether to leave a sender that contradicts: the first time, for others."""
-        refuses, self._has_refused = not self._has_refused, True
-        return refuses
+        There are bytes up to `reach` already. True for a size that lies before it means that nobody
+        sends what is there.
+        """
+        if size is None:
+            return True
+        if self.told is not None:
+            return size == self.told
+        if size >= reach and (self._has_begun or self.promised in {None, size}):
+            return True
+        refuses = self._has_begun or not self._has_refused
+        self._has_refused = True
+        return not refuses
 
     def begin(self, size: int | None) -> None:
         """A body is taken whose sender tells this size."""

@@ -4,7 +4,8 @@ SEGMENT = 100
 
 
 def _plan(*missing: tuple[int, int | None], connections: int = 4) -> Plan:
-    return Plan(list(missing), segment_size=SEGMENT, connections=connections)
+    size = missing[-1][1]
+    return Plan(list(missing), segment_size=SEGMENT, connections=connections, size=size)
 
 
 def _claim(plan: Plan, now: float = 0) -> Claim:
