@@ -146,9 +146,13 @@ class Blobs:
     @asynccontextmanager
     async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
         source = self._source(scope)
-        async with passing_through(source, digest, patience=self._fills.patience) as stream:
-            if stream.size is not None:
-                self._fills.note_size(source.upstream, digest, stream.size)
+
+        def note_size(size: int) -> None:
+            self._fills.note_size(source.upstream, digest, size)
+
+        async with passing_through(
+            source, digest, patience=self._fills.patience, proved=note_size
+        ) as stream:
             yield BlobAnswer(digest, stream.size, stream, MISS)
 
     def _source(self, scope: Scope) -> BlobSource:

@@ -1,7 +1,7 @@
 """A blob that cannot be kept, handed from upstream to one client; hashed all the same."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from mirror.aio.slots import Urgency
@@ -11,10 +11,13 @@ from mirror.sources.ports import BlobSource, Body
 
 
 class PassThrough:
-    """Bytes as they arrive, in bounded memory."""
+    """Bytes as they arrive, in bounded memory. `proved` is told the size that they prove to have."""
 
-    def __init__(self, digest: Digest, body: Body, source: BlobSource) -> None:
+    def __init__(
+        self, digest: Digest, body: Body, source: BlobSource, *, proved: Callable[[int], None]
+    ) -> None:
         self._digest = digest
+        self._proved = proved
         self._source = source
         self._body = body
 
@@ -52,6 +55,7 @@ class PassThrough:
                     held = bytes(wanted)  # the client's connection may keep it for long
         if not self._digest.matches(hasher):
             raise self._mismatch()
+        self._proved(position)
         if held:
             yield held
 
@@ -62,9 +66,11 @@ class PassThrough:
 
 @asynccontextmanager
 async def passing_through(
-    source: BlobSource, digest: Digest, *, patience: float
+    source: BlobSource, digest: Digest, *, patience: float, proved: Callable[[int], None]
 ) -> AsyncIterator[PassThrough]:
     """Ask for a blob that is not kept, and wait for its start for so many seconds.
+
+    `proved` is told its size, in bytes, once it is.
 
     Raises:
         Missing, Denied, Unavailable, DigestMismatch: What upstream says, or that it says nothing.
@@ -76,6 +82,6 @@ async def passing_through(
                 body = await stack.enter_async_context(opening)
         except TimeoutError as error:
             raise Unavailable("the blob has not begun to arrive in time", timed_out=True) from error
-        stream = PassThrough(digest, body, source)
+        stream = PassThrough(digest, body, source, proved=proved)
         stream.check_empty()
         yield stream

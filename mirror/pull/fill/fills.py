@@ -85,7 +85,7 @@ class Fills:
         return flight is not None and not flight.fill.is_over
 
     def note_size(self, upstream: str, digest: Digest, size: int) -> None:
-        """Whoever sends this blob has told its size: that counts for more than a promise."""
+        """This blob has proved to have a size: that counts for more than a promise."""
         self._told[upstream, digest] = size
 
     async def join(self, source: BlobSource, digest: Digest, size: int | None) -> Fill:

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -29,6 +29,7 @@ from mirror.telemetry.metrics import Metrics
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _DRAINED = 2**16  # bytes
+_DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
@@ -116,13 +117,15 @@ class Exchange:
 
     async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
         """The whole body. Raises Unavailable where it is larger than `limit` bytes, or breaks."""
+        if (response.content_length or 0) > limit:
+            raise Senseless(f"upstream's answer is larger than {limit} bytes")
         content = bytearray()
         with _receiving(response.url):
             async for chunk in response.content.iter_any():
                 self.count(len(chunk))
                 content += chunk
                 if len(content) > limit:
-                    raise Unavailable(f"upstream's answer is larger than {limit} bytes")
+                    raise Senseless(f"upstream's answer is larger than {limit} bytes")
         return bytes(content)
 
     async def chunks(
@@ -160,9 +163,11 @@ class Exchange:
 
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Read past a small body that nobody wants, so that the connection serves again."""
-        if (response.content_length or 0) <= _DRAINED:
-            with _receiving(response.url):
-                await response.content.read(_DRAINED)
+        if response.content_length is None or response.content_length > _DRAINED:
+            return  # until it ends, somebody waits
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_DRAINED_WITHIN):
+                await response.content.read()
 
     def count(self, size: int) -> None:
         """Note `size` body bytes received."""

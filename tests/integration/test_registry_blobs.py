@@ -1,0 +1,85 @@
+"""A registry's blobs as a source of bytes, with and without a CDN, with and without ranges."""
+
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from mirror.aio.slots import Urgency
+from mirror.config import Endpoint as EndpointConfig
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import Unavailable
+from mirror.oci.reference import Repository
+from mirror.sources.ports import BlobSource
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.registry import Registry
+from mirror.telemetry.metrics import Metrics
+from tests.conformance.blob_source import CONTENT, BlobSourceConformance, Has
+from tests.support.clock import FakeClock
+from tests.support.tasks import owned_tasks
+from tests.support.upstream import Cdn, ScriptedRegistry
+
+SCOPE = Scope(Repository("hub", "library/app"))
+
+
+@pytest.fixture
+async def registry(upstream: ScriptedRegistry, clock: FakeClock) -> AsyncIterator[Registry]:
+    config, label, metrics = EndpointConfig(url=upstream.url), Label("hub", "a"), Metrics()
+    async with open_session() as session, owned_tasks() as tasks:
+        exchange = Exchange(
+            config, label, session=session, connect_timeout=10, stall_timeout=10, metrics=metrics
+        )
+        endpoint = Endpoint(
+            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock,
+            random=Random(0),  # noqa: S311 - for jitter
+        )  # fmt: skip
+        yield Registry("hub", [endpoint])
+
+
+class TestRegistryBlobs(BlobSourceConformance):
+    @pytest.fixture(params=["plain", "cdn", "no ranges"])
+    async def has(
+        self, request: pytest.FixtureRequest, upstream: ScriptedRegistry, registry: Registry
+    ) -> Has:
+        if request.param == "cdn":
+            upstream.cdn = Cdn()
+        if request.param == "no ranges":
+            upstream.fault(kind="blob", ignore_range=True)
+
+        def has(content: bytes) -> BlobSource:
+            upstream.add_blob(content, "library/app")
+            return registry.blobs(SCOPE)
+
+        return has
+
+
+async def test_sources_of_other_repositories_and_other_authority_are_others(
+    registry: Registry,
+) -> None:
+    mine, anonymous = (registry.blobs(Scope(SCOPE.repository, who)) for who in ("Bearer a", ""))
+    elsewhere = registry.blobs(Scope(Repository("hub", "library/other")))
+    assert len({registry.blobs(SCOPE), mine, anonymous, elsewhere}) == 4
+    assert [source.is_lasting for source in (registry.blobs(SCOPE), mine)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"headers": {"Content-Range": "bytes 5-9/100"}},
+        {"headers": {"Content-Range": "nonsense"}},
+        {"omit": ["Content-Range"]},
+        {"status": 206},
+    ],
+)
+async def test_a_part_that_is_not_what_was_asked_for_is_no_part(
+    registry: Registry, upstream: ScriptedRegistry, fault: dict[str, Any]
+) -> None:
+    upstream.add_blob(CONTENT, "library/app")
+    upstream.fault(kind="blob", **fault)
+    with pytest.raises(Unavailable):
+        async with registry.blobs(SCOPE).open_blob(
+            digest_of(CONTENT), 10, 20, avoid=None, urgency=Urgency()
+        ):
+            pass
