@@ -11,7 +11,7 @@ from mirror.sources.ports import BlobSource, Body
 
 
 class PassThrough:
-    """Bytes as they arrive, in bounded memory. `proved` is told the size that they prove to have."""
+    """Bytes as they arrive, in bounded memory; `proved` is told how many, once they are."""
 
     def __init__(
         self, digest: Digest, body: Body, source: BlobSource, *, proved: Callable[[int], None]

@@ -13,6 +13,7 @@ LARGEST_SIZE = 2**63 - 1
 
 _LONGEST_WAIT = 7 * 86400.0  # seconds; who names more means "never"
 _NUMBER = re.compile(r"[0-9]{1,15}")
+_PARAMETER = re.compile(r';\s*([^=;"\s]+)\s*=\s*(?:"([^"]*)"|([^;]*))')
 _REST_OF_LINK = re.compile(r'(?:[^,"]|"[^"]*"?)*')
 
 
@@ -64,8 +65,7 @@ def _links(header: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_next(parameters: str) -> bool:
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "rel":
-            return "next" in value.strip().strip('"').lower().split()
+    for name, quoted, bare in _PARAMETER.findall(parameters):
+        if name.lower() == "rel":
+            return "next" in (quoted or bare).lower().split()
     return False

@@ -1,6 +1,8 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from mirror.aio.slots import Slots, Urgency
 
 
@@ -116,3 +118,29 @@ async def test_without_a_limit_everyone_gets_in() -> None:
         assert crowd.inside == names
         for name in names:
             await crowd.go(name)
+
+
+async def test_whoever_waits_for_a_slot_may_say_for_how_long() -> None:
+    slots = Slots(1)
+    async with slots.take(URGENT):
+        with pytest.raises(TimeoutError):
+            async with slots.take(URGENT, within=0.01):
+                pass
+    async with asyncio.timeout(10), slots.take(URGENT, within=0):
+        pass  # whoever gave up has taken nothing
+
+
+async def test_a_slot_that_comes_in_time_is_held_for_as_long_as_it_takes() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        slots, entered = Slots(1), asyncio.Event()
+
+        async def wait() -> None:
+            async with slots.take(URGENT, within=60):
+                entered.set()
+
+        async with slots.take(URGENT):
+            tasks.create_task(wait())
+            await settle()
+            assert not entered.is_set()
+        async with asyncio.timeout(10):
+            await entered.wait()

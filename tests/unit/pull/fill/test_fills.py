@@ -1,0 +1,248 @@
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from mirror.aio.backoff import Backoff
+from mirror.aio.slots import Urgency
+from mirror.oci.digest import Digest, digest_of
+from mirror.oci.errors import Denied, DigestMismatch, ErrorCode, Missing, Unavailable
+from mirror.pull.answers import readable
+from mirror.pull.fill.crew import Pace
+from mirror.pull.fill.fill import Fill
+from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.retries import RetryPolicy
+from mirror.sources.ports import Body, Sender
+from mirror.storage.errors import TooLarge
+from mirror.storage.store import LocalStorage
+from mirror.telemetry.metrics import Metrics
+from tests.support.images import random_bytes
+from tests.support.memory_source import MemorySource
+from tests.support.tasks import owned_tasks
+from tests.unit.storage.opening import open_store
+
+CONTENT = random_bytes(50_000, seed=91)
+DIGEST = digest_of(CONTENT)
+NO = Denied(ErrorCode.DENIED, "no")
+
+
+@dataclass(eq=False)
+class Gated(MemorySource):
+    """Opens a blob when it is let, and may refuse."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    refusal: Exception | None = None
+    opened: int = 0
+
+    @asynccontextmanager
+    async def open_blob(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int | None,
+        *,
+        avoid: Sender | None,
+        urgency: Urgency,
+    ) -> AsyncIterator[Body]:
+        self.opened += 1
+        await self.gate.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        async with super().open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
+            yield body
+
+
+@dataclass
+class House:
+    """Fills, and what they are built of."""
+
+    storage: LocalStorage
+    metrics: Metrics
+    sent: list[tuple[str, Digest]]
+    make: Callable[..., Fills]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_store(tmp_path) as storage, owned_tasks() as tasks:
+        metrics, sent = Metrics(), list[tuple[str, Digest]]()
+
+        async def note_sent(upstream: str, digest: Digest) -> None:
+            sent.append((upstream, digest))
+
+        def make(*, max_active: int = 8, patience: float = 30) -> Fills:
+            return Fills(
+                storage,
+                Pace(2, 100_000, RetryPolicy(2, Backoff(first=0, most=0))),
+                max_active=max_active,
+                patience=patience,
+                tasks=tasks,
+                metrics=metrics,
+                note_fault=metrics.faults.note,
+                note_sent=note_sent,
+                random=Random(0),  # noqa: S311 - for jitter
+            )
+
+        yield House(storage, metrics, sent, make)
+
+
+def _source(upstream: str = "hub", content: bytes = CONTENT, *, opens: bool = True) -> Gated:
+    source = Gated({DIGEST: content}, upstream=upstream)
+    if opens:
+        source.gate.set()
+    return source
+
+
+async def _read(fill: Fill) -> bytes:
+    """As a response does; the reader leaves at the end."""
+    readers, content = fill.readers, bytearray()
+    try:
+        while (limit := await readable(readers, len(content), readers.size)) > len(content):
+            content += os.pread(readers.file.fileno(), limit - len(content), len(content))
+        return bytes(content)
+    finally:
+        readers.leave()
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+
+
+async def test_who_asks_for_what_is_coming_joins_it(house: House) -> None:
+    fills, source = house.make(), _source(opens=False)
+    async with asyncio.TaskGroup() as tasks:
+        joins = [tasks.create_task(fills.join(source, DIGEST, None)) for _ in range(5)]
+        await _until(lambda: source.opened == 1)
+        assert fills.is_running("hub", DIGEST)
+        source.gate.set()
+    assert {await _read(join.result()) for join in joins} == {CONTENT}
+    assert source.opened == 1
+    await _until(lambda: not fills.is_running("hub", DIGEST))
+    assert house.sent == [("hub", DIGEST)]
+
+
+async def test_a_neighbours_fill_is_not_joined(house: House) -> None:
+    fills, hub, other = house.make(), _source("hub", opens=False), _source("other")
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(fills.join(hub, DIGEST, None))
+        await _until(lambda: hub.opened == 1)
+        assert not fills.is_running("other", DIGEST)
+        assert await _read(await fills.join(other, DIGEST, None)) == CONTENT
+        hub.gate.set()
+    assert await _read(waiting.result()) == CONTENT
+    await _until(lambda: not fills.is_running("hub", DIGEST))
+    assert sorted(house.sent) == [("hub", DIGEST), ("other", DIGEST)]
+
+
+async def test_each_is_told_what_upstream_told_them_and_the_others_go_on(house: House) -> None:
+    fills, refused, let_in = house.make(), _source(opens=False), _source()
+    refused.refusal = NO
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(_outcome(fills, refused))
+        await _until(lambda: refused.opened == 1)
+        second = tasks.create_task(_outcome(fills, let_in))
+        await _until(lambda: house.metrics.registry.get_sample_value("mirror_fill_readers") == 2)
+        refused.gate.set()
+    assert isinstance(first.result(), Denied)
+    assert second.result() == CONTENT
+
+
+@pytest.mark.parametrize("error", [NO, Missing(ErrorCode.BLOB_UNKNOWN, "no"), Unavailable("no")])
+async def test_what_ends_a_fill_is_told_to_all_who_wait_and_the_next_one_begins_anew(
+    house: House, error: Exception
+) -> None:
+    fills, source = house.make(), _source(opens=False)
+    source.refusal = error
+    async with asyncio.TaskGroup() as tasks:
+        outcomes = [tasks.create_task(_outcome(fills, source)) for _ in range(3)]
+        await _until(lambda: source.opened == 1)
+        source.gate.set()
+    assert [type(outcome.result()) for outcome in outcomes] == [type(error)] * 3
+    source.refusal = None
+    assert await _outcome(fills, source) == CONTENT
+
+
+async def _outcome(fills: Fills, source: MemorySource) -> bytes | Exception:
+    try:
+        return await _read(await fills.join(source, DIGEST, None))
+    except (Denied, DigestMismatch, Missing, Unavailable) as error:
+        return error
+
+
+async def test_wrong_bytes_are_no_ones_and_whoever_sent_them_is_distrusted(house: House) -> None:
+    fills, source = house.make(), _source(content=CONTENT[::-1])
+    assert isinstance(await _outcome(fills, source), DigestMismatch)
+    assert source.distrusted == {DIGEST}
+    assert house.sent == []
+    assert await _outcome(fills, _source()) == CONTENT
+
+
+async def test_what_waits_for_others_is_given_up_in_time_and_not_fetched_for_nobody(
+    house: House,
+) -> None:
+    fills, slow, waiting = house.make(max_active=1, patience=0.2), _source(opens=False), _source()
+    waiting.content = {digest_of(b"x"): b"x"}
+    fills.prefetch(slow, DIGEST, len(CONTENT))
+    await _until(lambda: slow.opened == 1)
+    with pytest.raises(Unavailable) as refusal:
+        await fills.join(waiting, digest_of(b"x"), 1)
+    assert refusal.value.timed_out
+    slow.gate.set()
+    await _until(lambda: not fills.is_running("hub", digest_of(b"x")))
+    assert waiting.opened == 0
+
+
+async def test_what_is_expected_is_fetched_though_nobody_waits(house: House) -> None:
+    fills, source = house.make(), _source()
+    fills.prefetch(source, DIGEST, 5)
+    fills.prefetch(source, DIGEST, 5)
+    await _until(lambda: not fills.is_running("hub", DIGEST))
+    assert await house.storage.is_stored(DIGEST)
+
+
+async def test_a_fault_in_a_fill_is_noted_and_its_readers_are_told(house: House) -> None:
+    fills, source = house.make(), _source()
+    source.refusal = ZeroDivisionError()
+    assert isinstance(await _outcome(fills, source), Unavailable)
+    assert house.metrics.faults.counts == {"fill": 1}
+
+
+async def test_what_is_too_large_by_its_senders_word_is_not_asked_for_again_soon(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path, max_size=1000) as storage, owned_tasks() as tasks:
+        metrics = Metrics()
+        fills = Fills(
+            storage, Pace(1, 1000, RetryPolicy(1)), max_active=1, patience=30, tasks=tasks,
+            metrics=metrics, note_fault=metrics.faults.note, note_sent=_nothing,
+            random=Random(0),  # noqa: S311 - for jitter
+        )  # fmt: skip
+        source = _source()
+        for _ in range(3):
+            with pytest.raises(TooLarge):
+                await fills.join(source, DIGEST, None)
+        assert source.opened == 1
+        assert not fills.is_running("hub", DIGEST)
+
+
+async def test_a_promise_that_is_too_large_is_believed_until_the_blob_has_proved_its_size(
+    house: House,
+) -> None:
+    fills, source = house.make(), _source()
+    for _ in range(2):
+        with pytest.raises(TooLarge):
+            await fills.join(source, DIGEST, 2**60)
+    assert source.opened == 0
+    fills.note_size("hub", DIGEST, len(CONTENT))
+    assert await _read(await fills.join(source, DIGEST, 2**60)) == CONTENT
+
+
+async def _nothing(upstream: str, digest: Digest) -> None:
+    pass
