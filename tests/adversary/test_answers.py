@@ -1,5 +1,6 @@
 """Nothing that an upstream answers does more than fail the one request that it answers."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from random import Random
@@ -7,8 +8,8 @@ from random import Random
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.evil import Evil, says
-from tests.support.images import OCI_MANIFEST, Image, image, random_layer
+from tests.support.evil import Ask, Evil, says
+from tests.support.images import OCI_MANIFEST, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
 
@@ -208,19 +209,33 @@ async def test_only_tags_are_listed_as_tags(evil: Evil, start_mirror: StartMirro
     assert b"ud800" not in answer.body
 
 
-@pytest.fixture
-def app(upstream: ScriptedRegistry) -> Image:
-    return upstream.add(APP, "library/app", "1")
-
-
 @pytest.mark.parametrize("life", [b"1e999", b"9" * 400, b"NaN", b"-5", b"0", b'"x"', b"[]"])
-async def test_a_token_of_any_life_is_a_token(
+async def test_a_token_of_any_life_is_used_for_as_long_as_tokens_live(
     evil: Evil, start_mirror: StartMirror, life: bytes
 ) -> None:
     mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
     token = b'{"token":"t","expires_in":%b}' % life
     evil.on("/token", says(STATUSES[0], b"Content-Length: %d" % len(token), body=token))
     challenge = b'WWW-Authenticate: Bearer realm="%b/token"' % evil.url.encode()
-    evil.on("/v2/", says(b"HTTP/1.1 401 Who", challenge, b"Content-Length: 0"))
-    assert (await mirror.client.manifest("app", "1")).status == 403
-    assert "Authorization: Bearer t" in evil.heads[-1]
+
+    async def wants_a_token(ask: Ask) -> None:
+        status = b"404 None" if "Authorization: Bearer t\r\n" in ask.head else b"401 Who"
+        await says(b"HTTP/1.1 " + status, challenge, b"Content-Length: 0")(ask)
+
+    evil.on("/v2/", wants_a_token)
+    for tag in ("1", "2"):
+        assert (await mirror.client.manifest("app", tag)).status == 404
+    assert len([line for line in evil.asked if "/token" in line]) == 1
+
+
+@pytest.mark.parametrize("length", [(), (b"Content-Length: 10",)])
+async def test_nobody_waits_for_the_end_of_a_redirect(
+    evil: Evil, start_mirror: StartMirror, length: tuple[bytes, ...]
+) -> None:
+    """Its body never comes, and `stall_timeout` is for those who have begun to send a blob."""
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)}, fill={"stall_timeout": "1h"})
+    size = b"Content-Length: %d" % len(APP.manifest)
+    evil.on("/elsewhere", says(STATUSES[0], size, body=APP.manifest))
+    evil.on("/v2/", says(b"HTTP/1.1 307 There", b"Location: /elsewhere", *length))
+    async with asyncio.timeout(30):
+        assert (await mirror.client.manifest("app", APP.digest)).digest == APP.digest

@@ -101,6 +101,44 @@ async def test_a_lie_in_one_repository_costs_another_ones_partial_nothing(
     assert upstream.bytes_sent(LAYER) == SIZE
 
 
+async def _broken_off(upstream: ScriptedRegistry, mirror: InnerMirror) -> None:
+    """Leave a partial of 400,000 bytes."""
+    await mirror.client.manifest("app", "1")
+    upstream.fault(kind="blob", reset_at=400_000, times=1)
+    upstream.fault(kind="blob", reset_at=0)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await mirror.client.blob("app", LAYER)
+    upstream.faults.clear()
+    assert _left(mirror) == [400_000]
+
+
+async def test_a_senders_absurd_length_costs_what_is_there_nothing(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    mirror = await start_mirror(fill={"attempts": 1})
+    await _broken_off(upstream, mirror)
+    absurd = {"Content-Length": str(10**15)}
+    upstream.fault(kind="blob", headers=absurd, ignore_range=True, truncate_at=1000)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await mirror.client.blob("app", LAYER)
+    assert _left(mirror) == [400_000]
+
+
+async def test_who_has_nothing_to_send_where_there_is_more_is_given_up(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    mirror = await start_mirror(fill={"attempts": 2})
+    await mirror.client.manifest("app", "1")
+    upstream.fault(kind="blob", reset_at=400_000, times=1)
+    nothing = upstream.fault(
+        kind="blob", status=416, skip=1, headers={"Content-Range": f"bytes */{SIZE}"}
+    )
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await mirror.client.blob("app", LAYER)
+    assert len(nothing.struck) < 10
+    assert _left(mirror) == [400_000]
+
+
 async def test_a_page_of_another_length_in_the_middle_is_left_for_who_has_the_blob(
     upstream: ScriptedRegistry, second: ScriptedRegistry, start_mirror: StartMirror, app: Image
 ) -> None:
@@ -121,7 +159,7 @@ async def test_where_nobody_sends_what_is_there_a_fill_starts_over_once(
     digest = upstream.add_blob(right, "library/app")
     mirror = await start_mirror(fill={"attempts": 1})
     wrong = upstream.fault(
-        kind="blob", body=APP.blobs[LAYER], ignore_range=True, truncate_at=SIZE // 2
+        kind="blob", body=APP.blobs[LAYER][::-1], ignore_range=True, truncate_at=SIZE // 2
     )
     with pytest.raises(aiohttp.ClientPayloadError):
         await mirror.client.blob("app", digest)

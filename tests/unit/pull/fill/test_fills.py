@@ -19,6 +19,7 @@ from mirror.pull.fill.fills import Fills
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.sources.ports import Body, Sender
 from mirror.storage.errors import TooLarge
+from mirror.storage.ports import Writer, Writers
 from mirror.storage.store import LocalStorage
 from mirror.telemetry.metrics import Metrics
 from tests.support.images import random_bytes
@@ -75,7 +76,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         async def note_sent(upstream: str, digest: Digest) -> None:
             sent.append((upstream, digest))
 
-        def make(*, max_active: int = 8, patience: float = 30) -> Fills:
+        def make(*, max_active: int = 8, patience: float = 30, storage: Writers = storage) -> Fills:
             return Fills(
                 storage,
                 Pace(2, 100_000, RetryPolicy(2, Backoff(first=0, most=0))),
@@ -182,6 +183,39 @@ async def test_wrong_bytes_are_no_ones_and_whoever_sent_them_is_distrusted(house
     assert source.distrusted == {DIGEST}
     assert house.sent == []
     assert await _outcome(fills, _source()) == CONTENT
+
+
+class _SlowToDiscard:
+    """Gives writers that discard when they are let."""
+
+    def __init__(self, storage: LocalStorage) -> None:
+        self._storage = storage
+        self.discarding, self.may = asyncio.Event(), asyncio.Event()
+
+    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
+        writer = await self._storage.open_writer(upstream, digest, size)
+        discard = writer.discard
+
+        async def wait() -> None:
+            self.discarding.set()
+            await self.may.wait()
+            await discard()
+
+        writer.discard = wait  # type: ignore[method-assign]  # of this one alone
+        return writer
+
+
+async def test_who_comes_while_a_fill_puts_away_wrong_bytes_begins_anew(house: House) -> None:
+    writers = _SlowToDiscard(house.storage)
+    fills = house.make(storage=writers)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(_outcome(fills, _source(content=CONTENT[::-1])))
+        await writers.discarding.wait()
+        second = tasks.create_task(_outcome(fills, _source()))
+        await asyncio.sleep(0)
+        writers.may.set()
+    assert isinstance(first.result(), DigestMismatch)
+    assert second.result() == CONTENT
 
 
 async def test_what_waits_for_others_is_given_up_in_time_and_not_fetched_for_nobody(
