@@ -136,7 +136,7 @@ async def test_what_was_served_once_is_there_after_a_crash(
         assert (await mirror.client.blob("org/app", digest)).body == content
 
 
-@pytest.mark.parametrize("name", ["catalog", "index"])
+@pytest.mark.parametrize("name", ["records", "index"])
 async def test_a_corrupted_database_is_told_and_the_blobs_survive_its_removal(
     upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image, tmp_path: Path, name: str
 ) -> None:
@@ -160,11 +160,12 @@ async def test_a_corrupted_database_is_told_and_the_blobs_survive_its_removal(
     assert upstream.bytes_sent(layer) == 0  # adopted
 
 
-async def test_a_catalog_of_a_newer_mirror_is_left_alone(
-    tmp_path: Path, upstream: ScriptedRegistry, mirror: MirrorProcess
+@pytest.mark.parametrize("name", ["records", "index"])
+async def test_a_database_of_a_newer_mirror_is_left_alone(
+    tmp_path: Path, upstream: ScriptedRegistry, mirror: MirrorProcess, name: str
 ) -> None:
     await mirror.process.stop()
-    with closing(sqlite3.connect(mirror.store_root / "catalog.sqlite3")) as database:
+    with closing(sqlite3.connect(mirror.store_root / f"{name}.sqlite3")) as database:
         database.execute("PRAGMA user_version = 99")
     started = await serve(tmp_path / "mirror.toml")
     assert started.returncode == 1

@@ -296,6 +296,17 @@ async def test_what_upstream_does_not_have_is_remembered_for_missing_for(
     assert len(upstream.requests) == 2
 
 
+async def test_what_upstream_does_not_have_is_asked_for_again_though_the_clock_was_set_back(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image, clock: FakeClock
+) -> None:
+    mirror = await start_mirror()
+    assert (await mirror.client.manifest("alpine", "new")).status == 404
+    upstream.add(alpine, "library/alpine", "new")
+    clock.set_back(3600)
+    clock.advance(MISSING_FOR)
+    assert (await mirror.client.manifest("alpine", "new")).status == 200
+
+
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 async def test_that_there_is_no_such_manifest_says_nothing_of_a_blob(
     upstream: ScriptedRegistry, start_mirror: StartMirror, method: str

@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth
 from tests.support.client import Answer
+from tests.support.clock import FakeClock
 from tests.support.images import OCI_INDEX, OCI_MANIFEST, Image, digest_of, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -143,13 +144,14 @@ async def test_an_index_that_names_a_private_manifest_does_not_unlock_it(
 
 
 async def test_a_tag_that_is_said_to_mean_a_private_manifest_does_not_unlock_it(
-    mirror: InnerMirror, evil: ScriptedRegistry, secret: Image
+    mirror: InnerMirror, evil: ScriptedRegistry, secret: Image, clock: FakeClock
 ) -> None:
     lure_index(evil, secret)
     await mirror.client.manifest("evil.example/lure", "1")
+    clock.advance(61)  # the tag is no longer fresh
     headers = {"Docker-Content-Digest": secret.digest}
     evil.fault(kind="tag", method="HEAD", status=200, headers=headers)
-    evil.fault(kind="manifest", status=404)
+    say_yes(evil, "manifest")
     answer = await ask_evil(mirror, "manifests", "1")
     assert answer is not None
     assert answer.body != secret.manifest
