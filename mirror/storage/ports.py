@@ -105,6 +105,9 @@ class Writers(Protocol):
     async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
         """Begin, or continue, a blob that comes through `upstream`.
 
+        `size` is a hint, until `expect` says it: it cuts nothing of what is there. The writer has
+        none where more is there.
+
         Bytes that are not proved are that upstream's alone: another upstream's writer of the same
         digest neither sees nor disturbs them. Whoever commits first has it; the others' bytes go.
 
