@@ -23,6 +23,7 @@ from mirror.storage.adoption import adopt
 from mirror.storage.changes import Changes, close, over
 from mirror.storage.files import Files, SizedFile
 from mirror.storage.index import Index
+from mirror.storage.partial import Partial
 from mirror.storage.policy import LeastRecentlyUsed, Policy
 from mirror.storage.room import Room
 from mirror.storage.space import Limits, Space
@@ -250,10 +251,8 @@ class LocalStorage:
             partial.close()
             raise
         self._states.end_opening_of_writer(entry)
-        if partial.is_proved(None):
-            size = partial.hashed
-        elif size is not None and extents.clip(partial.present, size) != partial.present:
-            size = None  # somebody has lied: who sent what is there, or who says so
+        if size is not None and partial.present:
+            size = _judged(partial, size)
         promise.size = max(promise.written, size or 0)
         return LocalWriter(
             entry, partial, size,
@@ -285,8 +284,10 @@ class LocalStorage:
                 await pen.write(0, [content])
             await writer.commit(is_manifest=is_manifest)
         finally:
-            await writer.discard()
-            writer.close()
+            try:
+                await writer.discard()
+            finally:
+                writer.close()
 
     # Deleting
 
@@ -319,3 +320,13 @@ class LocalStorage:
     async def tidy(self) -> None:
         """See to what is done every few seconds anyway. Raises NoRoom, StoreError."""
         await self._upkeep.tidy()
+
+
+def _judged(partial: Partial, hint: int) -> int | None:
+    """What the size is by what is there already; None where that and the hint cannot both be right.
+
+    Somebody has lied then: who sent what is there, or who gave the hint.
+    """
+    if partial.is_proved(None):
+        return partial.hashed
+    return hint if extents.clip(partial.present, hint) == partial.present else None

@@ -80,8 +80,8 @@ class Play:
         try:
             await self.write(writer, data)
             await self.end(writer)
-        finally:
             await self.pause(5)
+        finally:
             assert data.startswith(read_file(writer))
             writer.close()
 
