@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,8 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-_PATIENCE_SECONDS = 20  # without any byte; tests are local
+_PATIENCE_SECONDS = 60  # without any byte; tests are local, and machines are busy
+_RECEIVED_AHEAD = 256 * 2**10  # bytes; left alone, the system takes in up to tens of MiB
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -22,6 +24,7 @@ MANIFEST_TYPES = (
 )
 
 Headers = Mapping[str, str]
+_Address = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,11 @@ class Client:
 async def client(url: str, *, ca_file: str | None = None) -> AsyncIterator[Client]:
     """A client of the server at `url`; its connections are closed afterwards."""
     context = ssl.create_default_context(cafile=ca_file) if ca_file else True
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_PATIENCE_SECONDS)
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_PATIENCE_SECONDS)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, limit=0, force_close=False),
+        connector=aiohttp.TCPConnector(
+            ssl=context, limit=0, force_close=False, socket_factory=_small_socket
+        ),
         timeout=patience,
         auto_decompress=False,
         requote_redirect_url=False,
@@ -123,3 +128,11 @@ async def raw_request(host: str, port: int, request: bytes) -> bytes:
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
+
+
+def _small_socket(address: _Address) -> socket.socket:
+    """A client that stops reading has not all of a blob in its socket by then."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED_AHEAD)
+    return made
