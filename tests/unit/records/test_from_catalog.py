@@ -15,8 +15,8 @@ from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Link, ReferrersRecord, TagRecord
 from mirror.records.sqlite import SqliteRecords
 from tests.conformance.records import ALPINE, APP, GHCR, HUB, NGINX
+from tests.support.catalog import CATALOG_V1
 
-SCHEMA = Path(__file__).with_name("catalog.sql")
 MANIFEST, LAYER, SHARED, GONE, ODD = map(digest_of, (b"manifest", b"layer", b"both", b"gone", b"o"))
 LONG = Digest("sha512", "ab" * 64)
 
@@ -34,7 +34,7 @@ def catalog(tmp_path: Path) -> Iterator[Path]:
     numbers = {ALPINE: 1, NGINX: 2, APP: 7}
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(SCHEMA.read_text())
+        connection.executescript(CATALOG_V1)
         connection.execute("PRAGMA user_version = 1")
         insert = connection.executemany
         names = [(number, it.namespace, it.name) for it, number in numbers.items()]

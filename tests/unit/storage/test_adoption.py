@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import digest_of
+from tests.support.catalog import CATALOG_V1
 from tests.unit.storage.opening import (
     UPSTREAM,
     blob_path,
@@ -21,7 +22,6 @@ from tests.unit.storage.opening import (
 )
 
 LAYER, MANIFEST, HALF = content(4_000, 1), content(300, 2), content(2_000, 3)
-OLD_SCHEMA = Path(__file__).with_name("catalog_v1.sql").read_text("utf-8")
 
 
 def _old_store(root: Path, *namespaces: str) -> None:
@@ -35,7 +35,7 @@ def _old_store(root: Path, *namespaces: str) -> None:
     half.write_bytes(bytes(1_000) + HALF[1_000:])
     half.with_suffix(".ranges").write_bytes(b"1000-2000\n")
     with closing(sqlite3.connect(root / "catalog.sqlite3", isolation_level=None)) as old:
-        old.executescript(OLD_SCHEMA)
+        old.executescript(CATALOG_V1)
         old.execute("PRAGMA application_id = 0x6D697272")
         old.execute("PRAGMA user_version = 1")
         old.executemany(
