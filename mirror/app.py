@@ -170,7 +170,7 @@ async def run(
             config,
             mirror,
             mirror.open_blob,
-            spawn=spawn or spawn_here(clock),
+            spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,

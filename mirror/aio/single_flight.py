@@ -34,8 +34,10 @@ class SingleFlight(Generic[Key, Value]):
         outcome = self._running.get(key)
         if outcome is None:
             outcome = asyncio.get_running_loop().create_future()
+            task = self._tasks.create_task(self._run(key, start, outcome), name="single flight")
             self._running[key] = outcome
-            self._tasks.create_task(self._run(key, start, outcome), name="single flight")
+            # A task that is cancelled before it has begun runs nothing of itself.
+            task.add_done_callback(lambda _: self._land(key, outcome))
         # Not `await outcome`: a waiter that is cancelled would cancel it for everyone.
         await asyncio.wait([outcome], timeout=within)
         if not outcome.done():
@@ -52,11 +54,14 @@ class SingleFlight(Generic[Key, Value]):
     ) -> None:
         try:
             outcome.set_result(await start())
-        except asyncio.CancelledError:
-            outcome.cancel()
-            raise
         except Exception as error:  # noqa: BLE001 - it is raised again by every waiter
             outcome.set_exception(error)
             outcome.exception()  # seen, even where every waiter has left
         finally:
+            self._land(key, outcome)
+
+    def _land(self, key: Key, outcome: "asyncio.Future[Value]") -> None:
+        """The work has ended: the next to ask begins anew, and nobody waits for ever."""
+        if self._running.get(key) is outcome:
             del self._running[key]
+            outcome.cancel()  # unless it has come

@@ -28,7 +28,7 @@ NoteFault = Callable[[str, Exception], None]
 class Starter(Protocol):
     """What starts work that somebody owns: `Tasks`, or an `asyncio.TaskGroup`."""
 
-    def create_task(self, work: Coroutine[Any, Any, None], /, *, name: str) -> object:
+    def create_task(self, work: Coroutine[Any, Any, None], /, *, name: str) -> asyncio.Task[None]:
         """Start a piece of work."""
 
 

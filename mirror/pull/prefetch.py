@@ -53,7 +53,7 @@ class Prefetch:
         """A client has been given this manifest."""
         if (platform := self._platforms.get(digest)) is not None:
             self._seen[platform] = None
-        self._tasks.create_task(self._follow(scope, digest), name="prefetch")
+        _ = self._tasks.create_task(self._follow(scope, digest), name="prefetch")
 
     async def _follow(self, scope: Scope, digest: Digest) -> None:
         try:

@@ -37,7 +37,7 @@ class ReferencedBytes:
         is_good = self._counted_at is not None and self._clock() - self._counted_at < self._good_for
         if not is_good and not self._is_counting:
             self._is_counting = True
-            self._tasks.create_task(self._count(), name="count references")
+            _ = self._tasks.create_task(self._count(), name="count references")
         return self._bytes
 
     async def _count(self) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.clock import FakeClock
 from tests.support.images import Image, image, index, random_layer
 from tests.support.upstream import ScriptedRegistry
 
@@ -119,3 +120,18 @@ async def test_what_a_client_waits_for_goes_before_what_is_only_expected(
         gate.open()
     assert pull.result().body == wanted.blobs[layer]
     assert upstream.asked("blob")[0].reference == layer
+
+
+async def test_what_could_not_be_fetched_is_tried_again_also_when_the_clock_was_set_back(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock, app: Image
+) -> None:
+    mirror = await start_mirror(fill=ON)
+    missing = upstream.fault(kind="blob", status=404)
+    await mirror.client.manifest("app", "1")
+    for digest in app.blobs:
+        await upstream.was_asked("blob", reference=digest)
+    upstream.faults.remove(missing)
+    clock.set_back(3600)
+    clock.advance(30)
+    await mirror.client.manifest("app", "1")
+    await mirror.until_metric("mirror_fills_total", len(app.blobs), outcome="committed")

@@ -26,7 +26,10 @@ _NOTED_FOR = 10.0  # seconds; what has been served again after that is told agai
 
 
 class CachedPulls:
-    """What a cache has a part in; the rest is asked of the `front` directly."""
+    """What a cache has a part in; the rest is asked of the `front` directly.
+
+    What has been noted is remembered for a while by the `monotonic` clock: nobody sets that back.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class CachedPulls:
         *,
         prefetches: bool,
         tasks: Starter,
-        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._front = front
         self._cache = cache
@@ -43,7 +46,7 @@ class CachedPulls:
         self._flights: SingleFlight[int, Progress] = SingleFlight(tasks)
         self._growing: WeakValueDictionary[int, _Growth] = WeakValueDictionary()
         self._noted: TTLCache[tuple[Repository, Digest], None] = TTLCache(
-            _NOTED, ttl=_NOTED_FOR, timer=clock
+            _NOTED, ttl=_NOTED_FOR, timer=monotonic
         )
 
     async def get_manifest(

@@ -26,14 +26,16 @@ Spawn = Callable[[socket.socket], AbstractAsyncContextManager[Kill]]
 """Has a worker live inside the block, at the other end of this socket; waits for its end."""
 
 
-def spawn_here(clock: Callable[[], float]) -> Spawn:
-    """Workers that live in this process."""
+def spawn_here(clock: Callable[[], float], monotonic: Callable[[], float]) -> Spawn:
+    """Workers that live in this process, by its clocks."""
 
     @asynccontextmanager
     async def spawn(connection: socket.socket) -> AsyncIterator[Kill]:
         faults = Faults()
         async with owned_tasks(faults.note) as tasks:
-            worker = Worker(connection, tasks=tasks, faults=faults, clock=clock)
+            worker = Worker(
+                connection, tasks=tasks, faults=faults, clock=clock, monotonic=monotonic
+            )
             try:
                 yield worker.close
                 await worker.lost.wait()

@@ -41,11 +41,18 @@ class Worker:
     """Serves the connections that it is given: the port `mirror.front.ports.Worker`."""
 
     def __init__(
-        self, connection: socket.socket, *, tasks: Tasks, faults: Faults, clock: Callable[[], float]
+        self,
+        connection: socket.socket,
+        *,
+        tasks: Tasks,
+        faults: Faults,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._tasks = tasks
         self._faults = faults
         self._clock = clock
+        self._monotonic = monotonic
         self._traffic = Traffic()
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
@@ -77,7 +84,7 @@ class Worker:
             self._cache,
             prefetches=config.fill.prefetch != "off",
             tasks=self._tasks,
-            clock=self._clock,
+            monotonic=self._monotonic,
         )
         handlers = Handlers(front, cached, Router(config))
         frontend = Frontend(handlers, access, self._traffic, self._faults)
@@ -119,7 +126,9 @@ async def serve_until_lost(connection: socket.socket) -> None:
     """Work for the process at the other end, until it ends."""
     faults = Faults()
     async with owned_tasks(faults.note) as tasks:
-        worker = Worker(connection, tasks=tasks, faults=faults, clock=_wall_clock)
+        worker = Worker(
+            connection, tasks=tasks, faults=faults, clock=_wall_clock, monotonic=time.monotonic
+        )
         await worker.lost.wait()
 
 

@@ -147,7 +147,7 @@ class Fills:
             note_sent=self._note_sent, clock=self._clock, random=self._random,
         )  # fmt: skip
         flight = self._flights[key] = _Flight(fill)
-        self._tasks.create_task(self._run(key, flight), name="fill")
+        _ = self._tasks.create_task(self._run(key, flight), name="fill")
         return flight
 
     async def _run(self, key: _Key, flight: _Flight) -> None:

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from mirror.aio.single_flight import SingleFlight
+from mirror.aio.tasks import Tasks
 from mirror.oci.errors import Unavailable
 
 
@@ -98,6 +99,25 @@ async def test_waiters_are_told_when_the_mirror_stops() -> None:
         await work.has_begun.wait()
         running.cancel()
     assert isinstance(waiter.result(), Unavailable)
+
+
+async def test_nobody_waits_for_what_the_mirror_stops_before_it_has_begun() -> None:
+    tasks = Tasks(lambda *_: None)
+    flights: SingleFlight[str, str] = SingleFlight(tasks)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as waiting:
+        waiter = waiting.create_task(_outcome(flights, _Work()))
+        waiting.create_task(tasks.end())
+    assert isinstance(waiter.result(), Unavailable)
+    assert not flights.is_running("key")
+
+
+async def test_whoever_asks_too_late_is_told_and_so_is_the_next() -> None:
+    tasks = Tasks(lambda *_: None)
+    flights: SingleFlight[str, str] = SingleFlight(tasks)
+    await tasks.end()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await flights.join("key", _Work(), within=10)
 
 
 async def _landed() -> str:
