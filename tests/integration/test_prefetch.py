@@ -130,6 +130,8 @@ async def test_what_could_not_be_fetched_is_tried_again_also_when_the_clock_was_
     await mirror.client.manifest("app", "1")
     for digest in app.blobs:
         await upstream.was_asked("blob", reference=digest)
+    await mirror.until_metric("mirror_fills_total", len(app.blobs), outcome="missing")
+    await mirror.until_metric("mirror_fills_active", 0)
     upstream.faults.remove(missing)
     clock.set_back(3600)
     clock.advance(30)
