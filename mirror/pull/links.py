@@ -16,7 +16,7 @@ costs it nothing, so it must have sent the bytes themselves. Bytes that nobody i
 (taken over from an older mirror, or adopted from disk) are nobody's secret.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping
 from enum import Enum, auto
 
 from mirror.aio.single_flight import SingleFlight
@@ -108,6 +108,9 @@ class Links:
         """Upstream has confirmed a manifest for the repository, or (`is_sent`) sent it for that.
 
         So the repository has the manifest, and is said to have what the manifest refers to.
+
+        Raises:
+            StoreError: As `record_sent`.
         """
         digest = manifest.digest
         children = [Named(it.digest, it.size, is_foreign=it.is_foreign) for it in references]
@@ -118,14 +121,26 @@ class Links:
                 named = Link(child.size, is_confirmed=False, is_sent=False)
                 self._memory.keep_link(repository, child.digest, named)
         sent_as = manifest.media_type if is_sent else None
-        await try_to_keep(self._record_manifest(repository, manifest, children, sent_as))
+        recording = self._records.record_manifest(
+            repository, digest, manifest.size, children, sent_as=sent_as
+        )
+        if not is_sent:
+            await try_to_keep(recording)
+            return
+        await self._record_sender(repository.namespace, digest, recording)
 
     async def record_sent(self, upstream: str, digest: Digest) -> None:
         """An upstream has sent these bytes, and they are proved. To be told before they are kept.
 
         Otherwise a crash between the two would leave private bytes that nobody has sent.
+
+        Raises:
+            StoreError: They are private, and this cannot be put on record: they must not be kept.
         """
-        await try_to_keep(self._record_sent(upstream, digest))
+        known = self._memory.find_senders(digest)
+        if known is None or upstream not in known:
+            recording = self._records.record_sent(upstream, digest)
+            await self._record_sender(upstream, digest, recording)
 
     async def confirm_blob(self, scope: Scope, digest: Digest) -> int:
         """Have upstream confirm that the repository has a blob; its size in bytes.
@@ -149,23 +164,20 @@ class Links:
             senders = self._memory.add_senders(digest, await self._records.list_senders(digest))
         return senders
 
-    async def _record_manifest(
-        self,
-        repository: Repository,
-        manifest: Manifest,
-        children: Sequence[Named],
-        sent_as: str | None,
+    async def _record_sender(
+        self, upstream: str, digest: Digest, recording: Awaitable[None]
     ) -> None:
-        digest = manifest.digest
-        if sent_as is not None:
-            await self._senders(digest)  # all of them, so that this one is not taken for the only
-            self._memory.add_senders(digest, frozenset({repository.namespace}))
-        await self._records.record_manifest(
-            repository, digest, manifest.size, children, sent_as=sent_as
-        )
+        """Have an upstream's having sent this on record, and then in memory.
 
-    async def _record_sent(self, upstream: str, digest: Digest) -> None:
-        senders = await self._senders(digest)
-        if upstream not in senders:
+        Memory forgets: what only it knew to be private would be nobody's secret one day.
+        """
+
+        async def record() -> None:
+            await recording
+            await self._senders(digest)  # all of them: this one is not to be taken for the only
             self._memory.add_senders(digest, frozenset({upstream}))
-            await self._records.record_sent(upstream, digest)
+
+        if upstream in self._private:
+            await record()
+        else:
+            await try_to_keep(record())

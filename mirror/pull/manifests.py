@@ -154,14 +154,7 @@ class Manifests:
     async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
             manifest, references = await self._registry(scope).get_manifest(scope, reference)
-        self._memory.keep_manifest(scope.repository.namespace, manifest)
-        # Before it is kept: see Links.record_sent.
-        await self._links.record_manifest(scope.repository, manifest, references, is_sent=True)
-        await try_to_keep(
-            self._store.keep(
-                scope.repository.namespace, manifest.digest, manifest.content, is_manifest=True
-            )
-        )
+        await try_to_keep(self._keep(scope.repository, manifest, references))
         return ManifestAnswer(manifest, STORED)
 
     async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
@@ -184,6 +177,15 @@ class Manifests:
         return self._registries[scope.repository.namespace]
 
     # Keeping
+
+    async def _keep(
+        self, repository: Repository, manifest: Manifest, references: References
+    ) -> None:
+        """In memory and on disk; before either, it is on record who has sent it (`Links`)."""
+        upstream = repository.namespace
+        await self._links.record_manifest(repository, manifest, references, is_sent=True)
+        self._memory.keep_manifest(upstream, manifest)
+        await self._store.keep(upstream, manifest.digest, manifest.content, is_manifest=True)
 
     async def _find_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         record = self._memory.find_tag(repository, tag.name)

@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from mirror.oci.errors import StoreError
+from mirror.records.sqlite import SqliteRecords
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth
 from tests.support.client import Answer
@@ -187,6 +189,30 @@ async def test_what_stays_private_stays_so_over_a_restart(
     answer = await ask_evil(mirror, "blobs", secret.layers[0])
     assert answer is not None
     assert answer.status == 404
+
+
+async def test_what_is_private_is_not_kept_where_that_cannot_be_put_on_record(
+    start: StartMirror, evil: ScriptedRegistry, secret: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise StoreError("the disk is full")
+
+    say_yes(evil, "blob")
+    say_yes(evil, "manifest")
+    mirror = await start()
+    with monkeypatch.context() as patches:
+        patches.setattr(SqliteRecords, "record_sent", refuse)
+        patches.setattr(SqliteRecords, "record_manifest", refuse)
+        for target in (f"manifests/{secret.digest}", f"blobs/{secret.layers[0]}"):
+            path = f"/v2/private.example/org/secret/{target}"
+            assert (await mirror.client.get(path, headers=ANNA)).status == 200
+        await mirror.until_metric("mirror_fills_active", 0)
+        await mirror.stop()
+    mirror = await start()
+    for what, digest in (("manifests", secret.digest), ("blobs", secret.layers[0])):
+        answer = await ask_evil(mirror, what, digest)
+        assert answer is not None
+        assert answer.status == 404
 
 
 async def test_another_upstream_that_sends_the_same_bytes_itself_may_be_served_them_then(

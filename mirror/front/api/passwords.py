@@ -17,6 +17,7 @@ from pathlib import Path
 import bcrypt
 from cachetools import TTLCache
 
+from mirror.aio.waiting import finish
 from mirror.config import ConfigError
 from mirror.oci.errors import ErrorCode, Unavailable
 
@@ -83,7 +84,11 @@ class Passwords:
         known = self._hashes.get(client[1])
         await self._turns.take(client, is_late=client in self._failing)
         try:
-            is_it = await asyncio.to_thread(bcrypt.checkpw, password, known or self._decoy)
+            # Whoever leaves has a core still at it: the place is taken until that is through.
+            loop = asyncio.get_running_loop()
+            is_it = await finish(
+                loop.run_in_executor(None, bcrypt.checkpw, password, known or self._decoy)
+            )
         finally:
             self._turns.give_back()
         return is_it and known is not None

@@ -93,6 +93,25 @@ async def test_whoever_leaves_does_not_decide_for_those_who_ask_the_same(checks:
         assert await second
 
 
+async def test_whoever_leaves_at_once_has_no_more_checked_than_whoever_waits(
+    checks: Checks,
+) -> None:
+    passwords = Passwords(HASHES)
+    checks.may_go_on.clear()
+    guesses = []
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(10):
+            guess = tasks.create_task(passwords.admits(HERE, basic("anna", f"guess {number}")))
+            guesses.append(guess)
+            await asyncio.sleep(0)  # it asks for a thread, or for its turn
+            await begin(checks, min(number + 1, 2))
+            guess.cancel()
+        checks.may_go_on.set()
+    assert len(checks.made) == 2
+    assert all(guess.cancelled() for guess in guesses)
+    assert await passwords.admits(HERE, basic("anna", "anna"))
+
+
 @pytest.mark.parametrize(("guessed", "address"), [("anna", HERE), ("carl", HERE), ("bert", THERE)])
 async def test_guessers_wait_for_their_turns_behind_each_other_and_nobody_else_behind_them(
     checks: Checks, guessed: str, address: str
