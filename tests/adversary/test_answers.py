@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.evil import Ask, Evil, says
+from tests.support.evil import Ask, Evil, drips, says
 from tests.support.images import OCI_MANIFEST, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -239,3 +239,18 @@ async def test_nobody_waits_for_the_end_of_a_redirect(
     evil.on("/v2/", says(b"HTTP/1.1 307 There", b"Location: /elsewhere", *length))
     async with asyncio.timeout(30):
         assert (await mirror.client.manifest("app", APP.digest)).digest == APP.digest
+
+
+@pytest.mark.parametrize("target", ["manifests/1", f"manifests/{APP.digest}", "tags/list"])
+@pytest.mark.parametrize("who", ["registry", "token server"])
+async def test_nobody_waits_for_an_answer_that_drips(
+    evil: Evil, start_mirror: StartMirror, who: str, target: str
+) -> None:
+    """Each byte comes in time, and all of them would take an hour."""
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)}, fill=FILL)
+    evil.on("/token" if who == "token server" else "/v2/", drips(b" " * 36_000, every=0.1))
+    if who == "token server":
+        challenge = b'WWW-Authenticate: Bearer realm="%b/token"' % evil.url.encode()
+        evil.on("/v2/", says(b"HTTP/1.1 401 Who", challenge, b"Content-Length: 0"))
+    async with asyncio.timeout(15):
+        assert await _get(mirror, f"/v2/app/{target}") in {502, 504}

@@ -33,6 +33,7 @@ _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
+_SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
 _HEADERS = {
@@ -116,16 +117,24 @@ class Exchange:
                 response.close()
 
     async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
-        """The whole body. Raises Unavailable where it is larger than `limit` bytes, or breaks."""
+        """The whole body.
+
+        Raises:
+            Unavailable: It is larger than `limit` bytes, breaks, or drips: clients wait for all of
+                it, on a connection that others need.
+        """
         if (response.content_length or 0) > limit:
             raise Senseless(f"upstream's answer is larger than {limit} bytes")
         content = bytearray()
+        due = asyncio.get_running_loop().time() + self._stall_timeout
         with _receiving(response.url):
-            async for chunk in response.content.iter_any():
-                self.count(len(chunk))
-                content += chunk
-                if len(content) > limit:
-                    raise Senseless(f"upstream's answer is larger than {limit} bytes")
+            async with asyncio.timeout_at(due) as patience:
+                async for chunk in response.content.iter_any():
+                    self.count(len(chunk))
+                    content += chunk
+                    if len(content) > limit:
+                        raise Senseless(f"upstream's answer is larger than {limit} bytes")
+                    patience.reschedule(due + len(content) / _SLOWEST)
         return bytes(content)
 
     async def chunks(
