@@ -21,9 +21,11 @@ from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
+from mirror.sources.registry.connection import Connector
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.receiver import arriving
+from mirror.sources.registry.response_head import LONGEST_FIELD, MOST_FIELDS
 from mirror.telemetry.metrics import Metrics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -46,7 +48,7 @@ _HEADERS = {
 @asynccontextmanager
 async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
     """The client session that all endpoints share. It keeps no cookies and re-encodes nothing."""
-    connector = aiohttp.TCPConnector(limit=0)  # bounds are per endpoint, and ours
+    connector = Connector(limit=0)  # bounds are per endpoint, and ours
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -54,6 +56,9 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
         requote_redirect_url=False,
         skip_auto_headers=("Accept",),
         headers=_HEADERS,
+        max_line_size=LONGEST_FIELD,
+        max_field_size=LONGEST_FIELD,
+        max_headers=MOST_FIELDS,
     ) as session:
         yield session
 

@@ -1,4 +1,4 @@
-"""What others met, one scene each. A scene fails where a client is worse off than without a mirror."""
+"""What others met, one scene each: it fails where a client is worse off than without a mirror."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

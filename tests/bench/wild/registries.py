@@ -17,7 +17,7 @@ from tests.support.relay import Relay
 from tests.support.upstream import Cdn, RateLimit
 
 _MIB = 2**20
-_AT_ONCE = {"tags": {"fresh_for": "0s"}}  # every pull by tag asks again
+_AT_ONCE = {"fresh_for": "0s"}  # every pull by tag asks again
 
 
 def _image(seed: int, *, size: int = 4096) -> Image:
@@ -72,7 +72,9 @@ async def one_broken_repository(scene: Scene) -> None:
     async def pulls() -> None:
         for number, other in enumerate(others):
             await seat.manifest(f"library/other-{number}", "1", other.manifest)
-            await seat.blob(f"library/other-{number}", other.layers[0], other.blobs[other.layers[0]])
+            await seat.blob(
+                f"library/other-{number}", other.layers[0], other.blobs[other.layers[0]]
+            )
 
     await asyncio.gather(pulls(), *(retries() for _ in range(8)))
 
@@ -92,7 +94,7 @@ async def too_many_tags_wanted(scene: Scene) -> None:
 async def head_is_refused(scene: Scene) -> None:
     registry = await scene.registry()
     old = registry.add(_image(7), "library/app", "1")
-    seat = await scene.seat(registry.url, **_AT_ONCE)
+    seat = await scene.seat(registry.url, tags=_AT_ONCE)
     await seat.manifest("library/app", "1", old.manifest)
     registry.fault(kind="tag", method="HEAD", status=403)
     new = registry.add(_image(8), "library/app", "1")
@@ -227,7 +229,9 @@ async def gzip_unasked(scene: Scene) -> None:
     evil = await scene.evil()
     tags = {"name": "library/app", "tags": ["1", "2"]}
     zipped = gzip.compress(json.dumps(tags).encode())
-    evil.on("/tags/list", tells(zipped, b"Content-Type: application/json", b"Content-Encoding: gzip"))
+    evil.on(
+        "/tags/list", tells(zipped, b"Content-Type: application/json", b"Content-Encoding: gzip")
+    )
     seat = await scene.seat(evil.url)
     answer = await seat.client.get("/v2/library/app/tags/list")
     body = gzip.decompress(answer.body) if "Content-Encoding" in answer.headers else answer.body
@@ -239,7 +243,8 @@ async def referrers_in_pages(scene: Scene) -> None:
     evil = await scene.evil()
     subject = "sha256:" + "cd" * 32
     first, second = (
-        {"mediaType": OCI_MANIFEST, "digest": f"sha256:{name * 32}", "size": 7} for name in ("aa", "bb")
+        {"mediaType": OCI_MANIFEST, "digest": f"sha256:{name * 32}", "size": 7}
+        for name in ("aa", "bb")
     )
     path = f"/v2/library/app/referrers/{subject}"
 
@@ -290,7 +295,9 @@ async def wrong_bytes(scene: Scene) -> None:
     assert told[-1:] == [404], f"told {told}"
 
 
-@kind("a private repository, and no credentials: the denial is remembered, not asked for each layer")
+@kind(
+    "a private repository, and no credentials: the denial is remembered, not asked for each layer"
+)
 async def denials(scene: Scene) -> None:
     registry = await scene.registry()
     registry.add(_image(38), "library/private", "1")
@@ -335,7 +342,7 @@ async def line_is_cut(scene: Scene) -> None:
 async def upstream_is_away(scene: Scene) -> None:
     registry = await scene.registry()
     held = registry.add(_image(41), "library/app", "1")
-    seat = await scene.seat(registry.url, **_AT_ONCE)
+    seat = await scene.seat(registry.url, tags=_AT_ONCE)
     await seat.manifest("library/app", "1", held.manifest)
     for digest, content in held.blobs.items():
         await seat.blob("library/app", digest, content)

@@ -108,7 +108,8 @@ class Scene:
             command = _mirror(directory, settings)
             ready = partial(answers, f"http://{settings['server']['admin_listen']}/readyz")
         else:
-            command = _docker_registry(directory, port, url, endpoint, upstream, more)
+            _has_no_settings(*(upstream or {}), *(more or {}))
+            command = _docker_registry(directory, port, url, endpoint or {})
             ready = partial(answers, f"http://127.0.0.1:{port}/v2/")
         process = Process(command, log=directory / "log", ready=ready)
         await self._stack.enter_async_context(process)
@@ -129,26 +130,24 @@ def _mirror(directory: Path, settings: Settings) -> tuple[str | Path, ...]:
     return (sys.executable, "-m", "mirror", "serve", "--config", file)
 
 
+def _has_no_settings(*names: str) -> None:
+    for name in names:
+        raise Lacks(f"has no setting for {name}")
+
+
 def _docker_registry(
-    directory: Path,
-    port: int,
-    url: str,
-    endpoint: Settings | None,
-    upstream: Settings | None,
-    more: Mapping[str, Settings] | None,
+    directory: Path, port: int, url: str, endpoint: Settings
 ) -> tuple[str | Path, ...]:
     """What it can be told of an upstream is its address, and a name with a password."""
     proxy = {"remoteurl": url}
-    for name, value in (endpoint or {}).items():
+    for name, value in endpoint.items():
         match name:
             case "username":
                 proxy["username"] = value
             case "password_file":
                 proxy["password"] = Path(value).read_text(encoding="utf-8").strip()
             case _:
-                raise Lacks(f"has no setting for {name}")
-    for name in (*(upstream or {}), *(more or {})):
-        raise Lacks(f"has no setting for {name}")
+                _has_no_settings(name)
     settings = {
         "version": "0.1",
         "log": {"level": "info"},
