@@ -20,15 +20,16 @@ _MIB = 2**20
 _AT_ONCE = {"fresh_for": "0s"}  # every pull by tag asks again
 
 
-def _image(seed: int, *, size: int = 4096) -> Image:
+def an_image(seed: int, *, size: int = 4096) -> Image:
+    """An image of one layer."""
     return image(random_layer(size, seed=seed))
 
 
 @kind("manifests are rate-limited (429, Retry-After 600): layers of images already named come")
 async def quota_of_manifests(scene: Scene) -> None:
     registry = await scene.registry()
-    one = registry.add(_image(1), "library/one", "1")
-    registry.add(_image(2), "library/two", "1")
+    one = registry.add(an_image(1), "library/one", "1")
+    registry.add(an_image(2), "library/two", "1")
     seat = await scene.seat(registry.url)
     await seat.manifest("library/one", "1", one.manifest)
     registry.rate_limit = RateLimit(remaining=0, retry_after="600")
@@ -42,8 +43,8 @@ async def storage_of_one_blob(scene: Scene) -> None:
     registry = await scene.registry()
     registry.cdn = Cdn()
     ill, well = (
-        registry.add(_image(3), "library/ill", "1"),
-        registry.add(_image(4), "library/well", "1"),
+        registry.add(an_image(3), "library/ill", "1"),
+        registry.add(an_image(4), "library/well", "1"),
     )
     busy = {"Retry-After": "3600"}
     registry.fault(kind="cdn", reference=ill.layers[0], status=503, headers=busy)
@@ -58,10 +59,10 @@ async def storage_of_one_blob(scene: Scene) -> None:
 @kind("one repository always answers 500 and is retried by eight clients: others come")
 async def one_broken_repository(scene: Scene) -> None:
     registry = await scene.registry()
-    registry.add(_image(5), "library/broken", "1")
+    registry.add(an_image(5), "library/broken", "1")
     registry.fault(repository="library/broken", status=500)
     others = [
-        registry.add(_image(10 + number), f"library/other-{number}", "1") for number in range(12)
+        registry.add(an_image(10 + number), f"library/other-{number}", "1") for number in range(12)
     ]
     seat = await scene.seat(registry.url)
 
@@ -82,7 +83,7 @@ async def one_broken_repository(scene: Scene) -> None:
 @kind("tags/list?n=10000 answers 400: the client is told so")
 async def too_many_tags_wanted(scene: Scene) -> None:
     registry = await scene.registry()
-    registry.add(_image(6), "library/app", "1")
+    registry.add(an_image(6), "library/app", "1")
     seat = await scene.seat(registry.url)
     assert (await seat.client.get("/v2/library/app/tags/list")).status == 200
     registry.fault(kind="tags", status=400)
@@ -93,11 +94,11 @@ async def too_many_tags_wanted(scene: Scene) -> None:
 @kind("HEAD of a manifest answers 403, GET is fine, and the tag moves: the new image comes")
 async def head_is_refused(scene: Scene) -> None:
     registry = await scene.registry()
-    old = registry.add(_image(7), "library/app", "1")
+    old = registry.add(an_image(7), "library/app", "1")
     seat = await scene.seat(registry.url, tags=_AT_ONCE)
     await seat.manifest("library/app", "1", old.manifest)
     registry.fault(kind="tag", method="HEAD", status=403)
-    new = registry.add(_image(8), "library/app", "1")
+    new = registry.add(an_image(8), "library/app", "1")
     await asyncio.sleep(1.2)
     await seat.manifest("library/app", "1", new.manifest)
 
@@ -105,7 +106,7 @@ async def head_is_refused(scene: Scene) -> None:
 @kind("HEAD of a blob says Content-Length 0: the blob comes")
 async def head_without_length(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(9), "library/app", "1")
+    held = registry.add(an_image(9), "library/app", "1")
     registry.fault(kind="blob", method="HEAD", headers={"Content-Length": "0"})
     seat = await scene.seat(registry.url)
     digest = held.layers[0]
@@ -120,7 +121,7 @@ async def head_without_length(scene: Scene) -> None:
 async def sizes_that_lie(scene: Scene) -> None:
     for number, wrong in enumerate((1, 0, 10_000_000, None)):
         registry = await scene.registry()
-        held = _with_size(_image(20 + number), wrong)
+        held = _with_size(an_image(20 + number), wrong)
         registry.add(held, "library/app", "1")
         seat = await scene.seat(registry.url)
         await seat.manifest("library/app", "1", held.manifest)
@@ -140,7 +141,7 @@ def _with_size(held: Image, size: int | None) -> Image:
 @kind("a manifest is labelled application/octet-stream: its own type is told")
 async def type_without_meaning(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(30), "library/app", "1")
+    held = registry.add(an_image(30), "library/app", "1")
     registry.fault(kind="tag", headers={"Content-Type": "application/octet-stream"})
     registry.fault(kind="manifest", headers={"Content-Type": "application/octet-stream"})
     seat = await scene.seat(registry.url)
@@ -187,22 +188,22 @@ def _spoken(body: bytes, length: bytes, *fields: bytes) -> Behaviour:
 @kind("200 header fields (21 KB of them at Artifact Registry): the image comes")
 async def many_header_fields(scene: Scene) -> None:
     fields = [b"X-Field-%d: %s" % (number, b"v" * 100) for number in range(200)]
-    await _pull_from_evil(scene, _image(31), *fields)
+    await _pull_from_evil(scene, an_image(31), *fields)
 
 
 @kind("a header field of 16 KiB: the image comes")
 async def long_header_field(scene: Scene) -> None:
-    await _pull_from_evil(scene, _image(32), b"X-Long: " + b"v" * 16_384)
+    await _pull_from_evil(scene, an_image(32), b"X-Long: " + b"v" * 16_384)
 
 
 @kind("the same Content-Length twice: the image comes")
 async def length_told_twice(scene: Scene) -> None:
-    await _pull_from_evil(scene, _image(33), length=b"Content-Length: %d\r\nContent-Length: %d")
+    await _pull_from_evil(scene, an_image(33), length=b"Content-Length: %d\r\nContent-Length: %d")
 
 
 @kind("Content-Length beside chunked: the image comes")
 async def length_beside_chunks(scene: Scene) -> None:
-    held = _image(35)
+    held = an_image(35)
     evil = await scene.evil()
     layer = held.layers[0]
     for part, body in (("/manifests/", held.manifest), (f"/blobs/{layer}", held.blobs[layer])):
@@ -221,7 +222,7 @@ async def length_beside_chunks(scene: Scene) -> None:
 
 @kind("a space before the colon of a header field: the image comes")
 async def space_before_colon(scene: Scene) -> None:
-    await _pull_from_evil(scene, _image(34), b"X-Served-By : cache-1")
+    await _pull_from_evil(scene, an_image(34), b"X-Served-By : cache-1")
 
 
 @kind("tags are sent in gzip though identity was asked: they can be read")
@@ -271,7 +272,7 @@ async def referrers_in_pages(scene: Scene) -> None:
 @kind("a registry answers 401 to every HEAD of a blob (ECR Public): the blob comes")
 async def head_of_blob_is_refused(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(36), "library/app", "1")
+    held = registry.add(an_image(36), "library/app", "1")
     registry.fault(kind="blob", method="HEAD", status=401)
     seat = await scene.seat(registry.url)
     digest = held.layers[0]
@@ -282,7 +283,7 @@ async def head_of_blob_is_refused(scene: Scene) -> None:
 @kind("one endpoint sends wrong bytes of a layer: clients are sent to the origin, not kept busy")
 async def wrong_bytes(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(37), "library/app", "1")
+    held = registry.add(an_image(37), "library/app", "1")
     registry.fault(kind="blob", reference=held.layers[0], corrupt_at=100)
     seat = await scene.seat(registry.url)
     await seat.manifest("library/app", "1", held.manifest)
@@ -300,7 +301,7 @@ async def wrong_bytes(scene: Scene) -> None:
 )
 async def denials(scene: Scene) -> None:
     registry = await scene.registry()
-    registry.add(_image(38), "library/private", "1")
+    registry.add(an_image(38), "library/private", "1")
     registry.auth = BearerAuth(private={"library/private": {"somebody"}})
     registry.auth.realm = f"{registry.url}/token"
     seat = await scene.seat(registry.url)
@@ -314,7 +315,7 @@ async def denials(scene: Scene) -> None:
 @kind("bytes far into a cold layer (eStargz, SOCI): they come before what is between")
 async def lazy_pulling(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(39, size=64 * _MIB), "library/app", "1")
+    held = registry.add(an_image(39, size=64 * _MIB), "library/app", "1")
     relay = await scene.enter(Relay(registry.port))
     seat = await scene.seat(relay.url)
     await seat.manifest("library/app", "1", held.manifest)
@@ -331,7 +332,7 @@ async def lazy_pulling(scene: Scene) -> None:
 @kind("the line is cut in the middle of a layer: the client does not notice")
 async def line_is_cut(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(40, size=4 * _MIB), "library/app", "1")
+    held = registry.add(an_image(40, size=4 * _MIB), "library/app", "1")
     registry.fault(kind="blob", reset_at=_MIB, times=2)
     seat = await scene.seat(registry.url)
     await seat.manifest("library/app", "1", held.manifest)
@@ -341,7 +342,7 @@ async def line_is_cut(scene: Scene) -> None:
 @kind("upstream is away: an image that is cached comes, by a tag that is no longer fresh")
 async def upstream_is_away(scene: Scene) -> None:
     registry = await scene.registry()
-    held = registry.add(_image(41), "library/app", "1")
+    held = registry.add(an_image(41), "library/app", "1")
     seat = await scene.seat(registry.url, tags=_AT_ONCE)
     await seat.manifest("library/app", "1", held.manifest)
     for digest, content in held.blobs.items():

@@ -13,9 +13,8 @@ def test_a_regular_head_stays_as_it_is() -> None:
 
 
 def test_a_head_that_comes_byte_by_byte_is_given_once_it_is_whole() -> None:
-    head, told = ResponseHead(), []
-    for byte in OK + b"Content-Length: 2\r\n\r\n":
-        told.append(head.feed(bytes([byte])))
+    head = ResponseHead()
+    told = [head.feed(bytes([byte])) for byte in OK + b"Content-Length: 2\r\n\r\n"]
     assert told[-1] == OK + b"Content-Length: 2\r\n\r\n"
     assert not any(told[:-1])
 
