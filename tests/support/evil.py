@@ -114,6 +114,7 @@ class Evil:
         self.port = 0
         self._behaviours: list[tuple[str, Behaviour]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
     @property
@@ -127,6 +128,11 @@ class Evil:
     def on(self, part: str, behaviour: Behaviour) -> None:
         """What to do with a request whose method and target hold `part`; the newest rule counts."""
         self._behaviours.insert(0, (part, behaviour))
+
+    def hang_up(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
@@ -151,6 +157,7 @@ class Evil:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        self._writers.add(writer)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 while await self._answer(reader, writer):
@@ -159,6 +166,7 @@ class Evil:
             pass  # the block has ended; a stream's task must not end cancelled
         finally:
             self._tasks.discard(task)
+            self._writers.discard(writer)
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

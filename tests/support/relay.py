@@ -40,6 +40,8 @@ class Relay:
         self._flows.set()
         self._server: asyncio.Server | None = None
         self._pairs: dict[asyncio.Task[None], list[asyncio.WriteTransport]] = {}
+        self._lines: list[Line] = []
+        self._silenced: list[Line] = []
 
     @property
     def host(self) -> str:
@@ -70,6 +72,10 @@ class Relay:
         for transports in self._pairs.values():
             for transport in transports:
                 reset_now(transport)
+
+    def silence(self) -> None:
+        """Forward nothing more over the connections there are; new ones are not concerned."""
+        self._silenced += self._lines
 
     async def start(self) -> None:
         """Listen; after a `stop`, on the same port again."""
@@ -111,6 +117,7 @@ class Relay:
             for transport in transports:
                 _limit_buffers(transport)
             up, down = Line(_CHUNKS_UNDER_WAY), Line(_CHUNKS_UNDER_WAY)
+            self._lines += up, down
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._feed(reader, up))
                 pumps.create_task(self._to_server(up, to_server))
@@ -167,6 +174,8 @@ class Relay:
         due, chunk = await line.get()
         await asyncio.sleep(due - asyncio.get_running_loop().time())
         await self._flows.wait()
+        if any(line is silent for silent in self._silenced):
+            await asyncio.Event().wait()  # until the relay stops
         return chunk
 
     def _chunk_size(self) -> int:

@@ -22,6 +22,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.registry.connection import Connector
+from mirror.sources.registry.connections import Trip, over_a_living_one, tracing
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.receiver import arriving
@@ -36,6 +37,8 @@ _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itsel
 _YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
+_HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
+_HEDGED_SHARE = 0.3  # of the time that an answer has
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
 _HEADERS = {
@@ -56,6 +59,7 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
         requote_redirect_url=False,
         skip_auto_headers=("Accept",),
         headers=_HEADERS,
+        trace_configs=[tracing()],
         max_line_size=LONGEST_FIELD,
         max_field_size=LONGEST_FIELD,
         max_headers=MOST_FIELDS,
@@ -235,15 +239,19 @@ class Exchange:
     async def _send_once(
         self, method: str, url: URL, headers: dict[str, str], kind: str
     ) -> aiohttp.ClientResponse:
+        async def send(trip: Trip) -> aiohttp.ClientResponse:
+            return await self._session.request(
+                method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
+                ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip,
+            )  # fmt: skip
+
         began = time.monotonic()
         status = "none"
+        patience = min(_HEDGED_AFTER, self.answer_timeout * _HEDGED_SHARE)
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
             async with asyncio.timeout(self.answer_timeout):
-                response = await self._session.request(
-                    method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
-                    ssl=self._ssl, read_bufsize=_READ_BUFFER,
-                )  # fmt: skip
+                response = await over_a_living_one(send, self._session, url, patience=patience)
             status = str(response.status)
             self._metrics.upstream_seconds.labels(
                 self._label.upstream, self._label.endpoint, kind

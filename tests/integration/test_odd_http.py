@@ -1,0 +1,42 @@
+"""HTTP as registries speak it, where dockerd and containerd (Go's net/http) take it."""
+
+import pytest
+
+from tests.conftest import StartMirror
+from tests.support.evil import Evil, redirects, tells
+from tests.support.images import image, random_layer
+from tests.support.mirror import upstream_at
+
+APP = image(random_layer(2_000, seed=52))
+ANSWERS = {
+    "200 header fields (Artifact Registry)": tells(
+        APP.manifest, *(b"X-Field-%d: a" % number for number in range(200))
+    ),
+    "a field of 16 KiB (a policy)": tells(APP.manifest, b"X-Policy: " + b"a" * 2**14),
+    "21 KiB of fields (GCR)": tells(
+        APP.manifest, *(b"X-%d: " % n + b"a" * 1000 for n in range(21))
+    ),
+    "a signed Location of 16 KiB": redirects("/elsewhere?signature=" + "a" * 2**14),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_what_dockerd_takes_the_mirror_takes(start_mirror: StartMirror, name: str) -> None:
+    async with Evil() as evil:
+        evil.on("/elsewhere", tells(APP.manifest))
+        evil.on("/v2/", ANSWERS[name])
+        mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+        answer = await mirror.client.manifest("app", APP.digest)
+        assert (answer.status, answer.digest) == (200, APP.digest)
+
+
+@pytest.mark.parametrize(
+    "fields", [[b"X-%d: a" % number for number in range(5000)], [b"X-Long: " + b"a" * 2**20]]
+)
+async def test_a_header_without_end_is_no_answer(
+    start_mirror: StartMirror, fields: list[bytes]
+) -> None:
+    async with Evil() as evil:
+        evil.on("/v2/", tells(APP.manifest, *fields))
+        mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+        assert (await mirror.client.manifest("app", APP.digest)).status == 502
