@@ -2,10 +2,13 @@
 
 Redirects are followed by hand: `Authorization` stays with the origin that it was meant for, the
 presigned address is sent as it came, and https leads to http only where the operator said so.
+Addresses of others' choice are judged where the connection is made, after resolution, and lead
+inside (`reach`) only from an endpoint that is inside itself, or where the operator said so.
 aiohttp's exceptions end here.
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -13,6 +16,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
 from aiolimiter import AsyncLimiter
 from yarl import URL
 
@@ -22,6 +27,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value
+from mirror.sources.registry.reach import IsInside, is_inside, is_literal
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.receiver import arriving
 from mirror.telemetry.metrics import Metrics
@@ -36,6 +42,11 @@ _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
+_INSIDE = (
+    "no public address, and the registry has one;"
+    " private_redirects = true lets it lead to private ones"
+)
+
 _HEADERS = {
     # Bytes are kept as upstream has them: nothing may be compressed on its way.
     "Accept-Encoding": "identity",
@@ -43,19 +54,72 @@ _HEADERS = {
 }
 
 
+class _Response(aiohttp.ClientResponse):
+    """Knows who has sent it, also when the connection serves others again."""
+
+    peer: str | None = None  # an address
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """As aiohttp's."""
+        if connection.transport is not None:
+            self.peer = (connection.transport.get_extra_info("peername") or (None,))[0]
+        return await super().start(connection)
+
+
+class _OuterResolver(AbstractResolver):
+    """Finds no addresses that lie inside: what it returns is what is connected to."""
+
+    def __init__(self, resolver: AbstractResolver, inside: IsInside) -> None:
+        self._resolver = resolver
+        self._inside = inside
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """As aiohttp's. Raises OSError where none is left."""
+        found = await self._resolver.resolve(host, port, family)
+        outer = [one for one in found if not self._inside(one["host"])]
+        if not outer:
+            raise OSError(None, "no public address")
+        return outer
+
+    async def close(self) -> None:
+        """As aiohttp's."""
+        await self._resolver.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The client sessions that all endpoints share: no connection of one serves the other.
+
+    `outer` reaches by name only what is not `inside`; literal addresses are its user's to judge.
+    """
+
+    any: aiohttp.ClientSession
+    outer: aiohttp.ClientSession
+    inside: IsInside
+
+
 @asynccontextmanager
-async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """The client session that all endpoints share. It keeps no cookies and re-encodes nothing."""
-    connector = aiohttp.TCPConnector(limit=0)  # bounds are per endpoint, and ours
-    async with aiohttp.ClientSession(
-        connector=connector,
+async def open_sessions(
+    inside: IsInside = is_inside, resolver: AbstractResolver | None = None
+) -> AsyncIterator[Sessions]:
+    """Open sessions that keep no cookies and re-encode nothing."""
+    names = resolver or aiohttp.ThreadedResolver()
+    async with _session(names) as anywhere, _session(_OuterResolver(names, inside)) as outer:
+        yield Sessions(anywhere, outer, inside)
+
+
+def _session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, resolver=resolver),  # bounds are per endpoint
+        response_class=_Response,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         requote_redirect_url=False,
         skip_auto_headers=("Accept",),
         headers=_HEADERS,
-    ) as session:
-        yield session
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +138,17 @@ class Exchange:
         config: EndpointConfig,
         label: Label,
         *,
-        session: aiohttp.ClientSession,
+        sessions: Sessions,
         connect_timeout: float,
         stall_timeout: float,
         metrics: Metrics,
     ) -> None:
         self._config = config
         self._label = label
-        self._session = session
+        self._sessions = sessions
+        self._origin = URL(config.url).origin()
+        self._is_outer = False  # once it has answered from a public address
+        self._has_answered = False
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
@@ -235,11 +302,12 @@ class Exchange:
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
             async with asyncio.timeout(self.answer_timeout):
-                response = await self._session.request(
+                response = await self._session_for(url).request(
                     method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
                     ssl=self._ssl, read_bufsize=_READ_BUFFER,
                 )  # fmt: skip
             status = str(response.status)
+            self._note_peer(response)
             self._metrics.upstream_seconds.labels(
                 self._label.upstream, self._label.endpoint, kind
             ).observe(time.monotonic() - began)
@@ -248,6 +316,24 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind, method, status
             ).inc()
         return response
+
+    def _session_for(self, url: URL) -> aiohttp.ClientSession:
+        """From where to connect. Raises Unavailable for an address that it may not lead to."""
+        if url.origin() == self._origin or self._config.private_redirects:
+            return self._sessions.any
+        if not self._is_outer and self._has_answered:
+            return self._sessions.any
+        host = url.host or ""
+        if is_literal(host) and self._sessions.inside(host):
+            raise Unavailable(f"{_host(url)} cannot be reached: {_INSIDE}")
+        return self._sessions.outer
+
+    def _note_peer(self, response: aiohttp.ClientResponse) -> None:
+        """Take note of where the endpoint itself is; who was outside once has no way inside."""
+        peer = response.peer if isinstance(response, _Response) else None
+        if response.url.origin() == self._origin and peer is not None:
+            self._has_answered = True
+            self._is_outer = self._is_outer or not self._sessions.inside(peer)
 
 
 @contextmanager
@@ -273,6 +359,9 @@ def _receiving(url: URL) -> Iterator[None]:
         raise Unavailable(f"{_host(url)} has a certificate that cannot be trusted") from error
     except TimeoutError as error:
         raise Unavailable(f"{_host(url)} is silent", timed_out=True) from error
+    except aiohttp.ClientConnectorDNSError as error:
+        why = _INSIDE if error.strerror == "no public address" else error.strerror
+        raise Unavailable(f"{_host(url)} cannot be reached: {why}") from error
     except aiohttp.ClientConnectorError as error:
         raise Unavailable(f"{_host(url)} cannot be reached: {error.strerror}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
