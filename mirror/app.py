@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from aiohttp import ClientSession, web
+from aiohttp import web
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
@@ -44,8 +44,9 @@ from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.endpoint import Endpoint
-from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.sessions import Sessions, open_sessions
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
@@ -154,11 +155,11 @@ async def run(
         catalog, file = root / "catalog.sqlite3", root / "records.sqlite3"
         records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
         await asyncio.to_thread(remove_catalog, catalog, root / "index.sqlite3", file)
-        session = await stack.enter_async_context(open_session())
+        sessions = await stack.enter_async_context(open_sessions())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = _Parts(
-            config, store, records, session, work, metrics, forgetting, dice,
+            config, store, records, sessions, work, metrics, forgetting, dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         mirror = _build(parts)
@@ -202,7 +203,7 @@ class _Parts:
     config: Config
     store: LocalStorage
     records: Records
-    session: ClientSession
+    sessions: Sessions
     work: Tasks
     metrics: Metrics
     forgetting: Forgetting
@@ -264,7 +265,7 @@ def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
     exchange = Exchange(
         endpoint,
         label,
-        session=parts.session,
+        sessions=parts.sessions,
         # Together they take no longer than one may: a client waits for the last of them.
         connect_timeout=settings.connect_timeout / others,
         stall_timeout=settings.stall_timeout,

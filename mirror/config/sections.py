@@ -174,6 +174,7 @@ class Endpoint(Section):
     max_bandwidth: Annotated[Size, AfterValidator(_not_zero)] | None = None
     token_hosts: tuple[Host, ...] = ()
     allow_http_redirect: Flag = False
+    private_redirects: Flag = False
 
     @field_validator("url")
     @classmethod

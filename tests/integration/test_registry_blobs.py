@@ -13,8 +13,9 @@ from mirror.oci.errors import Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 from tests.conformance.blob_source import CONTENT, BlobSourceConformance, Has
 from tests.support.clock import FakeClock
@@ -27,9 +28,9 @@ SCOPE = Scope(Repository("hub", "library/app"))
 @pytest.fixture
 async def registry(upstream: ScriptedRegistry, clock: FakeClock) -> AsyncIterator[Registry]:
     config, label, metrics = EndpointConfig(url=upstream.url), Label("hub", "a"), Metrics()
-    async with open_session() as session, owned_tasks() as tasks:
+    async with open_sessions() as sessions, owned_tasks() as tasks:
         exchange = Exchange(
-            config, label, session=session, connect_timeout=10, stall_timeout=10, metrics=metrics
+            config, label, sessions=sessions, connect_timeout=10, stall_timeout=10, metrics=metrics
         )
         endpoint = Endpoint(
             config, label, exchange, tasks=tasks, metrics=metrics, clock=clock,

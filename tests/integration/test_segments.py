@@ -18,8 +18,9 @@ from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
@@ -142,9 +143,9 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
     """A fill with a clock of its own, over two connections."""
     config, label, metrics = EndpointConfig(url=upstream.url), Label("hub", "a"), Metrics()
     dice = Random(0)  # noqa: S311 - for jitter
-    async with open_store(root) as store, open_session() as session, owned_tasks() as tasks:
+    async with open_store(root) as store, open_sessions() as sessions, owned_tasks() as tasks:
         exchange = Exchange(
-            config, label, session=session, connect_timeout=2, stall_timeout=0.5, metrics=metrics
+            config, label, sessions=sessions, connect_timeout=2, stall_timeout=0.5, metrics=metrics
         )
         endpoint = Endpoint(
             config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=dice

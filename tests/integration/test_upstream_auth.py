@@ -16,8 +16,9 @@ from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label, open_session
+from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
 from tests.support.auth import ACR_SERVICE, BasicAuth, BearerAuth
@@ -58,11 +59,11 @@ async def registry_at(
 ) -> AsyncIterator[Registry]:
     """The upstream edge alone, with a clock of the test's."""
     config, label, metrics = EndpointConfig(url=url, **settings), Label("hub", "a"), Metrics()
-    async with open_session() as session, owned_tasks() as tasks:
+    async with open_sessions() as sessions, owned_tasks() as tasks:
         exchange = Exchange(
             config,
             label,
-            session=session,
+            sessions=sessions,
             connect_timeout=2,
             stall_timeout=stall_timeout,
             metrics=metrics,

@@ -2,6 +2,8 @@
 
 Redirects are followed by hand: `Authorization` stays with the origin that it was meant for, the
 presigned address is sent as it came, and https leads to http only where the operator said so.
+Addresses of others' choice are judged where the connection is made, after resolution, and lead
+inside (`reach`) only from an endpoint that is inside itself, or where the operator said so.
 aiohttp's exceptions end here.
 """
 
@@ -16,17 +18,16 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 from yarl import URL
 
-from mirror import __version__
 from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
-from mirror.sources.registry.connection import Connector
-from mirror.sources.registry.connections import Trip, over_a_living_one, tracing
+from mirror.sources.registry.connections import Trip, over_a_living_one
 from mirror.sources.registry.headers import field_value
+from mirror.sources.registry.reach import is_literal
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.receiver import arriving
-from mirror.sources.registry.response_head import LONGEST_FIELD, MOST_FIELDS
+from mirror.sources.registry.sessions import Response, Sessions
 from mirror.telemetry.metrics import Metrics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -41,30 +42,10 @@ _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; 
 _HEDGED_SHARE = 0.3  # of the time that an answer has
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
-_HEADERS = {
-    # Bytes are kept as upstream has them: nothing may be compressed on its way.
-    "Accept-Encoding": "identity",
-    "User-Agent": f"oci-mirror/{__version__}",
-}
-
-
-@asynccontextmanager
-async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """The client session that all endpoints share. It keeps no cookies and re-encodes nothing."""
-    connector = Connector(limit=0)  # bounds are per endpoint, and ours
-    async with aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        requote_redirect_url=False,
-        skip_auto_headers=("Accept",),
-        headers=_HEADERS,
-        trace_configs=[tracing()],
-        max_line_size=LONGEST_FIELD,
-        max_field_size=LONGEST_FIELD,
-        max_headers=MOST_FIELDS,
-    ) as session:
-        yield session
+_INSIDE = (
+    "no public address, and the registry has one;"
+    " private_redirects = true lets it lead to private ones"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +64,17 @@ class Exchange:
         config: EndpointConfig,
         label: Label,
         *,
-        session: aiohttp.ClientSession,
+        sessions: Sessions,
         connect_timeout: float,
         stall_timeout: float,
         metrics: Metrics,
     ) -> None:
         self._config = config
         self._label = label
-        self._session = session
+        self._sessions = sessions
+        self._origin = URL(config.url).origin()
+        self._is_outer = False  # once it has answered from a public address
+        self._has_answered = False
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
@@ -239,8 +223,10 @@ class Exchange:
     async def _send_once(
         self, method: str, url: URL, headers: dict[str, str], kind: str
     ) -> aiohttp.ClientResponse:
+        session = self._session_for(url)
+
         async def send(trip: Trip) -> aiohttp.ClientResponse:
-            return await self._session.request(
+            return await session.request(
                 method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
                 ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip,
             )  # fmt: skip
@@ -251,8 +237,9 @@ class Exchange:
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
             async with asyncio.timeout(self.answer_timeout):
-                response = await over_a_living_one(send, self._session, url, patience=patience)
+                response = await over_a_living_one(send, session, url, patience=patience)
             status = str(response.status)
+            self._note_peer(response)
             self._metrics.upstream_seconds.labels(
                 self._label.upstream, self._label.endpoint, kind
             ).observe(time.monotonic() - began)
@@ -261,6 +248,24 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind, method, status
             ).inc()
         return response
+
+    def _session_for(self, url: URL) -> aiohttp.ClientSession:
+        """From where to connect. Raises Unavailable for an address that it may not lead to."""
+        if url.origin() == self._origin or self._config.private_redirects:
+            return self._sessions.any
+        if not self._is_outer and self._has_answered:
+            return self._sessions.any
+        host = url.host or ""
+        if is_literal(host) and self._sessions.inside(host):
+            raise Unavailable(f"{_host(url)} cannot be reached: {_INSIDE}")
+        return self._sessions.outer
+
+    def _note_peer(self, response: aiohttp.ClientResponse) -> None:
+        """Take note of where the endpoint itself is; who was outside once has no way inside."""
+        peer = response.peer if isinstance(response, Response) else None
+        if response.url.origin() == self._origin and peer is not None:
+            self._has_answered = True
+            self._is_outer = self._is_outer or not self._sessions.inside(peer)
 
 
 @contextmanager
@@ -286,6 +291,9 @@ def _receiving(url: URL) -> Iterator[None]:
         raise Unavailable(f"{_host(url)} has a certificate that cannot be trusted") from error
     except TimeoutError as error:
         raise Unavailable(f"{_host(url)} is silent", timed_out=True) from error
+    except aiohttp.ClientConnectorDNSError as error:
+        why = _INSIDE if error.strerror == "no public address" else error.strerror
+        raise Unavailable(f"{_host(url)} cannot be reached: {why}") from error
     except aiohttp.ClientConnectorError as error:
         raise Unavailable(f"{_host(url)} cannot be reached: {error.strerror}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
