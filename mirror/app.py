@@ -222,7 +222,10 @@ def _build(parts: _Parts) -> Mirror:
     }
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
-    memory = Memory(config.memory_share, missing_for=config.tags.missing_for, clock=monotonic)
+    memory = Memory(
+        config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
+        credentials=lambda upstream: registries[upstream].credentials_version(),
+    )  # fmt: skip
     parts.forgetting.subscribe(memory.forget)
     private = {name for name, its in config.upstream.items() if its.access == "client"}
     links = Links(records, memory, registries, SingleFlight(work), private=private)
@@ -248,7 +251,9 @@ def _build(parts: _Parts) -> Mirror:
     return Mirror(
         registries=registries,
         personal=private,
-        grants=Grants(SingleFlight(work), clock=clock, monotonic=monotonic),
+        grants=Grants(
+            SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
+        ),
         manifests=manifests,
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),

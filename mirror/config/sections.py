@@ -140,6 +140,7 @@ class Tags(Section):
     fresh_for: Duration = 60.0
     stale_for: Duration = 30 * 86400.0
     missing_for: Duration = 10.0
+    access_for: Duration = 60.0
 
 
 class Fill(Section):
@@ -168,6 +169,7 @@ class Endpoint(Section):
     url: str
     username: str | None = None
     password_file: ReadableFile | None = None
+    credential_helper: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     ca_file: ReadableFile | None = None
     tags: Flag = True
     max_connections: Count | None = None
@@ -203,6 +205,8 @@ class Endpoint(Section):
     def _credentials_are_whole(self) -> Self:
         if (self.username is None) != (self.password_file is None):
             raise ValueError("username and password_file go together")
+        if self.username is not None and self.credential_helper is not None:
+            raise ValueError("credential_helper stands instead of username and password_file")
         return self
 
     @cached_property

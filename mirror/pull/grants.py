@@ -27,18 +27,21 @@ _Key = tuple[Repository, bytes]
 class Grants:
     """What upstream has accepted, until when.
 
-    `clock` in seconds since the epoch, as in tokens; a grant's own life is counted by the
-    `monotonic` one, which nobody sets back.
+    No grant outlives its revocation by more than `longest` seconds. `clock` in seconds since the
+    epoch, as in tokens; a grant's own life is counted by the `monotonic` one, which nobody sets
+    back.
     """
 
     def __init__(
         self,
         flights: SingleFlight[object, None],
         *,
+        longest: float,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._flights = flights
+        self._longest = longest
         self._clock = clock
         self._monotonic = monotonic
         self._granted: TLRUCache[_Key, float] = TLRUCache(
@@ -66,7 +69,7 @@ class Grants:
 
         async def ask() -> None:
             await probe()  # "not found" is no permission: that is how some registries say no
-            life = life_of(authorization, now=self._clock())
+            life = min(life_of(authorization, now=self._clock()), self._longest)
             self._granted[key] = self._monotonic() + life
 
         is_joining = self._flights.is_running(key)

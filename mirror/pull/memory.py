@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from cachetools import LRUCache, TTLCache
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode, Missing
+from mirror.oci.errors import Denied, ErrorCode, Missing
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.pull.forget import Forgettable, TagOf
@@ -32,9 +32,19 @@ _MISSING = 16384
 
 
 class Memory:
-    """Bounded caches with a story each; `size` in bytes bounds the content."""
+    """Bounded caches with a story each; `size` in bytes bounds the content.
 
-    def __init__(self, size: int, *, missing_for: float, clock: Callable[[], float]) -> None:
+    `credentials` gives what changes when the mirror's own do, at an upstream.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        missing_for: float,
+        clock: Callable[[], float],
+        credentials: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._content: LRUCache[Digest, bytes] = LRUCache(size, getsizeof=_size)
         # By upstream: what one calls a manifest is not what another's clients are told.
         self._media_types: LRUCache[tuple[str, Digest], str] = LRUCache(_MEDIA_TYPES)
@@ -44,6 +54,10 @@ class Memory:
         self._missing: TTLCache[tuple[Scope, str], ErrorCode] = TTLCache(
             _MISSING, ttl=missing_for, timer=clock
         )
+        self._denied: TTLCache[tuple[Scope, str], tuple[object, ErrorCode, str]] = TTLCache(
+            _MISSING, ttl=missing_for, timer=clock
+        )
+        self._credentials = credentials
 
     def find_manifest(self, upstream: str, digest: Digest) -> Manifest | None:
         """A manifest, as this upstream calls it."""
@@ -101,23 +115,27 @@ class Memory:
                 _drop(self._links, lambda key: key[1] == what)
                 _drop(self._tags, lambda key: self._tags[key].digest == what)
                 _drop(self._missing, lambda key: key[1].endswith(f" {what}"))
+                _drop(self._denied, lambda key: key[1].endswith(f" {what}"))
             case TagOf():
                 self._tags.pop((what.repository, what.name.name), None)
                 missing = what.repository, f"manifest {what.name}"
                 _drop(self._missing, lambda key: (key[0].repository, key[1]) == missing)
+                _drop(self._denied, lambda key: (key[0].repository, key[1]) == missing)
             case Repository():
                 _drop(self._links, lambda key: key[0] == what)
                 _drop(self._tags, lambda key: key[0] == what)
                 _drop(self._missing, lambda key: key[0].repository == what)
+                _drop(self._denied, lambda key: key[0].repository == what)
 
     @contextmanager
     def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:
         """Ask upstream inside the block; what it does not have, it is not asked for again soon.
 
-        `what` names it and its kind: that no manifest has a digest says nothing of a blob.
+        `what` names it and its kind: that no manifest has a digest says nothing of a blob. What the
+        mirror's own credentials were refused is not asked for again either, until they change.
 
         Raises:
-            Missing: Upstream said so a moment ago.
+            Missing, Denied: Upstream said so a moment ago.
         """
         key = (scope, what)
         code = self._missing.get(key)  # once: it may expire between two looks
@@ -125,11 +143,24 @@ class Memory:
             error = Missing(code, "upstream does not have it")
             error.is_remembered = True
             raise error
+        self._raise_denial(key)
         try:
             yield
         except Missing as error:
             self._missing[key] = error.code
             raise
+        except Denied as error:
+            if scope.authorization is None:
+                version = self._credentials(scope.repository.namespace)
+                self._denied[key] = (version, error.code, error.message)
+            raise
+
+    def _raise_denial(self, key: tuple[Scope, str]) -> None:
+        denial = self._denied.get(key)
+        if denial is not None:
+            version, code, message = denial
+            if version == self._credentials(key[0].repository.namespace):
+                raise Denied(code, message)
 
 
 def _drop(cache: MutableMapping[_Key, Any], is_it: Callable[[_Key], bool]) -> None:

@@ -85,6 +85,11 @@ class Metrics:
         self.upstream_up = gauge(
             "upstream_up", "1 where the endpoint is thought to work.", "upstream", "endpoint"
         )
+        self.upstream_credential_failures = counter(
+            "upstream_credential_failures",
+            "The mirror's own credentials were refused, or could not be had.",
+            "upstream", "endpoint",
+        )  # fmt: skip
         self.ratelimit_limit = gauge(
             "upstream_ratelimit_limit", "Pulls allowed per window, by upstream's word.",
             "upstream", "endpoint",
@@ -113,6 +118,7 @@ class Metrics:
             self.fills.labels(upstream, outcome)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
+            self.upstream_credential_failures.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
     def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:

@@ -2,10 +2,11 @@
 
 Credentials go only where they belong: to a token server on the registry's own host, on its
 registrable domain, or in `token_hosts`, and never over plain HTTP on behalf of an HTTPS registry.
+
+A token is asked for by GET first (distribution, spec/auth/token.md), which every token server of
+old knows, and by POST (spec/auth/oauth.md) where GET is refused, or for an identity token.
 """
 
-import asyncio
-import base64
 import ipaddress
 import logging
 import math
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
-from pathlib import Path
 
 import aiohttp
 from cachetools import LRUCache
@@ -25,6 +25,12 @@ from mirror.aio.tasks import Starter
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.sources.registry.challenge import Challenge, parse_challenges
+from mirror.sources.registry.credentials import (
+    Credential,
+    Unusable,
+    credentials_of,
+    log_unusable,
+)
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.reading import Senseless, read_json
@@ -39,6 +45,9 @@ _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its w
 _REMEMBERED = 4096  # tokens, one for each repository
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
 _LARGEST = 1 << 20  # bytes of a token server's answer
+_CLIENT_ID = "oci-mirror"
+# How token servers say that they do not know a method (Pulp: 400).
+_OTHER_METHOD = frozenset({400, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Authorizer:
         *,
         tasks: Starter,
         clock: Callable[[], float],
+        note_refused: Callable[[], None],
     ) -> None:
         self._config = config
         self._registry = URL(config.url)
@@ -66,6 +76,14 @@ class Authorizer:
         self._flights: SingleFlight[str, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
         self._basic: str | None = None
+        self._credentials = credentials_of(config, clock=clock)
+        self._version: object = None  # of the credentials that tokens were had with
+        self._posts = False  # the token server takes no GET
+        self._note_refused = note_refused  # counts
+
+    def credentials_version(self) -> object:
+        """Changes when the mirror's credentials have: what was refused may be granted now."""
+        return None if self._credentials is None else self._credentials.version()
 
     async def known(self, repository: str) -> str | None:
         """What has convinced, or what can be had without being challenged first.
@@ -73,6 +91,7 @@ class Authorizer:
         Raises:
             Denied, Unavailable: The token server says no, or nothing.
         """
+        self._forget_what_changed()
         if self._basic is not None:
             return self._basic
         token = self._tokens.get(repository)
@@ -95,31 +114,111 @@ class Authorizer:
             if token is not None and token.header == sent:
                 del self._tokens[repository]  # revoked, or our clocks differ
             return _other_than(sent, await self.known(repository))
-        if "basic" in challenges and self._config.username is not None:
-            self._basic = await self._credentials()
-            return _other_than(sent, self._basic)
+        if "basic" in challenges and self._credentials is not None:
+            return await self._answer_basic(sent)
         return None
+
+    async def _answer_basic(self, sent: str | None) -> str | None:
+        credential = await self._credential()
+        if credential is None or credential.is_identity_token:
+            return None  # a refresh token is no password
+        if credential.basic == sent:
+            self._refused()
+            credential = await self._credential() or credential
+        self._version = self.credentials_version()
+        self._basic = _other_than(sent, credential.basic)
+        return self._basic
+
+    async def watch(self) -> None:
+        """Notice that the credentials change; does not return."""
+        if self._credentials is not None:
+            await self._credentials.watch()
+
+    def _forget_what_changed(self) -> None:
+        """Tokens and passwords of other credentials than those of now."""
+        version = self.credentials_version()
+        if version != self._version:
+            self._version, self._basic = version, None
+            self._tokens.clear()
+
+    async def _credential(self) -> Credential | None:
+        if self._credentials is None:
+            return None
+        try:
+            credential = await self._credentials.get()
+        except Unusable as error:
+            self._note_refused()
+            log_unusable(self._config.url, error)
+            raise Denied(
+                ErrorCode.DENIED, "the mirror's credentials cannot be had; see its log"
+            ) from error
+        return credential
+
+    def _refused(self) -> None:
+        assert self._credentials is not None  # noqa: S101 - what was sent came from there
+        self._credentials.refused()
+        self._note_refused()
+        _logger.error(
+            "upstream refuses the mirror's credentials: renew what is in password_file,"
+            " or what credential_helper gives",
+            extra=fields(endpoint=self._config.url),
+        )
 
     async def _fetch(self, repository: str) -> str:
         return await self._flights.join(repository, lambda: self._fetch_token(repository))
 
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
-        realm = _token_url(self._bearer.parameters, repository)
-        headers = {}
-        if self._config.username is not None and self._may_have_credentials(realm):
-            headers["Authorization"] = await self._credentials()
-        asked_at = self._clock()
-        answer = await self._ask(realm, headers)
+        question = _Question(*_token_server(self._bearer.parameters), repository)
+        credential = None
+        if self._credentials is not None and self._may_have_credentials(question.realm):
+            credential = await self._credential()
+        version, asked_at = self.credentials_version(), self._clock()
+        try:
+            answer = await self._ask_as(question, credential)
+        except _Refused:
+            if credential is None:
+                raise
+            self._refused()
+            renewed = await self._credential()
+            if renewed == credential:
+                raise
+            version = self.credentials_version()
+            answer = await self._ask_as(question, renewed)
         token = _parse_token(answer)
         life = token.good_until * (1 - _MARGIN)
-        self._tokens[repository] = _Token(token.header, asked_at + life)
+        if version == self.credentials_version():
+            self._version = version
+            self._tokens[repository] = _Token(token.header, asked_at + life)
         return token.header
 
-    async def _ask(self, url: URL, headers: dict[str, str]) -> bytes:
+    async def _ask_as(self, question: "_Question", credential: Credential | None) -> bytes:
+        """Ask in the way that worked last, and in the other one where that is not known there."""
+        if credential is None:
+            return await self._ask("GET", question.url, {}, None)
+        if credential.is_identity_token:
+            return await self._ask("POST", question.realm, {}, question.form(credential))
+        try:
+            return await self._ask_with_password(question, credential)
+        except Unavailable as error:
+            if error.status_seen not in _OTHER_METHOD:
+                raise
+            self._posts = not self._posts
+            return await self._ask_with_password(question, credential)
+
+    async def _ask_with_password(self, question: "_Question", credential: Credential) -> bytes:
+        if self._posts:
+            return await self._ask("POST", question.realm, {}, question.form(credential))
+        return await self._ask("GET", question.url, {"Authorization": credential.basic}, None)
+
+    async def _ask(
+        self, method: str, url: URL, headers: dict[str, str], form: dict[str, str] | None
+    ) -> bytes:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                async with self._exchange.send("GET", url, headers, kind="token") as response:
+                async with self._exchange.send(
+                    method, url, headers, kind="token", form=form
+                ) as response:
                     return await _read_answer(self._exchange, response)
             except Unavailable as error:
                 # A server that said something is not asked again; a broken connection is.
@@ -136,13 +235,6 @@ class Authorizer:
             extra=fields(endpoint=self._config.url, token_host=realm.host),
         )
         return False
-
-    async def _credentials(self) -> str:
-        assert self._config.password_file is not None  # noqa: S101 - checked in mirror.config
-        # Read each time: a secret may be rotated while the mirror runs.
-        password = await asyncio.to_thread(_read_secret, self._config.password_file)
-        pair = f"{self._config.username}:{password}"
-        return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
 
 
 def is_trusted(realm: URL, *, registry: URL, token_hosts: Iterable[str]) -> bool:
@@ -169,24 +261,53 @@ def _suffixes() -> PublicSuffixList:
     return PublicSuffixList()
 
 
-def _token_url(parameters: dict[str, str], repository: str) -> URL:
-    """distribution, spec/auth/token.md: realm?service=…&scope=…; one repository, and only pull."""
-    query = {"scope": f"repository:{repository}:pull"}
-    if service := parameters.get("service"):
-        query["service"] = service
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a token server is asked: one repository, and only pull."""
+
+    realm: URL
+    service: str
+    repository: str
+
+    @property
+    def url(self) -> URL:
+        """For a GET (distribution, spec/auth/token.md)."""
+        return self.realm.update_query(self._wanted())
+
+    def form(self, credential: Credential) -> dict[str, str]:
+        """For a POST (distribution, spec/auth/oauth.md)."""
+        form = self._wanted() | {"client_id": _CLIENT_ID}
+        if credential.is_identity_token:
+            return form | {"grant_type": "refresh_token", "refresh_token": credential.secret}
+        user = {"username": credential.username, "password": credential.secret}
+        return form | user | {"grant_type": "password"}
+
+    def _wanted(self) -> dict[str, str]:
+        wanted = {"scope": f"repository:{self.repository}:pull"}
+        return wanted | {"service": self.service} if self.service else wanted
+
+
+def _token_server(parameters: dict[str, str]) -> tuple[URL, str]:
+    """Where a challenge sends us, and for which service."""
     try:
         realm = URL(parameters["realm"])
         realm.origin()  # yarl finds out what a port or a host is worth when it is asked
-        url = realm.update_query(query)
+        realm.update_query(scope="")
     except (KeyError, ValueError) as error:
         raise Senseless("upstream's challenge names no usable token server") from error
     if realm.scheme not in {"http", "https"} or not realm.host:
         raise Senseless("upstream's challenge names no usable token server")
-    return url
+    return realm, parameters.get("service", "")
+
+
+class _Refused(Denied):
+    """The token server does not take the credentials: 401, or OAuth2's words for it."""
 
 
 async def _read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> bytes:
-    if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    if response.status == HTTPStatus.UNAUTHORIZED:
+        raise _Refused(ErrorCode.DENIED, "the token server refuses the mirror's credentials")
+    if response.status == HTTPStatus.FORBIDDEN:
         raise Denied(ErrorCode.DENIED, "the token server refuses this repository")
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         raise rate_limited(response)
@@ -215,13 +336,6 @@ def _life(seconds: object) -> float:
     except (OverflowError, TypeError, ValueError):
         return _LIFE
     return min(life, _LONGEST_LIFE) if math.isfinite(life) and life > 0 else _LIFE
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip("\r\n")
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _other_than(sent: str | None, header: str | None) -> str | None:

@@ -68,7 +68,12 @@ class Endpoint:
         self._random = random
         self._metrics = metrics
         self._tasks = tasks
-        self._authorizer = Authorizer(config, exchange, tasks=tasks, clock=clock)
+        refused = metrics.upstream_credential_failures.labels(label.upstream, label.endpoint)
+        self._authorizer = Authorizer(
+            config, exchange, tasks=tasks, clock=clock, note_refused=refused.inc
+        )
+        if config.password_file is not None:
+            tasks.keep(self._authorizer.watch, name="credentials")
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
         # The last slot is not for bodies: a question must not wait until a layer is through.
@@ -83,6 +88,10 @@ class Endpoint:
     def name(self) -> str:
         """As metrics call it."""
         return self.label.endpoint
+
+    def credentials_version(self) -> object:
+        """Changes when the mirror's credentials here have."""
+        return self._authorizer.credentials_version()
 
     def may_ask(self) -> bool:
         """Whether a request is worth sending now."""

@@ -93,14 +93,22 @@ class Exchange:
 
     @asynccontextmanager
     async def send(
-        self, method: str, url: URL, headers: dict[str, str], *, kind: str
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        *,
+        kind: str,
+        form: dict[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield the final response, whatever its status.
+
+        `form` is the body of a POST; it holds secrets, and follows no redirect.
 
         Raises:
             Unavailable: No (sensible) response.
         """
-        response = await self._follow(method, url, headers, kind)
+        response = await self._follow(method, url, headers, kind, form)
         try:
             yield response
         finally:
@@ -177,19 +185,24 @@ class Exchange:
         self._bytes.inc(size)
 
     async def _follow(
-        self, method: str, url: URL, headers: dict[str, str], kind: str
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        kind: str,
+        form: dict[str, str] | None,
     ) -> aiohttp.ClientResponse:
         status = 0
         for _ in range(_MOST_REDIRECTS + 1):
             try:
                 with _sending(url):
-                    response = await self._send_once(method, url, headers, kind)
+                    response = await self._send_once(method, url, headers, kind, form)
             except Unavailable as error:
                 error.status_seen = status or None  # the registry is there, if its storage is not
                 raise
             status = response.status
             location = response.headers.get("Location")
-            if status not in _REDIRECTS or not location:
+            if status not in _REDIRECTS or not location or form is not None:
                 return response
             try:
                 await self.drain(response)
@@ -221,14 +234,19 @@ class Exchange:
         return target
 
     async def _send_once(
-        self, method: str, url: URL, headers: dict[str, str], kind: str
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        kind: str,
+        form: dict[str, str] | None,
     ) -> aiohttp.ClientResponse:
         session = self._session_for(url)
 
         async def send(trip: Trip) -> aiohttp.ClientResponse:
             return await session.request(
                 method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
-                ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip,
+                ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=form,
             )  # fmt: skip
 
         began = time.monotonic()
@@ -237,7 +255,12 @@ class Exchange:
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
             async with asyncio.timeout(self.answer_timeout):
-                response = await over_a_living_one(send, session, url, patience=patience)
+                # Only what may be repeated is (RFC 9110, 9.2.2): not a form.
+                response = await (
+                    send(Trip())
+                    if form
+                    else over_a_living_one(send, session, url, patience=patience)
+                )
             status = str(response.status)
             self._note_peer(response)
             self._metrics.upstream_seconds.labels(

@@ -40,6 +40,10 @@ class Registry:
         """Whether an endpoint that may say what tags mean is thought to work."""
         return any(endpoint.health.is_up for endpoint in self._tag_endpoints)
 
+    def credentials_version(self) -> tuple[object, ...]:
+        """Changes when the mirror's credentials have: what was denied may be granted now."""
+        return tuple(endpoint.credentials_version() for endpoint in self.endpoints)
+
     def blobs(self, scope: Scope) -> RegistryBlobs:
         """The blobs of a repository, as a source of bytes; equal where registry and scope are."""
         return RegistryBlobs(self.name, scope, tuple(self.endpoints), self._distrust)

@@ -77,7 +77,7 @@ class Upstream:
 @pytest.fixture
 async def grants(clock: FakeClock) -> AsyncIterator[Grants]:
     async with owned_tasks() as tasks:
-        yield Grants(SingleFlight(tasks), clock=clock, monotonic=clock.monotonic)
+        yield Grants(SingleFlight(tasks), longest=600, clock=clock, monotonic=clock.monotonic)
 
 
 async def test_upstream_is_asked_once_for_each_client_and_repository(
@@ -173,4 +173,18 @@ async def test_who_is_told_that_it_is_missing_has_not_been_let_in(grants: Grants
     for _ in range(2):
         with pytest.raises(Missing):
             await grants.require(Scope(APP, "Bearer anna"), "tags", upstream.probe)
+    assert upstream.asked == 2
+
+
+async def test_no_grant_outlives_access_for_whatever_the_token_says(
+    clock: FakeClock, grants: Grants
+) -> None:
+    upstream = Upstream()
+    scope = Scope(APP, jwt({"exp": NOW + 3000, "iat": NOW}))
+    await grants.require(scope, "tags", upstream.probe)
+    clock.advance(599)
+    await grants.require(scope, "tags", upstream.probe)
+    assert upstream.asked == 1
+    clock.advance(2)
+    await grants.require(scope, "tags", upstream.probe)
     assert upstream.asked == 2

@@ -141,12 +141,34 @@ def test_what_is_missing_is_missing_for_its_kind_repository_and_client(
         pass  # what one client may not see, another may
 
 
-@pytest.mark.parametrize("error", [Unavailable("down"), Denied(ErrorCode.DENIED, "no")])
-def test_an_outage_and_a_denial_are_not_remembered(clock: FakeClock, error: Exception) -> None:
+def test_an_outage_is_not_remembered(clock: FakeClock) -> None:
     kept = memory(clock)
-    with pytest.raises(type(error)):
-        ask(kept, error=error)
+    with pytest.raises(Unavailable):
+        ask(kept, error=Unavailable("down"))
     ask(kept)
+
+
+def test_a_denial_of_the_mirror_is_remembered_until_its_credentials_change(
+    clock: FakeClock,
+) -> None:
+    version = "old"
+    kept = Memory(10_000, missing_for=10, clock=clock.monotonic, credentials=lambda _: version)
+    what = f"manifest {DIGEST}"
+    with pytest.raises(Denied), kept.remembering_missing(Scope(ALPINE), what):
+        raise Denied(ErrorCode.DENIED, "no")
+    with pytest.raises(Denied), kept.remembering_missing(Scope(ALPINE), what):
+        pytest.fail("upstream is asked again")
+    version = "new"
+    with kept.remembering_missing(Scope(ALPINE), what):
+        pass
+
+
+def test_a_denial_of_one_client_is_not_remembered(clock: FakeClock) -> None:
+    kept, scope = memory(clock), Scope(ALPINE, "Bearer anna")
+    with pytest.raises(Denied), kept.remembering_missing(scope, "tag"):
+        raise Denied(ErrorCode.DENIED, "no")
+    with kept.remembering_missing(scope, "tag"):
+        pass
 
 
 @pytest.mark.parametrize(

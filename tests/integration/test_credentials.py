@@ -1,0 +1,177 @@
+"""How the mirror convinces token servers: by GET, by OAuth2's POST, and with a helper's word."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+from aiohttp import web
+
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import Denied
+from mirror.oci.reference import Repository
+from mirror.sources.registry.endpoint import Scope
+from tests.conftest import StartMirror
+from tests.integration.test_upstream_auth import registry_at
+from tests.support.auth import BasicAuth, BearerAuth
+from tests.support.clock import FakeClock
+from tests.support.mirror import upstream_at
+from tests.support.upstream import ScriptedRegistry
+
+LAYER = b"layer"
+BLOB = digest_of(LAYER)
+APP = Scope(Repository("hub", "team/app"))
+
+
+@asynccontextmanager
+async def oauth_registry(asked: list[Mapping[str, str]], get: int) -> AsyncIterator[str]:
+    """A registry whose token server answers `get` to GET, and takes OAuth2's POST."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path == "/token":
+            if request.method == "GET":
+                return web.Response(status=get)
+            form = dict(parse_qsl(await request.text()))
+            asked.append(form)
+            is_known = "secret" in {form.get("password"), form.get("refresh_token")}
+            if not is_known:
+                return web.Response(status=401)
+            return web.Response(body=json.dumps({"access_token": "good"}))
+        if request.headers.get("Authorization") == "Bearer good":
+            return web.Response(body=LAYER)
+        challenge = f'Bearer realm="http://{request.host}/token",service="a:b"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> Path:
+    file = tmp_path / "password"
+    file.write_text("secret\n", encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+async def test_a_token_server_that_takes_post_only_is_sent_the_password_by_post(
+    clock: FakeClock, password: Path, status: int
+) -> None:
+    asked: list[Mapping[str, str]] = []
+    async with (
+        oauth_registry(asked, status) as url,
+        registry_at(url, clock, username="joe", password_file=str(password)) as registry,
+    ):
+        assert await registry.head_blob(APP, BLOB) == len(LAYER)
+    [form] = asked
+    assert form == {
+        "grant_type": "password",
+        "username": "joe",
+        "password": "secret",
+        "client_id": "oci-mirror",
+        "service": "a:b",
+        "scope": "repository:team/app:pull",
+    }
+
+
+async def test_an_identity_token_of_docker_login_is_exchanged_by_post(
+    clock: FakeClock, password: Path
+) -> None:
+    asked: list[Mapping[str, str]] = []
+    async with (
+        oauth_registry(asked, 200) as url,
+        registry_at(url, clock, username="<token>", password_file=str(password)) as registry,
+    ):
+        assert await registry.head_blob(APP, BLOB) == len(LAYER)
+    [form] = asked
+    assert (form["grant_type"], form["refresh_token"]) == ("refresh_token", "secret")
+
+
+async def test_an_identity_token_is_never_sent_as_a_password(
+    upstream: ScriptedRegistry, clock: FakeClock, password: Path
+) -> None:
+    upstream.auth = BasicAuth(users={"<token>": "secret"})
+    async with registry_at(
+        upstream.url, clock, username="<token>", password_file=str(password)
+    ) as registry:
+        with pytest.raises(Denied):
+            await registry.head_blob(APP, BLOB)
+    assert not [asked for asked in upstream.requests if "Authorization" in asked.headers]
+
+
+def _helper(directory: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = directory / "docker-credential-test"
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(directory), prepend=":")
+
+
+@pytest.mark.parametrize("user", ["AWS", "_json_key", "oauth2accesstoken"])
+async def test_a_credential_helper_as_of_ecr_and_gcr_is_asked_once_and_again_when_refused(
+    upstream: ScriptedRegistry,
+    clock: FakeClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    user: str,
+) -> None:
+    log, secret = tmp_path / "log", tmp_path / "now"
+    secret.write_text("one", encoding="utf-8")
+    answer = f'{{"Username": "{user}", "Secret": "' + "'$(cat " + f"{secret}" + ")'" + '"}'
+    _helper(tmp_path, f"cat >> {log}\necho '{answer}'", monkeypatch)
+    upstream.add_blob(LAYER, "team/app")
+    upstream.auth = BasicAuth(users={user: "one"})
+    async with registry_at(upstream.url, clock, credential_helper="test") as registry:
+        for _ in range(2):
+            assert await registry.head_blob(APP, BLOB) == len(LAYER)
+        secret.write_text("two", encoding="utf-8")
+        upstream.auth = BasicAuth(users={user: "two"})
+        assert await registry.head_blob(APP, BLOB) == len(LAYER)
+    assert log.read_text(encoding="utf-8").split() == [upstream.host] * 2
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '{}'"])
+async def test_a_credential_helper_in_trouble_is_a_denial_and_no_outage(
+    upstream: ScriptedRegistry,
+    clock: FakeClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+) -> None:
+    _helper(tmp_path, script, monkeypatch)
+    upstream.auth = BearerAuth(realm=f"{upstream.url}/token")
+    async with registry_at(upstream.url, clock, credential_helper="test") as registry:
+        with pytest.raises(Denied):
+            await registry.head_blob(APP, BLOB)
+        assert registry.is_up
+
+
+async def test_a_wrong_password_is_denied_counted_and_never_a_404(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, password: Path
+) -> None:
+    upstream.auth = BearerAuth(realm=f"{upstream.url}/token", users={"joe": "other"})
+    settings = upstream_at(upstream.url, username="joe", password_file=str(password))
+    mirror = await start_mirror({"docker.io": settings})
+    for _ in range(3):
+        answer = await mirror.client.get("/v2/team/app/manifests/1", headers={})
+        assert answer.status == 403
+    assert await mirror.metric("mirror_upstream_credential_failures_total") == 1
+    assert len(upstream.asked("token")) == 1
+
+
+async def test_one_pull_of_a_private_image_of_docker_hub_asks_once_for_each_thing(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    upstream.auth = BearerAuth(realm=f"{upstream.url}/token", private={"team/app": {"joe"}})
+    mirror = await start_mirror()
+    for _ in range(9):
+        for target in ("manifests/1", f"blobs/{BLOB}"):
+            assert (await mirror.client.get(f"/v2/team/app/{target}")).status == 403
+    assert len(upstream.asked("tag")) <= 2
+    assert len(upstream.asked("blob")) <= 2
