@@ -21,7 +21,7 @@ from mirror.oci.errors import (
     RangeNotSatisfiable,
     RegistryError,
 )
-from mirror.oci.request import parse_target
+from mirror.oci.request import origin_form, parse_target
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
 from mirror.telemetry.traffic import Result, Sort, Traffic
@@ -84,7 +84,10 @@ class Frontend:
                 return errors.unauthorized()
         if request.method not in _METHODS:
             return errors.unsupported()
-        target = parse_target(request.raw_path)
+        raw = request.raw_path
+        if not raw.startswith("/"):
+            raw = origin_form(raw, request.headers.get("Host"))
+        target = parse_target(raw)
         response = await self._handlers.answer(request, target, facts)
         # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.
         if type(response) is web.Response and request.method == "GET":
