@@ -97,6 +97,8 @@ class Server(Section):
     listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
+    request_timeout: Timeout = 30.0
+    keep_alive_timeout: Timeout = 120.0
     send_timeout: Timeout = 120.0
     drain_timeout: Duration = 30.0
     tls_certificate_file: ReadableFile | None = None

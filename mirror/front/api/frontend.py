@@ -7,6 +7,7 @@ import itertools
 import logging
 import secrets
 import time
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -70,6 +71,12 @@ class Frontend:
         facts = Facts(error="not a request that can be read (RFC 9112)")
         self._tell("malformed", request, facts, status, 0.0)
         return errors.malformed(status)
+
+    def note_refused(self, peer: object, why: str) -> None:
+        """A connection is let go before there was a request: it counts as one that timed out."""
+        self._traffic.count(Sort("", None, "other", HTTPStatus.REQUEST_TIMEOUT, None), 0.0, 0)
+        client = peer[0] if isinstance(peer, tuple) else "-"
+        tell(_logger, "no request", {"client": client, "error": why})
 
     def confess(self, error: BaseException) -> web.Response:
         """Answer a request whose answer could not be sent as it was."""
