@@ -13,11 +13,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mirror.config.sections import Config, Endpoint, Fill, Log, Server, Store, Tags, Upstream
+from mirror.config.sections import (
+    DOCKER_HUB,
+    Config,
+    Endpoint,
+    Fill,
+    Log,
+    Server,
+    Store,
+    Tags,
+    Upstream,
+)
 from mirror.config.wording import explain
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "DOCKER_HUB",
     "Config",
     "ConfigError",
     "Endpoint",

@@ -35,6 +35,9 @@ from mirror.config.units import (
     parse_size,
 )
 
+DOCKER_HUB = "docker.io"
+"""Docker Hub's name in image names."""
+
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _SMALLEST_SEGMENT = 64 * 2**10
 _MOST_WORKERS = 4  # by itself: they saturate 40 Gbit/s, and each has memory of its own
@@ -94,6 +97,8 @@ class Server(Section):
     listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
+    request_timeout: Timeout = 30.0
+    keep_alive_timeout: Timeout = 120.0
     send_timeout: Timeout = 120.0
     drain_timeout: Duration = 30.0
     tls_certificate_file: ReadableFile | None = None
@@ -245,7 +250,7 @@ class Upstream(Section):
 
 def _docker_hub() -> dict[str, Upstream]:
     return {
-        "docker.io": Upstream(
+        DOCKER_HUB: Upstream(
             default=True,
             aliases=("index.docker.io", "registry-1.docker.io"),
             endpoints=(Endpoint(url="https://registry-1.docker.io"),),
@@ -267,6 +272,28 @@ class Config(Section):
     def memory_share(self) -> int:
         """What of `store.memory_cache` each process may use, in bytes: each worker, and our own."""
         return self.store.memory_cache // (self.server.worker_count + 1)
+
+    @field_validator("upstream", mode="before")
+    @classmethod
+    def _docker_hub_has_its_defaults(cls, upstreams: object) -> object:
+        """What `config/mirror.toml` calls its defaults are that also where its table is written."""
+        if not isinstance(upstreams, dict):
+            return upstreams
+        tables = {name: it for name, it in upstreams.items() if isinstance(it, dict)}
+        defaults = _docker_hub()[DOCKER_HUB].model_dump(mode="python", exclude_none=True)
+        claimed = {str(name).strip().lower() for name in tables} | {
+            str(alias).lower()
+            for table in tables.values()
+            if isinstance(table.get("aliases"), list | tuple)
+            for alias in table["aliases"]
+        }
+        defaults["aliases"] = tuple(it for it in defaults["aliases"] if it not in claimed)
+        defaults["default"] = not any(table.get("default") is True for table in tables.values())
+        return upstreams | {
+            name: defaults | table
+            for name, table in tables.items()
+            if str(name).strip().lower() == DOCKER_HUB
+        }
 
     @field_validator("upstream", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ segment is never a repository name (frameworks decode and normalise before anyon
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
@@ -18,7 +19,16 @@ from mirror.oci.reference import Reference, parse_reference, parse_repository
 
 _PAGE_LENGTH = re.compile(r"[0-9]{1,9}")
 
-_REMEMBERED = 4096  # targets
+_MOST_PARAMETERS = 32
+_LONGEST_QUERY = 4096  # characters; registries' own marks in a `Link` take up to two thousand
+
+# Clients ask for the same things again and again. Some 2 KiB each: 8 MiB in each process.
+_REMEMBERED = 4096
+_LONGEST_REMEMBERED = 512
+_MOST_REMEMBERED_PARAMETERS = 4
+
+_ABSOLUTE = re.compile(r"https?://(?P<authority>[^/?#@]+)(?=/)", re.ASCII | re.IGNORECASE)
+_PORT = re.compile(r"[a-z0-9]+(?:[.-]+[a-z0-9]+)*:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,6 @@ class Target:
     ns: str | None
 
 
-@lru_cache(maxsize=_REMEMBERED)  # clients ask for the same things again and again
 def parse_target(raw: str) -> Target:
     """Read a request target such as `/v2/library/alpine/manifests/3.20?ns=docker.io`.
 
@@ -97,14 +106,52 @@ def parse_target(raw: str) -> Target:
         RegistryError: `NAME_INVALID`, `DIGEST_INVALID`, `MANIFEST_UNKNOWN`,
             `PAGINATION_NUMBER_INVALID`, or `NAME_UNKNOWN` for a path that is none of the spec's.
     """
+    if len(raw) <= _LONGEST_REMEMBERED and raw.count("&") < _MOST_REMEMBERED_PARAMETERS:
+        return _remember_target(raw)
+    return _parse_target(raw)
+
+
+def origin_form(raw: str, host: str | None) -> str:
+    """A request target as it is parsed: without the address that proxies are shown (RFC 9112, 3.2).
+
+    Raises:
+        RegistryError: `NAME_UNKNOWN`: the address is not the one that the `Host` field (None:
+            there is none) names. That is a request to a proxy, or one that two servers read
+            differently.
+    """
+    match = _ABSOLUTE.match(raw)
+    if match is None:
+        return raw
+    if host is not None and match["authority"].lower() != host.strip().lower():
+        raise RegistryError(
+            ErrorCode.NAME_UNKNOWN, "the request's target and its Host header name different hosts"
+        )
+    return raw[match.end() :]
+
+
+def _parse_target(raw: str) -> Target:
     if not raw.isascii():
         raise RegistryError(ErrorCode.NAME_INVALID, "a request target is ASCII (RFC 9112, 3.2)")
     path, _, query = raw.partition("?")
-    parameters = dict(parse_qsl(query)) if query else {}
+    parameters = _parse_query(query) if query else {}
+    if "%" in path:  # Some clients escape the colon of a digest; nothing else needs it.
+        path = path.replace("%3A", ":").replace("%3a", ":")
     return Target(_parse_path(path, parameters), _namespace(parameters.get("ns")))
 
 
-def _parse_path(path: str, parameters: dict[str, str]) -> Request:
+_remember_target = lru_cache(maxsize=_REMEMBERED)(_parse_target)
+
+
+def _parse_query(query: str) -> Mapping[str, str]:
+    if len(query) > _LONGEST_QUERY or query.count("&") >= _MOST_PARAMETERS:
+        raise RegistryError(
+            ErrorCode.NAME_INVALID,
+            f"a query of more than {_MOST_PARAMETERS} parameters or {_LONGEST_QUERY} characters",
+        )
+    return dict(parse_qsl(query))
+
+
+def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
     if path in {"/v2/", "/v2"}:
         return Ping()
     if path == "/v2/_catalog":
@@ -114,7 +161,7 @@ def _parse_path(path: str, parameters: dict[str, str]) -> Request:
     name, _, noun = head.rpartition("/")
     if not path.startswith("/v2/") or noun not in {"manifests", "blobs", "tags", "referrers"}:
         raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
-    repository = parse_repository(name.removeprefix("/v2/"))
+    repository = _parse_name(name.removeprefix("/v2/"))
     if noun == "manifests":
         return ManifestRequest(repository, parse_reference(last))
     if noun == "blobs":
@@ -126,7 +173,16 @@ def _parse_path(path: str, parameters: dict[str, str]) -> Request:
     return TagsRequest(repository, _page(parameters))
 
 
-def _page(parameters: dict[str, str]) -> Page:
+def _parse_name(text: str) -> str:
+    """A repository's name, perhaps behind its registry's, as in `registry.local:5000/org/app`."""
+    first, _, rest = text.partition("/")
+    if rest and _PORT.fullmatch(first):
+        parse_repository(rest)
+        return text
+    return parse_repository(text)
+
+
+def _page(parameters: Mapping[str, str]) -> Page:
     n = parameters.get("n")
     if n is not None and _PAGE_LENGTH.fullmatch(n) is None:
         raise RegistryError(ErrorCode.PAGINATION_NUMBER_INVALID, "n is not a number of entries")

@@ -1,17 +1,19 @@
 """Which upstream a request means. Lookup only: nothing that a client writes is ever dialled.
 
 `?ns=` first (spec, "Registry Proxying"), else a first path component that is a configured
-namespace, else the `Host` header, else the default.
+namespace, else the `Host` header, else the default. A first component that `ns` names too is taken
+off: clients whose configuration has a path prefix send both (containerd's `override_path`).
+
+What looks like a registry (as in image names: a dot, a colon, or "localhost") and is not configured
+is never looked for under the default: a private name would be shown to a stranger.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mirror.config import Config
+from mirror.config import DOCKER_HUB, Config
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Repository
-
-DOCKER_HUB = "docker.io"
 
 _REMEMBERED = 4096  # routes
 _LONGEST_HOST = 255 + len(":65535")
@@ -62,7 +64,7 @@ class Router:
 
     def _route(self, name: str, ns: str | None, host: str) -> Route:
         namespace, name = self._find(name, ns, host)
-        if namespace is None:
+        if namespace is None or ":" in name:  # a registry's port; no repository has one
             raise RegistryError(
                 ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
             )
@@ -71,11 +73,21 @@ class Router:
         return Route(Repository(namespace, name), self._access[namespace])
 
     def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:
-        if ns is not None:
-            return self._names.get(ns), name
         first, _, rest = name.partition("/")
-        if rest and first in self._names:
-            return self._names[first], rest
+        named = self._names.get(first) if rest else None
+        if ns is not None:
+            meant = self._names.get(ns)
+            return (meant, rest) if named is not None and named == meant else (meant, name)
+        if named is not None:
+            return named, rest
         host = host.lower()
         bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        return self._hosts.get(host) or self._hosts.get(bare, self._default), name
+        meant = self._hosts.get(host) or self._hosts.get(bare)
+        if meant is None and not (rest and _is_registry(first)):
+            meant = self._default
+        return meant, name
+
+
+def _is_registry(component: str) -> bool:
+    """Whether the first component of an image's name is a registry (distribution's reference)."""
+    return "." in component or ":" in component or component == "localhost"

@@ -25,7 +25,12 @@ SHA512 = digest_of(b"x", "sha512")
         ("/v2/-a/manifests/1", 400, "NAME_INVALID"),
         ("/v2/a___b/manifests/1", 400, "NAME_INVALID"),
         ("/v2//manifests/1", 400, "NAME_INVALID"),
-        ("/v2/a:5000/b/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/a:5000/b/manifests/1", 404, "NAME_UNKNOWN"),
+        ("/v2/a:b/c/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/a/b:5000/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/a:5000/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/a/tags/list?" + "&".join(f"k{n}=1" for n in range(33)), 400, "NAME_INVALID"),
+        ("/v2/a/manifests/1?x=" + "y" * 4096, 400, "NAME_INVALID"),
         (f"/v2/{'a' * 256}/manifests/1", 400, "NAME_INVALID"),
         ("/v2/a/manifests/.tag", 404, "MANIFEST_UNKNOWN"),
         ("/v2/a/manifests/", 404, "MANIFEST_UNKNOWN"),
@@ -71,6 +76,8 @@ async def test_what_cannot_be_meant_is_refused_before_anyone_is_asked(
         f"/v2/{'a' * 200}/b/manifests/{'t' * 128}",
         f"/v2/a/blobs/{SHA512}",
         f"/v2/a/manifests/{SHA512}",
+        f"/v2/a/blobs/{DIGEST.replace(':', '%3A')}",
+        f"/v2/a/manifests/{DIGEST.replace(':', '%3a')}",
     ],
 )
 async def test_what_is_unusual_but_right_reaches_upstream(
@@ -118,6 +125,20 @@ async def test_the_mirror_is_no_proxy(
     answer = await raw_request(host, int(port), request.encode())
     assert answer.startswith(b"HTTP/1.1 404")
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize("host", ["mirror.example:5000", "MIRROR.example:5000"])
+async def test_a_target_in_the_form_that_proxies_are_sent_is_read_like_any_other(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, host: str
+) -> None:
+    app = upstream.add(image(random_layer(10, seed=1)), "library/a", "1")
+    mirror = await start_mirror()
+    address, _, port = mirror.host.partition(":")
+    target = "http://mirror.example:5000/v2/a/manifests/1"
+    request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    answer = await raw_request(address, int(port), request.encode())
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(app.manifest)
 
 
 async def test_a_body_that_comes_with_a_get_is_nobodys_business(

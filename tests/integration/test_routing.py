@@ -97,8 +97,31 @@ async def test_this_means_quay(
 
 
 @pytest.mark.parametrize(
+    ("target", "ns"),
+    [
+        # containerd: [host."http://M/v2/docker.io"] with override_path; regctl's pathPrefix
+        ("/v2/docker.io/library/app/manifests/1?ns=docker.io", "docker.io"),
+        ("/v2/docker.io/app/manifests/1?ns=registry-1.docker.io", "registry-1.docker.io"),
+        ("/v2/index.docker.io/app/manifests/1?ns=docker.io", "docker.io"),
+    ],
+)
+async def test_containerds_ns_and_a_path_prefix_may_name_the_same_registry(
+    upstream: ScriptedRegistry, mirror: InnerMirror, target: str, ns: str
+) -> None:
+    answer = await mirror.client.get(target)
+    assert [asked.repository for asked in upstream.requests] == ["library/app"]
+    assert (answer.status, answer.headers["OCI-Namespace"]) == (200, ns)
+
+
+@pytest.mark.parametrize(
     "target",
     [
+        "/v2/ghcr.io/org/app/manifests/1",  # docker pull mirror:5000/ghcr.io/org/app
+        "/v2/localhost/app/manifests/1",
+        "/v2/registry.local:5000/org/app/manifests/1",
+        "/v2/registry.local%3A5000/org/app/tags/list",
+        "/v2/host:5000/app/manifests/1",
+        "/v2/host:5000/app/manifests/1?ns=docker.io",
         "/v2/app/manifests/1?ns=evil.example",
         "/v2/app/manifests/1?ns=127.0.0.1:9",
         "/v2/docker.io/app/manifests/1?ns=evil.example",

@@ -5,7 +5,7 @@ What cannot be had is told so that *this* client turns to the origin at once :
     client                    unavailable        rate-limited
     docker (graph drivers)    404                404   it retries a 5xx for 50 seconds
     containerd, BuildKit      502, 504 (slow)    404   it repeats a 429 five times at once
-    podman, skopeo, CRI-O     502, 504           404   it sleeps on a 429
+    podman, Buildah, skopeo   502, 504           404   it sleeps on a 429 (CRI-O too)
     anything else             502, 504           429 with Retry-After
 """
 
@@ -24,7 +24,10 @@ from mirror.oci.errors import (
 )
 
 _FALLS_BACK_ON_404_ONLY = ("docker/",)
-_FALLS_BACK = ("docker/", "containerd/", "buildkit/", "containers/", "cri-o/", "podman/", "skopeo/")
+_FALLS_BACK = (
+    "docker/", "containerd/", "buildkit/",
+    "containers/", "cri-o/", "podman/", "buildah/", "skopeo/",
+)  # fmt: skip
 
 
 def render(

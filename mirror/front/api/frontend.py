@@ -7,6 +7,7 @@ import itertools
 import logging
 import secrets
 import time
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -21,7 +22,7 @@ from mirror.oci.errors import (
     RangeNotSatisfiable,
     RegistryError,
 )
-from mirror.oci.request import parse_target
+from mirror.oci.request import origin_form, parse_target
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
 from mirror.telemetry.traffic import Result, Sort, Traffic
@@ -71,6 +72,12 @@ class Frontend:
         self._tell("malformed", request, facts, status, 0.0)
         return errors.malformed(status)
 
+    def note_refused(self, peer: object, why: str) -> None:
+        """A connection is let go before there was a request: it counts as one that timed out."""
+        self._traffic.count(Sort("", None, "other", HTTPStatus.REQUEST_TIMEOUT, None), 0.0, 0)
+        client = peer[0] if isinstance(peer, tuple) else "-"
+        tell(_logger, "no request", {"client": client, "error": why})
+
     def confess(self, error: BaseException) -> web.Response:
         """Answer a request whose answer could not be sent as it was."""
         self._faults.note("request", error)
@@ -84,7 +91,10 @@ class Frontend:
                 return errors.unauthorized()
         if request.method not in _METHODS:
             return errors.unsupported()
-        target = parse_target(request.raw_path)
+        raw = request.raw_path
+        if not raw.startswith("/"):
+            raw = origin_form(raw, request.headers.get("Host"))
+        target = parse_target(raw)
         response = await self._handlers.answer(request, target, facts)
         # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.
         if type(response) is web.Response and request.method == "GET":

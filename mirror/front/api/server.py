@@ -1,21 +1,43 @@
-"""aiohttp's server, but for what it makes of requests that are none.
+"""aiohttp's server, but for what it makes of requests that are none, and of clients that wait.
 
 Its own way is to log a traceback with the line that it could not read, a password perhaps, and to
-send that back too.
+send that back too. It waits an hour for a request, and takes a client that has nothing more to send
+for one that has left.
 """
+
+import asyncio
+import socket
+import struct
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.front.api.frontend import Frontend
 
+_LONGEST_FIELD = 18 * 2**10  # bytes: tokens of 16 KiB, with their name and scheme
+_LONGEST_HEAD = 64 * 2**10  # bytes: all fields of a request
+_LINGERING = 2.0  # seconds for which the rest of a body that nobody wants is read
+_HALF_CLOSED = 3.0  # seconds in which a client that sends nothing more must take something
+_BYTES_ACKED = 120  # where tcpi_bytes_acked is in a tcp_info (linux/tcp.h)
+
 
 class Server(web.Server):
     """Hands requests to the frontend, and tells it of what could not be read as one."""
 
-    def __init__(self, frontend: Frontend) -> None:
-        super().__init__(frontend, handler_cancellation=True, access_log=None)
+    def __init__(
+        self, frontend: Frontend, *, request_timeout: float, keep_alive_timeout: float
+    ) -> None:
+        super().__init__(
+            frontend,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=keep_alive_timeout,
+            lingering_time=_LINGERING,
+            max_field_size=_LONGEST_FIELD,
+        )
         self._frontend = frontend
+        self.request_timeout = request_timeout
 
     def __call__(self) -> web.RequestHandler:
         """What answers on one connection."""
@@ -23,11 +45,74 @@ class Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_frontend",)
+    __slots__ = ("_deadline", "_frontend", "_half_closed", "_request_timeout", "_taken", "_unread")
 
     def __init__(self, frontend: Frontend, server: Server, **settings: object) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]  # the library's own, as it passes them
         self._frontend = frontend
+        self._request_timeout = server.request_timeout
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unread = 0  # bytes since the last request was whole
+        self._half_closed = False
+        self._taken = -1  # bytes that the client's system had, when that was last looked at
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The first request has a deadline of its own: who connects has something to ask."""
+        super().connection_made(transport)
+        self._deadline = self._loop.call_later(self._request_timeout, self._expect_a_request)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nobody is there any more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request's fields are counted, up to where it is whole."""
+        count = self._request_count
+        super().data_received(data)
+        if self._request_count != count or self._waiter is None:  # or it is a body's
+            self._unread = 0
+            return
+        self._unread += len(data)
+        if self._unread > _LONGEST_HEAD and not self._force_close:
+            self._frontend.note_refused(self.peername, "its header fields are too long")
+            self.force_close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # the library's says None: hang up
+        """The client has nothing more to send: what it has asked for is answered all the same.
+
+        It may as well have left; that shows when it takes nothing.
+        """
+        is_idle = self._waiter is not None and not self._waiter.done()
+        if (
+            is_idle or not self._request_count or self.ssl_context is not None
+        ):  # a half of TLS's cannot be closed
+            return False
+        self._half_closed = True
+        self._watch_taking()
+        return True
+
+    async def _handle_request(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
+        answered = await super()._handle_request(*arguments)
+        if self._half_closed and not self._messages:
+            self._close = True
+        return answered
+
+    def _expect_a_request(self) -> None:
+        if not self._request_count and not self._force_close:
+            self._frontend.note_refused(self.peername, "it has sent no request in time")
+            self.force_close()
+
+    def _watch_taking(self) -> None:
+        if self.transport is None:
+            return
+        taken = _acknowledged(self.transport.get_extra_info("socket"))
+        if taken == self._taken:
+            self.transport.abort()
+            return
+        self._taken = taken
+        self._deadline = self._loop.call_later(_HALF_CLOSED, self._watch_taking)
 
     def handle_error(
         self,
@@ -46,3 +131,10 @@ class _Connection(web.RequestHandler):
             response = self._frontend.confess(exc)
         response.force_close()
         return response
+
+
+def _acknowledged(connection: socket.socket) -> int:
+    """The bytes that the system at the other end has taken."""
+    size = _BYTES_ACKED + 8
+    information = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+    return int(struct.unpack_from("=Q", information, _BYTES_ACKED)[0])

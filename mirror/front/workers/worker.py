@@ -88,7 +88,12 @@ class Worker:
         )
         handlers = Handlers(front, cached, Router(config))
         frontend = Frontend(handlers, access, self._traffic, self._faults)
-        self._runner = web.ServerRunner(Server(frontend), shutdown_timeout=server.drain_timeout)
+        made = Server(
+            frontend,
+            request_timeout=server.request_timeout,
+            keep_alive_timeout=server.keep_alive_timeout,
+        )
+        self._runner = web.ServerRunner(made, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
 
     def connect(self, connection: socket.socket) -> None:

@@ -65,6 +65,34 @@ def test_each_default_is_the_documented_one() -> None:
     assert (hub.max_connections, hub.max_bandwidth) == (None, None)
 
 
+@pytest.mark.parametrize("name", ["docker.io", "Docker.IO"])
+def test_docker_hubs_table_may_hold_nothing_but_what_differs(name: str) -> None:
+    url = "https://hub.mirror.test"
+    [hub] = parse({"upstream": {name: {"endpoints": [{"url": url}]}}}).upstream.values()
+    assert hub.default
+    assert hub.aliases == ("index.docker.io", "registry-1.docker.io")
+    assert [endpoint.url for endpoint in hub.endpoints] == [url]
+    [hub] = parse({"upstream": {name: {"access": "client"}}}).upstream.values()
+    assert [endpoint.url for endpoint in hub.endpoints] == ["https://registry-1.docker.io"]
+
+
+def test_docker_hubs_defaults_give_way_to_what_is_written() -> None:
+    hub = {"endpoints": [{"url": "https://hub.test"}], "default": False, "aliases": []}
+    config = parse({"upstream": {"docker.io": hub}})
+    assert (config.upstream["docker.io"].default, config.upstream["docker.io"].aliases) == (
+        False,
+        (),
+    )
+    others = {"ghcr.io": GHCR | {"default": True}, "registry-1.docker.io": GHCR, "docker.io": {}}
+    config = parse({"upstream": others})
+    assert not config.upstream["docker.io"].default
+    assert config.upstream["docker.io"].aliases == ("index.docker.io",)
+
+
+def test_without_docker_hubs_table_others_stand_alone() -> None:
+    assert [*parse({"upstream": {"ghcr.io": GHCR}}).upstream] == ["ghcr.io"]
+
+
 def test_the_reference_file_changes_nothing() -> None:
     assert load(FILES / "mirror.toml") == Config()
 

@@ -22,6 +22,7 @@ def router() -> Router:
                         "access": "client",
                         "endpoints": endpoints,
                     },
+                    "registry.test:5000": {"endpoints": endpoints},
                 }
             }
         )
@@ -49,6 +50,9 @@ def _lead(router: Router, name: str, ns: str | None = None, host: str = "mirror:
         ("docker.io/org/app", None, "ghcr.mirror.test", "docker.io org/app"),
         ("ghcr.io/org/app", "docker.io", "ghcr.mirror.test", "docker.io ghcr.io/org/app"),
         ("ghcr.io", None, "mirror:5000", "docker.io library/ghcr.io"),
+        ("my.team/app", None, "ghcr.mirror.test", "ghcr.io my.team/app"),
+        ("my.team/app", "ghcr.io", "mirror:5000", "ghcr.io my.team/app"),
+        ("registry.test:5000/org/app", None, "mirror:5000", "registry.test:5000 org/app"),
     ],
 )
 def test_ns_comes_before_the_path_and_the_path_before_the_host(

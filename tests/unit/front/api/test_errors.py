@@ -21,6 +21,7 @@ CONTAINERD = "containerd/v2.0.0"
 BUILDKIT = "buildkit/v0.17"
 PODMAN = "containers/5.30 (github.com/containers/image)"
 SKOPEO = "skopeo/1.16"
+BUILDAH = "Buildah/1.43.0"  # podman build
 CRIO = "cri-o/1.30"
 CURL = "curl/8.0"
 
@@ -50,6 +51,7 @@ def render(
         (BUILDKIT, 502, 504, 404),
         (PODMAN, 502, 504, 404),
         (SKOPEO, 502, 504, 404),
+        (BUILDAH, 502, 504, 404),
         (CRIO, 502, 504, 404),
         (CURL, 502, 504, 429),
         ("", 502, 504, 429),

@@ -1,0 +1,111 @@
+"""Clients that wait, drip, flood or hang up halfway: each costs its own connection, and no more."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.conftest import StartMirror
+from tests.support.images import image, random_layer
+from tests.support.mirror import InnerMirror
+from tests.support.upstream import ScriptedRegistry
+
+PING = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@asynccontextmanager
+async def connection(
+    mirror: InnerMirror,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    host, _, port = mirror.host.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n", b"G"])
+async def test_who_connects_and_sends_no_whole_request_is_let_go(
+    start_mirror: StartMirror, begun: bytes
+) -> None:
+    mirror = await start_mirror(server={"request_timeout": "200ms"})
+    async with connection(mirror) as (reader, writer):
+        writer.write(begun)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+    assert await mirror.metric("mirror_requests_total", method="other", status="408") == 1
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"])
+async def test_who_is_silent_after_a_request_or_slow_with_the_next_is_let_go(
+    start_mirror: StartMirror, begun: bytes
+) -> None:
+    mirror = await start_mirror(server={"keep_alive_timeout": "200ms"})
+    async with connection(mirror) as (reader, writer):
+        writer.write(PING + begun)
+        async with asyncio.timeout(10):
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 1000000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\n"]
+)
+async def test_who_never_ends_a_body_that_nobody_wants_is_answered_and_let_go(
+    start_mirror: StartMirror, body: bytes
+) -> None:
+    mirror = await start_mirror()
+    async with connection(mirror) as (reader, writer):
+        writer.write(b"PUT /v2/a/manifests/1 HTTP/1.1\r\nHost: x\r\n" + body)
+        async with asyncio.timeout(15):
+            assert (await reader.read()).startswith(b"HTTP/1.1 405")
+
+
+async def test_endless_header_fields_are_not_collected(start_mirror: StartMirror) -> None:
+    mirror = await start_mirror()
+    async with connection(mirror) as (reader, writer):
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
+        for number in range(6):
+            writer.write(b"X-%d: %s\r\n" % (number, b"a" * 2**14))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert await read_all(reader) == b""
+    assert await mirror.metric("mirror_requests_total", method="other", status="408") == 1
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-Forwarded-Cookie"])
+async def test_a_header_field_of_16_kib_is_read(start_mirror: StartMirror, name: str) -> None:
+    """Tokens of registries with many groups are as long as that."""
+    mirror = await start_mirror()
+    answer = await mirror.client.get("/v2/", headers={name: "Bearer " + "a" * 2**14})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_a_client_that_has_nothing_more_to_send_is_answered_all_the_same(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, requests: int
+) -> None:
+    """`printf ... | nc -N`, and some proxies."""
+    app = upstream.add(image(random_layer(400_000, seed=1)), "library/app", "1")
+    [layer] = app.layers
+    mirror = await start_mirror()
+    gate = upstream.hold(layer, after=1000)
+    async with connection(mirror) as (reader, writer):
+        request = f"GET /v2/app/blobs/{layer} HTTP/1.1\r\nHost: x\r\n\r\n"
+        writer.write(request.encode() * requests)
+        writer.write_eof()
+        await gate.reached()
+        gate.open()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    assert answer.count(b"HTTP/1.1 200 OK") == requests
+    assert answer.endswith(app.blobs[layer])
+    assert len(upstream.asked("blob")) == 1
