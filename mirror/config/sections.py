@@ -40,7 +40,14 @@ DOCKER_HUB = "docker.io"
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _SMALLEST_SEGMENT = 64 * 2**10
+_WORKERS_ALLOWED = 256  # no machine of today gains by more
 _MOST_WORKERS = 4  # by itself: they saturate 40 Gbit/s, and each has memory of its own
+
+
+def _without_tilde(path: Path) -> Path:
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise ValueError('only shells know what "~" is; write the whole path')
+    return path
 
 
 def _readable_file(path: Path) -> Path:
@@ -65,9 +72,9 @@ def _worth_a_request(size: int) -> int:
 
 
 def _parse_workers(value: object) -> int | str:
-    if value == "auto" or (type(value) is int and value >= 1):
+    if value == "auto" or (type(value) is int and 1 <= value <= _WORKERS_ALLOWED):
         return value
-    raise ValueError('not a number of processes; write "auto", or 1 or more')
+    raise ValueError(f'not a number of processes; write "auto", or 1 to {_WORKERS_ALLOWED}')
 
 
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -76,7 +83,10 @@ Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Timeout = Annotated[Duration, AfterValidator(_not_zero)]
 Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen), PlainSerializer(format_listen)]
-ReadableFile = Annotated[Path, AfterValidator(_readable_file), PlainSerializer(str)]
+Directory = Annotated[Path, AfterValidator(_without_tilde), PlainSerializer(str)]
+ReadableFile = Annotated[
+    Path, AfterValidator(_without_tilde), AfterValidator(_readable_file), PlainSerializer(str)
+]
 Host = Annotated[str, AfterValidator(parse_host)]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
@@ -133,8 +143,8 @@ class Server(Section):
 class Store(Section):
     """What the mirror may keep, and where."""
 
-    root: Annotated[Path, PlainSerializer(str)] = Path("mirror-data")
-    max_size: Size = 100 * 2**30
+    root: Directory = Path("mirror-data")
+    max_size: Annotated[Size, AfterValidator(_not_zero)] = 100 * 2**30
     min_free: Size = 2 * 2**30
     memory_cache: Size = 128 * 2**20
 
@@ -235,6 +245,19 @@ class Upstream(Section):
     hosts: tuple[Host, ...] = ()
     access: Literal["mirror", "client"] = "mirror"
     endpoints: tuple[Endpoint, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_quoted(cls, table: object) -> object:
+        # TOML takes the dots of a bare [upstream.docker.io] for tables in tables.
+        if isinstance(table, dict):
+            for key, value in table.items():
+                if isinstance(value, dict) and key not in cls.model_fields:
+                    raise ValueError(
+                        f'holds a table "{key}"; a name with dots is written in quotes,'
+                        ' like [upstream."docker.io"]'
+                    )
+        return table
 
     @model_validator(mode="after")
     def _endpoints_suffice(self) -> Self:

@@ -31,10 +31,12 @@ def parse_size(text: object) -> int:
 
 def format_size(size: int) -> str:
     """The shortest exact way to write `size` bytes."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if size and size % _SIZE_UNITS[unit] == 0:
-            return f"{size // _SIZE_UNITS[unit]} {unit}"
-    return f"{size} B"
+    exact = (
+        f"{size // length} {unit}"
+        for unit, length in reversed(_SIZE_UNITS.items())
+        if size % length == 0 and (size or unit == "B")
+    )
+    return min(exact, key=lambda text: len(text.partition(" ")[0]))
 
 
 def parse_duration(text: object) -> float:

@@ -233,6 +233,17 @@ class Files:
                 partials.move(path, target)
 
 
+_NO_DIRECTORY = "; set store.root to a directory: there is something else in its place"
+_NO_ACCESS = "; give the mirror's user write access to store.root, or set another store.root"
+_HINTS = {
+    errno.ENOTDIR: _NO_DIRECTORY,
+    errno.EEXIST: _NO_DIRECTORY,
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EROFS: _NO_ACCESS,
+}
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The file system's errors, in the operator's words."""
@@ -241,12 +252,11 @@ def _translated() -> Iterator[None]:
     except OSError as error:
         where = error.filename or "store.root"
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoRoom(f"cannot write to {where}: {error.strerror}") from error
-        hint = (
-            "; give the mirror's user write access to store.root, or set another store.root"
-            if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-            else ""
-        )
+            raise NoRoom(
+                f"cannot write to {where}: {error.strerror};"
+                " free space there, or set store.root to a disk that has some"
+            ) from error
+        hint = _HINTS.get(error.errno or 0, "")
         raise StoreError(f"cannot use {where}: {error.strerror}{hint}") from error
 
 

@@ -516,3 +516,39 @@ def test_a_relative_file_that_is_missing_is_told_with_where_it_was_looked_for() 
 def test_a_configuration_does_not_change_once_it_is_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().server.listen = ("127.0.0.1", 1)  # type: ignore[misc]
+
+
+# --- what newcomers write ---
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mirror.toml"
+    file.write_text('[log]\nlevel = "debug"', encoding="utf-8-sig")
+    assert load(file, environ={}).log.level == "debug"
+
+
+@pytest.mark.parametrize("name", ["docker.io", "registry.cn-hangzhou.aliyuncs.com"])
+def test_an_upstream_without_quotes_is_told_to_use_them(name: str) -> None:
+    text = f'[upstream.{name}]\n[[upstream.{name}.endpoints]]\nurl = "https://ghcr.io"'
+    (problem,) = problems(text)
+    assert 'written in quotes, like [upstream."docker.io"]' in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[server]\nworkers = 100000", "server.workers: not a number of processes"),
+        ('[store]\nmax_size = "0 B"', "store.max_size: must be more than zero"),
+        ('[store]\nroot = "~/mirror"', "store.root: only shells know"),
+        ('[server]\nhtpasswd_file = "~anna/htpasswd"', "server.htpasswd_file: only shells know"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, words: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(words)
+
+
+@pytest.mark.parametrize("size", ["100 GB", "10 MB", "64 KiB", "1 TiB", "1 KB", "1000001 B"])
+def test_a_size_is_shown_as_it_was_written(size: str) -> None:
+    store = parse({"store": {"max_size": size}}).redacted()["store"]
+    assert store["max_size"] == size
