@@ -10,8 +10,9 @@
     ended        on disk and on record                        -
     failed       every reader has the same error              -
 
-It belongs to the application and goes on when its readers leave; only while it waits for a slot,
-it is given up with the last of them. Whoever comes while it ends waits, and begins anew.
+It belongs to the application and goes on when its readers leave. Only while it waits for a slot,
+it is given up with the last of them; and one without readers gives its slot to a client that waits
+for one (what it has fetched stays). Whoever comes while it ends waits, and begins anew.
 
 Readers are let in with the first body; but where that is empty, or is small and not of the size
 that was promised (a login page), it is proved first.
@@ -142,6 +143,15 @@ class Fill:
         self.readers.join()
         self._urgency.is_urgent = True
 
+    @property
+    def may_give_way(self) -> bool:
+        """Whether it has a slot that nobody waits on."""
+        return self.state in {State.CONNECTING, State.STREAMING} and not self.readers.count
+
+    def give_way(self) -> None:
+        """Let nobody join any more: the task of `run` is about to be cancelled."""
+        self._move(State.ENDING)
+
     async def run(self) -> None:
         """Download; every outcome is for the readers, and none is raised."""
         self._metrics.fills_active.inc()
@@ -158,7 +168,7 @@ class Fill:
             outcome = self._explain(error)
         finally:
             if self.state not in {State.ENDED, State.FAILED}:  # cancelled
-                self._end(Unavailable("the mirror is being stopped"))
+                self._end(Unavailable("the fill was stopped"))
             self._metrics.fills_active.dec()
             self._metrics.fills.labels(self.upstream, outcome).inc()
             self.readers.end(self._writer)
@@ -178,7 +188,8 @@ class Fill:
             self._prove(writer)
             await to_the_end(self._keep(writer))
         except BaseException as error:
-            self._move(State.ENDING)
+            if self.state is not State.ENDING:
+                self._move(State.ENDING)
             await (writer.suspend() if self._is_worth_keeping(error) else writer.discard())
             raise
         self._move(State.ENDED)

@@ -1,10 +1,14 @@
 """The fills in flight: whoever asks for what is already coming from the same upstream joins it.
 
+Where all of `fill.max_active` are taken, a client that begins another has the place of the oldest
+that nobody reads: clients that have left stop nobody's downloads.
+
 They are by upstream and digest: what one upstream sends, or says of a blob, is neither joined nor
 hindered by what another does.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +25,10 @@ from mirror.pull.fill.fill import Fill, NoteSent
 from mirror.sources.ports import BlobSource
 from mirror.storage.errors import TooLarge
 from mirror.storage.ports import Writers
+from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
 _REMEMBERED = 1024  # blobs
@@ -31,9 +38,10 @@ _Key = tuple[str, Digest]  # upstream, digest
 
 @dataclass(eq=False, slots=True)
 class _Flight:
-    """A fill, and when there is none of its key any more."""
+    """A fill, its task, and when there is none of its key any more."""
 
     fill: Fill
+    task: "asyncio.Task[None] | None" = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -60,6 +68,7 @@ class Fills:
     ) -> None:
         self._storage = storage
         self._pace = pace
+        self._max_active = max_active
         self._slots = Slots(max_active)
         self._patience = patience
         self._tasks = tasks
@@ -146,9 +155,26 @@ class Fills:
             urgency=urgency, metrics=self._metrics, note_fault=self._note_fault,
             note_sent=self._note_sent, clock=self._clock, random=self._random,
         )  # fmt: skip
-        flight = self._flights[key] = _Flight(fill)
-        _ = self._tasks.create_task(self._run(key, flight), name="fill")
+        flight = _Flight(fill)
+        if urgency.is_urgent:
+            self._make_way()
+        self._flights[key] = flight
+        flight.task = self._tasks.create_task(self._run(key, flight), name="fill")
         return flight
+
+    def _make_way(self) -> None:
+        """Stop the oldest fill that nobody reads, if one more would have to wait for a slot."""
+        if len(self._flights) < self._max_active:
+            return
+        for flight in self._flights.values():
+            if flight.fill.may_give_way and flight.task is not None:
+                _logger.info(
+                    "fill gives way: nobody reads it, and a client waits for another",
+                    extra=fields(digest=flight.fill.digest, upstream=flight.fill.upstream),
+                )
+                flight.fill.give_way()
+                flight.task.cancel()
+                return
 
     async def _run(self, key: _Key, flight: _Flight) -> None:
         try:

@@ -223,10 +223,12 @@ async def test_what_waits_for_others_is_given_up_in_time_and_not_fetched_for_nob
 ) -> None:
     fills, slow, waiting = house.make(max_active=1, patience=0.2), _source(opens=False), _source()
     waiting.content = {digest_of(b"x"): b"x"}
-    fills.prefetch(slow, DIGEST, len(CONTENT))
-    await _until(lambda: slow.opened == 1)
-    with pytest.raises(Unavailable) as refusal:
-        await fills.join(waiting, digest_of(b"x"), 1)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(_outcome(fills, slow))
+        await _until(lambda: slow.opened == 1)
+        with pytest.raises(Unavailable) as refusal:
+            await fills.join(waiting, digest_of(b"x"), 1)
+    assert isinstance(first.result(), Unavailable)
     assert refusal.value.timed_out
     slow.gate.set()
     await _until(lambda: not fills.is_running("hub", digest_of(b"x")))
@@ -280,3 +282,42 @@ async def test_a_promise_that_is_too_large_is_believed_until_the_blob_has_proved
 
 async def _nothing(upstream: str, digest: Digest) -> None:
     pass
+
+
+async def _left(fills: Fills, source: Gated) -> None:
+    """A fill begun, which upstream never starts to send, and whose client has left."""
+    opened = source.opened
+    async with asyncio.TaskGroup() as tasks:
+        joining = tasks.create_task(fills.join(source, DIGEST, None))
+        await _until(lambda: source.opened > opened)
+        joining.cancel()
+
+
+async def test_fills_whose_clients_have_left_stop_nobody_else(house: House) -> None:
+    fills = house.make(max_active=2)
+    for name in ("slow", "slower"):
+        await _left(fills, _source(name, opens=False))
+    fill = await fills.join(_source("healthy"), DIGEST, None)
+    assert await _read(fill) == CONTENT
+    assert not fills.is_running("slow", DIGEST)
+    assert fills.is_running("slower", DIGEST)
+
+
+async def test_a_fill_that_has_given_way_begins_anew_when_somebody_asks(house: House) -> None:
+    fills, slow = house.make(max_active=1), _source("slow", opens=False)
+    await _left(fills, slow)
+    assert await _read(await fills.join(_source("healthy"), DIGEST, None)) == CONTENT
+    slow.gate.set()
+    assert await _read(await fills.join(slow, DIGEST, None)) == CONTENT
+
+
+async def test_a_fill_that_somebody_waits_for_does_not_give_way(house: House) -> None:
+    fills, slow, other = house.make(max_active=1), _source("slow", opens=False), _source("other")
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(fills.join(slow, DIGEST, None))
+        await _until(lambda: slow.opened == 1)
+        following = tasks.create_task(fills.join(other, DIGEST, None))
+        await _until(lambda: fills.is_running("other", DIGEST))
+        slow.gate.set()
+    assert await _read(waiting.result()) == CONTENT
+    assert await _read(following.result()) == CONTENT
