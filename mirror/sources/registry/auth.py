@@ -57,7 +57,9 @@ class Authorizer:
         *,
         tasks: Starter,
         clock: Callable[[], float],
+        admit: Callable[[str], None],
     ) -> None:
+        self._admit = admit  # raises where it is of no use to ask for this repository's token
         self._config = config
         self._registry = URL(config.url)
         self._exchange = exchange
@@ -106,6 +108,7 @@ class Authorizer:
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
         realm = _token_url(self._bearer.parameters, repository)
+        self._admit(repository)
         headers = {}
         if self._config.username is not None and self._may_have_credentials(realm):
             headers["Authorization"] = await self._credentials()
