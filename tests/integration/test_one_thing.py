@@ -1,4 +1,4 @@
-"""An answer about one thing closes that thing only; what registries answer about a request counts."""
+"""An answer about one thing closes that thing only; and a refusal is an answer."""
 
 import pytest
 
