@@ -22,6 +22,7 @@ from mirror.sources.registry.reading import Senseless, size_of
 _LIES = 4096
 _DISTRUSTED_FOR = 600.0  # seconds
 _HOPELESS_FOR = 60.0  # seconds for which a digest is missing under which all have lied
+_LIES_BELIEVED = 2  # of one endpoint; one may be a bit that has flipped on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Distrust:
     _liars: TTLCache[tuple[Digest, str], bool] = field(
         default_factory=lambda: TTLCache(_LIES, ttl=_DISTRUSTED_FOR), init=False
     )
-    _hopeless: TTLCache[tuple[Digest, str], bool] = field(
+    _disproved: TTLCache[tuple[Digest, str], int] = field(
         default_factory=lambda: TTLCache(_LIES, ttl=_HOPELESS_FOR), init=False
     )
 
@@ -57,20 +58,21 @@ class Distrust:
         for sender in senders:
             self._liars[digest, sender.name] = True
             if is_disproved:
-                self._hopeless[digest, sender.name] = True
+                lies = self._disproved.get((digest, sender.name), 0) + 1
+                self._disproved[digest, sender.name] = lies
 
     def is_noted(self, digest: Digest, name: str) -> bool:
         """Whether the one of this name has."""
         return (digest, name) in self._liars
 
     def require_hope(self, digest: Digest, names: Iterable[str], *, unknown: ErrorCode) -> None:
-        """See that there is one who has not, or that it is long ago.
+        """See that there is one who has not, but for once, or that it is long ago.
 
         Raises:
             Missing: All of them have, a moment ago: the origin may have what the digest says, and a
                 client that is told so goes there. A body that breaks would tell it nothing.
         """
-        if all((digest, name) in self._hopeless for name in names):
+        if all(self._disproved.get((digest, name), 0) >= _LIES_BELIEVED for name in names):
             raise Missing(unknown, "upstream has sent something else under this digest")
 
 
