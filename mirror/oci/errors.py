@@ -4,6 +4,7 @@ One exception class carries them all; a subclass exists only where a caller acts
 How an error looks on the wire is decided in `mirror.front.api.errors` alone.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 
@@ -71,6 +72,25 @@ class Missing(RegistryError):
     """
 
     is_remembered = False
+
+
+class Refused(RegistryError):
+    """Upstream has answered that it will not do this (400, 413 ...): its answer is passed on.
+
+    `errors` are the objects in its body, as the spec has them; empty where there are none.
+    """
+
+    def __init__(
+        self, status: int, message: str, errors: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        super().__init__(ErrorCode.UNSUPPORTED, message)
+        self.status_seen = status
+        self.errors = tuple(errors)
+
+    @property
+    def status(self) -> int:
+        """As upstream has it."""
+        return self.status_seen
 
 
 class Denied(RegistryError):

@@ -57,13 +57,15 @@ class Manifest:
 class References:
     """What a manifest refers to, and what it says of itself.
 
-    `media_type` is the one that it declares, or else the one that only its shape can have;
+    `media_type` is the one that it declares (`is_declared`), or else the one that only its shape
+    can have;
     `is_manifest`: it can be one at all, and is not a login page or an error document.
     """
 
     manifests: tuple[Descriptor, ...] = ()  # an index's entries
     blobs: tuple[Descriptor, ...] = ()  # an image's configuration and layers
     media_type: str | None = None
+    is_declared: bool = False
     is_manifest: bool = False
 
     def __iter__(self) -> Iterator[Descriptor]:
@@ -88,10 +90,22 @@ def parse_references(content: bytes) -> References:
             manifests=tuple(map(_descriptor, manifests)),
             blobs=tuple(map(_descriptor, blobs)),
             media_type=_media_type(document),
+            is_declared=isinstance(document.get("mediaType"), str),
             is_manifest=bool(_MARKS & document.keys()),
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
+
+
+def media_type_of(references: References, said: str | None) -> str | None:
+    """What a manifest is called that upstream has `said` to be something; None: nobody knows.
+
+    Where the document itself names its type, that is a part of what the digest proves. A header is
+    upstream's word alone, and accelerators say `application/octet-stream`.
+    """
+    if references.is_declared and references.media_type is not None:
+        return references.media_type
+    return said if said is not None and is_media_type(said) else references.media_type
 
 
 def is_media_type(text: str) -> bool:

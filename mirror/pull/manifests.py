@@ -11,8 +11,8 @@ from typing import Any
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
-from mirror.oci.errors import DigestMismatch, Missing, RegistryError, Unavailable
-from mirror.oci.manifest import MAX_SIZE, Manifest, References, parse_references
+from mirror.oci.errors import DigestMismatch, Missing, Refused, RegistryError, Unavailable
+from mirror.oci.manifest import MAX_SIZE, Manifest, References, media_type_of, parse_references
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.answers import (
     CONFIRMED,
@@ -116,7 +116,7 @@ class Manifests:
             return await self._flights.join(
                 key, lambda: self._check_tag(scope, tag, record), within=patience
             )
-        except (Unavailable, Missing, DigestMismatch, TimeoutError) as error:
+        except (Unavailable, Missing, Refused, DigestMismatch, TimeoutError) as error:
             if isinstance(error, TimeoutError):
                 self._slow[scope.repository.namespace] = key
             if kept is None:
@@ -140,7 +140,7 @@ class Manifests:
 
     def _patience_for(self, scope: Scope) -> float:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
-        return self._patience if self._registry(scope).is_up else 0.0
+        return self._patience if self._registry(scope).tells_tags(scope.repository.name) else 0.0
 
     async def _fly(
         self, key: object, start: Callable[[], Coroutine[Any, Any, ManifestAnswer]]
@@ -223,8 +223,7 @@ class Manifests:
         if content is None:
             return None
         media_type = await self._records.find_media_type(upstream, digest)
-        if media_type is None:
-            media_type = _references(content).media_type
+        media_type = media_type_of(_references(content), media_type)
         if media_type is None:
             return None  # a configuration, say: upstream knows no manifest of this name either
         manifest = Manifest(digest, media_type, content)

@@ -60,7 +60,7 @@ class PassThrough:
             yield held
 
     def _mismatch(self) -> DigestMismatch:
-        self._source.distrust(self._digest, [self._body.sender])
+        self._source.distrust(self._digest, [self._body.sender], is_disproved=True)
         return DigestMismatch("upstream sent bytes that are not what their digest says")
 
 

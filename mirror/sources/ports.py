@@ -78,5 +78,8 @@ class BlobSource(Protocol):
     def wait(self) -> float:
         """Seconds until it is worth asking again; 0 if it is now."""
 
-    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:
-        """These have sent something else under this digest: for a while, they are asked last."""
+    def distrust(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
+        """These have sent something else under this digest: for a while, they are asked last.
+
+        `is_disproved`: the hash says so, and not only a size. Where all have, it is Missing then.
+        """

@@ -88,7 +88,7 @@ class BlobSourceConformance:
         async with _open(source, 0, None) as body:
             sender = body.sender
             assert sender.name
-        source.distrust(DIGEST, [sender])
+        source.distrust(DIGEST, [sender], is_disproved=False)
         sender.broke(timed_out=False)
         async with source.open_blob(DIGEST, 0, 10, avoid=sender, urgency=Urgency()) as body:
             assert (await _read(body))[:10] == CONTENT[:10]

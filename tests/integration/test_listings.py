@@ -127,7 +127,7 @@ async def test_a_registry_that_knows_no_such_request_has_not_answered_it(
     mirror = await start_mirror()
     answer = await mirror.client.get(target)
     assert refusal.struck
-    assert answer.status in {404, 502}
+    assert answer.status == 405
     assert "Cache-Status" not in answer.headers
     if answer.status == 502:  # and so it was no answer
         assert (await mirror.client.get(target)).status == 200

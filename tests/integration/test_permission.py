@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -275,7 +276,10 @@ async def test_a_foreign_layer_is_no_link_even_within_one_upstream(
 async def test_what_another_upstream_calls_a_manifest_is_not_what_mine_does(
     start: StartMirror, upstream: ScriptedRegistry, evil: ScriptedRegistry
 ) -> None:
-    found = image(random_layer(1000, seed=2))
+    """Where the manifest does not name its own type; else that counts, for everyone."""
+    named = image(random_layer(1000, seed=2))
+    document = {name: it for name, it in json.loads(named.manifest).items() if name != "mediaType"}
+    found = replace(named, manifest=json.dumps(document).encode())
     for registry in (upstream, evil):
         registry.add(found, "library/app", "1")
     evil.fault(headers={"Content-Type": "text/html"}, method="GET")

@@ -187,7 +187,7 @@ async def test_a_refusal_by_the_token_server_is_a_denial(
     async with registry_at(upstream.url, clock) as registry:
         with pytest.raises(Denied):
             await registry.head_blob(_source(), BLOB)
-        assert registry.is_up
+        assert registry.tells_tags("app")
 
 
 async def test_a_token_that_does_not_help_is_a_denial(
@@ -209,7 +209,7 @@ async def test_a_token_server_that_limits_the_rate_is_left_alone(
             with pytest.raises(Unavailable):
                 await _pull(registry)
         assert len(limit.struck) == 1
-        assert registry.is_up
+        assert registry.tells_tags("app")
         upstream.faults.clear()
         clock.advance(31)
         assert await _pull(registry) == APP.blobs[LAYER]
@@ -366,7 +366,7 @@ async def test_storage_that_asks_for_a_password_gets_none(
     async with registry_at(upstream.url, clock, **joe) as registry:
         with pytest.raises(Unavailable):
             await _pull(registry)
-        assert registry.is_up
+        assert registry.tells_tags("app")
     assert {*_authorizations(upstream, "cdn"), *_authorizations(upstream, "blob")} == {None}
 
 
@@ -387,7 +387,7 @@ async def test_https_leads_to_http_only_where_the_operator_allows_it(
                 with pytest.raises(Unavailable, match="allow_http_redirect"):
                     await _pull(registry)
                 assert secure.asked("cdn") == []
-            assert registry.is_up
+            assert registry.tells_tags("app")
 
 
 async def test_a_token_is_never_fetched_over_http_for_https(
@@ -418,7 +418,7 @@ async def test_a_redirect_that_leads_nowhere_is_no_outage_and_no_crash(
         with pytest.raises(Unavailable):
             await _pull(registry)
         assert len(loop.struck) <= 6
-        assert registry.is_up
+        assert registry.tells_tags("app")
 
 
 # What else is sent.

@@ -87,7 +87,13 @@ class Upstream:
     def wait(self) -> float:
         return 0.0
 
-    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:  # noqa: ARG002 - any
+    def distrust(
+        self,
+        digest: Digest,  # noqa: ARG002 - as above
+        senders: Collection[Sender],  # noqa: ARG002 - as above
+        *,
+        is_disproved: bool,  # noqa: ARG002 - as above
+    ) -> None:
         assert self.lied or self.promised_wrong
 
 

@@ -56,7 +56,13 @@ class MemorySource:
     def wait(self) -> float:
         return 0.0
 
-    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:  # noqa: ARG002 - as above
+    def distrust(
+        self,
+        digest: Digest,
+        senders: Collection[Sender],  # noqa: ARG002 - as above
+        *,
+        is_disproved: bool,  # noqa: ARG002 - as above
+    ) -> None:
         self.distrusted.add(digest)
 
 

@@ -19,6 +19,7 @@ from mirror.oci.errors import (
     Denied,
     ErrorCode,
     RangeNotSatisfiable,
+    Refused,
     RegistryError,
     Unavailable,
 )
@@ -38,6 +39,8 @@ def render(
     `is_personal`: the client's own authorization decides. Elsewhere upstream has refused the
     mirror's, which no password of the client's can mend: a challenge would only collect it.
     """
+    if isinstance(error, Refused) and error.errors:
+        return _passed_on(error)
     status, code = error.status, error.code
     headers = {}
     if code in {ErrorCode.UNAVAILABLE, ErrorCode.TOOMANYREQUESTS}:
@@ -97,6 +100,12 @@ def unknown(request_id: str) -> web.Response:
     return _response(
         HTTPStatus.INTERNAL_SERVER_ERROR, ErrorCode.UNKNOWN, "the mirror has a fault", detail, {}
     )
+
+
+def _passed_on(error: Refused) -> web.Response:
+    """Upstream's own words."""
+    body = json.dumps({"errors": error.errors}).encode()
+    return web.Response(status=error.status, body=body, content_type="application/json")
 
 
 def _status_of_outage(error: RegistryError, agent: str) -> int:

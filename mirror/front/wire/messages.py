@@ -15,6 +15,7 @@ from mirror.oci.errors import (
     DigestMismatch,
     ErrorCode,
     Missing,
+    Refused,
     RegistryError,
     StoreError,
     Unavailable,
@@ -47,7 +48,15 @@ class Leave(Struct, frozen=True, tag=2, array_like=True, forbid_unknown_fields=T
 
 
 Kind = Literal[
-    "registry", "missing", "denied", "unavailable", "mismatch", "store", "config", "fault"
+    "registry",
+    "missing",
+    "denied",
+    "refused",
+    "unavailable",
+    "mismatch",
+    "store",
+    "config",
+    "fault",
 ]
 
 
@@ -89,6 +98,11 @@ def _registry_failure(number: int, error: RegistryError) -> Failure:
             return Failure(number, "missing", *said, is_remembered=error.is_remembered)
         case Denied():
             return Failure(number, "denied", *said, challenge=error.challenge)
+        case Refused():
+            return Failure(
+                number, "refused", error.message, detail=error.errors,
+                status_seen=error.status_seen,
+            )  # fmt: skip
         case Unavailable():
             return Failure(
                 number, "unavailable", *said, retry_after=error.retry_after,
@@ -122,6 +136,8 @@ def _registry_error(told: Failure) -> RegistryError:
             return missing
         case "denied":
             return Denied(told.code, told.message, told.detail, challenge=told.challenge)
+        case "refused":
+            return Refused(told.status_seen or 400, told.message, told.detail or ())
         case "unavailable":
             return Unavailable(
                 told.message, code=told.code, retry_after=told.retry_after,

@@ -5,7 +5,7 @@ None ever replaces another, and each refusal is told to whoever brought that sou
 else as long as another source is left.
 """
 
-from mirror.oci.errors import Denied, Missing
+from mirror.oci.errors import Denied, Missing, Refused
 from mirror.sources.ports import BlobSource
 
 _MOST = 16  # sources; with more of them refused, something else is wrong
@@ -16,7 +16,7 @@ class Authorities:
 
     def __init__(self, first: BlobSource) -> None:
         self._sources = [first]
-        self._refusals: dict[BlobSource, Denied | Missing] = {}
+        self._refusals: dict[BlobSource, Denied | Missing | Refused] = {}
         self._accepted: set[BlobSource] = set()
 
     def __contains__(self, source: BlobSource) -> bool:
@@ -40,7 +40,7 @@ class Authorities:
         """Whether it has ever begun to send the blob: that is upstream's own word."""
         return source in self._accepted
 
-    def refuse(self, source: BlobSource, error: Denied | Missing) -> None:
+    def refuse(self, source: BlobSource, error: Denied | Missing | Refused) -> None:
         """It has been refused. Raises `error` where no other is left."""
         self._refusals.setdefault(source, error)
         if self._sources == [source]:

@@ -13,7 +13,7 @@ from random import Random
 
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
-from mirror.oci.errors import Denied, Missing, Unavailable
+from mirror.oci.errors import Denied, Missing, Refused, Unavailable
 from mirror.pull.fill.authorities import Authorities
 from mirror.pull.fill.plan import Claim, Plan
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
@@ -132,7 +132,7 @@ class Crew:
                     if not await self._fetch(claim, source, avoid):
                         return
                     streak, avoid = Streak(self.received), None
-                except (Denied, Missing) as error:
+                except (Denied, Missing, Refused) as error:
                     self.authorities.refuse(source, error)
                 except Unavailable as error:
                     if self._has_begun:

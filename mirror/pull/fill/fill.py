@@ -243,7 +243,7 @@ class Fill:
         sizes, writer = self._sizes, self._writer
         assert writer is not None  # noqa: S101 - a crew has one
         if not sizes.accepts(body.size, reach=writer.reach):
-            self.authorities.current.distrust(self.digest, [body.sender])
+            self.authorities.current.distrust(self.digest, [body.sender], is_disproved=False)
             raise Odd(body.sender)
         if body.size is not None and body.size < writer.reach:
             raise _StartOver(body.size)
@@ -274,7 +274,7 @@ class Fill:
 
     def _prove(self, writer: Writer) -> None:
         if not writer.is_proved():
-            self.authorities.current.distrust(self.digest, self._senders)
+            self.authorities.current.distrust(self.digest, self._senders, is_disproved=True)
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
         self.readers.prove(writer)
         self._move(State.PROVED)

@@ -67,7 +67,9 @@ class Authorizer:
         tasks: Starter,
         clock: Callable[[], float],
         note_refused: Callable[[], None],
+        admit: Callable[[str], None],
     ) -> None:
+        self._admit = admit  # raises where it is of no use to ask for this repository's token
         self._config = config
         self._registry = URL(config.url)
         self._exchange = exchange
@@ -170,6 +172,7 @@ class Authorizer:
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
         question = _Question(*_token_server(self._bearer.parameters), repository)
+        self._admit(repository)
         credential = None
         if self._credentials is not None and self._may_have_credentials(question.realm):
             credential = await self._credential()

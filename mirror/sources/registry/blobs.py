@@ -1,6 +1,6 @@
 """Blobs of a registry's repository: a source of bytes by digest (`mirror.sources.ports`)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -10,16 +10,36 @@ from cachetools import TTLCache
 
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Denied, ErrorCode, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Unavailable
 from mirror.oci.ranges import parse_content_range, parse_unsatisfied_range
 from mirror.sources.ports import Body, Chunk, Sender
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.headers import LARGEST_SIZE
+from mirror.sources.registry.health import Quota
 from mirror.sources.registry.reading import Senseless, size_of
 
 _LIES = 4096
 _DISTRUSTED_FOR = 600.0  # seconds
+_HOPELESS_FOR = 60.0  # seconds for which a digest is missing under which all have lied
+_LIES_BELIEVED = 2  # of one endpoint; one may be a bit that has flipped on its way
+
+
+@dataclass(frozen=True, slots=True)
+class BlobSender:
+    """An endpoint, as it sends the blobs of one repository: others' are another matter."""
+
+    endpoint: Endpoint = field(repr=False)
+    repository: str
+
+    @property
+    def name(self) -> str:
+        """As metrics call it."""
+        return self.endpoint.name
+
+    def broke(self, *, timed_out: bool) -> None:  # noqa: ARG002 - both weigh the same
+        """A body of its has stalled, or brought nothing at all."""
+        self.endpoint.body_broke(self.repository)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,15 +49,31 @@ class Distrust:
     _liars: TTLCache[tuple[Digest, str], bool] = field(
         default_factory=lambda: TTLCache(_LIES, ttl=_DISTRUSTED_FOR), init=False
     )
+    _disproved: TTLCache[tuple[Digest, str], int] = field(
+        default_factory=lambda: TTLCache(_LIES, ttl=_HOPELESS_FOR), init=False
+    )
 
-    def note(self, digest: Digest, senders: Collection[Sender]) -> None:
+    def note(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
         """These have."""
         for sender in senders:
             self._liars[digest, sender.name] = True
+            if is_disproved:
+                lies = self._disproved.get((digest, sender.name), 0) + 1
+                self._disproved[digest, sender.name] = lies
 
-    def is_noted(self, digest: Digest, sender: Sender) -> bool:
-        """Whether this one has."""
-        return (digest, sender.name) in self._liars
+    def is_noted(self, digest: Digest, name: str) -> bool:
+        """Whether the one of this name has."""
+        return (digest, name) in self._liars
+
+    def require_hope(self, digest: Digest, names: Iterable[str], *, unknown: ErrorCode) -> None:
+        """See that there is one who has not, but for once, or that it is long ago.
+
+        Raises:
+            Missing: All of them have, a moment ago: the origin may have what the digest says, and a
+                client that is told so goes there. A body that breaks would tell it nothing.
+        """
+        if all(self._disproved.get((digest, name), 0) >= _LIES_BELIEVED for name in names):
+            raise Missing(unknown, "upstream has sent something else under this digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +105,14 @@ class RegistryBlobs:
         urgency: Urgency,
     ) -> AsyncIterator[Body]:
         """As `BlobSource.open_blob`."""
+        names = [endpoint.name for endpoint in self.endpoints]
+        self._distrust.require_hope(digest, names, unknown=ErrorCode.BLOB_UNKNOWN)
         candidates = sorted(
             self.endpoints,
             key=lambda endpoint: (
-                self._distrust.is_noted(digest, endpoint),
+                self._distrust.is_noted(digest, endpoint.name),
                 start > 0 and not endpoint.ranges,
-                endpoint is avoid,
+                self._sender(endpoint) == avoid,
             ),
         )
         headers = {} if start == 0 and stop is None else {"Range": _range(start, stop)}
@@ -88,27 +126,31 @@ class RegistryBlobs:
                             kind="blob", body_for=urgency,
                         )
                     )  # fmt: skip
-                    body = _body(endpoint, response, start, urgency)
+                    body = _body(self._sender(endpoint), response, start, urgency)
                     stack.push_async_exit(attempt.pop_all())
                 return body
 
             yield await first_answer(candidates, ask, unknown=ErrorCode.BLOB_UNKNOWN)
 
+    def _sender(self, endpoint: Endpoint) -> BlobSender:
+        return BlobSender(endpoint, self.scope.repository.name)
+
     def wait(self) -> float:
         """Seconds until some endpoint is worth asking again."""
-        return min(endpoint.wait() for endpoint in self.endpoints)
+        repository = self.scope.repository.name
+        return min(endpoint.wait(Quota.BLOBS, repository) for endpoint in self.endpoints)
 
-    def distrust(self, digest: Digest, senders: Collection[Sender]) -> None:
-        """These have sent something else under this digest: for a while, they are asked last."""
-        self._distrust.note(digest, senders)
+    def distrust(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
+        """As `BlobSource.distrust`."""
+        self._distrust.note(digest, senders, is_disproved=is_disproved)
 
 
 async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
     """The size of a blob in bytes; nothing is transferred. Raises as `Endpoint.ask`."""
     try:
         size = await _head_blob(endpoint, scope, digest)
-    except Denied:
-        # Some registries refuse every HEAD of a blob (public.ecr.aws: 401).
+    except (Denied, Refused):
+        # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none.
         size = None
     except Unavailable as error:
         # Some storage lets in nobody but by GET, as it says in the signed link.
@@ -120,7 +162,7 @@ async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
 
 async def _head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int | None:
     async with endpoint.ask("HEAD", f"blobs/{digest}", scope, {}, kind="blob") as response:
-        return size_of(response) if response.ok else None
+        return size_of(response)
 
 
 async def _first_byte(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
@@ -142,9 +184,10 @@ def _range(start: int, stop: int | None) -> str:
 
 
 def _body(
-    endpoint: Endpoint, response: aiohttp.ClientResponse, start: int, urgency: Urgency
+    sender: BlobSender, response: aiohttp.ClientResponse, start: int, urgency: Urgency
 ) -> Body:
     """What a response to a GET for a blob from `start` carries. Raises Unavailable."""
+    endpoint = sender.endpoint
     chunks = endpoint.exchange.chunks(response, urgency)
     told = response.headers.get("Content-Range")
     match response.status:
@@ -153,17 +196,17 @@ def _body(
             if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
                 raise Senseless("upstream sends another range than was asked for")
             endpoint.ranges = True
-            return Body(start, part.stop, part.size, chunks, endpoint, is_range=True)
+            return Body(start, part.stop, part.size, chunks, sender, is_range=True)
         case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # there is nothing (more)
             size = parse_unsatisfied_range(told)
             nothing = _nothing()
-            return Body(start, start, start if size is None else size, nothing, endpoint, False)
+            return Body(start, start, start if size is None else size, nothing, sender, False)
         case HTTPStatus.OK:
             size = size_of(response)
             if start:
                 endpoint.ranges = False
                 chunks = _skip(chunks, start)
-            return Body(start, size, size, chunks, endpoint, is_range=False)
+            return Body(start, size, size, chunks, sender, is_range=False)
         case status:
             raise Unavailable(f"upstream answered {status}", status_seen=status)
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from random import Random
 
@@ -14,23 +15,35 @@ from yarl import URL
 from mirror.aio.slots import Slots, Urgency
 from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
-from mirror.oci.errors import Denied, ErrorCode, RegistryError, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Refused, RegistryError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.registry.auth import Authorizer
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.headers import field_value, parse_quota
-from mirror.sources.registry.health import Health
+from mirror.sources.registry.heads import Heads
+from mirror.sources.registry.health import Health, Question, Quota, Trouble
 from mirror.sources.registry.reading import Senseless
-from mirror.sources.registry.status import raise_for_status
+from mirror.sources.registry.status import Closed, OfStorage, parse_errors, raise_for_status
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 
+_LONGEST_REFUSAL = 2**14  # bytes of a body that is passed on
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _SERVER_ERROR = 500  # and above
+_LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
+
+_QUOTAS = {
+    "tag": Quota.MANIFESTS,
+    "manifest": Quota.MANIFESTS,
+    "blob": Quota.BLOBS,
+    "tags": Quota.LISTS,
+    "referrers": Quota.REFERRERS,
+}
+_CHECKS = {("HEAD", "tag"), ("HEAD", "manifest")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,8 @@ class Endpoint:
         self.exchange = exchange
         self.health = Health()
         self.ranges = True  # until it ignores one
+        self.heads = Heads(clock)
+        self.answered = 0  # questions, ever
         self.label = label
         self._clock = clock
         self._random = random
@@ -70,8 +85,9 @@ class Endpoint:
         self._tasks = tasks
         refused = metrics.upstream_credential_failures.labels(label.upstream, label.endpoint)
         self._authorizer = Authorizer(
-            config, exchange, tasks=tasks, clock=clock, note_refused=refused.inc
-        )
+            config, exchange, tasks=tasks, clock=clock, admit=self._require_tokens,
+            note_refused=refused.inc,
+        )  # fmt: skip
         if config.password_file is not None:
             tasks.keep(self._authorizer.watch, name="credentials")
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
@@ -93,24 +109,31 @@ class Endpoint:
         """Changes when the mirror's credentials here have."""
         return self._authorizer.credentials_version()
 
-    def may_ask(self) -> bool:
-        """Whether a request is worth sending now."""
-        return self.health.may_ask(self._clock())
+    def is_up_for(self, quota: Quota, repository: str) -> bool:
+        """Whether it would answer this kind of request, for all that is known."""
+        return self.health.is_up_for(Question(quota, repository), self._clock())
 
-    def why_not(self) -> Unavailable:
-        """Why `may_ask` says no."""
-        pause = self.health.pause_left(self._clock())
+    def wait(self, quota: Quota, repository: str) -> float:
+        """Seconds until it is worth asking this kind of request again; 0 if it is now."""
+        return self.health.wait(Question(quota, repository), self._clock())
+
+    def _require(self, question: Question) -> None:
+        """See that a request is worth sending now. Raises Closed."""
+        now = self._clock()
+        if self.health.may_ask(question, now):
+            return
+        pause = self.health.pause_left(question, now)
         if pause:
-            return Unavailable(
+            raise Closed(
                 "upstream limits the rate of requests",
                 code=ErrorCode.TOOMANYREQUESTS,
                 retry_after=pause,
             )
-        return Unavailable(f"{self.config.host} is known to be down")
+        what = self.config.host if not self.health.is_up else "what was asked for there"
+        raise Closed(f"{what} is known to be down")
 
-    def wait(self) -> float:
-        """Seconds until it is worth asking again; 0 if it is now."""
-        return self.health.wait(self._clock())
+    def _require_tokens(self, repository: str) -> None:
+        self._require(Question(Quota.TOKENS, repository))
 
     @asynccontextmanager
     async def ask(
@@ -123,7 +146,7 @@ class Endpoint:
         kind: str,
         body_for: Urgency | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask for `/v2/<repository>/<path>` and yield a response of 2xx, 304, 405 or 416.
+        """Ask for `/v2/<repository>/<path>` and yield a response of 2xx, 304 or 416.
 
         `body_for`: a blob's bytes are asked for, which wait until others' are through for as long
         as that takes. Everything else is a question: it waits for no body, and not for long.
@@ -131,9 +154,13 @@ class Endpoint:
         Raises:
             Missing: 404.
             Denied: 401 in the end, or 403, by the registry or its token server.
+            Refused: Any other 4xx.
             Unavailable: Anything else, or nothing; also a refusal by the storage that a registry,
-                which has let us in, redirects to.
+                which has let us in, redirects to. `Closed`: it is known to be of no use to ask.
         """
+        quota = Quota.CHECKS if (method, kind) in _CHECKS else _QUOTAS[kind]
+        question = Question(quota, scope.repository.name, path)
+        self._require(question)
         url = URL(f"{self.config.url}/v2/{scope.repository.name}/{path}", encoded=True)
         async with AsyncExitStack() as stack:
             if body_for is None:
@@ -142,7 +169,7 @@ class Endpoint:
                 await stack.enter_async_context(self._body_slots.take(body_for))
                 await stack.enter_async_context(self._slots.take(body_for))
             yield await stack.enter_async_context(
-                self._authorized(method, url, scope, headers, kind=kind)
+                self._authorized(method, url, scope, headers, question, kind=kind)
             )
 
     @asynccontextmanager
@@ -159,27 +186,42 @@ class Endpoint:
 
     @asynccontextmanager
     async def _authorized(
-        self, method: str, url: URL, scope: Scope, headers: dict[str, str], *, kind: str
+        self,
+        method: str,
+        url: URL,
+        scope: Scope,
+        headers: dict[str, str],
+        question: Question,
+        *,
+        kind: str,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         sent = await self._first_header(scope)
-        async with self._send(method, url, headers, sent, kind) as response:
+        send = partial(self._send, question, method, url, headers, kind=kind)
+        async with send(sent) as response:
             better = await self._better_header(response, url, scope, sent)
             if better is None:
-                self._understand(response, url)
+                await self._understand(question, response, url)
                 yield response
                 return
-        async with self._send(method, url, headers, better, kind) as response:
-            self._understand(response, url)
+        async with send(better) as response:
+            await self._understand(question, response, url)
             yield response
 
     @asynccontextmanager
     async def _send(
-        self, method: str, url: URL, headers: dict[str, str], authorization: str | None, kind: str
+        self,
+        question: Question,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        authorization: str | None,
+        *,
+        kind: str,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if authorization:
             headers = headers | {"Authorization": authorization}
         async with AsyncExitStack() as stack:
-            with self._watched():
+            with self._watched(question):
                 response = await stack.enter_async_context(
                     self.exchange.send(method, url, headers, kind=kind)
                 )
@@ -190,7 +232,7 @@ class Endpoint:
             if scope.authorization and not field_value(scope.authorization):
                 raise Denied(ErrorCode.UNAUTHORIZED, "no registry takes such an authorization")
             return scope.authorization
-        with self._watched():
+        with self._watched(Question(Quota.TOKENS, scope.repository.name)):
             return await self._authorizer.known(scope.repository.name)
 
     def _is_personal(self, scope: Scope) -> bool:
@@ -205,16 +247,24 @@ class Endpoint:
         if not is_challenge or self._is_personal(scope):
             return None
         challenges = response.headers.getall("WWW-Authenticate", [])
-        with self._watched():
-            await self.exchange.drain(response)  # so that the connection serves again
+        await self.exchange.drain(response)  # so that the connection serves again
+        with self._watched(Question(Quota.TOKENS, scope.repository.name)):
             return await self._authorizer.answer(scope.repository.name, challenges, sent)
 
-    def _understand(self, response: aiohttp.ClientResponse, url: URL) -> None:
+    async def _understand(
+        self, question: Question, response: aiohttp.ClientResponse, url: URL
+    ) -> None:
         """Raise what the status of the answer to `url` means; take note of what else it tells."""
         self._note_quota(response)
-        with self._watched():
-            raise_for_status(response, url)
-            self._succeeded()
+        try:
+            with self._watched(question):
+                raise_for_status(response, url)
+                self._succeeded(question)
+        except Refused as refusal:
+            with suppress(RegistryError):
+                document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
+                refusal.errors = tuple(parse_errors(document))
+            raise
 
     def _note_quota(self, response: aiohttp.ClientResponse) -> None:
         for header, gauge in (
@@ -225,72 +275,120 @@ class Endpoint:
             if number is not None:
                 gauge.labels(self.label.upstream, self.label.endpoint).set(number)
 
-    def _watched(self) -> "_Watch":
-        return _Watch(self)
+    def _watched(self, question: Question | None) -> "_Watch":
+        return _Watch(self, question)
 
-    def _succeeded(self) -> None:
-        if not self.health.is_up:
-            _logger.info("upstream is back", extra=fields(endpoint=self.config.url))
-        self.health.succeeded()
-        self._up.set(1)
+    def _succeeded(self, question: Question | None) -> None:
+        if question is None or question.quota is not Quota.TOKENS:
+            self.answered += 1
+            if not self.health.is_up:
+                _logger.info("upstream is back", extra=fields(endpoint=self.config.url))
+        self.health.succeeded(question)
+        self._up.set(1 if self.health.is_up else 0)
 
-    def note(self, error: RegistryError) -> None:
-        """Draw conclusions from a refusal, or from a request that failed."""
-        if isinstance(error, Senseless):
+    def note(self, question: Question | None, error: RegistryError, *, is_alone: bool) -> None:
+        """Draw conclusions from a refusal, or from a request that failed.
+
+        `is_alone`: others have been answered meanwhile.
+        """
+        if isinstance(error, (Senseless, Closed)):
             return
-        if isinstance(error, Unavailable) and error.status_seen is None:
-            self._failed(grave=True)
-        elif isinstance(error, Unavailable) and (error.status_seen or 0) >= _SERVER_ERROR:
-            self._failed(grave=False)
+        trouble = _trouble(error, is_alone=is_alone)
+        if trouble is not None:
+            self._failed(question, trouble)
         else:
-            self._succeeded()  # an answer, if not the one that was hoped for
-        if isinstance(error, Unavailable) and error.code is ErrorCode.TOOMANYREQUESTS:
+            self._succeeded(question)  # an answer, if not the one that was hoped for
+        if question is not None and isinstance(error, Unavailable):
+            self._note_pause(question, error)
+
+    def _note_pause(self, question: Question, error: Unavailable) -> None:
+        now = self._clock()
+        if isinstance(error, OfStorage):
+            if error.retry_after is not None:
+                pause = min(error.retry_after, _LONGEST_PAUSE_OF_STORAGE)
+                self.health.pause_thing(question, now + pause)
+        elif error.code is ErrorCode.TOOMANYREQUESTS:
             pause = _PAUSE if error.retry_after is None else min(error.retry_after, _LONGEST_PAUSE)
-            self.health.pause(self._clock() + pause)
+            self.health.pause(question.quota, now + pause)
             _logger.warning(
                 "upstream limits our rate",
-                extra=fields(endpoint=self.config.url, pause_seconds=pause),
+                extra=fields(
+                    endpoint=self.config.url,
+                    pause_seconds=pause,
+                    requests=question.quota.name.lower(),
+                ),
             )
 
-    def broke(self, *, timed_out: bool) -> None:  # noqa: ARG002 - both weigh the same
-        """A body of its has stalled, or brought nothing at all."""
-        self._failed(grave=False)
+    def body_broke(self, repository: str) -> None:
+        """The body of a blob has stalled, or brought nothing at all."""
+        self._failed(Question(Quota.BLOBS, repository), Trouble.ERROR)
 
-    def _failed(self, *, grave: bool) -> None:
+    def _failed(self, question: Question | None, trouble: Trouble) -> None:
         was_up = self.health.is_up
-        self.health.failed(self._clock(), roll=self._random.random(), grave=grave)
+        was_up_for = question is None or self.health.is_up_for(question, self._clock())
+        self.health.failed(question, trouble, self._clock(), roll=self._random.random())
+        self._up.set(1 if self.health.is_up else 0)
         if was_up and not self.health.is_up:
             _logger.warning("upstream is down", extra=fields(endpoint=self.config.url))
             self._tasks.keep(self._probe_until_up, name="probe")
-        self._up.set(1 if self.health.is_up else 0)
+        elif (
+            question is not None
+            and was_up_for
+            and not self.health.is_up_for(question, self._clock())
+        ):
+            _logger.warning(
+                "upstream does not answer a kind of request; others go on",
+                extra=fields(
+                    endpoint=self.config.url,
+                    requests=question.quota.name.lower(),
+                    repository=question.repository,
+                ),
+            )
+            _ = self._tasks.create_task(self._ping(), name="ping")
 
     async def _probe_until_up(self) -> None:
         """Find out when it is back, also in a night in which nobody pulls."""
-        url = URL(f"{self.config.url}/v2/", encoded=True)
         while not self.health.is_up:
-            await asyncio.sleep(max(self.wait(), _PROBE_INTERVAL))
-            if not self.may_ask():
-                continue  # a client's request is the probe
-            with suppress(RegistryError), self._watched():
-                async with self.exchange.send("GET", url, {}, kind="ping") as response:
-                    if response.status >= _SERVER_ERROR:
-                        raise Unavailable("still down", status_seen=response.status)
-                    self._succeeded()
+            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
+            if self.health.may_ping(self._clock()):  # else a client's request is the probe
+                await self._ping()
+
+    async def _ping(self) -> None:
+        """Find out whether it is there at all."""
+        url = URL(f"{self.config.url}/v2/", encoded=True)
+        with suppress(RegistryError), self._watched(None):
+            async with self.exchange.send("GET", url, {}, kind="ping") as response:
+                if response.status >= _SERVER_ERROR:
+                    raise Unavailable("still down", status_seen=response.status)
+                if not self.health.is_up:
+                    self._succeeded(None)
+
+
+def _trouble(error: RegistryError, *, is_alone: bool) -> Trouble | None:
+    """What an error tells of the endpoint; None where it is an answer."""
+    if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
+        return None
+    if error.status_seen is None:
+        return Trouble.SLOW if error.timed_out and is_alone else Trouble.UNREACHABLE
+    return Trouble.ERROR if error.status_seen >= _SERVER_ERROR else None
 
 
 class _Watch:
     """Tells the endpoint how it fared with what goes wrong inside the block."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, question: Question | None) -> None:
         self._endpoint = endpoint
+        self._question = question
         self._received = endpoint.exchange.received
+        self._answered = endpoint.answered
 
     def __enter__(self) -> None:
         return
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, RegistryError) and not self._is_congestion(error):
-            self._endpoint.note(error)
+            is_alone = self._endpoint.answered > self._answered
+            self._endpoint.note(self._question, error, is_alone=is_alone)
 
     def _is_congestion(self, error: RegistryError) -> bool:
         """An endpoint that sends bytes to others meanwhile is there: the line is full."""

@@ -8,6 +8,7 @@ from mirror.oci.errors import (
     DigestMismatch,
     ErrorCode,
     Missing,
+    Refused,
     RegistryError,
     Unavailable,
 )
@@ -26,13 +27,10 @@ async def first_answer(
     """The first endpoint's answer that is one; `unknown` is the code of what nobody has.
 
     Raises:
-        Missing, Denied, Unavailable, DigestMismatch: What the endpoints say, weighed.
+        Missing, Denied, Refused, Unavailable, DigestMismatch: What the endpoints say, weighed.
     """
     errors: list[RegistryError] = []
     for endpoint in endpoints:
-        if not endpoint.may_ask():
-            errors.append(endpoint.why_not())
-            continue
         try:
             with reading(endpoint.config.url):
                 return await ask(endpoint)
@@ -44,7 +42,7 @@ async def first_answer(
             errors.append(error if endpoint.config.tags else Missing(unknown, error.message))
         except Senseless as error:
             errors.append(Unavailable(error.message, status_seen=error.status_seen))
-        except (Unavailable, DigestMismatch) as error:
+        except (Refused, Unavailable, DigestMismatch) as error:
             errors.append(error)
     raise weigh(errors)
 
@@ -54,7 +52,7 @@ def weigh(errors: list[RegistryError]) -> RegistryError:
 
     A denial is an answer; an outage means that we do not know; only if all say so it is missing.
     """
-    for kind in (Denied, Unavailable, Missing):
+    for kind in (Denied, Unavailable, Refused, Missing):
         for error in errors:
             if isinstance(error, kind):
                 return error

@@ -1,18 +1,20 @@
 """Answers about manifests, as a registry's endpoint gives them."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import aiohttp
 
 from mirror.oci.digest import Digest, digest_of, parse_digest
-from mirror.oci.errors import Denied, DigestMismatch, ErrorCode, RegistryError
+from mirror.oci.errors import Denied, DigestMismatch, Missing, Refused, RegistryError
 from mirror.oci.manifest import (
     MANIFEST_TYPES,
     MAX_SIZE,
     Manifest,
     References,
-    is_media_type,
+    media_type_of,
     parse_references,
 )
 from mirror.oci.reference import Reference, Tag
@@ -37,11 +39,12 @@ class TagState:
 async def head_tag(endpoint: Endpoint, scope: Scope, tag: Tag, known: Digest | None) -> TagState:
     """What `tag` means now. Raises as `Endpoint.ask`."""
     headers = _ACCEPT | ({"If-None-Match": f'"{known}"'} if known else {})
-    async with endpoint.ask("HEAD", f"manifests/{tag}", scope, headers, kind="tag") as response:
+    async with _asking_by_head(endpoint, scope, tag, headers) as response:
+        if response is None:
+            return TagState(None)
         if response.status == HTTPStatus.NOT_MODIFIED:
             return TagState(known, not_modified=True)
-        # Where HEAD is refused (405), the digest is not known either.
-        return TagState(_digest_header(response) if response.ok else None)
+        return TagState(_digest_header(response))
 
 
 async def get_manifest(
@@ -51,21 +54,44 @@ async def get_manifest(
     path = f"manifests/{reference}"
     async with endpoint.ask("GET", path, scope, _ACCEPT, kind=_kind(reference)) as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
+        endpoint.heads.answered_by_get(scope.repository.name, str(reference))
         return _manifest(response, content, reference)
 
 
 async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -> None:
     """Have it confirm that this repository has this manifest. Raises as `Endpoint.ask`."""
+    async with _asking_by_head(endpoint, scope, reference, _ACCEPT) as response:
+        if response is not None:
+            return
     path, kind = f"manifests/{reference}", _kind(reference)
-    try:
-        async with endpoint.ask("HEAD", path, scope, _ACCEPT, kind=kind) as response:
-            if response.ok:
-                return
-    except Denied as error:
-        if error.code is ErrorCode.UNAUTHORIZED:
-            raise  # who does not convince here does not there
     async with endpoint.ask("GET", path, scope, _ACCEPT, kind=kind):
+        endpoint.heads.answered_by_get(scope.repository.name, str(reference))
+
+
+@asynccontextmanager
+async def _asking_by_head(
+    endpoint: Endpoint, scope: Scope, reference: Reference, headers: dict[str, str]
+) -> AsyncIterator[aiohttp.ClientResponse | None]:
+    """A HEAD's answer; None where it is refused, or always is: then GET decides.
+
+    Raises as `Endpoint.ask`, and Denied where a client has shown nothing: it is to hear at once
+    that it must.
+    """
+    repository, path = scope.repository.name, f"manifests/{reference}"
+    if not endpoint.heads.are_useful(repository):
+        yield None
         return
+    async with AsyncExitStack() as stack:
+        response = None
+        try:
+            response = await stack.enter_async_context(
+                endpoint.ask("HEAD", path, scope, headers, kind=_kind(reference))
+            )
+        except (Denied, Missing, Refused) as error:
+            if isinstance(error, Denied) and scope.authorization == "":
+                raise
+            endpoint.heads.refused(repository, str(reference))
+        yield response
 
 
 def _kind(reference: Reference) -> str:
@@ -90,8 +116,7 @@ def _manifest(
         # By tag nothing proves the content: a captive portal's page is not a manifest.
         raise Senseless("upstream answered with something that is no manifest")
     declared = response.headers.get("Content-Type", "").partition(";")[0].strip()
-    usable = declared if is_media_type(declared) else references.media_type
-    media_type = usable or MANIFEST_TYPES[0]
+    media_type = media_type_of(references, declared) or MANIFEST_TYPES[0]
     return Manifest(promised or digest_of(content), media_type, content), references
 
 

@@ -15,6 +15,7 @@ from mirror.sources.registry import blobs, listings, manifests
 from mirror.sources.registry.blobs import Distrust, RegistryBlobs
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
+from mirror.sources.registry.health import Quota
 from mirror.sources.registry.listings import Referrers, TagsPage
 from mirror.sources.registry.manifests import TagState
 
@@ -35,10 +36,9 @@ class Registry:
     def __post_init__(self) -> None:
         self._tag_endpoints = [endpoint for endpoint in self.endpoints if endpoint.config.tags]
 
-    @property
-    def is_up(self) -> bool:
-        """Whether an endpoint that may say what tags mean is thought to work."""
-        return any(endpoint.health.is_up for endpoint in self._tag_endpoints)
+    def tells_tags(self, repository: str) -> bool:
+        """Whether an endpoint that may say what tags mean would, for all that is known."""
+        return any(it.is_up_for(Quota.CHECKS, repository) for it in self._tag_endpoints)
 
     def credentials_version(self) -> tuple[object, ...]:
         """Changes when the mirror's credentials have: what was denied may be granted now."""

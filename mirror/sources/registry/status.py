@@ -1,12 +1,39 @@
 """What the status of an answer means."""
 
+import json
+import re
 from http import HTTPStatus
 
 import aiohttp
 from yarl import URL
 
-from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
+
+_PASSING = frozenset(
+    {
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+)
+"""Statuses of 4xx that tell of this moment, or of what stands between, and not of the request."""
+
+
+_CODE = re.compile(r"[A-Z0-9_]{1,64}")  # of an error, as the spec has them
+_MOST_ERRORS = 8
+
+
+class Closed(Unavailable):
+    """It is known to be of no use to ask, and nobody was asked: that tells nothing new."""
+
+
+class OfStorage(Unavailable):
+    """The storage that a registry redirects to is in trouble; the registry is not.
+
+    Neither leaves the package as more than `Unavailable`.
+    """
 
 
 def raise_for_status(response: aiohttp.ClientResponse, url: URL) -> None:
@@ -16,20 +43,80 @@ def raise_for_status(response: aiohttp.ClientResponse, url: URL) -> None:
         Missing, Denied, Unavailable: As `Endpoint.ask`.
     """
     status = response.status
-    # HEAD may be refused where GET is not; a range may lie beyond the end.
-    is_expected = (response.method == "HEAD" and status == HTTPStatus.METHOD_NOT_ALLOWED) or (
+    is_beyond_the_end = (
         "Range" in response.request_info.headers
         and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     )
-    if status < HTTPStatus.BAD_REQUEST or is_expected:
+    if status < HTTPStatus.BAD_REQUEST or is_beyond_the_end:
         return
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise rate_limited(response)
     # A registry that redirects has it, and has let us in: a link that has expired on its way, or
     # storage in trouble, is no reason to tell a client that there is nothing.
-    if response.url.origin() == url.origin():
-        _raise_refusal(response)
+    if response.url.origin() != url.origin():
+        raise _of_storage(response)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise rate_limited(response)
+    _raise_refusal(response)
+    if is_answer(response):
+        raise Refused(status, f"upstream answered {status} {_phrase(status)}".rstrip())
     raise Unavailable(f"upstream answered {status}", status_seen=status)
+
+
+def parse_errors(document: bytes) -> list[dict[str, object]]:
+    """The errors in the body of a refusal, as far as they may be handed on; never raises."""
+    try:
+        answer = json.loads(document)
+    except (ValueError, RecursionError):
+        return []
+    errors = answer.get("errors") if isinstance(answer, dict) else None
+    if not isinstance(errors, list):
+        return []
+    found = (_error(error) for error in errors[:_MOST_ERRORS] if isinstance(error, dict))
+    return [error for error in found if error]
+
+
+def _error(told: dict[str, object]) -> dict[str, object] | None:
+    code, message, detail = (told.get(name) for name in ("code", "message", "detail"))
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
+        return None
+    error: dict[str, object] = {"code": code, "message": field_value(str(message or "")) or ""}
+    if isinstance(detail, (str, int)):
+        error["detail"] = detail
+    return error
+
+
+def is_answer(response: aiohttp.ClientResponse) -> bool:
+    """Whether a status that is no success is about the request, and not about the registry.
+
+    That a registry has no HEAD (501) is, too.
+    """
+    status = response.status
+    if status == HTTPStatus.NOT_IMPLEMENTED:
+        return response.method == "HEAD"
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and (
+        status not in _PASSING
+    )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _of_storage(response: aiohttp.ClientResponse) -> "OfStorage":
+    """What storage says that a registry has redirected to."""
+    status = response.status
+    return OfStorage(
+        f"the storage that upstream redirects to answered {status}",
+        retry_after=_retry_after(response),
+        status_seen=status,
+    )
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    headers = response.headers
+    return parse_retry_after(headers.get("Retry-After"), date=headers.get("Date"))
 
 
 def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
@@ -37,9 +124,7 @@ def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
     return Unavailable(
         "upstream limits the rate of requests",
         code=ErrorCode.TOOMANYREQUESTS,
-        retry_after=parse_retry_after(
-            response.headers.get("Retry-After"), date=response.headers.get("Date")
-        ),
+        retry_after=_retry_after(response),
         status_seen=response.status,
     )
 

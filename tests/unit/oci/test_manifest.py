@@ -53,6 +53,7 @@ def test_an_image_refers_to_its_configuration_and_then_its_layers(media_type: st
             Descriptor(LAYER_TYPE, LAYER_2, 0),
         ),
         media_type=media_type,
+        is_declared=True,
         is_manifest=True,
     )
     assert list(references) == list(references.blobs)

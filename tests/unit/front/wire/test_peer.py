@@ -24,6 +24,7 @@ from mirror.oci.errors import (
     DigestMismatch,
     ErrorCode,
     Missing,
+    Refused,
     RegistryError,
     StoreError,
     Unavailable,
@@ -167,6 +168,7 @@ ERRORS: list[Exception] = [
     Missing(ErrorCode.MANIFEST_UNKNOWN, "no such tag", {"tag": "1"}),
     MISSING_AGAIN,
     Denied(ErrorCode.UNAUTHORIZED, "log in", ["pull"], challenge='Bearer realm="https://x"'),
+    Refused(400, "no", [{"code": "PAGINATION_NUMBER_INVALID", "message": "too many"}]),
     Unavailable("down"),
     Unavailable(
         "limited",
