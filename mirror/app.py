@@ -319,8 +319,10 @@ def _listen(family: int, where: tuple[Any, ...]) -> socket.socket:
 
 def _cannot_listen(setting: str, address: tuple[str, int], error: OSError) -> OSError:
     """What to tell: which setting, and why, in the system's words and not the event loop's."""
-    is_unknown = isinstance(error, socket.gaierror) or error.errno is None
-    why = error.strerror or str(error) if is_unknown else os.strerror(error.errno)
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        why = error.strerror or str(error)
+    else:
+        why = os.strerror(error.errno)
     return OSError(f"server.{setting}: cannot listen on {format_listen(address)}: {why}")
 
 
