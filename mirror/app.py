@@ -8,6 +8,7 @@ the next start), close the store.
 
 import asyncio
 import logging
+import os
 import random
 import resource
 import signal
@@ -23,6 +24,7 @@ from aiohttp import web
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import Config, Endpoint as EndpointConfig
+from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
@@ -292,15 +294,17 @@ async def _listening(address: tuple[str, int]) -> AsyncIterator[list[socket.sock
     """Sockets on which clients may connect: one for each address that the name has."""
     host, port = address
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with ExitStack() as stack:
         try:
+            found = await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
             listeners = [
                 stack.enter_context(_listen(family, where))
                 for family, where in dict.fromkeys((info[0], info[4]) for info in found)
             ]
         except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+            raise _cannot_listen("listen", address, error) from error
         yield listeners
 
 
@@ -319,11 +323,23 @@ def _listen(family: int, where: tuple[Any, ...]) -> socket.socket:
     return listener
 
 
+def _cannot_listen(setting: str, address: tuple[str, int], error: OSError) -> OSError:
+    """What to tell: which setting, and why, in the system's words and not the event loop's."""
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        why = error.strerror or str(error)
+    else:
+        why = os.strerror(error.errno)
+    return OSError(f"server.{setting}: cannot listen on {format_listen(address)}: {why}")
+
+
 @asynccontextmanager
 async def _serving(runner: web.AppRunner, address: tuple[str, int]) -> AsyncIterator[None]:
     await runner.setup()
     try:
-        await web.TCPSite(runner, *address).start()
+        try:
+            await web.TCPSite(runner, *address).start()
+        except OSError as error:
+            raise _cannot_listen("admin_listen", address, error) from error
         yield
     finally:
         await runner.cleanup()

@@ -331,3 +331,26 @@ def write(settings: dict[str, Any], directory: Path) -> Path:
     file = directory / "mirror.toml"
     file.write_text(tomli_w.dumps(settings), encoding="utf-8")
     return file
+
+
+@pytest.mark.parametrize("setting", ["listen", "admin_listen"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+async def test_an_address_that_cannot_be_listened_on_is_told_with_its_setting(
+    tmp_path: Path, setting: str, host: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"{host}:{taken.getsockname()[1]}"
+        settings = document(
+            {"docker.io": upstream_at("http://127.0.0.1:9")},
+            store_root=tmp_path / "store",
+            server={setting: address},
+        )
+        file = tmp_path / "mirror.toml"
+        file.write_text(tomli_w.dumps(settings))
+        command = (sys.executable, "-m", "mirror", "serve", "--config", file)
+        result = await run(*command, check=False)
+    assert result.returncode == 1
+    assert f"mirror: server.{setting}: cannot listen on {address}: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Errno" not in result.stderr
+    assert host != "127.0.0.1" or result.stderr.rstrip().endswith("Address already in use")
