@@ -149,7 +149,7 @@ async def test_a_credential_helper_in_trouble_is_a_denial_and_no_outage(
     async with registry_at(upstream.url, clock, credential_helper="test") as registry:
         with pytest.raises(Denied):
             await registry.head_blob(APP, BLOB)
-        assert registry.is_up
+        assert registry.tells_tags(APP.repository.name)
 
 
 async def test_a_wrong_password_is_denied_counted_and_never_a_404(
