@@ -1,5 +1,6 @@
 """The command line: verbs only; each calls one function."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -44,8 +45,21 @@ def serve(config_file: ConfigFile = None) -> None:
 
 @cli.command()
 def check(config_file: ConfigFile = None) -> None:
-    """Validate the configuration; print what is in effect, without secrets."""
-    typer.echo(tomli_w.dumps(_load(config_file).redacted()), nl=False)
+    """Validate the configuration and the files it names; print what is in effect, without secrets.
+
+    What is wrong goes to standard error; the status is 2 where the mirror cannot run like that.
+    """
+    # `serve` starts without the library that reads certificates.
+    from mirror.doctor.files import look_at_files  # noqa: PLC0415
+    from mirror.doctor.settings import look_at_settings  # noqa: PLC0415
+
+    loaded = _load(config_file)
+    findings = [*look_at_settings(loaded), *look_at_files(loaded, now=dt.datetime.now(dt.UTC))]
+    for finding in findings:
+        typer.echo(str(finding), err=True)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(_MISCONFIGURED)
+    typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
 
 
 @cli.command()
