@@ -60,6 +60,7 @@ _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
+_OTHERS = 0o077  # have no business in the store, in which there may be private images
 _BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
 
 Clock = Callable[[], float]
@@ -86,6 +87,7 @@ async def serve(config: Config) -> None:
     assert task is not None  # noqa: S101 - a coroutine runs in one
     writer = log.start(config.log.level, config.log.format)
     _allow_descriptors()
+    os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
     try:
         async with run(config, spawn=spawn_process(config.log)) as running:
