@@ -163,4 +163,4 @@ async def test_a_refusal_of_any_kind_is_told_as_the_registry_told_it(
     upstream.fault(status=418)
     answer = await mirror.client.get(f"/v2/org/app/{path}")
     assert answer.status == 418
-    assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
+    assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
