@@ -81,11 +81,9 @@ class _Watch:
 
     def run(self) -> None:
         self._seen = self._used()
+        used: dict[FrameType, float] = {}
         while not self.is_over.wait(_OFTEN):
-            used: dict[FrameType, float] = {}
-            self._look(
-                used
-            )  # whoever keeps the interpreter to himself has kept this thread waiting
+            self._look(used)
             turn = threading.Event()
             try:
                 self.loop.call_soon_threadsafe(turn.set)
@@ -93,6 +91,9 @@ class _Watch:
                 return
             while not turn.wait(_OFTEN) and not self.is_over.is_set():
                 self._look(used)
+            used = {}
+            # A call that keeps the interpreter to itself has kept this thread from seeing the turn.
+            self._look(used)
 
     def _look(self, used: dict[FrameType, float]) -> None:
         """Add what has been `used` since the last look to the callback that runs."""
