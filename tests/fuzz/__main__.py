@@ -3,7 +3,7 @@
     python -m tests.fuzz --seconds 300              all of it, in turn by the input's first byte
     python -m tests.fuzz --seconds 300 --only link
 
-What ends in a fault is printed with its input, and left in a file `crash-...`; corpora are not kept.
+What ends in a fault is printed with its input, which is left in a file `crash-...`.
 """
 
 import argparse

@@ -139,7 +139,7 @@ TARGETS = {
         _text(parse_reference), (RegistryError,), (b"3.20", b"sha512:" + b"a" * 128)
     ),
     "digest": Target(
-        _text(parse_digest), (RegistryError,), (b"sha256:" + b"a" * 64, b"sha384:" + b"b" * 96)
+        _text(parse_digest), (RegistryError,), (b"sha256:" + b"a" * 64, b"sha512:" + b"b" * 128)
     ),
     "repository": Target(_text(parse_repository), (RegistryError,), (b"library/a__b--c.d",)),
     "range": Target(
@@ -165,7 +165,7 @@ TARGETS = {
         _read_head,
         (ValueError,),
         (
-            b"\x07HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200\r\nA : b\r\nContent-Length: 1, 1\r\n\r\nx",
+            b"\x07HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 200\r\nA : b\r\nContent-Length: 1, 1\r\n\r\nx",
             b"\xffHTTP/1.1 200\nTransfer-Encoding: chunked\nContent-Length: 5\n c\n\n",
         ),
     ),
