@@ -93,7 +93,7 @@ def _slices(document: bytes) -> Iterator[list[object]]:
         return
     try:
         array = bytes(msgspec.json.decode(document, type=_TagList).tags)
-        yield from _of_array(array)
+        yield from read_strings(array)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise Senseless(f"{_WHAT} makes no sense") from error
 
@@ -108,15 +108,19 @@ def _small(document: bytes) -> list[object]:
     return names
 
 
-def _of_array(array: bytes) -> Iterator[list[object]]:
-    """The strings of a JSON array, which nothing but strings is in. Raises ValueError."""
+def read_strings(array: bytes, at_a_time: int = SLICE) -> Iterator[list[object]]:
+    """The strings of a JSON array, so many bytes of them at a time.
+
+    Raises:
+        ValueError: It holds something else, or a string that is longer than that.
+    """
     if array == b"null":
         return
     if not array.startswith(b"["):
         raise ValueError("no array")
     position = 1
-    while len(array) - position > SLICE:
-        match = _STRINGS.match(array, position, position + SLICE)
+    while len(array) - position > at_a_time:
+        match = _STRINGS.match(array, position, position + at_a_time)
         if match is None or match.end() == position:
             raise ValueError("no strings, or one that is longer than any tag")
         piece = array[position : match.end()].rstrip()[:-1]
