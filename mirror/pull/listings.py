@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import msgspec
 
+from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, Unavailable
@@ -130,7 +131,7 @@ class Listings:
         what = f"referrers {digest}"
         with self._memory.remembering_missing(scope, what):
             found = await self._registry(scope).list_referrers(scope, digest, artifact_type)
-        if not _is_index(found.content):
+        if not await read_aside(_is_index, found.content):
             raise Unavailable("upstream's list of referrers makes no sense")
         record = ReferrersRecord(found.content, found.filtered, self._clock())
         await try_to_keep(

@@ -109,7 +109,7 @@ def _decode(data: bytes) -> None:
 
 def _read_tags(data: bytes) -> None:
     for page in (Page(), Page(n=1), Page(n=2, last="1"), Page(n=0)):
-        read_tags(data, None, page)
+        read_tags(None, page, data)
 
 
 def _read_manifest(data: bytes) -> None:

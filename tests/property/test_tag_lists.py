@@ -43,7 +43,7 @@ def test_pages_of_a_registry_that_ignores_them_are_what_the_spec_says(
     names: list[str], n: int | None, last: str | None
 ) -> None:
     document = json.dumps({"tags": names}).encode()
-    page = read_tags(document, None, Page(n, last))
+    page = read_tags(None, Page(n, last), document)
     left = names[names.index(last) + 1 :] if last in names else names
     assert json.loads(page.content) == left[:n]
     if n and len(left) > n:

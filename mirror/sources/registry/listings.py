@@ -1,16 +1,17 @@
 """Lists, as a registry's endpoint gives them: of tags, of what refers to a digest."""
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlencode
 
+from mirror.aio.reading import read_aside
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.request import Page
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.headers import parse_next_query
 from mirror.sources.registry.reading import Senseless
-from mirror.sources.registry.tag_lists import SLICE, TagsPage, read_tags
+from mirror.sources.registry.tag_lists import TagsPage, read_tags
 
 _LARGEST_LIST = 32 * 2**20  # bytes of a list of tags
 
@@ -29,9 +30,7 @@ async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
         document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
         following = _next_query(response.headers.get("Link"))
-    if len(document) <= SLICE:
-        return read_tags(document, following, page)
-    return await asyncio.to_thread(read_tags, document, following, page)
+    return await read_aside(partial(read_tags, following, page), document)
 
 
 async def list_referrers(

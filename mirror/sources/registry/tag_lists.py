@@ -33,7 +33,7 @@ class TagsPage:
     next_query: dict[str, str] | None
 
 
-def read_tags(document: bytes, following: dict[str, str] | None, page: Page) -> TagsPage:
+def read_tags(following: dict[str, str] | None, page: Page, document: bytes) -> TagsPage:
     """What upstream's answer has of `page`; `following` is the next one by its own `Link`.
 
     Raises:
