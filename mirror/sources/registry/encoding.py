@@ -48,7 +48,10 @@ class Decoder:
         """The rest, once all has been fed."""
         if self._inflate is None or not self._has_begun:
             return b""
-        rest = self._inflate.flush()
+        try:
+            rest = self._inflate.flush()
+        except zlib.error as error:
+            raise ValueError("not what its Content-Encoding says") from error
         if not self._inflate.eof:
             raise ValueError("cut off, as its Content-Encoding shows")
         return rest
