@@ -170,7 +170,9 @@ TARGETS = {
         ),
     ),
     "token": Target(
-        _parse_token, (Senseless,), (b'{"token":"a","access_token":"b","expires_in":1e9}',)
+        _parse_token,
+        (Senseless,),
+        (b'{"token":"a","expires_in":300}', b'{"access_token":"b","expires_in":1e9}'),
     ),
     "life": Target(
         _text(lambda text: life_of(text, now=0.0)), (), (b"Bearer a.eyJleHAiOjEsImlhdCI6MH0.c",)
