@@ -276,7 +276,8 @@ def _build(parts: _Parts) -> Mirror:
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
-            policy=policy, public=config.upstream.keys() - private, clock=clock,
+            tag_flights=SingleFlight(work), policy=policy,
+            public=config.upstream.keys() - private, clock=clock,
         ),
     )  # fmt: skip
 
