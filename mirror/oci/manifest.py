@@ -5,12 +5,13 @@ Nothing here is ever re-encoded: a manifest's bytes are its identity.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mirror.oci.descriptor import Descriptor, Platform
-from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.digest import Digest, UnknownAlgorithm, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -59,6 +60,8 @@ class References:
 
     `media_type` is the one that it declares (`is_declared`), or else the one that only its shape
     can have;
+    what it names by an algorithm that is not known here is left out: it cannot be had here, and is
+    no reason to keep a client from the manifest;
     `is_manifest`: it can be one at all, and is not a login page or an error document.
     """
 
@@ -87,8 +90,8 @@ def parse_references(content: bytes) -> References:
         if len(manifests) + len(blobs) > MAX_REFERENCES:
             manifests, blobs = [], []
         return References(
-            manifests=tuple(map(_descriptor, manifests)),
-            blobs=tuple(map(_descriptor, blobs)),
+            manifests=tuple(_descriptors(manifests)),
+            blobs=tuple(_descriptors(blobs)),
             media_type=_media_type(document),
             is_declared=isinstance(document.get("mediaType"), str),
             is_manifest=bool(_MARKS & document.keys()),
@@ -129,6 +132,12 @@ def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError("not a JSON object")
     return value
+
+
+def _descriptors(entries: Iterable[object]) -> Iterator[Descriptor]:
+    for entry in entries:
+        with suppress(UnknownAlgorithm):
+            yield _descriptor(entry)
 
 
 def _descriptor(value: object) -> Descriptor:

@@ -94,6 +94,18 @@ def test_an_artifact_does_not_depend_on_its_subject() -> None:
     assert [found.digest for found in references] == [CONFIG]
 
 
+@pytest.mark.parametrize("digest", ["blake3:" + "a" * 64, "sha384:" + "0" * 96, "x+y.z:A_b-c="])
+@pytest.mark.parametrize("place", ["manifests", "layers"])
+def test_what_is_named_by_another_algorithm_is_left_out_and_the_rest_is_read(
+    place: str, digest: str
+) -> None:
+    document = {"schemaVersion": 2, "subject": entry(digest), place: [entry(digest), entry(LAYER_1)]}
+    references = parse_references(encoded(document))
+    assert [found.digest for found in references] == [LAYER_1]
+    assert references.is_manifest
+    assert list(parse_references(encoded({"config": entry(digest), "layers": []}))) == []
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -144,7 +156,8 @@ def test_a_manifest_may_refer_to_nothing(document: dict[str, Any]) -> None:
         b'{"layers": [{"digest": null, "size": 1}]}',
         encoded({"layers": [{"digest": str(LAYER_1)}]}),
         encoded({"layers": [entry("sha256:abc")]}),
-        encoded({"layers": [entry("md5:" + "a" * 32)]}),
+        encoded({"layers": [entry("md5:")]}),
+        encoded({"layers": [entry("blake3:" + "a" * 64, -1)]}),
         encoded({"layers": [entry(LAYER_1, -1)]}),
         encoded({"layers": [entry(LAYER_1, "7")]}),
         encoded({"layers": [entry(LAYER_1, 7.0)]}),
