@@ -96,9 +96,10 @@ class Pulls(Protocol):
         repository: Repository,
         digest: Digest,
         artifact_type: str | None,
+        page: Page,
         authorization: Authorization,
     ) -> ReferrersAnswer:
-        """What refers to a digest."""
+        """What refers to a digest, of this type alone where one is given."""
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached, and the query of the next page."""

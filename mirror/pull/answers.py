@@ -154,8 +154,8 @@ class TagsAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersAnswer:
-    """What refers to a digest, as upstream sent it."""
+    """What refers to a digest, and the query of what follows where that is not all."""
 
     content: bytes
-    filtered: bool
+    next_query: dict[str, str] | None
     outcome: Outcome

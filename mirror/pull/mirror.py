@@ -98,6 +98,7 @@ class Mirror:
         repository: Repository,
         digest: Digest,
         artifact_type: str | None,
+        page: Page,
         authorization: str | None,
     ) -> ReferrersAnswer:
         """What refers to a digest."""
@@ -106,7 +107,7 @@ class Mirror:
         await self._grants.require(
             scope, f"manifest {digest}", lambda: registry.confirm_manifest(scope, digest)
         )
-        return await self._listings.list_referrers(scope, digest, artifact_type)
+        return await self._listings.list_referrers(scope, digest, artifact_type, page)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached."""

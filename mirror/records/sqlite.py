@@ -1,4 +1,4 @@
-"""What registries have said, in an SQLite file (`records.sql`)."""
+"""What registries have said, in an SQLite file (`records.sql`, and what follows it)."""
 
 # ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY and question marks
 
@@ -17,7 +17,7 @@ SCHEMA = Schema(
     name="records",
     application_id=0x6D697273,  # "mirs"
     package="mirror.records",
-    scripts=("records.sql",),
+    scripts=("records.sql", "records-2.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and what it held is learnt anew from the registries"
@@ -35,7 +35,20 @@ FIND_LINK = (
 _REPOSITORY = "(SELECT id FROM repositories WHERE path = ?)"
 _UPSTREAM = "(SELECT id FROM upstreams WHERE name = ?)"
 _BATCH = 500  # digests asked about in one query
-_REFERRERS = 10_000  # answers; anyone may ask for the referrers of anything
+
+# Anyone may ask for the referrers of anything: of all the lists, the latest are kept.
+_REFERRERS = 16 * 2**20  # bytes
+_REFERRERS_OVERHEAD = 1024  # bytes that a list costs beyond its content
+_REFERRERS_UNTIDIED = 2**20  # bytes more than that there may be for a while
+
+
+_OLDEST_REFERRERS_GO = Statement(
+    "DELETE FROM referrers WHERE (repository, digest) IN (SELECT repository, digest FROM ("
+    " SELECT repository, digest, sum(size + ?) OVER ("
+    "  ORDER BY checked_at DESC ROWS UNBOUNDED PRECEDING) AS total FROM referrers)"
+    " WHERE total > ?)",
+    [(_REFERRERS_OVERHEAD, _REFERRERS)],
+)
 
 
 class SqliteRecords:
@@ -43,6 +56,7 @@ class SqliteRecords:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._untidied = _REFERRERS_UNTIDIED  # bytes of lists since the oldest have gone
 
     @classmethod
     @asynccontextmanager
@@ -182,40 +196,33 @@ class SqliteRecords:
     # Referrers
 
     async def find_referrers(
-        self, repository: Repository, digest: Digest, artifact_type: str | None
+        self, repository: Repository, digest: Digest
     ) -> ReferrersRecord | None:
-        """Upstream's last answer to this referrers request."""
+        """Upstream's last word on what refers to this."""
         return await self._database.first(
-            "SELECT content, filtered, checked_at FROM referrers"
-            f" WHERE repository = {_REPOSITORY} AND digest = ? AND artifact_type = ?",
-            (str(repository), pack(digest), artifact_type or ""),
-            lambda content, filtered, checked_at: ReferrersRecord(
-                content, bool(filtered), checked_at
-            ),
+            "SELECT content, checked_at FROM referrers"
+            f" WHERE repository = {_REPOSITORY} AND digest = ?",
+            (str(repository), pack(digest)),
+            ReferrersRecord,
         )
 
     async def record_referrers(
-        self,
-        repository: Repository,
-        digest: Digest,
-        artifact_type: str | None,
-        record: ReferrersRecord,
+        self, repository: Repository, digest: Digest, record: ReferrersRecord
     ) -> None:
-        """Upstream has answered a referrers request."""
-        key = (str(repository), pack(digest), artifact_type or "")
+        """Upstream has said what refers to this; the oldest of such lists go where need be."""
+        self._untidied += len(record.content) + _REFERRERS_OVERHEAD
+        is_due = self._untidied >= _REFERRERS_UNTIDIED
+        if is_due:
+            self._untidied = 0
         await self._database.write(
             *_repository(repository),
             Statement(
-                f"INSERT INTO referrers VALUES ({_REPOSITORY}, ?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET filtered = excluded.filtered,"
+                "INSERT INTO referrers (repository, digest, checked_at, content)"
+                f" VALUES ({_REPOSITORY}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                 " content = excluded.content, checked_at = excluded.checked_at",
-                [(*key, int(record.filtered), record.content, record.checked_at)],
+                [(str(repository), pack(digest), record.checked_at, record.content)],
             ),
-            Statement(
-                "DELETE FROM referrers WHERE checked_at < ("
-                " SELECT checked_at FROM referrers ORDER BY checked_at DESC LIMIT 1 OFFSET ?)",
-                [(_REFERRERS,)],
-            ),
+            *([_OLDEST_REFERRERS_GO] if is_due else ()),
         )
 
     # Lists

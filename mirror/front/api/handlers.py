@@ -145,11 +145,15 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         answer = await self._mirror.list_referrers(
-            route.repository, asked.digest, asked.artifact_type, _authorization(request)
+            route.repository, asked.digest, asked.artifact_type, asked.page, _authorization(request)
         )
         headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
-        if answer.filtered:
+        following = answer.next_query
+        if asked.artifact_type is not None:
             headers["OCI-Filters-Applied"] = "artifactType"
+            following = following and following | {"artifactType": asked.artifact_type}
+        if following is not None:
+            headers["Link"] = responses.next_link(request, following, ns)
         return web.Response(body=answer.content, content_type=_INDEX, headers=headers)
 
     async def _catalog(self, request: web.BaseRequest, asked: CatalogRequest) -> web.StreamResponse:

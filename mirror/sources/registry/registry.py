@@ -84,13 +84,11 @@ class Registry:
             unknown=ErrorCode.NAME_UNKNOWN,
         )
 
-    async def list_referrers(
-        self, scope: Scope, digest: Digest, artifact_type: str | None
-    ) -> Referrers:
+    async def list_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
         """What refers to `digest` (Missing: upstream does not support the request)."""
         return await first_answer(
             self._tag_endpoints,
-            lambda endpoint: listings.list_referrers(endpoint, scope, digest, artifact_type),
+            lambda endpoint: listings.list_referrers(endpoint, scope, digest, page),
         )
 
     def _authorities(self, scope: Scope, reference: Reference) -> list[Endpoint]:

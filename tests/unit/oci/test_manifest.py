@@ -99,7 +99,11 @@ def test_an_artifact_does_not_depend_on_its_subject() -> None:
 def test_what_is_named_by_another_algorithm_is_left_out_and_the_rest_is_read(
     place: str, digest: str
 ) -> None:
-    document = {"schemaVersion": 2, "subject": entry(digest), place: [entry(digest), entry(LAYER_1)]}
+    document = {
+        "schemaVersion": 2,
+        "subject": entry(digest),
+        place: [entry(digest), entry(LAYER_1)],
+    }
     references = parse_references(encoded(document))
     assert [found.digest for found in references] == [LAYER_1]
     assert references.is_manifest

@@ -1,0 +1,21 @@
+-- Version 2: what refers to a digest is kept once, whole, and filtered when somebody asks; before,
+-- every filter that a client could think of made a list of its own.
+
+DROP INDEX referrers_by_age;
+ALTER TABLE referrers RENAME TO old_referrers;
+
+CREATE TABLE referrers (
+  repository INTEGER NOT NULL REFERENCES repositories (id),
+  digest     BLOB NOT NULL,
+  checked_at REAL NOT NULL,
+  size       INTEGER NOT NULL AS (length(content)) STORED,
+  content    BLOB NOT NULL,                -- upstream's list, all of its pages
+  PRIMARY KEY (repository, digest)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX referrers_by_age ON referrers (checked_at, size);
+
+INSERT INTO referrers (repository, digest, checked_at, content)
+  SELECT repository, digest, checked_at, content FROM old_referrers WHERE artifact_type = '';
+
+DROP TABLE old_referrers;
