@@ -29,6 +29,7 @@ from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
+from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
 from mirror.pull.fill.retries import RetryPolicy
@@ -257,6 +258,7 @@ def _build(parts: _Parts) -> Mirror:
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),
         manifests=manifests,
+        complete=Complete(store, links, manifests, registries),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(

@@ -81,6 +81,11 @@ class Pulls(Protocol):
     ) -> None:
         """A client has been given a manifest, and will soon ask for what it refers to."""
 
+    async def can_serve(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> bool:
+        """Whether all that a manifest names can be had here, which a client has been given."""
+
     async def head_blob(
         self, repository: Repository, digest: Digest, authorization: Authorization
     ) -> BlobSize:

@@ -106,7 +106,7 @@ class Manifests:
                 return await self.get_by_digest(scope, record.digest)
         kept = None
         if freshness is not Freshness.DEAD:
-            kept = await self._find_permitted(scope, record.digest)
+            kept = await self.find_permitted(scope, record.digest)
         if kept is not None and self._is_silent(scope):
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, STALE)
@@ -123,6 +123,13 @@ class Manifests:
                 raise
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
+
+    async def find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
+        """A manifest that may be served without asking anybody."""
+        found = await self._find(scope, digest)
+        if found is not None and await self._judge(scope, digest) is Verdict.SERVE:
+            return found
+        return None
 
     def good_until(self, scope: Scope, reference: Reference, answer: ManifestAnswer) -> float:
         """When this answer must be asked for again, in seconds since the epoch."""
@@ -203,13 +210,6 @@ class Manifests:
     async def _judge(self, scope: Scope, digest: Digest) -> Verdict:
         link = await self._links.find(scope.repository, digest)
         return await self._links.judge(scope.repository, digest, link)
-
-    async def _find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
-        """A manifest that may be served without asking anybody."""
-        found = await self._find(scope, digest)
-        if found is not None and await self._judge(scope, digest) is Verdict.SERVE:
-            return found
-        return None
 
     async def _find(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest from memory or disk; None for what is not (known to be) one."""

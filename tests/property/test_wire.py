@@ -99,7 +99,7 @@ class Door:
         self._check(*asked)
         raise Missing(ErrorCode.MANIFEST_UNKNOWN, "not here")
 
-    head_blob = get_manifest
+    head_blob = can_serve = get_manifest
 
     @asynccontextmanager
     async def open_blob(self, *asked: Any) -> AsyncIterator[Lease]:

@@ -7,9 +7,10 @@ from typing import assert_never
 from aiohttp import web
 
 from mirror.front.api import responses
+from mirror.front.api.agents import takes_all_from_one
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.ports import Pulls
-from mirror.oci.errors import Denied, ErrorCode
+from mirror.oci.errors import Denied, ErrorCode, Missing
 from mirror.oci.reference import Tag
 from mirror.oci.request import (
     BlobRequest,
@@ -91,9 +92,16 @@ class Handlers:
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
         answer = await self._cached.get_manifest(route, asked.reference, authorization)
+        digest = answer.manifest.digest
+        if takes_all_from_one(request.headers.get("User-Agent", "")) and not (
+            await self._cached.can_serve(route, digest, authorization)
+        ):
+            raise Missing(
+                ErrorCode.MANIFEST_UNKNOWN, "not all that this manifest names can be had here now"
+            )
         facts.note(answer.outcome)
         if request.method == "GET":
-            self._cached.note_served(route.repository, answer.manifest.digest, authorization)
+            self._cached.note_served(route.repository, digest, authorization)
         return responses.manifest(request, answer)
 
     async def _blob(

@@ -40,6 +40,14 @@ class Registry:
         """Whether an endpoint that may say what tags mean would, for all that is known."""
         return any(it.is_up_for(Quota.CHECKS, repository) for it in self._tag_endpoints)
 
+    def gives_manifests(self, repository: str) -> bool:
+        """Whether an endpoint would send manifests, for all that is known."""
+        return any(it.is_up_for(Quota.MANIFESTS, repository) for it in self.endpoints)
+
+    def gives_blobs(self, repository: str) -> bool:
+        """Whether an endpoint would send blobs, for all that is known."""
+        return any(it.is_up_for(Quota.BLOBS, repository) for it in self.endpoints)
+
     def credentials_version(self) -> tuple[object, ...]:
         """Changes when the mirror's credentials have: what was denied may be granted now."""
         return tuple(endpoint.credentials_version() for endpoint in self.endpoints)
