@@ -42,11 +42,16 @@ MAX_REFERENCES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as it travels: bytes, their digest, and the `Content-Type` upstream gave."""
+    """A manifest as it travels: bytes, their digest, and the `Content-Type` upstream gave.
+
+    `is_signed`: the digest is of its payload alone (`oci.signed`). So it is proved, and still can
+    be kept nowhere where bytes are called by their digest.
+    """
 
     digest: Digest
     media_type: str
     content: bytes
+    is_signed: bool = False
 
     @property
     def size(self) -> int:

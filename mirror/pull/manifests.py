@@ -20,6 +20,7 @@ from mirror.pull.answers import (
     HIT,
     JOINED,
     LINKED,
+    MISS,
     NOT_MODIFIED,
     STALE,
     STORED,
@@ -161,6 +162,8 @@ class Manifests:
     async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
             manifest, references = await self._registry(scope).get_manifest(scope, reference)
+        if manifest.is_signed:
+            return ManifestAnswer(manifest, MISS)
         await try_to_keep(self._keep(scope.repository, manifest, references))
         return ManifestAnswer(manifest, STORED)
 

@@ -18,6 +18,7 @@ from mirror.oci.manifest import (
     parse_references,
 )
 from mirror.oci.reference import Reference, Tag
+from mirror.oci.signed import SIGNED_MANIFEST, payload_of
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.reading import Senseless
 
@@ -109,6 +110,11 @@ def _manifest(
     response: aiohttp.ClientResponse, content: bytes, reference: Reference
 ) -> tuple[Manifest, References]:
     promised = _digest_header(response) if isinstance(reference, Tag) else reference
+    if promised is None or not promised.names(content):
+        payload = payload_of(content)
+        if payload is not None and (promised is None or promised.names(payload)):
+            digest = promised or digest_of(payload)
+            return Manifest(digest, SIGNED_MANIFEST, content, is_signed=True), References()
     if promised is not None and not promised.names(content):
         raise DigestMismatch("upstream sent a manifest that is not what its digest says")
     references = _references(content)
