@@ -62,7 +62,7 @@ class Listings:
             if not names and page.last is None:
                 raise
             return TagsAnswer(names, _next(names, page), STALE)
-        return TagsAnswer(found.names, found.next_query, MISS)
+        return TagsAnswer(found.names, found.next_query, MISS.by(is_fallback=found.is_fallback))
 
     async def list_referrers(
         self, scope: Scope, digest: Digest, artifact_type: str | None, page: Page
@@ -80,7 +80,8 @@ class Listings:
             answer = await self._list_all_referrers(scope, digest)
         else:
             found = await self._ask_for_referrers(scope, digest, page)
-            answer = ReferrersAnswer(found.content, found.next_query, MISS)
+            outcome = MISS.by(is_fallback=found.is_fallback)
+            answer = ReferrersAnswer(found.content, found.next_query, outcome)
         if artifact_type is None:
             return answer
         return replace(answer, content=filter_referrers(answer.content, artifact_type))
@@ -133,8 +134,9 @@ class Listings:
 
     async def _fetch_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
         found = await self._ask_for_referrers(scope, digest, Page())
-        if found.next_query is not None:  # all that there is, is more than what is kept
-            return ReferrersAnswer(found.content, found.next_query, MISS)
+        if found.next_query is not None or found.is_fallback:  # not all, or not to be relied on
+            outcome = MISS.by(is_fallback=found.is_fallback)
+            return ReferrersAnswer(found.content, found.next_query, outcome)
         record = ReferrersRecord(found.content, self._clock())
         await try_to_keep(self._records.record_referrers(scope.repository, digest, record))
         return ReferrersAnswer(found.content, None, STORED)

@@ -10,7 +10,7 @@ INSERT INTO repositories (id, upstream, path)
 INSERT INTO links
   SELECT repository, packed(digest), size, 0 FROM old.links WHERE packed(digest) IS NOT NULL;
 
-INSERT INTO tags
+INSERT INTO tags (repository, name, digest, checked_at)
   SELECT repository, name, packed(digest), checked_at FROM old.tags
   WHERE packed(digest) IS NOT NULL;
 

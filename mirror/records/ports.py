@@ -54,10 +54,14 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
-    """What a tag meant when upstream last said so (`checked_at`)."""
+    """What a tag meant when upstream last said so (`checked_at`).
+
+    `is_fallback`: by the word of an endpoint that may say so only in an outage of the others.
+    """
 
     digest: Digest
     checked_at: float
+    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

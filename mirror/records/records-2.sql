@@ -1,6 +1,10 @@
 -- Version 2: what refers to a digest is kept once, whole, and filtered when somebody asks; before,
 -- every filter that a client could think of made a list of its own.
 
+-- And a tag's meaning is known to be another's word than the registry's.
+
+ALTER TABLE tags ADD COLUMN is_fallback INTEGER NOT NULL DEFAULT 0;
+
 DROP INDEX referrers_by_age;
 ALTER TABLE referrers RENAME TO old_referrers;
 

@@ -166,9 +166,12 @@ class SqliteRecords:
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
         return await self._database.first(
-            f"SELECT digest, checked_at FROM tags WHERE repository = {_REPOSITORY} AND name = ?",
+            "SELECT digest, checked_at, is_fallback FROM tags"
+            f" WHERE repository = {_REPOSITORY} AND name = ?",
             (str(repository), tag),
-            lambda digest, checked_at: TagRecord(unpack(digest), checked_at),
+            lambda digest, checked_at, is_fallback: TagRecord(
+                unpack(digest), checked_at, bool(is_fallback)
+            ),
         )
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
@@ -176,9 +179,19 @@ class SqliteRecords:
         await self._database.write(
             *_repository(repository),
             Statement(
-                f"INSERT INTO tags VALUES ({_REPOSITORY}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " digest = excluded.digest, checked_at = excluded.checked_at",
-                [(str(repository), tag, pack(record.digest), record.checked_at)],
+                "INSERT INTO tags (repository, name, digest, checked_at, is_fallback)"
+                f" VALUES ({_REPOSITORY}, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " digest = excluded.digest, checked_at = excluded.checked_at,"
+                " is_fallback = excluded.is_fallback",
+                [
+                    (
+                        str(repository),
+                        tag,
+                        pack(record.digest),
+                        record.checked_at,
+                        int(record.is_fallback),
+                    )
+                ],
             ),
         )
 

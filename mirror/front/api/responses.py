@@ -38,6 +38,8 @@ def cache_status(outcome: Outcome) -> str:
         status += "; stored"
     if outcome.upstream_status is not None:
         status += f"; fwd-status={outcome.upstream_status}"
+    if outcome.is_fallback:
+        status += "; detail=fallback"
     return status
 
 

@@ -19,18 +19,26 @@ _WHAT = "upstream's list of tags"
 
 @dataclass(frozen=True, slots=True)
 class TagsPage:
-    """A page of tags, and the query that leads to the next one."""
+    """A page of tags, and the query that leads to the next one.
+
+    `is_fallback`: of an endpoint that may tell only in an outage.
+    """
 
     names: list[str]
     next_query: dict[str, str] | None
+    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Referrers:
-    """What refers to a digest, and the query that leads to more where there is too much of it."""
+    """What refers to a digest, and the query that leads to more where there is too much of it.
+
+    `is_fallback`: as with tags.
+    """
 
     content: bytes
     next_query: dict[str, str] | None
+    is_fallback: bool = False
 
 
 async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:

@@ -1,14 +1,17 @@
 """One upstream: what the mirror asks of it, at whichever of its endpoints can answer.
 
 Endpoints are tried in the order of the configuration. Only those with `tags = true` may say what a
-tag means; content by digest may come from any, since its digest proves it.
+tag means, and while none of them can be asked, those with `tags = "fallback"`; content by digest
+may come from any, since its digest proves it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode
-from mirror.oci.manifest import Manifest, References
+from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.sources.registry import blobs, listings, manifests
@@ -17,7 +20,9 @@ from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.health import Quota
 from mirror.sources.registry.listings import Referrers, TagsPage
-from mirror.sources.registry.manifests import TagState
+from mirror.sources.registry.manifests import SentManifest, TagState
+
+_Word = TypeVar("_Word", SentManifest, TagState, TagsPage, Referrers)
 
 
 @dataclass(slots=True, eq=False)
@@ -31,14 +36,22 @@ class Registry:
     name: str
     endpoints: list[Endpoint]
     _tag_endpoints: list[Endpoint] = field(init=False)
+    _fallbacks: list[Endpoint] = field(init=False)
     _distrust: Distrust = field(default_factory=Distrust, init=False)
 
     def __post_init__(self) -> None:
-        self._tag_endpoints = [endpoint for endpoint in self.endpoints if endpoint.config.tags]
+        self._tag_endpoints = [it for it in self.endpoints if it.config.is_authority]
+        self._fallbacks = [it for it in self.endpoints if it.config.tags == "fallback"]
 
     def tells_tags(self, repository: str) -> bool:
         """Whether an endpoint that may say what tags mean would, for all that is known."""
         return any(it.is_up_for(Quota.CHECKS, repository) for it in self._tag_endpoints)
+
+    def speaks_of_tags(self, repository: str) -> bool:
+        """The same, or one that may in their place."""
+        return self.tells_tags(repository) or any(
+            it.is_up_for(Quota.CHECKS, repository) for it in self._fallbacks
+        )
 
     def gives_manifests(self, repository: str) -> bool:
         """Whether an endpoint would send manifests, for all that is known."""
@@ -58,16 +71,19 @@ class Registry:
 
     async def head_tag(self, scope: Scope, tag: Tag, known: Digest | None) -> TagState:
         """What `tag` means now; costs no pull (Docker Hub counts GETs only)."""
-        return await first_answer(
-            self._tag_endpoints, lambda endpoint: manifests.head_tag(endpoint, scope, tag, known)
+        return await self._first_word(
+            scope, lambda endpoint: manifests.head_tag(endpoint, scope, tag, known)
         )
 
-    async def get_manifest(self, scope: Scope, reference: Reference) -> tuple[Manifest, References]:
+    async def get_manifest(self, scope: Scope, reference: Reference) -> SentManifest:
         """The manifest, proved by its digest (as far as one is known beforehand), and read."""
-        endpoints = self._tag_endpoints if isinstance(reference, Tag) else self.endpoints
-        return await first_answer(
-            endpoints, lambda endpoint: manifests.get_manifest(endpoint, scope, reference)
-        )
+
+        def ask(endpoint: Endpoint) -> Awaitable[SentManifest]:
+            return manifests.get_manifest(endpoint, scope, reference)
+
+        if isinstance(reference, Tag):
+            return await self._first_word(scope, ask)
+        return await first_answer(self.endpoints, ask)
 
     async def confirm_manifest(self, scope: Scope, reference: Reference) -> None:
         """Have upstream confirm that this repository has this manifest, and lets us have it."""
@@ -86,21 +102,45 @@ class Registry:
 
     async def list_tags(self, scope: Scope, page: Page) -> TagsPage:
         """A page of the repository's tags."""
-        return await first_answer(
-            self._tag_endpoints,
+        return await self._first_word(
+            scope,
             lambda endpoint: listings.list_tags(endpoint, scope, page),
             unknown=ErrorCode.NAME_UNKNOWN,
         )
 
     async def list_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
         """What refers to `digest` (Missing: upstream does not support the request)."""
-        return await first_answer(
-            self._tag_endpoints,
+        return await self._first_word(
+            scope,
             lambda endpoint: listings.list_referrers(endpoint, scope, digest, page),
         )
+
+    async def _first_word(
+        self,
+        scope: Scope,
+        ask: Callable[[Endpoint], Awaitable[_Word]],
+        *,
+        unknown: ErrorCode = ErrorCode.MANIFEST_UNKNOWN,
+    ) -> _Word:
+        """What nothing proves: of those who may say so, or who may while those cannot be asked."""
+        try:
+            return await first_answer(self._tag_endpoints, ask, unknown=unknown)
+        except Unavailable:
+            # They do not know who is let in, and the refusal of one that lags behind says nothing.
+            if self._fallbacks and scope.authorization is None:
+                with suppress(RegistryError):
+                    return await first_answer(self._fallbacks, lambda it: _in_place(it, ask))
+            raise
 
     def _authorities(self, scope: Scope, reference: Reference) -> list[Endpoint]:
         """Who may say that this repository has something, and lets this client have it."""
         if isinstance(reference, Tag) or scope.authorization is not None:
             return self._tag_endpoints
         return self.endpoints
+
+
+async def _in_place(endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[_Word]]) -> _Word:
+    """The answer of an endpoint in place of those that it stands for, marked."""
+    word = replace(await ask(endpoint), is_fallback=True)
+    endpoint.note_fallback()
+    return word
