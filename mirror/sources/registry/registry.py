@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
+from mirror.oci.errors import DigestMismatch, ErrorCode, RegistryError, Unavailable
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.sources.registry import blobs, listings, manifests
@@ -69,6 +69,11 @@ class Registry:
         """The blobs of a repository, as a source of bytes; equal where registry and scope are."""
         return RegistryBlobs(self.name, scope, tuple(self.endpoints), self._distrust)
 
+    def require_hope(self, digest: Digest, *, unknown: ErrorCode) -> None:
+        """Raises Missing where every endpoint has sent something else under this digest."""
+        names = (endpoint.name for endpoint in self.endpoints)
+        self._distrust.require_hope(digest, names, unknown=unknown)
+
     async def head_tag(self, scope: Scope, tag: Tag, known: Digest | None) -> TagState:
         """What `tag` means now; costs no pull (Docker Hub counts GETs only)."""
         return await self._first_word(
@@ -77,12 +82,20 @@ class Registry:
 
     async def get_manifest(self, scope: Scope, reference: Reference) -> SentManifest:
         """The manifest, proved by its digest (as far as one is known beforehand), and read."""
-
-        def ask(endpoint: Endpoint) -> Awaitable[SentManifest]:
-            return manifests.get_manifest(endpoint, scope, reference)
-
         if isinstance(reference, Tag):
-            return await self._first_word(scope, ask)
+            return await self._first_word(
+                scope, lambda endpoint: manifests.get_manifest(endpoint, scope, reference)
+            )
+        digest = reference
+        self.require_hope(digest, unknown=ErrorCode.MANIFEST_UNKNOWN)
+
+        async def ask(endpoint: Endpoint) -> SentManifest:
+            try:
+                return await manifests.get_manifest(endpoint, scope, digest)
+            except DigestMismatch:
+                self._distrust.note(digest, [endpoint.name], is_disproved=True)
+                raise
+
         return await first_answer(self.endpoints, ask)
 
     async def confirm_manifest(self, scope: Scope, reference: Reference) -> None:
@@ -94,6 +107,7 @@ class Registry:
 
     async def head_blob(self, scope: Scope, digest: Digest) -> int:
         """The size of a blob that this repository has, in bytes; nothing is transferred."""
+        self.require_hope(digest, unknown=ErrorCode.BLOB_UNKNOWN)
         return await first_answer(
             self._authorities(scope, digest),
             lambda endpoint: blobs.head_blob(endpoint, scope, digest),
