@@ -65,8 +65,8 @@ class References:
 
     `media_type` is the one that it declares (`is_declared`), or else the one that only its shape
     can have;
-    what it names by an algorithm that is not known here is left out: it cannot be had here, and is
-    no reason to keep a client from the manifest;
+    what it names by an algorithm that is not known here, or without a size, is left out: nothing
+    is known of it, and that is no reason to keep a client from the manifest;
     `is_manifest`: it can be one at all, and is not a login page or an error document.
     """
 
@@ -140,13 +140,14 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _descriptors(entries: Iterable[object]) -> Iterator[Descriptor]:
-    for entry in entries:
+    for entry in map(_object, entries):
         with suppress(UnknownAlgorithm):
-            yield _descriptor(entry)
+            digest = parse_digest(str(entry["digest"]))
+            if "size" in entry:
+                yield _descriptor(entry, digest)
 
 
-def _descriptor(value: object) -> Descriptor:
-    entry = _object(value)
+def _descriptor(entry: dict[str, Any], digest: Digest) -> Descriptor:
     size = entry["size"]
     if type(size) is not int or not 0 <= size < 2**63:  # JSON's true is an int to Python
         raise ValueError("a descriptor's size is a number of bytes")
@@ -154,7 +155,7 @@ def _descriptor(value: object) -> Descriptor:
     media_type = str(entry.get("mediaType", ""))
     return Descriptor(
         media_type=media_type,
-        digest=parse_digest(str(entry["digest"])),
+        digest=digest,
         size=size,
         platform=_platform(platform) if isinstance(platform, dict) else None,
         is_foreign=bool(entry.get("urls")) or _FOREIGN_LAYER.fullmatch(media_type) is not None,

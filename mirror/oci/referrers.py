@@ -16,7 +16,6 @@ class _Entry(Struct):
     """What is read of an entry."""
 
     digest: str
-    size: int
     artifact_type: str | None = field(default=None, name="artifactType")
 
 
