@@ -96,6 +96,7 @@ class Records(Protocol):
 
         Makes the manifest's own link confirmed, a link of each child that is not foreign, and the
         edges: all or nothing. `sent_as`: upstream has just sent it too, as this media type.
+        Where manifests name too much, all together, what only the oldest name goes.
         """
 
     async def list_children(self, digest: Digest) -> list[Digest]:

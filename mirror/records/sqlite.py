@@ -41,6 +41,11 @@ _REFERRERS = 16 * 2**20  # bytes
 _REFERRERS_OVERHEAD = 1024  # bytes that a list costs beyond its content
 _REFERRERS_UNTIDIED = 2**20  # bytes more than that there may be for a while
 
+MOST_NAMED = 1_000_000
+"""Digests that manifests name, all together: some 100 MB. Anybody may write a manifest of many."""
+
+_NAMED_UNTIDIED = 16  # part of them that there may be more for a while
+
 
 _OLDEST_REFERRERS_GO = Statement(
     "DELETE FROM referrers WHERE (repository, digest) IN (SELECT repository, digest FROM ("
@@ -54,16 +59,20 @@ _OLDEST_REFERRERS_GO = Statement(
 class SqliteRecords:
     """Implements `records.ports.Records`. Use `SqliteRecords.open`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most_named: int = MOST_NAMED) -> None:
         self._database = database
+        self._most_named = most_named
+        self._named = most_named  # digests, since the oldest manifests have gone
         self._untidied = _REFERRERS_UNTIDIED  # bytes of lists since the oldest have gone
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, *, catalog: Path | None = None
+        cls, path: Path, *, catalog: Path | None = None, most_named: int = MOST_NAMED
     ) -> AsyncIterator["SqliteRecords"]:
         """Open the file, and make it where need be; everything asked for is written at exit.
+
+        Of what manifests name, the latest `most_named` digests are on record, or a little more.
 
         What an older mirror has kept in its `catalog` is taken over into records that are new.
 
@@ -73,7 +82,7 @@ class SqliteRecords:
         async with Database.open(path, SCHEMA) as database:
             if catalog is not None:
                 await take_over(catalog, database, path, SCHEMA)
-            yield cls(database)
+            yield cls(database, most_named)
 
     # Links
 
@@ -113,6 +122,27 @@ class SqliteRecords:
             Statement(
                 "INSERT INTO edges VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 [(parent, position, pack(it.digest)) for position, it in enumerate(children)],
+            ),
+            Statement(
+                "INSERT INTO manifests (digest, children) VALUES (?, ?) ON CONFLICT (digest)"
+                " DO UPDATE SET id = (SELECT max(id) + 1 FROM manifests)",
+                [(parent, len(children))],
+            ),
+            *self._oldest_manifests_go(len(children) + 1),
+        )
+
+    def _oldest_manifests_go(self, named: int) -> tuple[Statement, ...]:
+        """What is to be done about too many, now that so many more are `named`."""
+        self._named += named
+        if self._named < self._most_named // _NAMED_UNTIDIED:
+            return ()
+        self._named = 0
+        return (
+            Statement(
+                "DELETE FROM manifests WHERE id IN (SELECT id FROM (SELECT id, sum(children + 1)"
+                " OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) AS total FROM manifests)"
+                " WHERE total > ?)",
+                [(self._most_named,)],
             ),
         )
 
