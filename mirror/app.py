@@ -29,6 +29,7 @@ from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
+from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
 from mirror.pull.fill.retries import RetryPolicy
@@ -272,6 +273,7 @@ def _build(parts: _Parts) -> Mirror:
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),
         manifests=manifests,
+        complete=Complete(store, links, manifests, registries),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(

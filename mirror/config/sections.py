@@ -83,8 +83,15 @@ def _as_written(addresses: tuple[tuple[str, int], ...]) -> str | list[str]:
     return written[0] if len(written) == 1 else written
 
 
+def _tells_tags(value: object) -> object:
+    if isinstance(value, bool) or value == "fallback":
+        return value
+    raise ValueError('must be true, false or "fallback"')
+
+
 Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
+TellsTags = Annotated[bool | Literal["fallback"], BeforeValidator(_tells_tags)]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Timeout = Annotated[Duration, AfterValidator(_not_zero)]
@@ -202,7 +209,7 @@ class Endpoint(Section):
     password_file: ReadableFile | None = None
     credential_helper: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     ca_file: ReadableFile | None = None
-    tags: Flag = True
+    tags: TellsTags = True
     max_connections: Count | None = None
     max_bandwidth: Annotated[Size, AfterValidator(_not_zero)] | None = None
     token_hosts: tuple[Host, ...] = ()
@@ -239,6 +246,11 @@ class Endpoint(Section):
         if self.username is not None and self.credential_helper is not None:
             raise ValueError("credential_helper stands instead of username and password_file")
         return self
+
+    @property
+    def is_authority(self) -> bool:
+        """Whether it may say what a tag means, and who is let in."""
+        return self.tags is True
 
     @cached_property
     def host(self) -> str:
@@ -281,7 +293,7 @@ class Upstream(Section):
     def _endpoints_suffice(self) -> Self:
         if not self.endpoints:
             raise ValueError("endpoints is empty: name at least one URL")
-        if not any(endpoint.tags for endpoint in self.endpoints):
+        if not any(endpoint.is_authority for endpoint in self.endpoints):
             raise ValueError("at least one endpoint must answer for tags (tags = true)")
         urls = [endpoint.url for endpoint in self.endpoints]
         if len(set(urls)) != len(urls):

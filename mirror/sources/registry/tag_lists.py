@@ -27,10 +27,14 @@ _STRINGS = re.compile(rb'(?:\s*+"(?:[^"\\]++|\\.)*+"\s*+,)*+', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class TagsPage:
-    """A page of tags, as a JSON array, and the query that leads to the next one."""
+    """A page of tags, as a JSON array, and the query that leads to the next one.
+
+    `is_fallback`: of an endpoint that may tell only in an outage.
+    """
 
     content: bytes
     next_query: dict[str, str] | None
+    is_fallback: bool = False
 
 
 def read_tags(following: dict[str, str] | None, page: Page, document: bytes) -> TagsPage:

@@ -143,7 +143,7 @@ def test_every_shipped_file_is_valid(file: Path, tmp_path: Path) -> None:
     assert [name for name, each in parse(tomllib.loads(text)).upstream.items() if each.default]
 
 
-def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_never_for_tags(
+def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_for_tags_only_without_it(
     tmp_path: Path,
 ) -> None:
     secret = tmp_path / "acr-password"
@@ -151,7 +151,7 @@ def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_never_for_tags(
     text = (FILES / "aliyun.toml").read_text(encoding="utf-8")
     config = parse(tomllib.loads(text.replace("/etc/mirror/acr-password", str(secret))))
     accelerator, hub = config.upstream["docker.io"].endpoints
-    assert (accelerator.tags, hub.tags) == (False, True)
+    assert (accelerator.tags, hub.tags) == ("fallback", True)
     assert accelerator.host.endswith(".mirror.aliyuncs.com")
     (private,) = config.upstream["registry.cn-hangzhou.aliyuncs.com"].endpoints
     assert private.password_file == secret
@@ -280,6 +280,7 @@ def test_a_table_is_told_from_a_value(section: str) -> None:
         (endpoint('username = "a"'), "username and password_file go together"),
         (endpoint('password_file = "F"'), "username and password_file go together"),
         (endpoint("tags = false"), "at least one endpoint must answer for tags"),
+        (endpoint('tags = "fallback"'), "at least one endpoint must answer for tags"),
         (endpoint("") + endpoint(""), "the same endpoint URL stands there twice"),
         (
             (
@@ -440,7 +441,7 @@ def test_any_other_url_is_refused_without_being_repeated(url: str) -> None:
     [
         ("max_connections = 0", "must be greater than or equal to 1"),
         ('max_bandwidth = "0 B"', "must be more than zero"),
-        ('tags = "yes"', "must be true or false"),
+        ('tags = "yes"', 'must be true, false or "fallback"'),
         ("token_hosts = ['https://a.io/token']", "not a registry host"),
         ("ca_file = '/nowhere/ca.crt'", "cannot be read: No such file or directory"),
         ("ca_file = '/'", "cannot be read: Is a directory"),
