@@ -16,8 +16,6 @@ from mirror.storage.room import Room
 from mirror.storage.states import PartialEntry, PartialState, States
 from mirror.storage.threads import Lane
 
-_GROWTH = 16 * 2**20  # bytes promised at a time, where they are to spare, to a blob of unknown size
-
 
 class LocalWriter:
     """A `mirror.storage.ports.Writer` of a partial on this disk.
@@ -91,13 +89,15 @@ class LocalWriter:
         What an earlier writer has left beyond it goes. Raises NoRoom, and StoreError where this one
         has written more already.
         """
+        promise = self._entry.promise
         if size is None:
-            self.size = None
+            promise.expected, self.size = 0, None
             return
         if extents.clip(self._claimed, size) != self._claimed:
             await self._cut(size)
-        await self._room.allow(self._entry.promise, size)
-        self._entry.promise.size = max(size, self._entry.promise.written)
+        promise.is_proved &= size == self.size
+        await self._room.admit(promise, size)
+        promise.size = max(min(promise.size, size), extents.total(self._claimed))
         self.size = size
 
     async def _cut(self, size: int) -> None:
@@ -132,21 +132,29 @@ class LocalWriter:
     ) -> "asyncio.Future[None] | None":
         """`LocalPen.write` without waiting; None where there is nothing to write."""
         end = offset + sum(map(len, chunks))
-        if self._has_ended or self._ending is not None:
-            raise StoreError("the writer has ended")
-        if self.size is not None and end > self.size:
-            raise ValueError(f"{offset}-{end} is beyond the blob's {self.size} bytes")
+        self._check(offset, end)
+        while (needed := self._needed(offset, end)) > self._entry.promise.size:
+            await self._room.allow(self._entry.promise, needed, self.size)
+            self._check(offset, end)
         gaps = extents.missing(self._claimed, offset, end)
         if not gaps:
             return None
         self._claimed = extents.add(self._claimed, offset, end)
-        needed = extents.total(self._claimed)
-        await self._room.allow(self._entry.promise, needed, spare=_GROWTH)
         if gaps == [(offset, end)]:
             return self._files.write(lane, self._partial, (offset, chunks))
         content = b"".join(chunks)
         pieces = ((start, [content[start - offset : stop - offset]]) for start, stop in gaps)
         return self._files.write(lane, self._partial, *pieces)
+
+    def _check(self, offset: int, end: int) -> None:
+        if self._has_ended or self._ending is not None:
+            raise StoreError("the writer has ended")
+        if self.size is not None and end > self.size:
+            raise ValueError(f"{offset}-{end} is beyond the blob's {self.size} bytes")
+
+    def _needed(self, offset: int, end: int) -> int:
+        """Bytes in all, with these."""
+        return extents.total(extents.add(self._claimed, offset, end))
 
     def is_proved(self) -> bool:
         """Whether everything is written, and is the blob that `digest` names."""

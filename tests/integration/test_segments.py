@@ -155,6 +155,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             Registry("hub", [endpoint]).blobs(Scope(Repository("hub", "library/app"))),
             store,
             promised=SIZE,
+            is_size_proved=False,
             pace=Pace(2, SEGMENT, RetryPolicy(attempts=3), alone=0.01),
             slots=Slots(1),
             urgency=Urgency(),

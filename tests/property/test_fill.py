@@ -286,6 +286,7 @@ def _fill(store: LocalStorage, upstream: Upstream, size: int | None, pace: Pace)
         upstream,
         store,
         promised=size,
+        is_size_proved=False,
         pace=pace,
         slots=Slots(1),
         urgency=Urgency(is_urgent=False),  # begun whether anybody waits or not

@@ -89,6 +89,7 @@ class Fill:
         storage: Writers,
         *,
         promised: int | None,
+        is_size_proved: bool,
         pace: Pace,
         slots: Slots,
         urgency: Urgency,
@@ -104,6 +105,7 @@ class Fill:
         self.readers = Readers(metrics.fill_readers)
         self.state = State.WAITING
         self._storage = storage
+        self._proved = promised if is_size_proved else None
         self._sizes = Sizes(promised or None)  # nothing is ever promised to be empty
         self._pace = pace
         self._slots = slots
@@ -202,7 +204,10 @@ class Fill:
     async def _open(self) -> Writer:
         """Begin, or continue; what was promised is a hint, and cuts nothing of what is there."""
         promised = self._sizes.promised
-        writer = await self._storage.open_writer(self.upstream, self.digest, promised)
+        is_proved = promised is not None and promised == self._proved
+        writer = await self._storage.open_writer(
+            self.upstream, self.digest, promised, is_size_proved=is_proved
+        )
         if writer.size is None:
             self._sizes.promised = None  # more is there than was promised: that was no promise
         return writer

@@ -82,6 +82,7 @@ class Fills:
             _REMEMBERED, ttl=_TOO_LARGE_FOR, timer=clock
         )
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
+        self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
 
     @property
     def patience(self) -> float:
@@ -95,7 +96,9 @@ class Fills:
 
     def note_size(self, upstream: str, digest: Digest, size: int) -> None:
         """This blob has proved to have a size: that counts for more than a promise."""
-        self._told[upstream, digest] = size
+        key = (upstream, digest)
+        self._told[key] = self._proved[key] = size
+        self._too_large.pop(key, None)  # it may have been for want of a size
 
     async def join(self, source: BlobSource, digest: Digest, size: int | None) -> Fill:
         """Read along with the fill of `digest`, begun now if need be; `readers.leave` when done.
@@ -151,9 +154,10 @@ class Fills:
     def _start(self, key: _Key, source: BlobSource, size: int | None, urgency: Urgency) -> _Flight:
         fill = Fill(
             key[1], source, self._storage,
-            promised=self._told.get(key, size), pace=self._pace, slots=self._slots,
-            urgency=urgency, metrics=self._metrics, note_fault=self._note_fault,
-            note_sent=self._note_sent, clock=self._clock, random=self._random,
+            promised=self._told.get(key, size), is_size_proved=key in self._proved,
+            pace=self._pace, slots=self._slots, urgency=urgency, metrics=self._metrics,
+            note_fault=self._note_fault, note_sent=self._note_sent, clock=self._clock,
+            random=self._random,
         )  # fmt: skip
         flight = _Flight(fill)
         if urgency.is_urgent:
@@ -189,4 +193,5 @@ class Fills:
             return
         if fill.told is not None:
             self._told[key] = fill.told
+            self._proved.pop(key, None)
         self._too_large[key] = fill.promised if fill.told is None else fill.told

@@ -192,8 +192,17 @@ class _SlowToDiscard:
         self._storage = storage
         self.discarding, self.may = asyncio.Event(), asyncio.Event()
 
-    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
-        writer = await self._storage.open_writer(upstream, digest, size)
+    async def open_writer(
+        self,
+        upstream: str,
+        digest: Digest,
+        size: int | None,
+        *,
+        is_size_proved: bool = False,
+    ) -> Writer:
+        writer = await self._storage.open_writer(
+            upstream, digest, size, is_size_proved=is_size_proved
+        )
         discard = writer.discard
 
         async def wait() -> None:
