@@ -158,6 +158,8 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             is_size_proved=False,
             pace=Pace(2, SEGMENT, RetryPolicy(attempts=3), alone=0.01),
             slots=Slots(1),
+            is_shared=False,
+            deserted=lambda: None,
             urgency=Urgency(),
             metrics=metrics,
             note_fault=metrics.faults.note,

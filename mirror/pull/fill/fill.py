@@ -92,7 +92,9 @@ class Fill:
         is_size_proved: bool,
         pace: Pace,
         slots: Slots,
+        is_shared: bool,
         urgency: Urgency,
+        deserted: Callable[[], None],
         metrics: Metrics,
         note_fault: NoteFault,
         note_sent: NoteSent,
@@ -102,13 +104,14 @@ class Fill:
         self.digest = digest
         self.upstream = source.upstream
         self.authorities = Authorities(source)
-        self.readers = Readers(metrics.fill_readers)
+        self.readers = Readers(metrics.fill_readers, deserted)
         self.state = State.WAITING
         self._storage = storage
         self._proved = promised if is_size_proved else None
         self._sizes = Sizes(promised or None)  # nothing is ever promised to be empty
         self._pace = pace
         self._slots = slots
+        self._sharer = self.upstream if is_shared else None
         self._urgency = urgency
         self._is_expected = not urgency.is_urgent  # somebody will come for it
         self._metrics = metrics
@@ -146,6 +149,11 @@ class Fill:
         self._urgency.is_urgent = True
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether a client waits for it to have a slot."""
+        return self.state is State.WAITING and self.readers.count > 0
+
+    @property
     def may_give_way(self) -> bool:
         """Whether it has a slot that nobody waits on."""
         return self.state in {State.CONNECTING, State.STREAMING} and not self.readers.count
@@ -159,7 +167,7 @@ class Fill:
         self._metrics.fills_active.inc()
         outcome = FillOutcome.STOPPED
         try:
-            async with self._slots.take(self._urgency):
+            async with self._slots.take(self._urgency, sharer=self._sharer):
                 if not self.readers.count and not self._is_expected:
                     self._end(Unavailable("nobody waits for it any more"))
                     return
