@@ -133,7 +133,7 @@ def _object(value: object) -> dict[str, Any]:
 
 def _descriptor(value: object) -> Descriptor:
     entry = _object(value)
-    size = entry["size"]
+    size = entry.get("size") or 0  # Go's clients take an absent one for 0, and pull
     if type(size) is not int or not 0 <= size < 2**63:  # JSON's true is an int to Python
         raise ValueError("a descriptor's size is a number of bytes")
     platform = entry.get("platform")

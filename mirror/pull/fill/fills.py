@@ -93,6 +93,11 @@ class Fills:
         """For how many seconds a client waits for the start of a blob."""
         return self._patience
 
+    @property
+    def expected(self) -> int:
+        """How many fills there are that nobody waits for."""
+        return sum(not flight.fill.readers.count for flight in self._flights.values())
+
     def is_running(self, upstream: str, digest: Digest) -> bool:
         """Whether this blob is on its way from there already."""
         flight = self._flights.get((upstream, digest))

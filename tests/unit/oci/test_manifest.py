@@ -142,7 +142,6 @@ def test_a_manifest_may_refer_to_nothing(document: dict[str, Any]) -> None:
         b'{"config": "abc"}',
         b'{"manifests": [{"size": 1}]}',
         b'{"layers": [{"digest": null, "size": 1}]}',
-        encoded({"layers": [{"digest": str(LAYER_1)}]}),
         encoded({"layers": [entry("sha256:abc")]}),
         encoded({"layers": [entry("md5:" + "a" * 32)]}),
         encoded({"layers": [entry(LAYER_1, -1)]}),
@@ -213,3 +212,10 @@ def test_only_the_two_indexes_are_indexes() -> None:
 
 def test_a_manifest_is_as_large_as_its_bytes() -> None:
     assert Manifest(digest_of(b"{} "), OCI_MANIFEST, b"{} ").size == 3
+
+
+@pytest.mark.parametrize("without", [{}, {"size": None}, {"size": 0}])
+def test_a_size_that_nobody_tells_is_none(without: dict[str, object]) -> None:
+    """Clients that go direct pull such an image."""
+    [layer] = parse_references(encoded({"layers": [{"digest": str(LAYER_1)} | without]}))
+    assert (layer.digest, layer.size) == (LAYER_1, 0)
