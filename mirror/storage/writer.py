@@ -1,8 +1,10 @@
 """A blob on its way: who writes it, and how that ends."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from io import FileIO
 
 from mirror.aio.waiting import finish
@@ -10,11 +12,14 @@ from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes
+from mirror.storage.errors import NoRoom
 from mirror.storage.files import Files
 from mirror.storage.partial import Partial
 from mirror.storage.room import Room
 from mirror.storage.states import PartialEntry, PartialState, States
 from mirror.storage.threads import Lane
+
+_logger = logging.getLogger(__name__)
 
 
 class LocalWriter:
@@ -127,9 +132,7 @@ class LocalWriter:
         finally:
             await pen.wait()
 
-    async def begin(
-        self, lane: Lane, offset: int, chunks: Sequence[Chunk]
-    ) -> "asyncio.Future[None] | None":
+    async def begin(self, lane: Lane, offset: int, chunks: Sequence[Chunk]) -> "_Begun | None":
         """`LocalPen.write` without waiting; None where there is nothing to write."""
         end = offset + sum(map(len, chunks))
         self._check(offset, end)
@@ -140,11 +143,26 @@ class LocalWriter:
         if not gaps:
             return None
         self._claimed = extents.add(self._claimed, offset, end)
-        if gaps == [(offset, end)]:
-            return self._files.write(lane, self._partial, (offset, chunks))
-        content = b"".join(chunks)
-        pieces = ((start, [content[start - offset : stop - offset]]) for start, stop in gaps)
-        return self._files.write(lane, self._partial, *pieces)
+        pieces: list[_Piece] = [(offset, chunks)]
+        if gaps != [(offset, end)]:
+            content = b"".join(chunks)
+            pieces = [(start, [content[start - offset : stop - offset]]) for start, stop in gaps]
+        return _Begun(self._files.write(lane, self._partial, *pieces), pieces)
+
+    async def finish(self, lane: Lane, begun: "_Begun") -> None:
+        """Return when it is written. Where somebody else has filled the disk, blobs make room once.
+
+        Raises as `LocalPen.write`.
+        """
+        try:
+            await finish(begun.work)
+        except NoRoom as error:
+            _logger.warning("the disk is full: blobs make room for a download: %s", error)
+            try:
+                await self._room.keep_limits()
+            except NoRoom:
+                raise error from None
+            await finish(self._files.write(lane, self._partial, *begun.pieces))
 
     def _check(self, offset: int, end: int) -> None:
         if self._has_ended or self._ending is not None:
@@ -212,13 +230,24 @@ class LocalWriter:
         self._entry.promise.written = extents.total(self._partial.present)
 
 
+_Piece = tuple[int, Sequence[Chunk]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A write under way, and what it writes: by offset."""
+
+    work: "asyncio.Future[None]"
+    pieces: list[_Piece]
+
+
 class LocalPen:
     """Writes what one connection brings, one piece behind: see `LocalWriter.pen`."""
 
     def __init__(self, writer: LocalWriter, lane: Lane) -> None:
         self._writer = writer
         self._lane = lane
-        self._behind: asyncio.Future[None] | None = None
+        self._behind: _Begun | None = None
 
     async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
         """Write `chunks` at `offset`; return when all before them are written.
@@ -233,9 +262,10 @@ class LocalPen:
         behind = self._behind
         self._behind = await self._writer.begin(self._lane, offset, chunks)
         if behind is not None:
-            await finish(behind)
+            await self._writer.finish(self._lane, behind)
 
     async def wait(self) -> None:
         """Return when all is written. Raises as `write`."""
-        if self._behind is not None:
-            await finish(self._behind)
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            await self._writer.finish(self._lane, behind)

@@ -305,6 +305,11 @@ class Fill:
             error = Unavailable("the mirror has a fault of its own; see its log")
         elif isinstance(error, NoRoom):
             self.is_too_large = isinstance(error, TooLarge)
+            if self._crew is not None and self._crew.received:
+                _logger.warning(
+                    "fill given up, and its readers cut off: %s", error,
+                    extra=fields(digest=self.digest, upstream=self.upstream),
+                )  # fmt: skip
         else:
             _logger.warning(
                 "fill failed: %s", error,
