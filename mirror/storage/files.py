@@ -28,6 +28,7 @@ from mirror.storage.states import PartialKey
 from mirror.storage.threads import Lane, Threads
 
 _PROBED = 4096  # bytes: an empty file can be made on a full disk, too
+_OURS_ALONE = 0o700  # private images are among them, whatever the umask
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
 
 
@@ -177,7 +178,7 @@ class Files:
 
     def _probe(self, content: bytes) -> None:
         for directory in (self._blobs, self._partial):
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(_OURS_ALONE, parents=True, exist_ok=True)
             probe = directory / ".probe"
             try:
                 probe.write_bytes(content)
@@ -193,7 +194,7 @@ class Files:
         os.fsync(partial.file.fileno())
         path = self._path(partial.digest)
         if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(_OURS_ALONE, parents=True, exist_ok=True)
             _sync_directory(path.parent.parent)
             _sync_directory(self._blobs)
         partial.path.rename(path)
@@ -232,7 +233,7 @@ class Files:
                 partials.remove(path)
             else:
                 target = self._partial_path(PartialKey(upstream, digest))
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(_OURS_ALONE, exist_ok=True)
                 partials.move(path, target)
 
 
@@ -284,7 +285,7 @@ def _open_partial(digest: Digest, path: Path) -> Partial:
     try:
         return Partial(digest, path)
     except FileNotFoundError:  # the first one of its upstream
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(_OURS_ALONE, exist_ok=True)
         return Partial(digest, path)
 
 
