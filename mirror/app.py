@@ -253,6 +253,7 @@ def _build(parts: _Parts) -> Mirror:
         store,
         Pace(fill.connections, fill.segment_size, RetryPolicy(fill.attempts)),
         max_active=fill.max_active,
+        is_shared=len(config.upstream) > 1,
         patience=fill.connect_timeout + _GRACE,
         tasks=work,
         metrics=parts.metrics,

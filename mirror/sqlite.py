@@ -245,6 +245,10 @@ async def _migrate(connection: aiosqlite.Connection, path: Path, schema: Schema)
         )
 
 
+class DiskFull(StoreError):
+    """Nothing can be written down before something is deleted."""
+
+
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:
     (row,) = await connection.execute_fetchall(sql)
     return int(row[0])
@@ -268,8 +272,8 @@ def explained(path: Path, schema: Schema) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one
-        advice = _advice(schema, code)
-        raise StoreError(f"{what} cannot be used: {error}{advice}") from error
+        kind = DiskFull if code == sqlite3.SQLITE_FULL else StoreError
+        raise kind(f"{what} cannot be used: {error}{_advice(schema, code)}") from error
     except RegistryError as error:
         raise StoreError(f"{what} is damaged: {error}{schema.remedy}") from error
     except (ArithmeticError, TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A reference to content by digest; `size` is in bytes.
+    """A reference to content by digest; `size` is in bytes, by the manifest's word (0: or none).
 
     `is_foreign`: it is had from elsewhere (image-spec, layer.md, "Non-Distributable Layers"), so
     that the repository need not have it.

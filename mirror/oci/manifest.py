@@ -152,13 +152,11 @@ def _object(value: object) -> dict[str, Any]:
 def _descriptors(entries: Iterable[object]) -> Iterator[Descriptor]:
     for entry in map(_object, entries):
         with suppress(UnknownAlgorithm):
-            digest = parse_digest(str(entry["digest"]))
-            if "size" in entry:
-                yield _descriptor(entry, digest)
+            yield _descriptor(entry, parse_digest(str(entry["digest"])))
 
 
 def _descriptor(entry: dict[str, Any], digest: Digest) -> Descriptor:
-    size = entry["size"]
+    size = entry.get("size") or 0  # Go's clients take an absent one for 0, and pull
     if type(size) is not int or not 0 <= size < 2**63:  # JSON's true is an int to Python
         raise ValueError("a descriptor's size is a number of bytes")
     platform = entry.get("platform")

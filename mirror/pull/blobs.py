@@ -60,7 +60,7 @@ class Blobs:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         link = await self._links.find(scope.repository, digest)
-        if link is not None:
+        if link is not None and (link.size or link.is_confirmed):
             await self._require_hope(scope, digest)
             return BlobAnswer(digest, link.size, None, HIT)
         verdict = await self._links.judge(scope.repository, digest, link)

@@ -2,11 +2,13 @@
 
 The layers of an image's manifest follow it for certain. Of an index, only those platforms are
 fetched that clients of this mirror have asked for before: nobody's link is spent on the others.
-Whatever a client waits for goes first.
+Whatever a client waits for goes first. Anybody may write a manifest: of one that names more than
+images have, the first ones are fetched, and of all that are under way no more than a few hundred.
 """
 
 import logging
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from cachetools import LRUCache
 
@@ -28,6 +30,8 @@ _logger = logging.getLogger(__name__)
 
 _REMEMBERED = 16384  # entries of indexes
 _SEEN = 64  # platforms
+_MOST_OF_ONE = 256  # blobs of a manifest; images have at most 127 layers
+_MOST_EXPECTED = 512  # fills, of all manifests together
 
 
 class Prefetch:
@@ -81,7 +85,9 @@ class Prefetch:
 
     async def _fetch_blobs(self, scope: Scope, blobs: Iterable[Descriptor]) -> None:
         source = self._registries[scope.repository.namespace].blobs(scope)
-        for blob in blobs:
+        for blob in islice(blobs, _MOST_OF_ONE):
+            if self._fills.expected >= _MOST_EXPECTED:
+                return
             if blob.is_foreign:
                 continue  # it is had from elsewhere
             stored = await try_to_open(self._store, blob.digest)

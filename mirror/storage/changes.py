@@ -1,7 +1,7 @@
 """What changes the disk, the index, the ledger and the states, together and in order.
 
     write     record the partial -> write -> sync, rename -> record the blob, forget the partial
-    delete    mark as leaving -> delete -> forget
+    delete    mark as leaving (unless the disk is too full for that) -> delete -> forget
 
 What is on disk and what is recorded agree whenever nobody is in the middle of something, and after
 a crash the next start finishes what was in the middle. A change that has begun is done to its end:
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
+from mirror.sqlite import DiskFull
 from mirror.storage.accesses import Accesses
 from mirror.storage.files import Files
 from mirror.storage.index import Index
@@ -116,11 +117,19 @@ class Changes:
         if not digests:
             return
         try:
-            await self._index.mark_leaving(digests)
+            await self._mark_leaving(digests)
             await self._files.remove(digests)
             await self._index.forget_blobs(digests)
         finally:
             self._states.end_leaving(digests)
+
+    async def _mark_leaving(self, digests: Sequence[Digest]) -> None:
+        try:
+            await self._index.mark_leaving(digests)
+        except DiskFull:
+            # The files go first, or nothing ever would. What dies between is a blob on record that
+            # is not there, and is dropped when somebody asks for it.
+            _logger.warning("the disk is full to the last byte: blobs are deleted unmarked")
 
     async def flush_accesses(self) -> None:
         """Write down when blobs were used; where that fails, the next time."""

@@ -27,6 +27,7 @@ from mirror.storage.partial import Partial
 from mirror.storage.states import PartialKey
 from mirror.storage.threads import Lane, Threads
 
+_PROBED = 4096  # bytes: an empty file can be made on a full disk, too
 _OURS_ALONE = 0o700  # private images are among them, whatever the umask
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
 
@@ -55,14 +56,14 @@ class Files:
         Raises:
             StoreError: They cannot, or another mirror uses them.
         """
-        await self.probe()
         with _translated():
+            await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
             self._lock = await self._threads.open(_lock, self._root / "lock")
 
     async def probe(self) -> None:
-        """Prove that the directories can be written to. Raises StoreError."""
+        """Prove that bytes can be written to the directories. Raises StoreError."""
         with _translated():
-            await self._threads.slow(self._probe)
+            await self._threads.slow(self._probe, bytes(_PROBED))
 
     async def free(self) -> int:
         """Bytes that the file system has left for us."""
@@ -175,12 +176,14 @@ class Files:
 
     # How
 
-    def _probe(self) -> None:
+    def _probe(self, content: bytes) -> None:
         for directory in (self._blobs, self._partial):
             directory.mkdir(_OURS_ALONE, parents=True, exist_ok=True)
             probe = directory / ".probe"
-            probe.touch()
-            probe.unlink(missing_ok=True)  # somebody else may be asking, too
+            try:
+                probe.write_bytes(content)
+            finally:
+                probe.unlink(missing_ok=True)  # somebody else may be asking, too
 
     def _unlink(self, digests: list[Digest]) -> None:
         for digest in digests:

@@ -102,17 +102,27 @@ class Writer(Protocol):
 class Writers(Protocol):
     """All that a fill knows of the disk."""
 
-    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
+    async def open_writer(
+        self,
+        upstream: str,
+        digest: Digest,
+        size: int | None,
+        *,
+        is_size_proved: bool = False,
+    ) -> Writer:
         """Begin, or continue, a blob that comes through `upstream`.
 
-        `size` is a hint, until `expect` says it: it cuts nothing of what is there. The writer has
-        none where more is there.
+        `size` is a hint, until `expect` says it: it cuts nothing of what is there, and makes
+        nothing leave. The writer has none where more is there. Room is made as bytes arrive;
+        unless `is_size_proved`, by the digest and not by somebody's word, they make blobs leave
+        only up to a bounded share of the store.
 
         Bytes that are not proved are that upstream's alone: another upstream's writer of the same
         digest neither sees nor disturbs them. Whoever commits first has it; the others' bytes go.
 
         Raises:
-            NoRoom: It cannot be kept within the limits.
+            TooLarge: It could not even be kept in an empty store.
+            NoRoom: The disk is full.
             StoreError: The disk refuses, or somebody writes it for this upstream already.
         """
 

@@ -13,7 +13,7 @@ from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.policy import Candidate, Kind, Policy
-from mirror.storage.space import Promise, Request, Space
+from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
@@ -46,8 +46,37 @@ class Room:
         self._metrics = metrics
         self._serving: asyncio.Task[None] | None = None
 
-    async def allow(self, promise: Promise, size: int, *, spare: int = 0) -> None:
-        """Let a blob on its way have `size` bytes in all, and up to `spare` more if there is room.
+    def check_ever(self, size: int) -> None:
+        """Raise TooLarge where so much could not even be kept in an empty store."""
+        if not self._space.can_ever_hold(size):
+            raise TooLarge("larger than store.max_size")
+
+    async def admit(self, promise: Promise, size: int) -> None:
+        """See that a blob of `size` bytes by upstream's word can find room; nothing is evicted yet.
+
+        Raises:
+            NoRoom: It cannot be kept within the limits.
+            StoreError: The disk or the index refuses.
+        """
+        self.check_ever(size)
+        if not await self._can_admit(promise, size):
+            await self._wait_for_what_is_under_way()
+            if not await self._can_admit(promise, size):
+                raise NoRoom("store.max_size or store.min_free leaves too little that may go")
+        promise.expected = size
+
+    async def _can_admit(self, promise: Promise, size: int) -> bool:
+        read = sum((await self._index.find_sizes(self._states.list_in_use())).values())
+        partials = sum(one.promise.size for one in self._states.list_evictable())
+        free, stored = await self._files.free(), self._index.totals.bytes
+        return self._space.admits(
+            promise, size, stored=stored, free=free, evictable=stored - read + partials
+        )
+
+    async def allow(self, promise: Promise, size: int, whole: int | None) -> None:
+        """Let a blob on its way have `size` bytes by now, and some more for what comes next.
+
+        `whole` is what it will have in the end, if anybody tells.
 
         Raises:
             NoRoom: Its `size` cannot be kept within the limits; nothing is evicted then.
@@ -55,9 +84,13 @@ class Room:
         """
         if size <= promise.size:
             return
-        if not self._space.can_ever_hold(size):
-            raise TooLarge("larger than store.max_size")
-        await self._ask(promise, size, spare)
+        self.check_ever(size)
+        ahead = ahead_of(size, whole)
+        if whole is None and not promise.is_proved:
+            ahead = min(ahead, self._space.most_untold - size)
+            if ahead < 0:
+                raise TooLarge("of a size that nobody tells, and a quarter of max_size by now")
+        await self._ask(promise, size, ahead)
 
     async def keep_limits(self) -> None:
         """See that the limits hold, whoever else fills the disk. Raises as `allow`."""
@@ -68,7 +101,7 @@ class Room:
         if self._serving is not None:
             await finish(self._serving)
 
-    async def _ask(self, promise: Promise | None, size: int, spare: int) -> None:
+    async def _ask(self, promise: Promise | None, size: int, ahead: int) -> None:
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[None] = loop.create_future()
 
@@ -80,7 +113,7 @@ class Room:
             else:
                 granted.set_exception(error)
 
-        request = Request(settle, promise, size, spare)
+        request = Request(settle, promise, size, ahead)
         self._space.ask(request)
         if self._serving is None:
             self._serving = loop.create_task(self._serve(), name="make room")
@@ -110,7 +143,10 @@ class Room:
                 self._space.grant(request, stored=stored, free=free)
                 return
             # What is on its way out already may be enough.
-            is_enough = not is_patient and await self._evict(excess)
+            is_enough = not is_patient and await self._evict(excess, request, free)
+            if not is_enough and not is_patient and not request.makes_do:
+                request.makes_do = True
+                continue
             if not is_enough and not await self._wait_for_what_is_under_way() and not is_patient:
                 raise NoRoom("store.max_size or store.min_free leaves no room, and nothing can go")
             is_patient = False
@@ -123,7 +159,7 @@ class Room:
             await over(change)
         return bool(freeing)
 
-    async def _evict(self, excess: int) -> bool:
+    async def _evict(self, excess: int, request: Request, free: int) -> bool:
         """Make go what the policy says; False: all that may go would not be enough."""
         await self._changes.flush_accesses()
         in_use = self._states.list_in_use()
@@ -137,7 +173,10 @@ class Room:
         # No awaiting from here on: what is not in use now, and chosen, is for nobody else.
         partials = {partial.key: partial for partial in self._states.list_evictable()}
         candidates = [_candidate(partial) for partial in partials.values()]
-        candidates += [one for one in listed if not self._states.is_in_use(one.digest)]
+        if self._may_displace(request, free):
+            candidates += [one for one in listed if not self._states.is_in_use(one.digest)]
+        else:
+            beyond = 0
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
         if not chosen:
             return False
@@ -150,6 +189,14 @@ class Room:
         self._changes.begin_leaving(one.digest for one in leaving)
         await self._finish(going, leaving)
         return True
+
+    def _may_displace(self, request: Request, free: int) -> bool:
+        """Whether blobs may leave for it, and not only what others have left unfinished."""
+        if request.promise is None:
+            return True
+        return self._space.may_displace(
+            request.promise, request.wanted, stored=self._index.totals.bytes, free=free
+        )
 
     async def _finish(self, going: list[PartialEntry], leaving: list[Candidate]) -> None:
         try:

@@ -6,6 +6,15 @@ store holds and has promised to hold, `min_free` what it leaves of the file syst
 
 Who needs more than was promised asks, and is served in turn: first come, first served, or two
 would evict for the same bytes, and one take what another freed.
+
+Bytes are promised as they arrive; what is of no use in the end must not have cost what is of use:
+
+    one upstream's unproved bytes   make blobs leave until they are a half of all the room there is
+    everybody's together            ... until they are three quarters of it
+    a blob of a size nobody tells   is kept up to a quarter of `max_size`
+
+What a blob is said to need in all costs nothing: it is held against others of the same upstream
+only. A size that the digest has proved once has none of these bounds.
 """
 
 from collections import deque
@@ -21,27 +30,60 @@ class Limits:
     min_free: int
 
 
+_STEP = (2**20, 64 * 2**20)  # bytes made room for beyond what has arrived: at least, at most
+
+
 @dataclass(slots=True, eq=False)
 class Promise:
-    """What one blob on its way may take of the disk, and has taken; in bytes."""
+    """What one blob on its way may take of the disk, and has taken; in bytes.
+
+    `expected` is what it takes in all, by the word of `upstream` (0: nobody tells). `is_proved`: by
+    the digest's. `is_idle`: nobody writes.
+    """
 
     size: int = 0
     written: int = 0
+    upstream: str = ""
+    expected: int = 0
+    is_proved: bool = False
+    is_idle: bool = False
+
+    def rest(self) -> None:
+        """Nobody writes any more: it takes what it has taken."""
+        self.size, self.expected = self.written, 0
+        self.is_proved, self.is_idle = False, True
+
+    def resume(self) -> None:
+        """Somebody writes again."""
+        self.is_idle = False
+
+
+def ahead_of(needed: int, whole: int | None) -> int:
+    """What to make room for beyond the bytes needed by now, of `whole` in the end."""
+    least, most = _STEP
+    step = max(least, min(needed, most))
+    return step if whole is None else min(step, max(0, whole - needed))
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Somebody waits until `promise` is of `size` bytes, and takes `spare` more if they are there.
+    """Somebody waits until `promise` is of `size` bytes, and takes up to `ahead` more.
 
-    Without a promise: until the limits hold. `settle` is called once, with the reason if there is
-    no room; who does not wait any longer says `has_left`.
+    `makes_do`: nothing is to go for `ahead`. Without a promise: until the limits hold. `settle` is
+    called once, with the reason if there is no room; who does not wait any longer says `has_left`.
     """
 
     settle: Callable[[Exception | None], None]
     promise: Promise | None = None
     size: int = 0
-    spare: int = 0
+    ahead: int = 0
+    makes_do: bool = False
     has_left: bool = False
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that are worth an eviction."""
+        return self.size if self.makes_do else self.size + self.ahead
 
 
 class Space:
@@ -83,6 +125,49 @@ class Space:
             free - unwritten - self._limits.min_free,
         )
 
+    # What is not proved yet
+
+    @property
+    def most_untold(self) -> int:
+        """Bytes that are kept of a blob of a size that nobody tells."""
+        return self._limits.max_size // 4
+
+    def may_displace(self, promise: Promise, size: int, *, stored: int, free: int) -> bool:
+        """Whether blobs may leave so that `promise` has `size` bytes."""
+        if promise.is_proved:
+            return True
+        unproved = [one for one in self._promises if not (one.is_idle or one.is_proved)]
+        theirs = sum(one.size for one in unproved if one.upstream == promise.upstream)
+        everybodys = sum(one.size for one in unproved)
+        capacity = self._capacity(stored=stored, free=free)
+        more = size - promise.size
+        return 2 * (theirs + more) <= capacity and 4 * (everybodys + more) <= 3 * capacity
+
+    def admits(
+        self, promise: Promise, size: int, *, stored: int, free: int, evictable: int
+    ) -> bool:
+        """Whether a blob of `size` bytes can find room as it arrives, if `evictable` bytes may go.
+
+        The same upstream's blobs are thought to become as large as it says; others' are not: else
+        a word of one would keep the blobs of another out.
+        """
+        others = [
+            one for one in self._promises
+            if one is not promise and one.upstream == promise.upstream and not one.is_idle
+        ]  # fmt: skip
+        more = max(0, size - promise.size)
+        more += sum(max(0, one.expected - one.size) for one in others)
+        room = self.room(stored=stored, free=free)
+        if more <= room:
+            return True
+        expected = sum(max(one.expected, one.size) for one in others if not one.is_proved)
+        is_bounded = 2 * (expected + size) <= self._capacity(stored=stored, free=free)
+        return more <= room + evictable and (promise.is_proved or is_bounded)
+
+    def _capacity(self, *, stored: int, free: int) -> int:
+        """Bytes that there would be room for if nothing was here."""
+        return stored + self.promised + self.room(stored=stored, free=free)
+
     # Whose turn it is
 
     def ask(self, request: Request) -> None:
@@ -100,16 +185,17 @@ class Space:
         room = self.room(stored=stored, free=free)
         if request.promise is None:
             return -room
-        more = request.size - request.promise.size
-        return more - room if more > 0 else 0  # else another write of this blob has got it
+        if request.size <= request.promise.size:
+            return 0  # another write of this blob has got it
+        return request.wanted - request.promise.size - room
 
     def grant(self, request: Request, *, stored: int, free: int) -> None:
-        """Promise what was asked for, and what there is to spare; the next in turn is first."""
+        """Promise what was asked for, and `ahead` as far as it goes; the next in turn is first."""
         if request.promise is not None and not request.has_left:
             more = request.size - request.promise.size
             if more > 0:
                 room = self.room(stored=stored, free=free)
-                request.promise.size += more + max(0, min(request.spare, room - more))
+                request.promise.size += more + max(0, min(request.ahead, room - more))
         self.settle(request, None)
 
     def settle(self, request: Request, error: Exception | None) -> None:

@@ -273,10 +273,12 @@ class States:
         entry = self._entry(key.digest)
         partial = entry.partials.get(key.upstream)
         if partial is None:
-            partial = PartialEntry(key, Promise(), 0.0, PartialState.OPENING)
+            promise = Promise(upstream=key.upstream)
+            partial = PartialEntry(key, promise, 0.0, PartialState.OPENING)
             entry.partials[key.upstream] = partial
         else:
             self._move_partial(partial, PartialState.OPENING)
+            partial.promise.resume()
         partial.is_superseded = False
         partial.writers += 1
         entry.writers += 1
@@ -332,7 +334,7 @@ class States:
 
     def end_suspend(self, partial: PartialEntry, *, now: float) -> bool:
         """It waits for its next writer from `now` on; False: it is of no use, `begin_removal`."""
-        partial.promise.size = partial.promise.written
+        partial.promise.rest()
         if not partial.promise.written or partial.is_superseded:
             return False
         self._rest(partial, now)
@@ -446,7 +448,7 @@ class States:
 
     def _rest(self, partial: PartialEntry, now: float) -> None:
         self._move_partial(partial, PartialState.IDLE)
-        partial.promise.size = partial.promise.written
+        partial.promise.rest()
         partial.since = now
 
     def _forget_writer(self, partial: PartialEntry) -> None:

@@ -223,9 +223,17 @@ class LocalStorage:
 
     # Writing
 
-    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> LocalWriter:
+    async def open_writer(
+        self,
+        upstream: str,
+        digest: Digest,
+        size: int | None,
+        *,
+        is_size_proved: bool = False,
+    ) -> LocalWriter:
         """As `Storage.open_writer`. `size` is a hint, until `expect` says it."""
         key = PartialKey(upstream, digest)
+        self._parts.room.check_ever(size or 0)
         while (change := self._states.find_change_of_partial(key)) is not None:
             await over(change)
         if self._states.is_written(key):
@@ -233,7 +241,7 @@ class LocalStorage:
         entry = self._states.begin_writer(key)
         self._parts.space.add(entry.promise)
         try:
-            await self._parts.room.allow(entry.promise, size or 0)
+            entry.promise.is_proved = is_size_proved
             return await self._begin(entry, size)
         except BaseException:
             await to_the_end(self._fail(entry))
@@ -244,8 +252,7 @@ class LocalStorage:
         await self._index.record_partial(entry.key, now=parts.clock())
         partial = await self._files.open_partial(entry.key)
         try:
-            promise.written = extents.total(partial.present)
-            promise.size = max(promise.written, promise.size)
+            promise.size = promise.written = extents.total(partial.present)
             await self._files.catch_up(partial)
         except BaseException:
             partial.close()
@@ -253,7 +260,6 @@ class LocalStorage:
         self._states.end_opening_of_writer(entry)
         if size is not None and partial.present:
             size = _judged(partial, size)
-        promise.size = max(promise.written, size or 0)
         return LocalWriter(
             entry, partial, size,
             files=self._files, states=self._states, changes=parts.changes, room=parts.room,
@@ -278,7 +284,7 @@ class LocalStorage:
             finally:
                 blob.close()
             return
-        writer = await self.open_writer(upstream, digest, len(content))
+        writer = await self.open_writer(upstream, digest, len(content), is_size_proved=True)
         try:
             async with writer.pen() as pen:
                 await pen.write(0, [content])

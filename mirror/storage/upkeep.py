@@ -60,7 +60,7 @@ class Upkeep:
             await self._recover_partial(key, since)
 
     async def _recover_partial(self, key: PartialKey, since: float) -> None:
-        promise = Promise()
+        promise = Promise(upstream=key.upstream, is_idle=True)
         size = await self._files.size_of(key.digest)
         if size is None:
             partial = await self._files.open_partial(key)

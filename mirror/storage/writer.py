@@ -1,8 +1,10 @@
 """A blob on its way: who writes it, and how that ends."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from io import FileIO
 
 from mirror.aio.waiting import finish
@@ -10,13 +12,14 @@ from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes
+from mirror.storage.errors import NoRoom
 from mirror.storage.files import Files
 from mirror.storage.partial import Partial
 from mirror.storage.room import Room
 from mirror.storage.states import PartialEntry, PartialState, States
 from mirror.storage.threads import Lane
 
-_GROWTH = 16 * 2**20  # bytes promised at a time, where they are to spare, to a blob of unknown size
+_logger = logging.getLogger(__name__)
 
 
 class LocalWriter:
@@ -91,13 +94,15 @@ class LocalWriter:
         What an earlier writer has left beyond it goes. Raises NoRoom, and StoreError where this one
         has written more already.
         """
+        promise = self._entry.promise
         if size is None:
-            self.size = None
+            promise.expected, self.size = 0, None
             return
         if extents.clip(self._claimed, size) != self._claimed:
             await self._cut(size)
-        await self._room.allow(self._entry.promise, size)
-        self._entry.promise.size = max(size, self._entry.promise.written)
+        promise.is_proved &= size == self.size
+        await self._room.admit(promise, size)
+        promise.size = max(min(promise.size, size), extents.total(self._claimed))
         self.size = size
 
     async def _cut(self, size: int) -> None:
@@ -127,26 +132,47 @@ class LocalWriter:
         finally:
             await pen.wait()
 
-    async def begin(
-        self, lane: Lane, offset: int, chunks: Sequence[Chunk]
-    ) -> "asyncio.Future[None] | None":
+    async def begin(self, lane: Lane, offset: int, chunks: Sequence[Chunk]) -> "_Begun | None":
         """`LocalPen.write` without waiting; None where there is nothing to write."""
         end = offset + sum(map(len, chunks))
-        if self._has_ended or self._ending is not None:
-            raise StoreError("the writer has ended")
-        if self.size is not None and end > self.size:
-            raise ValueError(f"{offset}-{end} is beyond the blob's {self.size} bytes")
+        self._check(offset, end)
+        while (needed := self._needed(offset, end)) > self._entry.promise.size:
+            await self._room.allow(self._entry.promise, needed, self.size)
+            self._check(offset, end)
         gaps = extents.missing(self._claimed, offset, end)
         if not gaps:
             return None
         self._claimed = extents.add(self._claimed, offset, end)
-        needed = extents.total(self._claimed)
-        await self._room.allow(self._entry.promise, needed, spare=_GROWTH)
-        if gaps == [(offset, end)]:
-            return self._files.write(lane, self._partial, (offset, chunks))
-        content = b"".join(chunks)
-        pieces = ((start, [content[start - offset : stop - offset]]) for start, stop in gaps)
-        return self._files.write(lane, self._partial, *pieces)
+        pieces: list[_Piece] = [(offset, chunks)]
+        if gaps != [(offset, end)]:
+            content = b"".join(chunks)
+            pieces = [(start, [content[start - offset : stop - offset]]) for start, stop in gaps]
+        return _Begun(self._files.write(lane, self._partial, *pieces), pieces)
+
+    async def finish(self, lane: Lane, begun: "_Begun") -> None:
+        """Return when it is written. Where somebody else has filled the disk, blobs make room once.
+
+        Raises as `LocalPen.write`.
+        """
+        try:
+            await finish(begun.work)
+        except NoRoom as error:
+            _logger.warning("the disk is full: blobs make room for a download: %s", error)
+            try:
+                await self._room.keep_limits()
+            except NoRoom:
+                raise error from None
+            await finish(self._files.write(lane, self._partial, *begun.pieces))
+
+    def _check(self, offset: int, end: int) -> None:
+        if self._has_ended or self._ending is not None:
+            raise StoreError("the writer has ended")
+        if self.size is not None and end > self.size:
+            raise ValueError(f"{offset}-{end} is beyond the blob's {self.size} bytes")
+
+    def _needed(self, offset: int, end: int) -> int:
+        """Bytes in all, with these."""
+        return extents.total(extents.add(self._claimed, offset, end))
 
     def is_proved(self) -> bool:
         """Whether everything is written, and is the blob that `digest` names."""
@@ -204,13 +230,24 @@ class LocalWriter:
         self._entry.promise.written = extents.total(self._partial.present)
 
 
+_Piece = tuple[int, Sequence[Chunk]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A write under way, and what it writes: by offset."""
+
+    work: "asyncio.Future[None]"
+    pieces: list[_Piece]
+
+
 class LocalPen:
     """Writes what one connection brings, one piece behind: see `LocalWriter.pen`."""
 
     def __init__(self, writer: LocalWriter, lane: Lane) -> None:
         self._writer = writer
         self._lane = lane
-        self._behind: asyncio.Future[None] | None = None
+        self._behind: _Begun | None = None
 
     async def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
         """Write `chunks` at `offset`; return when all before them are written.
@@ -225,9 +262,10 @@ class LocalPen:
         behind = self._behind
         self._behind = await self._writer.begin(self._lane, offset, chunks)
         if behind is not None:
-            await finish(behind)
+            await self._writer.finish(self._lane, behind)
 
     async def wait(self) -> None:
         """Return when all is written. Raises as `write`."""
-        if self._behind is not None:
-            await finish(self._behind)
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            await self._writer.finish(self._lane, behind)

@@ -1,5 +1,8 @@
 """A real Podman, whose `registries.conf` has the mirror with the registry's name in its path."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from tests.support.daemons import Containers
@@ -55,6 +58,31 @@ async def test_podman_turns_to_the_origin_when_upstream_is_down_and_only_a_manif
     await hub.process.stop()
     assert "registry-1.docker.io" in await _why_not(tools, HUB_NAME)
     assert await mirror.metric("mirror_requests_total", kind="tag", status="404") > 0
+
+
+@pytest.mark.parametrize("size", [None, 0, 1, 10**7], ids=str)
+@pytest.mark.parametrize("part", ["config", "layers"])
+async def test_what_podman_pulls_direct_whatever_sizes_a_manifest_tells_it_pulls_from_the_mirror(
+    hub: Registry,
+    mirror: MirrorProcess,
+    tools: Containers,
+    hello: Image,
+    *,
+    part: str,
+    size: int | None,
+) -> None:
+    document = json.loads(hello.manifest)
+    for entry in [document["config"]] if part == "config" else document["layers"]:
+        entry.pop("size")
+        if size is not None:
+            entry["size"] = size
+    lying = replace(hello, manifest=json.dumps(document).encode())
+    await hub.push(lying, "library/hello", "1")
+    direct = f"{hub.url.removeprefix('http://')}/library/hello:1"
+    by_mirror = await tools.podman("pull", HUB_NAME, check=False)
+    await tools.podman("rmi", "--all", "--force")
+    pulled = await tools.podman("pull", "--tls-verify=false", direct, check=False)
+    assert (by_mirror.returncode == 0) >= (pulled.returncode == 0), by_mirror.stderr
 
 
 async def _pull(tools: Containers, name: str, wanted: Image) -> None:

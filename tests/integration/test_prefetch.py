@@ -1,10 +1,13 @@
 """What a client is about to ask for is begun at once; nothing else is."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
-from tests.support.images import Image, image, index, random_layer
+from tests.support.images import Image, digest_of, image, index, random_layer
 from tests.support.upstream import ScriptedRegistry
 
 ON = {"prefetch": "platform"}
@@ -132,3 +135,20 @@ async def test_what_could_not_be_fetched_is_tried_again_also_when_the_clock_was_
     clock.advance(30)
     await mirror.client.manifest("app", "1")
     await mirror.until_metric("mirror_fills_total", len(app.blobs), outcome="committed")
+
+
+@pytest.mark.parametrize("layers", [1_000, 4_000, 30_000])
+async def test_of_a_manifest_that_names_thousands_of_layers_a_few_are_fetched(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, layers: int
+) -> None:
+    """Nobody has them: each would be a request that a hostile manifest has the mirror make."""
+    document = json.loads(app.manifest)
+    entry = document["layers"][0]
+    document["layers"] = [entry | {"digest": digest_of(b"%d" % number)} for number in range(layers)]
+    upstream.add(replace(app, manifest=json.dumps(document).encode()), "library/app", "2")
+    mirror = await start_mirror(fill=ON)
+    assert (await mirror.client.manifest("app", "2")).status in {200, 502}
+    assert (await mirror.client.manifest("app", "1")).status == 200
+    await mirror.until_metric("mirror_fills_total", len(app.blobs), outcome="committed")
+    await mirror.until_metric("mirror_fills_active", 0)
+    assert len(upstream.asked("blob")) <= 256 + len(app.blobs)

@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.images import Image, digest_of, image, random_layer
+from tests.support.images import Image, digest_of, image, index, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
 
@@ -99,6 +101,68 @@ async def test_a_lie_in_one_repository_costs_another_ones_partial_nothing(
     upstream.requests = [asked for asked in upstream.requests if asked.sent and asked.status < 300]
     assert (await mirror.client.blob("app", LAYER)).digest == LAYER
     assert upstream.bytes_sent(LAYER) == SIZE
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1, 10**7, 2**50])
+@pytest.mark.parametrize("part", ["config", "layers", "manifests"])
+async def test_what_a_manifest_names_at_a_wrong_size_or_none_comes_all_the_same(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, part: str, wrong: int | None
+) -> None:
+    """As dockerd and podman pull it direct: a layer, a configuration, or an image of an index."""
+    images = index(APP) if part == "manifests" else APP
+    document = json.loads(images.manifest)
+    named = document[part] if part == "config" else document[part][0]
+    named.pop("size")
+    if wrong is not None:
+        named["size"] = wrong
+    lying = replace(images, manifest=json.dumps(document).encode())
+    upstream.add(lying, "library/app", "1")
+    mirror = await start_mirror()
+    assert (await mirror.client.manifest("app", "1")).body == lying.manifest
+    for _ in range(3):  # what cannot be kept by its size's word alone is passed through, once
+        if part == "manifests":
+            assert (await mirror.client.manifest("app", APP.digest)).body == APP.manifest
+        for digest, content in APP.blobs.items():
+            head = await mirror.client.head(f"/v2/app/blobs/{digest}")
+            assert head.status == 200
+            assert wrong or head.headers["Content-Length"] == str(len(content))
+            assert (await mirror.client.blob("app", digest)).body == content
+            await mirror.until_metric("mirror_fills_active", 0)
+    answer = await mirror.client.blob("app", LAYER)
+    assert answer.headers["Cache-Status"] == "mirror; hit"
+
+
+@pytest.mark.parametrize("length", ["0", "1", "1000000000"])
+@pytest.mark.parametrize("kept", [True, False])
+async def test_whatever_head_says_of_the_length_the_blob_comes_over_restarts_too(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, length: str, *, kept: bool
+) -> None:
+    """A proxy in front of Nexus, and Artifactory for remote blobs, answer HEAD with a 0."""
+    store = {} if kept else {"max_size": "50 KB"}
+    for _ in range(2):
+        mirror = await start_mirror(store=store)
+        upstream.fault(kind="blob", method="HEAD", headers={"Content-Length": length})
+        await mirror.client.head(f"/v2/app/blobs/{LAYER}")
+        for _ in range(2):
+            answer = await mirror.client.blob("app", LAYER)
+            assert (answer.status, answer.digest) == (200, LAYER)
+            await mirror.until_metric("mirror_fills_active", 0)
+        await mirror.stop()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("promised", [None, 0, SIZE])
+async def test_an_empty_body_is_never_a_complete_answer_for_what_is_not_empty(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, promised: int | None, *, kept: bool
+) -> None:
+    upstream.add(_lying(promised or 0), "library/app", "1")
+    mirror = await start_mirror(store={} if kept else {"max_size": "50 KB"})
+    if promised is not None:
+        await mirror.client.manifest("app", "1")
+    upstream.fault(kind="blob", method="GET", body=b"", ignore_range=True)
+    for _ in range(3):
+        with suppress(aiohttp.ClientPayloadError):
+            assert (await mirror.client.blob("app", LAYER)).status != 200
 
 
 async def _broken_off(upstream: ScriptedRegistry, mirror: InnerMirror) -> None:

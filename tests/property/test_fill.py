@@ -286,8 +286,11 @@ def _fill(store: LocalStorage, upstream: Upstream, size: int | None, pace: Pace)
         upstream,
         store,
         promised=size,
+        is_size_proved=False,
         pace=pace,
         slots=Slots(1),
+        is_shared=False,
+        deserted=lambda: None,
         urgency=Urgency(is_urgent=False),  # begun whether anybody waits or not
         metrics=Metrics(),
         note_fault=_fail,

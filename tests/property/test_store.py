@@ -114,20 +114,25 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Writing
 
-    @rule(blob=BLOBS, knows_size=st.booleans())
-    def open_writer(self, blob: int, knows_size: bool) -> None:  # noqa: FBT001 - hypothesis names it
+    @rule(blob=BLOBS, knows_size=st.booleans(), is_proved=st.booleans())
+    def open_writer(self, blob: int, knows_size: bool, is_proved: bool) -> None:  # noqa: FBT001 - hypothesis names it
         if blob in self.writers:
             return
         before = self._blobs_on_disk().keys(), self._partials_on_disk()
         size = SIZES[blob] if knows_size else None
         try:
-            writer = self.run(
-                self.store.open_writer(UPSTREAM, parse_digest(f"sha256:{NAMES[blob]}"), size)
-            )
+            writer = self.run(self._begin(blob, size, is_proved=is_proved and knows_size))
         except NoRoom:
+            self.idle.pop(blob, None) if blob not in self._partials_on_disk() else None
             assert size is not None
+            if not is_proved:
+                assert self._blobs_on_disk().keys() == before[0]
+                return
             in_use = {other for other, _ in self.held} | (self.stored & {blob, *self.writers})
-            taken = sum(SIZES[other] for other in in_use) + self._promised_to_writers()
+            taken = sum(SIZES[other] for other in in_use)
+            taken += sum(
+                max(writer.promised, writer.size or 0) for writer, _ in self.writers.values()
+            )
             assert taken + size > MAX_SIZE  # it was really impossible, ...
             assert (self._blobs_on_disk().keys(), self._partials_on_disk()) == before  # ... so:
             return
@@ -135,6 +140,18 @@ class StoreMachine(RuleBasedStateMachine):
         writing = self.idle.pop(blob, None) or Writing(blob)
         self.writers[blob] = (writer, writing)
         self._agree(writer, writing)
+
+    async def _begin(self, blob: int, size: int | None, *, is_proved: bool) -> LocalWriter:
+        digest = parse_digest(f"sha256:{NAMES[blob]}")
+        writer = await self.store.open_writer(UPSTREAM, digest, size, is_size_proved=is_proved)
+        try:
+            if writer.size is not None:
+                await writer.expect(size)
+        except NoRoom:
+            await writer.suspend()
+            writer.close()
+            raise
+        return writer
 
     def _promised_to_writers(self) -> int:
         return sum(writer.promised for writer, _ in self.writers.values())
@@ -160,8 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
         middle = len(content) // 3
         try:
             self.run(write(writer, start, content[:middle], content[middle:]))
-        except NoRoom:
-            assert writer.size is None  # else it was promised
+        except NoRoom:  # room is made as bytes arrive, and others were faster
             self._end(blob, writer.discard())
             return False
         new = set(range(start, end)) - writing.there
@@ -195,7 +211,12 @@ class StoreMachine(RuleBasedStateMachine):
                 for start, end in pieces:
                     tasks.create_task(write(writer, start, CONTENTS[blob][start:end]))
 
-        self.run(write_all())
+        try:
+            self.run(write_all())
+        except* NoRoom:
+            self._end(blob, writer.discard())
+        if blob not in self.writers:
+            return
         writing.there = set(range(SIZES[blob]))
         self._see_what_has_gone()
         self._agree(writer, writing)

@@ -42,6 +42,7 @@ class Play:
         self.clock = clock
         self.dice = dice
         self.drops: Counter[Digest] = Counter()
+        self.dropping: Counter[Digest] = Counter()
 
     async def player(self) -> None:
         turns: list[Callable[[], Awaitable[None]]] = [
@@ -105,14 +106,14 @@ class Play:
 
     async def read(self) -> None:
         digest = self.digest()
-        drops = self.drops[digest]
+        drops, is_being_dropped = self.drops[digest], self.dropping[digest] > 0
         blob = await self.store.open_blob(digest)
         if blob is None:
             return
         try:
             for _ in range(3):
                 assert read(blob) == BLOBS[digest]
-                if self.drops[digest] == drops:
+                if self.drops[digest] == drops and not is_being_dropped:
                     assert blob_path(self.root, digest).exists()  # it is not evicted
                 await self.pause(20)
         finally:
@@ -130,7 +131,11 @@ class Play:
     async def drop(self) -> None:
         digest = self.digest()
         self.drops[digest] += 1
-        await self.store.drop(digest)
+        self.dropping[digest] += 1  # it may have to wait for a change first
+        try:
+            await self.store.drop(digest)
+        finally:
+            self.dropping[digest] -= 1
 
     async def tidy(self) -> None:
         await self.store.tidy()

@@ -89,9 +89,12 @@ class Fill:
         storage: Writers,
         *,
         promised: int | None,
+        is_size_proved: bool,
         pace: Pace,
         slots: Slots,
+        is_shared: bool,
         urgency: Urgency,
+        deserted: Callable[[], None],
         metrics: Metrics,
         note_fault: NoteFault,
         note_sent: NoteSent,
@@ -101,12 +104,14 @@ class Fill:
         self.digest = digest
         self.upstream = source.upstream
         self.authorities = Authorities(source)
-        self.readers = Readers(metrics.fill_readers)
+        self.readers = Readers(metrics.fill_readers, deserted)
         self.state = State.WAITING
         self._storage = storage
+        self._proved = promised if is_size_proved else None
         self._sizes = Sizes(promised or None)  # nothing is ever promised to be empty
         self._pace = pace
         self._slots = slots
+        self._sharer = self.upstream if is_shared else None
         self._urgency = urgency
         self._is_expected = not urgency.is_urgent  # somebody will come for it
         self._metrics = metrics
@@ -144,6 +149,11 @@ class Fill:
         self._urgency.is_urgent = True
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether a client waits for it to have a slot."""
+        return self.state is State.WAITING and self.readers.count > 0
+
+    @property
     def may_give_way(self) -> bool:
         """Whether it has a slot that nobody waits on."""
         return self.state in {State.CONNECTING, State.STREAMING} and not self.readers.count
@@ -157,7 +167,7 @@ class Fill:
         self._metrics.fills_active.inc()
         outcome = FillOutcome.STOPPED
         try:
-            async with self._slots.take(self._urgency):
+            async with self._slots.take(self._urgency, sharer=self._sharer):
                 if not self.readers.count and not self._is_expected:
                     self._end(Unavailable("nobody waits for it any more"))
                     return
@@ -202,7 +212,10 @@ class Fill:
     async def _open(self) -> Writer:
         """Begin, or continue; what was promised is a hint, and cuts nothing of what is there."""
         promised = self._sizes.promised
-        writer = await self._storage.open_writer(self.upstream, self.digest, promised)
+        is_proved = promised is not None and promised == self._proved
+        writer = await self._storage.open_writer(
+            self.upstream, self.digest, promised, is_size_proved=is_proved
+        )
         if writer.size is None:
             self._sizes.promised = None  # more is there than was promised: that was no promise
         return writer
@@ -292,6 +305,11 @@ class Fill:
             error = Unavailable("the mirror has a fault of its own; see its log")
         elif isinstance(error, NoRoom):
             self.is_too_large = isinstance(error, TooLarge)
+            if self._crew is not None and self._crew.received:
+                _logger.warning(
+                    "fill given up, and its readers cut off: %s", error,
+                    extra=fields(digest=self.digest, upstream=self.upstream),
+                )  # fmt: skip
         else:
             _logger.warning(
                 "fill failed: %s", error,

@@ -1,7 +1,8 @@
 """The fills in flight: whoever asks for what is already coming from the same upstream joins it.
 
-Where all of `fill.max_active` are taken, a client that begins another has the place of the oldest
-that nobody reads: clients that have left stop nobody's downloads.
+Each upstream has a share of `fill.max_active` (`mirror.aio.slots`), so that a slow one leaves slots
+to its neighbours. Where a client waits for a slot, the oldest fill that nobody reads gives its own:
+clients that have left stop nobody's downloads.
 
 They are by upstream and digest: what one upstream sends, or says of a blob, is neither joined nor
 hindered by what another does.
@@ -42,12 +43,14 @@ class _Flight:
 
     fill: Fill
     task: "asyncio.Task[None] | None" = None
+    gives_way: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Fills:
     """Starts fills, and finds those that run. They belong to `tasks`.
 
+    `is_shared`: there are several upstreams, and each has a share of the slots only.
     `patience` is for how many seconds a client waits until bytes can be read; `note_sent` is told
     of each upstream that has sent a blob.
     """
@@ -58,6 +61,7 @@ class Fills:
         pace: Pace,
         *,
         max_active: int,
+        is_shared: bool,
         patience: float,
         tasks: Starter,
         metrics: Metrics,
@@ -68,8 +72,8 @@ class Fills:
     ) -> None:
         self._storage = storage
         self._pace = pace
-        self._max_active = max_active
-        self._slots = Slots(max_active)
+        self._slots = Slots(max_active, self._make_way)
+        self._is_shared = is_shared
         self._patience = patience
         self._tasks = tasks
         self._metrics = metrics
@@ -82,11 +86,17 @@ class Fills:
             _REMEMBERED, ttl=_TOO_LARGE_FOR, timer=clock
         )
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
+        self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
 
     @property
     def patience(self) -> float:
         """For how many seconds a client waits for the start of a blob."""
         return self._patience
+
+    @property
+    def expected(self) -> int:
+        """How many fills there are that nobody waits for."""
+        return sum(not flight.fill.readers.count for flight in self._flights.values())
 
     def is_running(self, upstream: str, digest: Digest) -> bool:
         """Whether this blob is on its way from there already."""
@@ -95,7 +105,9 @@ class Fills:
 
     def note_size(self, upstream: str, digest: Digest, size: int) -> None:
         """This blob has proved to have a size: that counts for more than a promise."""
-        self._told[upstream, digest] = size
+        key = (upstream, digest)
+        self._told[key] = self._proved[key] = size
+        self._too_large.pop(key, None)  # it may have been for want of a size
 
     async def join(self, source: BlobSource, digest: Digest, size: int | None) -> Fill:
         """Read along with the fill of `digest`, begun now if need be; `readers.leave` when done.
@@ -129,6 +141,7 @@ class Fills:
                 await flight.over.wait()
                 continue
             fill.join(source)
+            self._make_way()  # it may have waited, and nobody for it
             try:
                 await fill.readers.started()
                 fill.authorities.check(source)
@@ -151,30 +164,34 @@ class Fills:
     def _start(self, key: _Key, source: BlobSource, size: int | None, urgency: Urgency) -> _Flight:
         fill = Fill(
             key[1], source, self._storage,
-            promised=self._told.get(key, size), pace=self._pace, slots=self._slots,
-            urgency=urgency, metrics=self._metrics, note_fault=self._note_fault,
-            note_sent=self._note_sent, clock=self._clock, random=self._random,
+            promised=self._told.get(key, size), is_size_proved=key in self._proved,
+            pace=self._pace, slots=self._slots, is_shared=self._is_shared, urgency=urgency,
+            deserted=self._make_way, metrics=self._metrics,
+            note_fault=self._note_fault, note_sent=self._note_sent, clock=self._clock,
+            random=self._random,
         )  # fmt: skip
         flight = _Flight(fill)
-        if urgency.is_urgent:
-            self._make_way()
         self._flights[key] = flight
         flight.task = self._tasks.create_task(self._run(key, flight), name="fill")
         return flight
 
     def _make_way(self) -> None:
-        """Stop the oldest fill that nobody reads, if one more would have to wait for a slot."""
-        if len(self._flights) < self._max_active:
-            return
-        for flight in self._flights.values():
+        """Stop the oldest fills that nobody reads, one for each that a client waits for."""
+        flights = list(self._flights.values())
+        waiting = min(self._slots.waiting, sum(flight.fill.is_waited_for for flight in flights))
+        waiting -= sum(flight.gives_way for flight in flights)
+        for flight in flights:
+            if waiting <= 0:
+                return
             if flight.fill.may_give_way and flight.task is not None:
+                waiting -= 1
+                flight.gives_way = True
                 _logger.info(
                     "fill gives way: nobody reads it, and a client waits for another",
                     extra=fields(digest=flight.fill.digest, upstream=flight.fill.upstream),
                 )
                 flight.fill.give_way()
                 flight.task.cancel()
-                return
 
     async def _run(self, key: _Key, flight: _Flight) -> None:
         try:
@@ -189,4 +206,5 @@ class Fills:
             return
         if fill.told is not None:
             self._told[key] = fill.told
+            self._proved.pop(key, None)
         self._too_large[key] = fill.promised if fill.told is None else fill.told

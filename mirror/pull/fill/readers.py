@@ -6,6 +6,7 @@ size is known, if anybody tells it. No reader gets the last byte before the dige
 """
 
 import asyncio
+from collections.abc import Callable
 from io import FileIO
 
 from prometheus_client import Gauge
@@ -16,14 +17,18 @@ from mirror.storage.ports import Writer
 
 
 class Readers:
-    """Who reads from one fill, and what they may know of it; `gauge` counts them."""
+    """Who reads from one fill, and what they may know of it; `gauge` counts them.
 
-    def __init__(self, gauge: Gauge) -> None:
+    `deserted` is called when the last of them has left.
+    """
+
+    def __init__(self, gauge: Gauge, deserted: Callable[[], None]) -> None:
         self.count = 0
         self.size: int | None = None  # bytes; None where nobody has told it
         self.is_proved = False  # every byte is there and is what the digest promises
         self.error: RegistryError | None = None  # which all of them get
         self._gauge = gauge
+        self._deserted = deserted
         self._writer: Writer | None = None
         self._are_in = False
         self._is_over = False
@@ -67,6 +72,8 @@ class Readers:
         self.count -= 1
         self._gauge.dec()
         self._close_if_unused()
+        if not self.count:
+            self._deserted()
 
     def let_in(self, writer: Writer, size: int | None) -> None:
         """Bytes can be read, or another body has told the size."""

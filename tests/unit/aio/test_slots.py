@@ -144,3 +144,40 @@ async def test_a_slot_that_comes_in_time_is_held_for_as_long_as_it_takes() -> No
             assert not entered.is_set()
         async with asyncio.timeout(10):
             await entered.wait()
+
+
+@pytest.mark.parametrize(
+    ("limit", "alone", "beside"),
+    [(1, 1, 0), (2, 1, 1), (3, 2, 1), (4, 3, 1), (8, 6, 1), (32, 24, 6)],
+)
+async def test_who_shares_leaves_some_to_whoever_comes_next(
+    limit: int, alone: int, beside: int
+) -> None:
+    slots = Slots(limit)
+    async with AsyncExitStack() as stack:
+        for name, most in (("one", alone), ("two", beside)):
+            for _ in range(most):
+                await stack.enter_async_context(slots.take(URGENT, within=10, sharer=name))
+            with pytest.raises(TimeoutError):
+                await stack.enter_async_context(slots.take(URGENT, within=0, sharer=name))
+        if limit > alone + beside:
+            await stack.enter_async_context(slots.take(URGENT, within=10, sharer="three"))
+
+
+async def test_a_share_that_has_room_again_is_given_to_who_waits_for_it() -> None:
+    slots, one = Slots(4), AsyncExitStack()
+    for _ in range(3):
+        await one.enter_async_context(slots.take(URGENT, sharer="one"))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(_hold(slots, "one"))
+        await settle()
+        assert slots.waiting == 1
+        async with slots.take(URGENT, sharer="two"):
+            pass
+        assert not waiting.done()
+        await one.aclose()
+
+
+async def _hold(slots: Slots, sharer: str) -> None:
+    async with slots.take(URGENT, sharer=sharer):
+        pass

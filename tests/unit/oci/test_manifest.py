@@ -110,11 +110,12 @@ def test_what_is_named_by_another_algorithm_is_left_out_and_the_rest_is_read(
     assert list(parse_references(encoded({"config": entry(digest), "layers": []}))) == []
 
 
-def test_what_is_named_without_a_size_is_left_out_and_the_rest_is_read() -> None:
+def test_what_is_named_without_a_size_is_read_as_of_a_size_that_nobody_tells() -> None:
     """Clients written in Go take it for 0 and pull it: upstream is asked when they do."""
     layers = [{"digest": str(LAYER_1), "mediaType": LAYER_TYPE}, entry(LAYER_2)]
     references = parse_references(encoded({"config": entry(CONFIG), "layers": layers}))
-    assert [found.digest for found in references] == [CONFIG, LAYER_2]
+    assert [found.digest for found in references] == [CONFIG, LAYER_1, LAYER_2]
+    assert references.blobs[1].size == 0
 
 
 @pytest.mark.parametrize(
@@ -235,3 +236,10 @@ def test_only_the_two_indexes_are_indexes() -> None:
 
 def test_a_manifest_is_as_large_as_its_bytes() -> None:
     assert Manifest(digest_of(b"{} "), OCI_MANIFEST, b"{} ").size == 3
+
+
+@pytest.mark.parametrize("without", [{}, {"size": None}, {"size": 0}])
+def test_a_size_that_nobody_tells_is_none(without: dict[str, object]) -> None:
+    """Clients that go direct pull such an image."""
+    [layer] = parse_references(encoded({"layers": [{"digest": str(LAYER_1)} | without]}))
+    assert (layer.digest, layer.size) == (LAYER_1, 0)

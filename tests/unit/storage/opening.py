@@ -53,10 +53,29 @@ def content(size: int, seed: int = 0) -> bytes:
     return random.Random(f"{size} {seed}").randbytes(size)  # noqa: S311 - not a secret
 
 
+async def expecting(
+    store: Storage,
+    digest: Digest,
+    size: int,
+    *,
+    upstream: str = UPSTREAM,
+    is_size_proved: bool = False,
+) -> Writer:
+    """A writer of a blob that has begun to come, and is of `size` bytes by upstream's word."""
+    writer = await store.open_writer(upstream, digest, size, is_size_proved=is_size_proved)
+    try:
+        await writer.expect(size)
+    except BaseException:
+        await writer.suspend()
+        writer.close()
+        raise
+    return writer
+
+
 async def put(store: Storage, data: bytes, *, upstream: str = UPSTREAM) -> Digest:
     """Store `data` the long way, as a fill would."""
     digest = digest_of(data)
-    writer = await store.open_writer(upstream, digest, len(data))
+    writer = await expecting(store, digest, len(data), upstream=upstream)
     await write(writer, 0, data)
     await writer.commit()
     writer.close()

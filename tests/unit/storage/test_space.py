@@ -1,4 +1,6 @@
-from mirror.storage.space import Limits, Promise, Request, Space
+import pytest
+
+from mirror.storage.space import Limits, Promise, Request, Space, ahead_of
 
 
 def test_what_is_promised_is_taken_at_once() -> None:
@@ -50,10 +52,10 @@ def test_only_what_is_larger_than_everything_can_never_be_held() -> None:
 class _Asking:
     """Somebody who asks for space; `answers` is what they were told."""
 
-    def __init__(self, space: Space, size: int, *, spare: int = 0) -> None:
+    def __init__(self, space: Space, size: int, *, ahead: int = 0) -> None:
         self.answers: list[Exception | None] = []
         self.promise = Promise()
-        self.request = Request(self.answers.append, self.promise, size, spare)
+        self.request = Request(self.answers.append, self.promise, size, ahead)
         space.add(self.promise)
         space.ask(self.request)
 
@@ -100,14 +102,81 @@ def test_who_cannot_be_served_is_told_and_the_next_one_is_not() -> None:
     assert small.answers == [None]
 
 
-def test_more_than_was_asked_for_is_given_only_where_it_is_to_spare() -> None:
+def test_room_is_made_for_what_comes_next_unless_that_is_too_much() -> None:
     space = Space(Limits(max_size=100, min_free=0))
-    assert _Asking(space, 10, spare=50).promise.size == 0
+    assert _Asking(space, 10, ahead=50).promise.size == 0
     assert _grant(space)
     assert space.promised == 60
-    _Asking(space, 30, spare=50)
+    asking = _Asking(space, 30, ahead=50)
+    assert not _grant(space)
+    asking.request.makes_do = True
     assert _grant(space)
     assert space.promised == 100
+
+
+@pytest.mark.parametrize(
+    ("needed", "whole", "ahead"),
+    [
+        (1, None, 2**20),
+        (2**23, None, 2**23),
+        (2**40, None, 2**26),
+        (10, 10, 0),
+        (1, 100, 99),
+        (2**23, 2**40, 2**23),
+        (2**40, 2**40 + 5, 5),
+    ],
+)
+def test_no_more_is_made_room_for_than_has_come_but_for_a_little(
+    needed: int, whole: int | None, ahead: int
+) -> None:
+    assert ahead_of(needed, whole) == ahead
+
+
+def _on_its_way(space: Space, upstream: str, size: int, expected: int = 0) -> Promise:
+    promise = Promise(size=size, upstream=upstream, expected=expected)
+    space.add(promise)
+    return promise
+
+
+def test_unproved_bytes_of_one_upstream_displace_no_more_than_a_half() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    one, other = _on_its_way(space, "evil", 30), _on_its_way(space, "evil", 10)
+    full = {"stored": 60, "free": 1000}
+    assert space.may_displace(other, 20, **full)
+    assert not space.may_displace(other, 21, **full)
+    other.is_proved = True
+    assert space.may_displace(other, 70, **full)
+    assert space.may_displace(one, 50, **full)
+    one.rest()
+    assert space.may_displace(_on_its_way(space, "evil", 0), 50, **full)
+
+
+def test_unproved_bytes_of_all_upstreams_displace_no_more_than_three_quarters() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    _on_its_way(space, "evil", 40)
+    honest = _on_its_way(space, "hub", 10)
+    full = {"stored": 50, "free": 1000}
+    assert space.may_displace(honest, 35, **full)
+    assert not space.may_displace(honest, 36, **full)
+
+
+def test_a_size_that_is_only_told_keeps_out_the_same_upstreams_blobs_alone() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    _on_its_way(space, "evil", 1, expected=99)
+    room = {"stored": 0, "free": 1000, "evictable": 0}
+    assert not space.admits(_on_its_way(space, "evil", 0), 2, **room)
+    assert space.admits(_on_its_way(space, "hub", 0), 99, **room)
+
+
+def test_a_size_is_admitted_for_which_enough_may_go_up_to_a_half_unless_it_is_proved() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    promise = _on_its_way(space, "hub", 0)
+    full = {"stored": 100, "free": 1000}
+    assert space.admits(promise, 50, **full, evictable=50)
+    assert not space.admits(promise, 50, **full, evictable=49)
+    assert not space.admits(promise, 51, **full, evictable=100)
+    promise.is_proved = True
+    assert space.admits(promise, 100, **full, evictable=100)
 
 
 def test_what_was_promised_meanwhile_is_not_promised_again() -> None:

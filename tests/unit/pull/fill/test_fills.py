@@ -1,8 +1,8 @@
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -10,7 +10,7 @@ import pytest
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Urgency
-from mirror.oci.digest import Digest, digest_of
+from mirror.oci.digest import Chunk, Digest, digest_of
 from mirror.oci.errors import Denied, DigestMismatch, ErrorCode, Missing, Unavailable
 from mirror.pull.answers import readable
 from mirror.pull.fill.crew import Pace
@@ -58,6 +58,31 @@ class Gated(MemorySource):
             yield body
 
 
+@dataclass(eq=False)
+class Stalling(Gated):
+    """Sends a piece, and the rest when it is let."""
+
+    rest: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def open_blob(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int | None,
+        *,
+        avoid: Sender | None,
+        urgency: Urgency,
+    ) -> AsyncIterator[Body]:
+        async with super().open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
+            yield replace(body, chunks=self._stalled(body.chunks))
+
+    async def _stalled(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+        async for chunk in chunks:
+            yield chunk
+            await self.rest.wait()
+
+
 @dataclass
 class House:
     """Fills, and what they are built of."""
@@ -76,11 +101,18 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         async def note_sent(upstream: str, digest: Digest) -> None:
             sent.append((upstream, digest))
 
-        def make(*, max_active: int = 8, patience: float = 30, storage: Writers = storage) -> Fills:
+        def make(
+            *,
+            max_active: int = 8,
+            is_shared: bool = False,
+            patience: float = 30,
+            storage: Writers = storage,
+        ) -> Fills:
             return Fills(
                 storage,
                 Pace(2, 100_000, RetryPolicy(2, Backoff(first=0, most=0))),
                 max_active=max_active,
+                is_shared=is_shared,
                 patience=patience,
                 tasks=tasks,
                 metrics=metrics,
@@ -192,8 +224,17 @@ class _SlowToDiscard:
         self._storage = storage
         self.discarding, self.may = asyncio.Event(), asyncio.Event()
 
-    async def open_writer(self, upstream: str, digest: Digest, size: int | None) -> Writer:
-        writer = await self._storage.open_writer(upstream, digest, size)
+    async def open_writer(
+        self,
+        upstream: str,
+        digest: Digest,
+        size: int | None,
+        *,
+        is_size_proved: bool = False,
+    ) -> Writer:
+        writer = await self._storage.open_writer(
+            upstream, digest, size, is_size_proved=is_size_proved
+        )
         discard = writer.discard
 
         async def wait() -> None:
@@ -221,16 +262,16 @@ async def test_who_comes_while_a_fill_puts_away_wrong_bytes_begins_anew(house: H
 async def test_what_waits_for_others_is_given_up_in_time_and_not_fetched_for_nobody(
     house: House,
 ) -> None:
-    fills, slow, waiting = house.make(max_active=1, patience=0.2), _source(opens=False), _source()
-    waiting.content = {digest_of(b"x"): b"x"}
-    async with asyncio.TaskGroup() as tasks:
-        first = tasks.create_task(_outcome(fills, slow))
-        await _until(lambda: slow.opened == 1)
-        with pytest.raises(Unavailable) as refusal:
-            await fills.join(waiting, digest_of(b"x"), 1)
-    assert isinstance(first.result(), Unavailable)
-    assert refusal.value.timed_out
+    fills, waiting = house.make(max_active=1, patience=0.2), _source()
+    slow = Stalling({DIGEST: CONTENT}, upstream="slow")
     slow.gate.set()
+    waiting.content = {digest_of(b"x"): b"x"}
+    fill = await fills.join(slow, DIGEST, None)
+    with pytest.raises(Unavailable) as refusal:
+        await fills.join(waiting, digest_of(b"x"), 1)
+    assert refusal.value.timed_out
+    slow.rest.set()
+    assert await _read(fill) == CONTENT
     await _until(lambda: not fills.is_running("hub", digest_of(b"x")))
     assert waiting.opened == 0
 
@@ -256,8 +297,8 @@ async def test_what_is_too_large_by_its_senders_word_is_not_asked_for_again_soon
     async with open_store(tmp_path, max_size=1000) as storage, owned_tasks() as tasks:
         metrics = Metrics()
         fills = Fills(
-            storage, Pace(1, 1000, RetryPolicy(1)), max_active=1, patience=30, tasks=tasks,
-            metrics=metrics, note_fault=metrics.faults.note, note_sent=_nothing,
+            storage, Pace(1, 1000, RetryPolicy(1)), max_active=1, is_shared=False, patience=30,
+            tasks=tasks, metrics=metrics, note_fault=metrics.faults.note, note_sent=_nothing,
             random=Random(0),  # noqa: S311 - for jitter
         )  # fmt: skip
         source = _source()
@@ -321,3 +362,69 @@ async def test_a_fill_that_somebody_waits_for_does_not_give_way(house: House) ->
         slow.gate.set()
     assert await _read(waiting.result()) == CONTENT
     assert await _read(following.result()) == CONTENT
+
+
+async def test_a_fill_whose_last_client_leaves_while_another_waits_gives_way(house: House) -> None:
+    fills, slow, other = house.make(max_active=1), _source("slow", opens=False), _source("other")
+    async with asyncio.TaskGroup() as tasks:
+        leaving = tasks.create_task(fills.join(slow, DIGEST, None))
+        await _until(lambda: slow.opened == 1)
+        following = tasks.create_task(_outcome(fills, other))
+        await _until(lambda: fills.is_running("other", DIGEST))
+        leaving.cancel()
+    assert following.result() == CONTENT
+
+
+async def test_a_prefetch_that_becomes_urgent_while_it_waits_is_given_way(house: House) -> None:
+    fills, slow, other = house.make(max_active=1), _source("slow", opens=False), _source("other")
+    fills.prefetch(slow, DIGEST, len(CONTENT))
+    await _until(lambda: slow.opened == 1)
+    fills.prefetch(other, DIGEST, len(CONTENT))
+    await asyncio.sleep(0)
+    assert other.opened == 0
+    assert await _outcome(fills, other) == CONTENT
+
+
+async def test_one_fill_gives_way_for_each_client_that_waits_and_no_more(house: House) -> None:
+    fills = house.make(max_active=3)
+    for name in ("one", "two", "three"):
+        await _left(fills, _source(name, opens=False))
+    others = [_source(name, opens=False) for name in ("four", "five")]
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(_outcome(fills, source)) for source in others]
+        await _until(lambda: all(source.opened for source in others))
+        assert [fills.is_running(name, DIGEST) for name in ("one", "two", "three")] == [
+            False, False, True,
+        ]  # fmt: skip
+        for source in others:
+            source.gate.set()
+    assert [task.result() for task in waiting] == [CONTENT] * 2
+
+
+async def test_a_slow_upstream_whose_clients_wait_leaves_slots_to_its_neighbours(
+    house: House,
+) -> None:
+    fills, slow = house.make(max_active=8, is_shared=True), _source("slow", opens=False)
+    wanted = [digest_of(b"%d" % number) for number in range(12)]
+    slow.content = {digest: b"%d" % number for number, digest in enumerate(wanted)}
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(fills.join(slow, digest, None)) for digest in wanted]
+        await _until(lambda: slow.opened == 6)
+        assert await _outcome(fills, _source("healthy")) == CONTENT
+        assert await _outcome(fills, _source("other")) == CONTENT
+        assert slow.opened == 6
+        slow.gate.set()
+    for task in waiting:
+        assert len(await _read(task.result())) <= 2
+
+
+async def test_the_only_upstream_has_every_slot(house: House) -> None:
+    fills, slow = house.make(max_active=8), _source("slow", opens=False)
+    wanted = [digest_of(b"%d" % number) for number in range(8)]
+    slow.content = {digest: b"%d" % number for number, digest in enumerate(wanted)}
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(fills.join(slow, digest, None)) for digest in wanted]
+        await _until(lambda: slow.opened == 8)
+        slow.gate.set()
+    for task in waiting:
+        await _read(task.result())
