@@ -32,6 +32,7 @@ from mirror.config.units import (
     parse_host,
     parse_listen,
     parse_network,
+    parse_prefix,
     parse_size,
 )
 
@@ -88,6 +89,7 @@ ReadableFile = Annotated[
     Path, AfterValidator(_without_tilde), AfterValidator(_readable_file), PlainSerializer(str)
 ]
 Host = Annotated[str, AfterValidator(parse_host)]
+Prefix = Annotated[str, AfterValidator(parse_prefix)]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     BeforeValidator(parse_network),
@@ -182,6 +184,7 @@ class Endpoint(Section):
     """One URL at which an upstream's content can be had."""
 
     url: str
+    prefix: Prefix | None = None
     username: str | None = None
     password_file: ReadableFile | None = None
     credential_helper: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
@@ -233,8 +236,13 @@ class Endpoint(Section):
 
     @cached_property
     def name(self) -> str:
-        """What metrics call it: the host, and the path where there is one."""
-        return self.host + urlsplit(self.url).path
+        """What metrics call it: the host, and where there are any, path and prefix."""
+        path = urlsplit(self.url).path
+        return self.host + path + (f"/{self.prefix}" if self.prefix else "")
+
+    def name_there(self, repository: str) -> str:
+        """What it calls a repository of the upstream."""
+        return f"{self.prefix}/{repository}" if self.prefix else repository
 
 
 class Upstream(Section):
@@ -265,8 +273,8 @@ class Upstream(Section):
             raise ValueError("endpoints is empty: name at least one URL")
         if not any(endpoint.tags for endpoint in self.endpoints):
             raise ValueError("at least one endpoint must answer for tags (tags = true)")
-        urls = [endpoint.url for endpoint in self.endpoints]
-        if len(set(urls)) != len(urls):
+        addresses = [(endpoint.url, endpoint.prefix) for endpoint in self.endpoints]
+        if len(set(addresses)) != len(addresses):
             raise ValueError("the same endpoint URL stands there twice")
         return self
 

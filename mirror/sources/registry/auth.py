@@ -171,7 +171,8 @@ class Authorizer:
 
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
-        question = _Question(*_token_server(self._bearer.parameters), repository)
+        realm, service = _token_server(self._bearer.parameters)
+        question = _Question(realm, service, self._config.name_there(repository))
         self._admit(repository)
         credential = None
         if self._credentials is not None and self._may_have_credentials(question.realm):

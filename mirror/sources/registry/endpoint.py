@@ -161,7 +161,8 @@ class Endpoint:
         quota = Quota.CHECKS if (method, kind) in _CHECKS else _QUOTAS[kind]
         question = Question(quota, scope.repository.name, path)
         self._require(question)
-        url = URL(f"{self.config.url}/v2/{scope.repository.name}/{path}", encoded=True)
+        there = self.config.name_there(scope.repository.name)
+        url = URL(f"{self.config.url}/v2/{there}/{path}", encoded=True)
         async with AsyncExitStack() as stack:
             if body_for is None:
                 await stack.enter_async_context(self._slot_for_question())
@@ -263,7 +264,7 @@ class Endpoint:
         except Refused as refusal:
             with suppress(RegistryError):
                 document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
-                refusal.errors = tuple(parse_errors(document))
+                refusal.errors = tuple(parse_errors(document, without=self.config.prefix))
             raise
 
     def _note_quota(self, response: aiohttp.ClientResponse) -> None:

@@ -61,8 +61,11 @@ def raise_for_status(response: aiohttp.ClientResponse, url: URL) -> None:
     raise Unavailable(f"upstream answered {status}", status_seen=status)
 
 
-def parse_errors(document: bytes) -> list[dict[str, object]]:
-    """The errors in the body of a refusal, as far as they may be handed on; never raises."""
+def parse_errors(document: bytes, *, without: str | None = None) -> list[dict[str, object]]:
+    """The errors in the body of a refusal, as far as they may be handed on; never raises.
+
+    `without`: a prefix of repositories' names there, which those who are told have not asked for.
+    """
     try:
         answer = json.loads(document)
     except (ValueError, RecursionError):
@@ -70,18 +73,23 @@ def parse_errors(document: bytes) -> list[dict[str, object]]:
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if not isinstance(errors, list):
         return []
-    found = (_error(error) for error in errors[:_MOST_ERRORS] if isinstance(error, dict))
+    found = (_error(error, without) for error in errors[:_MOST_ERRORS] if isinstance(error, dict))
     return [error for error in found if error]
 
 
-def _error(told: dict[str, object]) -> dict[str, object] | None:
+def _error(told: dict[str, object], without: str | None) -> dict[str, object] | None:
     code, message, detail = (told.get(name) for name in ("code", "message", "detail"))
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         return None
-    error: dict[str, object] = {"code": code, "message": field_value(str(message or "")) or ""}
+    words = field_value(str(message or "")) or ""
+    error: dict[str, object] = {"code": code, "message": _strip(words, without)}
     if isinstance(detail, (str, int)):
-        error["detail"] = detail
+        error["detail"] = _strip(detail, without) if isinstance(detail, str) else detail
     return error
+
+
+def _strip(text: str, prefix: str | None) -> str:
+    return text.replace(f"{prefix}/", "") if prefix else text
 
 
 def is_answer(response: aiohttp.ClientResponse) -> bool:
