@@ -23,7 +23,7 @@ from aiohttp import web
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import Config, Endpoint as EndpointConfig
+from mirror.config import Config, Endpoint as EndpointConfig, EnvironmentProxies
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
@@ -73,8 +73,10 @@ class Running:
     admin: tuple[str, int]
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, proxies: EnvironmentProxies) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
+
+    `proxies`: what the environment says of the way to upstream.
 
     Raises:
         StoreError: The store cannot be used.
@@ -88,7 +90,7 @@ async def serve(config: Config) -> None:
     _allow_descriptors()
     _on_signals(task.cancel)  # until there is something to drain
     try:
-        async with run(config, spawn=spawn_process(config.log)) as running:
+        async with run(config, spawn=spawn_process(config.log), proxies=proxies) as running:
             _on_signals(stop.set)
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
@@ -127,6 +129,7 @@ async def run(
     clock: Clock = _wall_clock,
     monotonic: Clock = time.monotonic,
     spawn: Spawn | None = None,
+    proxies: EnvironmentProxies | None = None,
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -157,7 +160,7 @@ async def run(
         catalog, file = root / "catalog.sqlite3", root / "records.sqlite3"
         records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
         await asyncio.to_thread(remove_catalog, catalog, root / "index.sqlite3", file)
-        sessions = await stack.enter_async_context(open_sessions())
+        sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = _Parts(
@@ -269,6 +272,12 @@ def _build(parts: _Parts) -> Mirror:
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
     settings, label = parts.config.fill, Label(name, endpoint.name)
     others = len(parts.config.upstream[name].endpoints)
+    proxy = endpoint.find_own_proxy(parts.sessions.proxies)
+    if proxy is not None:
+        _logger.info(
+            "upstream is reached through a proxy",
+            extra=log.fields(endpoint=endpoint.url, proxy=str(proxy)),
+        )
     exchange = Exchange(
         endpoint,
         label,

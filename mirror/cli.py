@@ -33,9 +33,9 @@ _FAILED, _MISCONFIGURED = 1, 2
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
-    loaded = _load(config_file)
+    loaded, proxies = _load(config_file), _read_proxies()
     try:
-        uvloop.run(app.serve(loaded))
+        uvloop.run(app.serve(loaded, proxies))
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
     except (StoreError, OSError) as error:
@@ -45,7 +45,13 @@ def serve(config_file: ConfigFile = None) -> None:
 @cli.command()
 def check(config_file: ConfigFile = None) -> None:
     """Validate the configuration; print what is in effect, without secrets."""
-    typer.echo(tomli_w.dumps(_load(config_file).redacted()), nl=False)
+    loaded, proxies = _load(config_file), _read_proxies()
+    typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
+    for upstream in loaded.upstream.values():
+        for endpoint in upstream.endpoints:
+            if (proxy := endpoint.find_own_proxy(proxies)) is not None:
+                of = "" if endpoint.proxy else " (of the environment)"
+                typer.echo(f"# {endpoint.url} is reached through the proxy {proxy}{of}")
 
 
 @cli.command()
@@ -62,6 +68,13 @@ def main() -> None:
 def _load(path: Path | None) -> config.Config:
     try:
         return config.load(path)
+    except config.ConfigError as error:
+        _fail(str(error), _MISCONFIGURED)
+
+
+def _read_proxies() -> config.EnvironmentProxies:
+    try:
+        return config.read_proxies()
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
 

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mirror.config.proxies import EnvironmentProxies, Proxy, parse_proxy_setting
 from mirror.config.units import (
     format_duration,
     format_listen,
@@ -90,6 +91,9 @@ ReadableFile = Annotated[
 ]
 Host = Annotated[str, AfterValidator(parse_host)]
 Prefix = Annotated[str, AfterValidator(parse_prefix)]
+ProxySetting = Annotated[
+    Proxy | Literal["direct"], BeforeValidator(parse_proxy_setting), PlainSerializer(str)
+]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     BeforeValidator(parse_network),
@@ -195,6 +199,9 @@ class Endpoint(Section):
     token_hosts: tuple[Host, ...] = ()
     allow_http_redirect: Flag = False
     private_redirects: Flag = False
+    proxy: ProxySetting | None = None
+    proxy_username: str | None = None
+    proxy_password_file: ReadableFile | None = None
 
     @field_validator("url")
     @classmethod
@@ -227,6 +234,14 @@ class Endpoint(Section):
             raise ValueError("credential_helper stands instead of username and password_file")
         return self
 
+    @model_validator(mode="after")
+    def _proxy_is_whole(self) -> Self:
+        if (self.proxy_username is None) != (self.proxy_password_file is None):
+            raise ValueError("proxy_username and proxy_password_file go together")
+        if self.proxy_username is not None and not isinstance(self.proxy, Proxy):
+            raise ValueError("proxy_username needs proxy: say which proxy it is for")
+        return self
+
     @cached_property
     def host(self) -> str:
         """Host and, where it is not the scheme's own, port."""
@@ -239,6 +254,23 @@ class Endpoint(Section):
         """What metrics call it: the host, and where there are any, path and prefix."""
         path = urlsplit(self.url).path
         return self.host + path + (f"/{self.prefix}" if self.prefix else "")
+
+    def find_proxy(
+        self, environment: EnvironmentProxies, scheme: str, host: str, port: int
+    ) -> Proxy | None:
+        """Which proxy leads to what it, its token server and its storage are at; None: none does.
+
+        `proxy` is for all of them, without exemptions.
+        """
+        if self.proxy is None:
+            return environment.find(scheme, host, port)
+        return self.proxy if isinstance(self.proxy, Proxy) else None
+
+    def find_own_proxy(self, environment: EnvironmentProxies) -> Proxy | None:
+        """Which proxy leads to itself."""
+        parts = urlsplit(self.url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        return self.find_proxy(environment, parts.scheme, parts.hostname or "", port)
 
     def name_there(self, repository: str) -> str:
         """What it calls a repository of the upstream."""
