@@ -272,7 +272,7 @@ def _build(parts: _Parts) -> Mirror:
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
     settings, label = parts.config.fill, Label(name, endpoint.name)
     others = len(parts.config.upstream[name].endpoints)
-    proxy = endpoint.find_own_proxy(parts.sessions.proxies)
+    proxy = parts.sessions.proxies.find_for(endpoint.url, own=endpoint.proxy)
     if proxy is not None:
         _logger.info(
             "upstream is reached through a proxy",

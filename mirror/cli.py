@@ -49,7 +49,8 @@ def check(config_file: ConfigFile = None) -> None:
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
     for upstream in loaded.upstream.values():
         for endpoint in upstream.endpoints:
-            if (proxy := endpoint.find_own_proxy(proxies)) is not None:
+            proxy = proxies.find_for(endpoint.url, own=endpoint.proxy)
+            if proxy is not None:
                 of = "" if endpoint.proxy else " (of the environment)"
                 typer.echo(f"# {endpoint.url} is reached through the proxy {proxy}{of}")
 

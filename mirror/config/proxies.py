@@ -87,6 +87,16 @@ class EnvironmentProxies:
     https: Proxy | None = None
     exemptions: tuple[_Exemption, ...] = ()
 
+    def find_for(self, url: str, *, own: Proxy | Literal["direct"] | None) -> Proxy | None:
+        """Which proxy leads to a URL of an endpoint, its token server or its storage.
+
+        `own` is the endpoint's `proxy`: if set, it is for all of them, without exemptions.
+        """
+        if own is not None:
+            return own if isinstance(own, Proxy) else None
+        parts = urlsplit(url)
+        return self.find(parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme])
+
     def find(self, scheme: str, host: str, port: int) -> Proxy | None:
         """Which proxy leads there; None: there is no need of one."""
         proxy = self.https if scheme == "https" else self.http

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from mirror.config.proxies import EnvironmentProxies, Proxy, parse_proxy_setting
+from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import (
     format_duration,
     format_listen,
@@ -254,23 +254,6 @@ class Endpoint(Section):
         """What metrics call it: the host, and where there are any, path and prefix."""
         path = urlsplit(self.url).path
         return self.host + path + (f"/{self.prefix}" if self.prefix else "")
-
-    def find_proxy(
-        self, environment: EnvironmentProxies, scheme: str, host: str, port: int
-    ) -> Proxy | None:
-        """Which proxy leads to what it, its token server and its storage are at; None: none does.
-
-        `proxy` is for all of them, without exemptions.
-        """
-        if self.proxy is None:
-            return environment.find(scheme, host, port)
-        return self.proxy if isinstance(self.proxy, Proxy) else None
-
-    def find_own_proxy(self, environment: EnvironmentProxies) -> Proxy | None:
-        """Which proxy leads to itself."""
-        parts = urlsplit(self.url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        return self.find_proxy(environment, parts.scheme, parts.hostname or "", port)
 
     def name_there(self, repository: str) -> str:
         """What it calls a repository of the upstream."""

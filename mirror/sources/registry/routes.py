@@ -112,8 +112,7 @@ class Routes:
         )
         if not may_be_inside and self._is_literally_inside(url):
             raise Unavailable(f"{host_of(url)} cannot be reached: {INSIDE}")
-        found = self._sessions.proxies
-        proxy = self._config.find_proxy(found, url.scheme, url.host or "", url.port or 0)
+        proxy = self._sessions.proxies.find_for(str(url), own=self._config.proxy)
         if proxy is not None:
             proxy = await self._with_credentials(proxy)
             return Route(self._sessions.through(proxy), proxy, is_own)

@@ -108,10 +108,11 @@ def test_nothing_else_is_exempt(exemptions: str, host: str) -> None:
 def test_an_endpoints_own_word_goes_before_the_environments() -> None:
     proxies = read_proxies({"HTTPS_PROXY": PROXY, "NO_PROXY": "*"})
     own = endpoint(proxy="socks5://other.example")
-    assert str(own.find_own_proxy(proxies)) == "socks5://other.example:1080"
+    found = proxies.find_for(own.url, own=own.proxy)
+    assert str(found) == "socks5://other.example:1080"
     everywhere = read_proxies({"HTTPS_PROXY": PROXY})
-    assert endpoint(proxy="direct").find_own_proxy(everywhere) is None
-    assert str(endpoint().find_own_proxy(everywhere)) == PROXY
+    assert everywhere.find_for("https://ghcr.io", own=endpoint(proxy="direct").proxy) is None
+    assert str(everywhere.find_for("https://ghcr.io", own=endpoint().proxy)) == PROXY
 
 
 def test_what_is_shown_can_be_read_again() -> None:
