@@ -7,8 +7,9 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
-from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
+from mirror.sources.registry.health import Trouble
 
 _PASSING = frozenset(
     {
@@ -59,6 +60,18 @@ def raise_for_status(response: aiohttp.ClientResponse, url: URL) -> None:
     if is_answer(response):
         raise Refused(status, f"upstream answered {status} {_phrase(status)}".rstrip())
     raise Unavailable(f"upstream answered {status}", status_seen=status)
+
+
+def trouble_of(error: RegistryError, *, is_alone: bool) -> Trouble | None:
+    """What an error tells of the endpoint; None where it is an answer.
+
+    `is_alone`: others have been answered meanwhile.
+    """
+    if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
+        return None
+    if error.status_seen is None:
+        return Trouble.SLOW if error.timed_out and is_alone else Trouble.UNREACHABLE
+    return Trouble.ERROR if error.status_seen >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 
 def parse_errors(document: bytes, *, without: str | None = None) -> list[dict[str, object]]:
