@@ -27,12 +27,14 @@ from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.receiver import arriving
 from mirror.sources.registry.routes import INSIDE, Routes, host_of
 from mirror.sources.registry.sessions import Sessions
+from mirror.sources.registry.sites import is_same_site, repository_at
 from mirror.telemetry.metrics import Metrics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _DRAINED = 2**16  # bytes
 _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
+_ON_SITE = frozenset({"tags", "referrers", "token"})  # kinds whose content nothing proves
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
@@ -186,7 +188,7 @@ class Exchange:
         kind: str,
         form: dict[str, str] | None,
     ) -> aiohttp.ClientResponse:
-        status = 0
+        status, asked = 0, url
         for _ in range(_MOST_REDIRECTS + 1):
             try:
                 with _sending(url):
@@ -201,6 +203,7 @@ class Exchange:
             try:
                 await self.drain(response)
                 target = self._target(url, location, kind, status)
+                _require_own_site(asked, target, kind, status)
             finally:
                 response.release()
             if target.origin() != url.origin():
@@ -271,6 +274,21 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind, method, status
             ).inc()
         return response
+
+
+def _require_own_site(asked: URL, target: URL, kind: str, status: int) -> None:
+    """See that what no digest proves comes from its own site, or from another registry's API.
+
+    Raises:
+        Unavailable: It would come from somewhere else.
+    """
+    if kind not in _ON_SITE or is_same_site(target.host or "", asked.host or ""):
+        return
+    _, found, rest = asked.path.rpartition(f"/{kind}/")
+    if kind == "token" or repository_at(target, f"{found}{rest}".lstrip("/")) is None:
+        raise Unavailable(
+            "upstream redirects to another site for what no digest proves", status_seen=status
+        )
 
 
 @contextmanager
