@@ -94,6 +94,7 @@ Prefix = Annotated[str, AfterValidator(parse_prefix)]
 ProxySetting = Annotated[
     Proxy | Literal["direct"], BeforeValidator(parse_proxy_setting), PlainSerializer(str)
 ]
+Glob = Annotated[str, Field(pattern=r"^[a-z0-9._/*?-]+$")]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     BeforeValidator(parse_network),
@@ -267,6 +268,8 @@ class Upstream(Section):
     aliases: tuple[Host, ...] = ()
     hosts: tuple[Host, ...] = ()
     access: Literal["mirror", "client"] = "mirror"
+    allow: tuple[Glob, ...] = ()
+    deny: tuple[Glob, ...] = ()
     endpoints: tuple[Endpoint, ...]
 
     @model_validator(mode="before")

@@ -13,12 +13,11 @@ from rich.console import Console
 from tests.bench import report
 from tests.bench.figures import DOCKER, MIRROR
 from tests.bench.run import ALL
-from tests.bench.wild import clients, reaching, registries
-from tests.bench.wild.kinds import KINDS, Kind
+from tests.bench.wild.kinds import Kind
 from tests.bench.wild.seat import scene
+from tests.bench.wild.table import ALL as KINDS
 from tests.support.process import run
 
-_PLAYED = (registries, reaching, clients)  # importing them fills the table
 _SEATED = (MIRROR, DOCKER)
 _LONGEST = 90  # seconds, one scene
 _HERE = Path(__file__).parents[1]
