@@ -32,6 +32,7 @@ from mirror.config.units import (
     parse_duration,
     parse_host,
     parse_listen,
+    parse_listens,
     parse_network,
     parse_prefix,
     parse_size,
@@ -79,12 +80,22 @@ def _parse_workers(value: object) -> int | str:
     raise ValueError(f'not a number of processes; write "auto", or 1 to {_WORKERS_ALLOWED}')
 
 
+def _as_written(addresses: tuple[tuple[str, int], ...]) -> str | list[str]:
+    written = [format_listen(address) for address in addresses]
+    return written[0] if len(written) == 1 else written
+
+
 Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Timeout = Annotated[Duration, AfterValidator(_not_zero)]
 Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen), PlainSerializer(format_listen)]
+Listens = Annotated[
+    tuple[tuple[str, int], ...], BeforeValidator(parse_listens), PlainSerializer(_as_written)
+]
+"""One address or a list of them, written so in the file."""
+
 Directory = Annotated[Path, AfterValidator(_without_tilde), PlainSerializer(str)]
 ReadableFile = Annotated[
     Path, AfterValidator(_without_tilde), AfterValidator(_readable_file), PlainSerializer(str)
@@ -111,7 +122,7 @@ class Section(BaseModel):
 class Server(Section):
     """Where daemons and operators connect, and who may."""
 
-    listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
+    listen: Listens = (("0.0.0.0", 5000),)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     request_timeout: Timeout = 30.0
@@ -141,9 +152,13 @@ class Server(Section):
 
     @model_validator(mode="after")
     def _addresses_differ(self) -> Self:
-        (host, port), (admin_host, admin_port) = self.listen, self.admin_listen
-        if port == admin_port != 0 and (host == admin_host or {host, admin_host} & _EVERYWHERE):
-            raise ValueError("listen and admin_listen are the same port; give each its own")
+        if len(set(self.listen)) < len(self.listen):
+            raise ValueError("listen names an address twice")
+        admin_host, admin_port = self.admin_listen
+        for host, port in self.listen:
+            is_same_host = host == admin_host or {host, admin_host} & _EVERYWHERE
+            if port == admin_port != 0 and is_same_host:
+                raise ValueError("listen and admin_listen are the same port; give each its own")
         return self
 
 

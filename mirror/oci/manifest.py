@@ -12,6 +12,7 @@ from typing import Any
 from mirror.oci.descriptor import Descriptor, Platform
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.large_manifest import read_large_manifest
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -37,6 +38,9 @@ MAX_SIZE = 4 * 1024 * 1024
 
 MAX_REFERENCES = 4096
 """Of a manifest that refers to more, nothing that it refers to is read: it would hold up others."""
+
+
+_LARGE = 256 * 1024  # bytes; a few in a thousand manifests are
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def parse_references(content: bytes) -> References:
         RegistryError: `MANIFEST_INVALID`.
     """
     try:
-        document = _object(json.loads(content))
+        document = _read(content)
         config = document.get("config")
         manifests = list(document.get("manifests") or ())
         blobs = [*([config] if config else ()), *(document.get("layers") or ())]
@@ -95,6 +99,12 @@ def parse_references(content: bytes) -> References:
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    if len(content) > _LARGE:
+        return read_large_manifest(content, most=MAX_REFERENCES)
+    return _object(json.loads(content))
 
 
 def media_type_of(references: References, said: str | None) -> str | None:

@@ -145,9 +145,9 @@ class BlobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TagsAnswer:
-    """A page of tags, and the query of the next one."""
+    """A page of tags, as a JSON array, and the query of the next one."""
 
-    names: list[str]
+    content: bytes
     next_query: dict[str, str] | None
     outcome: Outcome
 

@@ -2,6 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
+import msgspec
+
+from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, Unavailable
@@ -15,6 +18,7 @@ from mirror.pull.memory import Memory
 from mirror.records.ports import Records, ReferrersRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.tag_lists import TagsPage
 from mirror.storage.ports import Storage
 
 _BATCH = 500  # names or digests, read at a time
@@ -34,6 +38,7 @@ class Listings:
         *,
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, ReferrersAnswer],
+        tag_flights: SingleFlight[tuple[Scope, Page], TagsPage],
         policy: Policy,
         public: Collection[str],
         clock: Callable[[], float],
@@ -43,6 +48,7 @@ class Listings:
         self._memory = memory
         self._registries = registries
         self._flights = flights
+        self._tag_flights = tag_flights
         self._policy = policy
         self._public = public
         self._clock = clock
@@ -54,13 +60,15 @@ class Listings:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         try:
-            found = await self._registry(scope).list_tags(scope, page)
+            found = await self._tag_flights.join(
+                (scope, page), lambda: self._registry(scope).list_tags(scope, page)
+            )
         except Unavailable:
             names = await self._records.list_tags(scope.repository, after=page.last, limit=page.n)
             if not names and page.last is None:
                 raise
-            return TagsAnswer(names, _next(names, page), STALE)
-        return TagsAnswer(found.names, found.next_query, MISS)
+            return TagsAnswer(msgspec.json.encode(names), _next(names, page), STALE)
+        return TagsAnswer(found.content, found.next_query, MISS)
 
     async def list_referrers(
         self, scope: Scope, digest: Digest, artifact_type: str | None
@@ -123,7 +131,7 @@ class Listings:
         what = f"referrers {digest}"
         with self._memory.remembering_missing(scope, what):
             found = await self._registry(scope).list_referrers(scope, digest, artifact_type)
-        if not _is_index(found.content):
+        if not await read_aside(_is_index, found.content):
             raise Unavailable("upstream's list of referrers makes no sense")
         record = ReferrersRecord(found.content, found.filtered, self._clock())
         await try_to_keep(

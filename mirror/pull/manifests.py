@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
+from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, Missing, Refused, RegistryError, Unavailable
@@ -84,7 +85,7 @@ class Manifests:
         async def confirm() -> ManifestAnswer:
             with self._memory.remembering_missing(scope, f"manifest {digest}"):
                 await self._registry(scope).confirm_manifest(scope, digest)
-            references = _references(found.content)
+            references = await read_aside(_references, found.content)
             await self._links.record_manifest(scope.repository, found, references, is_sent=False)
             return ManifestAnswer(found, LINKED)
 
@@ -223,7 +224,7 @@ class Manifests:
         if content is None:
             return None
         media_type = await self._records.find_media_type(upstream, digest)
-        media_type = media_type_of(_references(content), media_type)
+        media_type = media_type_of(await read_aside(_references, content), media_type)
         if media_type is None:
             return None  # a configuration, say: upstream knows no manifest of this name either
         manifest = Manifest(digest, media_type, content)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import assert_never
 
+import msgspec
 from aiohttp import web
 
 from mirror.front.api import responses
@@ -133,7 +134,8 @@ class Handlers:
         facts.kind = Kind.TAGS
         route = self._route(request, asked.name, ns, facts)
         answer = await self._mirror.list_tags(route.repository, asked.page, _authorization(request))
-        content = {"name": asked.name, "tags": answer.names}
+        name = msgspec.json.encode(asked.name)
+        content = b'{"name":%b,"tags":%b}' % (name, answer.content)
         response = responses.page(request, content, answer.next_query, ns)
         response.headers.update(responses.outcome_headers(facts.note(answer.outcome)))
         return response
@@ -154,7 +156,8 @@ class Handlers:
 
     async def _catalog(self, request: web.BaseRequest, asked: CatalogRequest) -> web.StreamResponse:
         names, following = await self._mirror.list_repositories(asked.page)
-        return responses.page(request, {"repositories": names}, following, None)
+        content = msgspec.json.encode({"repositories": names})
+        return responses.page(request, content, following, None)
 
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
         route = self._router.route(name, ns=ns, host=request.headers.get("Host", ""))

@@ -63,12 +63,12 @@ def manifest(request: web.BaseRequest, answer: ManifestAnswer) -> web.Response:
 
 def page(
     request: web.BaseRequest,
-    content: Mapping[str, object],
+    content: bytes,
     following: dict[str, str] | None,
     ns: str | None,
 ) -> web.Response:
     """A page of a listing, with the `Link` to the next one under the path that was asked for."""
-    response = web.json_response(content)
+    response = web.Response(body=content, content_type="application/json", charset="utf-8")
     if following is not None:
         path = request.raw_path.partition("?")[0]
         if ns is not None:

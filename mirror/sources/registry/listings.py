@@ -1,25 +1,19 @@
 """Lists, as a registry's endpoint gives them: of tags, of what refers to a digest."""
 
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlencode
 
+from mirror.aio.reading import read_aside
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.request import Page
 from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.headers import field_value, parse_next_query
-from mirror.sources.registry.reading import Senseless, read_json
+from mirror.sources.registry.headers import parse_next_query
+from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.tag_lists import TagsPage, read_tags
 
 _LARGEST_LIST = 32 * 2**20  # bytes of a list of tags
-_WHAT = "upstream's list of tags"
-
-
-@dataclass(frozen=True, slots=True)
-class TagsPage:
-    """A page of tags, and the query that leads to the next one."""
-
-    names: list[str]
-    next_query: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +29,8 @@ async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     path = f"tags/list{_page_query(page)}"
     async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
         document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
-        return _tags_page(document, response.headers.get("Link"), page)
+        following = _next_query(response.headers.get("Link"))
+    return await read_aside(partial(read_tags, following, page), document)
 
 
 async def list_referrers(
@@ -59,29 +54,8 @@ def _page_query(page: Page) -> str:
     return f"?{urlencode(query)}" if query else ""
 
 
-def _tags_page(document: bytes, link: str | None, page: Page) -> TagsPage:
-    names = _tag_names(document)
+def _next_query(link: str | None) -> dict[str, str] | None:
     try:
-        following = parse_next_query(link)
+        return parse_next_query(link)
     except ValueError as error:
         raise Senseless("upstream's next page is at no address") from error
-    if following is not None:
-        return TagsPage(names, following)
-    # Some registries ignore n and last, and send everything.
-    if page.last is not None and page.last in names:
-        names = names[names.index(page.last) + 1 :]
-    if page.n is not None and len(names) > page.n:
-        names = names[: page.n]
-        return TagsPage(names, {"n": str(page.n), "last": names[-1]} if names else None)
-    return TagsPage(names, None)
-
-
-def _tag_names(document: bytes) -> list[str]:
-    answer = read_json(document, what=_WHAT)
-    names = answer.get("tags", ...) if isinstance(answer, dict) else ...
-    if names is None:
-        return []  # distribution says so where there are none
-    if not isinstance(names, list):
-        raise Senseless(f"{_WHAT} makes no sense")
-    # What is no tag by any grammar can be asked for by nobody.
-    return [name for name in names if isinstance(name, str) and field_value(name)]

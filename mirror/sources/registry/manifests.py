@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
 
+from mirror.aio.reading import read_aside
 from mirror.oci.digest import Digest, digest_of, parse_digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, Refused, RegistryError
 from mirror.oci.manifest import (
@@ -55,7 +57,7 @@ async def get_manifest(
     async with endpoint.ask("GET", path, scope, _ACCEPT, kind=_kind(reference)) as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
         endpoint.heads.answered_by_get(scope.repository.name, str(reference))
-        return _manifest(response, content, reference)
+        return await read_aside(partial(_manifest, response, reference), content)
 
 
 async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -> None:
@@ -106,7 +108,7 @@ def _digest_header(response: aiohttp.ClientResponse) -> Digest | None:
 
 
 def _manifest(
-    response: aiohttp.ClientResponse, content: bytes, reference: Reference
+    response: aiohttp.ClientResponse, reference: Reference, content: bytes
 ) -> tuple[Manifest, References]:
     promised = _digest_header(response) if isinstance(reference, Tag) else reference
     if promised is not None and not promised.names(content):

@@ -16,8 +16,9 @@ from mirror.sources.registry.blobs import Distrust, RegistryBlobs
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.health import Quota
-from mirror.sources.registry.listings import Referrers, TagsPage
+from mirror.sources.registry.listings import Referrers
 from mirror.sources.registry.manifests import TagState
+from mirror.sources.registry.tag_lists import TagsPage
 
 
 @dataclass(slots=True, eq=False)
