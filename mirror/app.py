@@ -21,7 +21,12 @@ from aiohttp import web
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import Config, Endpoint as EndpointConfig, inherited_sockets
+from mirror.config import (
+    Config,
+    Endpoint as EndpointConfig,
+    EnvironmentProxies,
+    inherited_sockets,
+)
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
@@ -76,8 +81,10 @@ class Running:
     """Have certificates and passwords read anew, soon."""
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, proxies: EnvironmentProxies) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
+
+    `proxies`: what the environment says of the way to upstream.
 
     Raises:
         StoreError: The store cannot be used.
@@ -95,7 +102,7 @@ async def serve(config: Config) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(
-            config, spawn=spawn_process(config.log), inherited=inherited_sockets()
+            config, spawn=spawn_process(config.log), inherited=inherited_sockets(), proxies=proxies
         ) as running:
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
@@ -136,6 +143,7 @@ async def run(
     clock: Clock = _wall_clock,
     monotonic: Clock = time.monotonic,
     spawn: Spawn | None = None,
+    proxies: EnvironmentProxies | None = None,
     inherited: Sequence[int] = (),
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
@@ -170,7 +178,7 @@ async def run(
         )
         records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
         await asyncio.to_thread(remove_catalog, catalog, index, file)
-        sessions = await stack.enter_async_context(open_sessions())
+        sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = _Parts(
@@ -288,6 +296,12 @@ def _build(parts: _Parts) -> Mirror:
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
     settings, label = parts.config.fill, Label(name, endpoint.name)
     others = len(parts.config.upstream[name].endpoints)
+    proxy = parts.sessions.proxies.find_for(endpoint.url, own=endpoint.proxy)
+    if proxy is not None:
+        _logger.info(
+            "upstream is reached through a proxy",
+            extra=log.fields(endpoint=endpoint.url, proxy=str(proxy)),
+        )
     exchange = Exchange(
         endpoint,
         label,

@@ -35,9 +35,9 @@ _FAILED, _MISCONFIGURED = 1, 2
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
-    loaded = _load(config_file)
+    loaded, proxies = _load(config_file), _read_proxies()
     try:
-        uvloop.run(app.serve(loaded))
+        uvloop.run(app.serve(loaded, proxies))
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
     except (StoreError, OSError) as error:
@@ -53,13 +53,19 @@ def check(config_file: ConfigFile = None) -> None:
     # `serve` starts without the library that reads certificates.
     from mirror.doctor.examine import look  # noqa: PLC0415
 
-    loaded = _load(config_file)
+    loaded, proxies = _load(config_file), _read_proxies()
     findings = look(loaded)
     for finding in findings:
         typer.echo(str(finding), err=True)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(_MISCONFIGURED)
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
+    for upstream in loaded.upstream.values():
+        for endpoint in upstream.endpoints:
+            proxy = proxies.find_for(endpoint.url, own=endpoint.proxy)
+            if proxy is not None:
+                of = "" if endpoint.proxy else " (of the environment)"
+                typer.echo(f"# {endpoint.url} is reached through the proxy {proxy}{of}")
 
 
 @cli.command()
@@ -80,7 +86,7 @@ def doctor(
     """
     from mirror.doctor.examine import examine, parse_image  # noqa: PLC0415
 
-    loaded = _load(config_file)
+    loaded, proxies = _load(config_file), _read_proxies()
     try:
         images = [parse_image(name) for name in image or ()]
     except ValueError as error:
@@ -88,7 +94,7 @@ def doctor(
 
     async def report() -> bool:
         failed = False
-        async for finding in examine(loaded, images):
+        async for finding in examine(loaded, images, proxies):
             failed = failed or finding.level == "error"
             typer.echo(json.dumps(asdict(finding)) if as_json else str(finding))
         return failed
@@ -111,6 +117,13 @@ def main() -> None:
 def _load(path: Path | None) -> config.Config:
     try:
         return config.load(path)
+    except config.ConfigError as error:
+        _fail(str(error), _MISCONFIGURED)
+
+
+def _read_proxies() -> config.EnvironmentProxies:
+    try:
+        return config.read_proxies()
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
 

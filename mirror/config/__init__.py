@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.proxies import EnvironmentProxies, parse_environment
 from mirror.config.sections import (
     DOCKER_HUB,
     Config,
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Endpoint",
+    "EnvironmentProxies",
     "Fill",
     "Log",
     "Server",
@@ -41,6 +43,7 @@ __all__ = [
     "inherited_sockets",
     "load",
     "parse",
+    "read_proxies",
 ]
 
 CONFIG_VARIABLE = "MIRROR_CONFIG"
@@ -97,3 +100,15 @@ def parse(document: dict[str, Any], *, source: str = "configuration") -> Config:
         return Config.model_validate(document)
     except ValidationError as error:
         raise ConfigError(source, explain(error)) from None  # a traceback would quote the input
+
+
+def read_proxies(environ: Mapping[str, str] = os.environ) -> EnvironmentProxies:
+    """What HTTPS_PROXY, HTTP_PROXY and NO_PROXY say; an endpoint's `proxy` goes before.
+
+    Raises:
+        ConfigError: With everything that is wrong.
+    """
+    found, problems = parse_environment(environ)
+    if problems:
+        raise ConfigError("environment", problems)
+    return found

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import (
     format_duration,
     format_listen,
@@ -33,6 +34,7 @@ from mirror.config.units import (
     parse_listen,
     parse_listens,
     parse_network,
+    parse_prefix,
     parse_size,
 )
 
@@ -106,6 +108,10 @@ ReadableFile = Annotated[
     Path, AfterValidator(_without_tilde), AfterValidator(_readable_file), PlainSerializer(str)
 ]
 Host = Annotated[str, AfterValidator(parse_host)]
+Prefix = Annotated[str, AfterValidator(parse_prefix)]
+ProxySetting = Annotated[
+    Proxy | Literal["direct"], BeforeValidator(parse_proxy_setting), PlainSerializer(str)
+]
 Glob = Annotated[str, Field(pattern=r"^[a-z0-9._/*?-]+$")]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
@@ -205,6 +211,7 @@ class Endpoint(Section):
     """One URL at which an upstream's content can be had."""
 
     url: str
+    prefix: Prefix | None = None
     username: str | None = None
     password_file: ReadableFile | None = None
     credential_helper: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
@@ -215,6 +222,9 @@ class Endpoint(Section):
     token_hosts: tuple[Host, ...] = ()
     allow_http_redirect: Flag = False
     private_redirects: Flag = False
+    proxy: ProxySetting | None = None
+    proxy_username: str | None = None
+    proxy_password_file: ReadableFile | None = None
 
     @field_validator("url")
     @classmethod
@@ -252,6 +262,14 @@ class Endpoint(Section):
         """Whether it may say what a tag means, and who is let in."""
         return self.tags is True
 
+    @model_validator(mode="after")
+    def _proxy_is_whole(self) -> Self:
+        if (self.proxy_username is None) != (self.proxy_password_file is None):
+            raise ValueError("proxy_username and proxy_password_file go together")
+        if self.proxy_username is not None and not isinstance(self.proxy, Proxy):
+            raise ValueError("proxy_username needs proxy: say which proxy it is for")
+        return self
+
     @cached_property
     def host(self) -> str:
         """Host and, where it is not the scheme's own, port."""
@@ -261,8 +279,13 @@ class Endpoint(Section):
 
     @cached_property
     def name(self) -> str:
-        """What metrics call it: the host, and the path where there is one."""
-        return self.host + urlsplit(self.url).path
+        """What metrics call it: the host, and where there are any, path and prefix."""
+        path = urlsplit(self.url).path
+        return self.host + path + (f"/{self.prefix}" if self.prefix else "")
+
+    def name_there(self, repository: str) -> str:
+        """What it calls a repository of the upstream."""
+        return f"{self.prefix}/{repository}" if self.prefix else repository
 
 
 class Upstream(Section):
@@ -295,8 +318,8 @@ class Upstream(Section):
             raise ValueError("endpoints is empty: name at least one URL")
         if not any(endpoint.is_authority for endpoint in self.endpoints):
             raise ValueError("at least one endpoint must answer for tags (tags = true)")
-        urls = [endpoint.url for endpoint in self.endpoints]
-        if len(set(urls)) != len(urls):
+        addresses = [(endpoint.url, endpoint.prefix) for endpoint in self.endpoints]
+        if len(set(addresses)) != len(addresses):
             raise ValueError("the same endpoint URL stands there twice")
         return self
 

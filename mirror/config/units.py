@@ -12,6 +12,8 @@ _SIZE = re.compile(rf"{_NUMBER}\s*([KMGT]i?B|B)")
 _DURATION_PART = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _LISTEN = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>[0-9]{1,5})")
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"  # of a repository's name (OCI distribution-spec)
+_PREFIX = re.compile(rf"{_PART}(?:/{_PART})*")
 _LAST_PORT = 65535
 _SIZE_UNITS = {
     "B": 1,
@@ -93,3 +95,13 @@ def parse_host(text: str) -> str:
     if not host or any(mark in host for mark in "/?#@ "):
         raise ValueError('not a registry host; write it like "ghcr.io" or "registry.local:5000"')
     return host
+
+
+def parse_prefix(text: str) -> str:
+    """The beginning of a repository's name, without slashes around it. Raises ValueError."""
+    prefix = text.strip().strip("/")
+    if _PREFIX.fullmatch(prefix) is None:
+        raise ValueError('not the beginning of a repository\'s name; write it like "hub-proxy"')
+    if prefix.split("/")[0] == "v2":
+        raise ValueError('leave "v2" out: the mirror adds it')
+    return prefix

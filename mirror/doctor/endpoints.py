@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from mirror.config import Endpoint as EndpointConfig
+from mirror.config.proxies import Proxy
 from mirror.doctor.finding import Finding
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.errors import Denied, Missing, RegistryError
@@ -40,7 +41,10 @@ class Examination:
         config: EndpointConfig,
         endpoint: Endpoint,
         image: tuple[Repository, Reference] | None,
+        *,
+        proxy: Proxy | None = None,
     ) -> None:
+        self._proxy = proxy
         self._where = where
         self._config = config
         self._endpoint = endpoint
@@ -50,7 +54,10 @@ class Examination:
 
     async def steps(self) -> AsyncIterator[Finding]:
         """What is found, as it is; what depends on what failed is not tried."""
-        steps = (self._name, self._connection, self._api, self._content)
+        steps = [self._name, self._connection, self._api, self._content]
+        if self._proxy is not None:  # which finds names, and connects
+            yield self._ok(f"is reached through the proxy {self._proxy}")
+            steps = steps[2:]
         for step in steps:
             failed = False
             try:

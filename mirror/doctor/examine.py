@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 from mirror.aio.tasks import owned_tasks
-from mirror.config import DOCKER_HUB, Config
+from mirror.config import DOCKER_HUB, Config, EnvironmentProxies
 from mirror.doctor.endpoints import Examination
 from mirror.doctor.files import look_at_files
 from mirror.doctor.finding import Finding
@@ -48,12 +48,17 @@ def look(config: Config) -> list[Finding]:
     return [*look_at_settings(config), *look_at_files(config, now=dt.datetime.now(dt.UTC))]
 
 
-async def examine(config: Config, images: list[Image]) -> AsyncIterator[Finding]:
+async def examine(
+    config: Config, images: list[Image], proxies: EnvironmentProxies | None = None
+) -> AsyncIterator[Finding]:
     """What there is to say of a configuration, its files, its store and its endpoints."""
     for finding in await asyncio.to_thread(look, config):
         yield finding
     wanted = _USUAL | {repository.namespace: (repository, it) for repository, it in images}
-    async with open_sessions() as sessions, owned_tasks(lambda _task, _error: None) as tasks:
+    async with (
+        open_sessions(proxies=proxies) as sessions,
+        owned_tasks(lambda _task, _error: None) as tasks,
+    ):
         metrics = Metrics()
         for name, upstream in config.upstream.items():
             for number, settings in enumerate(upstream.endpoints):
@@ -72,6 +77,10 @@ async def examine(config: Config, images: list[Image]) -> AsyncIterator[Finding]
                 )  # fmt: skip
                 where = f'upstream."{name}".endpoints[{number}]'
                 async for finding in Examination(
-                    where, settings, endpoint, wanted.get(name)
+                    where,
+                    settings,
+                    endpoint,
+                    wanted.get(name),
+                    proxy=sessions.proxies.find_for(settings.url, own=settings.proxy),
                 ).steps():
                     yield finding

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, Unavailable
-from mirror.sources.ports import BlobSource, Body
+from mirror.sources.ports import BlobSource, Body, Chunk
+
+_FIRST = 2**16  # bytes of a body from elsewhere that wait until there are more, or a proof
 
 
 class PassThrough:
@@ -31,6 +34,20 @@ class PassThrough:
         if self.size == 0 and not self._digest.names(b""):
             raise self._mismatch()
 
+    async def prove_short(self) -> None:
+        """See that what is short and comes from elsewhere is right before its size is told.
+
+        Raises:
+            RegistryError: It is not, or ends too early.
+        """
+        if not self._body.is_from_elsewhere or self.size is None or self.size > _FIRST:
+            return
+        async with aclosing(self._body.chunks) as chunks:
+            content = b"".join([bytes(chunk) async for chunk in chunks])
+        if not self._digest.names(content):
+            raise self._mismatch()
+        self._body = replace(self._body, chunks=_whole(content))
+
     async def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `stop` (None: to the end).
 
@@ -42,6 +59,7 @@ class PassThrough:
         """
         hasher = self._digest.hasher()
         position = 0
+        first = _FIRST if self._body.is_from_elsewhere and (self.size or 0) <= _FIRST else 0
         held = b""
         async with aclosing(self._body.chunks) as chunks:
             async for chunk in chunks:
@@ -50,9 +68,13 @@ class PassThrough:
                 wanted = chunk[max(0, start - position) : end]
                 position += len(chunk)
                 if wanted:
+                    wanted = bytes(wanted)  # the client's connection may keep it for long
+                    if position <= first:
+                        held += wanted
+                        continue
                     if held:
                         yield held
-                    held = bytes(wanted)  # the client's connection may keep it for long
+                    held = wanted
         if not self._digest.matches(hasher):
             raise self._mismatch()
         self._proved(position)
@@ -62,6 +84,10 @@ class PassThrough:
     def _mismatch(self) -> DigestMismatch:
         self._source.distrust(self._digest, [self._body.sender], is_disproved=True)
         return DigestMismatch("upstream sent bytes that are not what their digest says")
+
+
+async def _whole(content: bytes) -> AsyncGenerator[Chunk, None]:
+    yield content
 
 
 @asynccontextmanager
@@ -84,4 +110,5 @@ async def passing_through(
             raise Unavailable("the blob has not begun to arrive in time", timed_out=True) from error
         stream = PassThrough(digest, body, source, proved=proved)
         stream.check_empty()
+        await stream.prove_short()
         yield stream

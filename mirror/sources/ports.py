@@ -40,6 +40,7 @@ class Body:
     chunks: AsyncGenerator[Chunk, None]
     sender: Sender
     is_range: bool  # the range that was asked for is sent, and nothing else
+    is_from_elsewhere: bool = False  # another host sends it than was asked: to where it redirected
 
 
 class BlobSource(Protocol):

@@ -14,9 +14,9 @@ from mirror.oci.errors import Denied
 from mirror.oci.reference import Repository
 from mirror.sources.registry.endpoint import Scope
 from tests.conftest import StartMirror
-from tests.integration.test_upstream_auth import registry_at
 from tests.support.auth import BasicAuth, BearerAuth
 from tests.support.clock import FakeClock
+from tests.support.edge import registry_at
 from tests.support.mirror import upstream_at
 from tests.support.upstream import ScriptedRegistry
 

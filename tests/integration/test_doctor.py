@@ -21,6 +21,7 @@ from tests.support.auth import BearerAuth
 from tests.support.images import image, index, random_layer
 from tests.support.mirror import document, upstream_at
 from tests.support.process import free_port, run
+from tests.support.proxy import ForwardProxy
 from tests.support.tls import Authority
 from tests.support.upstream import Cdn, ScriptedRegistry
 
@@ -146,3 +147,16 @@ async def test_scripts_get_a_line_of_json_for_each_finding_and_a_status(
     ill = await run(*command, check=False)
     assert ill.returncode == 1
     assert json.loads(ill.stdout.splitlines()[-1])["level"] == "error"
+
+
+async def test_what_is_behind_a_proxy_is_asked_through_it(
+    hub: ScriptedRegistry, tmp_path: Path
+) -> None:
+    async with ForwardProxy() as proxy:
+        url = f"http://registry.test:{hub.port}"  # known to the proxy alone
+        findings = await found(url, tmp_path, proxy=f"http://{proxy.host}")
+        assert f"is reached through the proxy http://{proxy.host}" in told(findings, "ok")
+        assert {it.level for it in findings} == {"ok"}
+        proxy.refuses = {("registry.test", hub.port)}
+        findings = await found(url, tmp_path, proxy=f"socks5://{proxy.host}")
+        assert "the proxy" in told(findings, "error")

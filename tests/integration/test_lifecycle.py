@@ -21,7 +21,7 @@ from mirror.config import parse
 from tests.support.client import get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
-from tests.support.process import free_port, run, until
+from tests.support.process import CHILD_ENVIRONMENT, free_port, run, until
 from tests.support.tls import Authority
 from tests.support.upstream import ScriptedRegistry
 
@@ -283,6 +283,26 @@ async def test_check_prints_a_configuration_that_can_be_read_back(tmp_path: Path
     again.write_text(checked.stdout, encoding="utf-8")
     rechecked = await run(sys.executable, "-m", "mirror", "check", "--config", again)
     assert rechecked.stdout == checked.stdout
+
+
+async def test_check_says_which_proxy_leads_to_an_endpoint(tmp_path: Path) -> None:
+    url = "https://registry.test"
+    settings = {"upstream": {"hub": upstream_at(url), "own": upstream_at(url, proxy="socks5://a")}}
+    file = write(settings, tmp_path)
+    command = (sys.executable, "-m", "mirror", "check", "--config", file)
+    environment = {**CHILD_ENVIRONMENT, "HTTPS_PROXY": "http://joe:s3cret@b:3128"}
+    checked = await run(*command, environment=environment)
+    assert (
+        f"# {url} is reached through the proxy http://b:3128 (of the environment)\n"
+        in checked.stdout
+    )
+    assert f"# {url} is reached through the proxy socks5://a:1080\n" in checked.stdout
+    assert "s3cret" not in checked.stdout
+    environment = {**CHILD_ENVIRONMENT, "HTTPS_PROXY": "ftp://joe:s3cret@b"}
+    refused = await run(*command, environment=environment, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("environment: HTTPS_PROXY: not a proxy's URL")
+    assert "s3cret" not in refused.stderr
 
 
 async def test_a_failed_start_leaves_nothing_that_keeps_the_next_from_starting(

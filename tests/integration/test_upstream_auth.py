@@ -2,31 +2,24 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
 from mirror.aio.slots import Urgency
-from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, Unavailable
 from mirror.oci.reference import Repository
-from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label
+from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.sources.registry.sessions import open_sessions
-from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
 from tests.support.auth import ACR_SERVICE, BasicAuth, BearerAuth
 from tests.support.client import MANIFEST_TYPES
 from tests.support.clock import FakeClock
+from tests.support.edge import registry_at
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import Settings, upstream_at
-from tests.support.tasks import owned_tasks
 from tests.support.tls import Authority
 from tests.support.upstream import Cdn, ScriptedRegistry
 
@@ -51,33 +44,6 @@ def password(tmp_path: Path) -> Path:
 @pytest.fixture
 def joe(password: Path) -> Settings:
     return {"username": "joe", "password_file": str(password)}
-
-
-@asynccontextmanager
-async def registry_at(
-    url: str, clock: FakeClock, *, stall_timeout: float = 5, **settings: Any
-) -> AsyncIterator[Registry]:
-    """The upstream edge alone, with a clock of the test's."""
-    config, label, metrics = EndpointConfig(url=url, **settings), Label("hub", "a"), Metrics()
-    async with open_sessions() as sessions, owned_tasks() as tasks:
-        exchange = Exchange(
-            config,
-            label,
-            sessions=sessions,
-            connect_timeout=2,
-            stall_timeout=stall_timeout,
-            metrics=metrics,
-        )
-        endpoint = Endpoint(
-            config,
-            label,
-            exchange,
-            tasks=tasks,
-            metrics=metrics,
-            clock=clock,
-            random=Random(0),  # noqa: S311 - for jitter
-        )
-        yield Registry("hub", [endpoint])
 
 
 def _source(repository: str = "team/app") -> Scope:

@@ -15,7 +15,8 @@ it is given up with the last of them; and one without readers gives its slot to 
 for one (what it has fetched stays). Whoever comes while it ends waits, and begins anew.
 
 Readers are let in with the first body; but where that is empty, or is small and not of the size
-that was promised (a login page), it is proved first.
+that was promised (a login page), it is proved first. So is what is small and comes from a host that
+upstream has redirected to: that may be anybody's, and no blob.
 """
 
 import logging
@@ -49,6 +50,7 @@ from mirror.telemetry.metrics import FillOutcome, Metrics
 _logger = logging.getLogger(__name__)
 
 _SMALL = 2**20  # bytes; so much is proved at once where it is suspicious
+_FIRST = 2**16  # bytes from elsewhere that nobody reads before there are more of them, or a proof
 
 NoteSent = Callable[[str, Digest], Awaitable[None]]
 """Told that an upstream has sent the bytes of a digest, before they are kept."""
@@ -122,6 +124,7 @@ class Fill:
         self._writer: Writer | None = None
         self._crew: Crew | None = None
         self._senders: set[Sender] = set()
+        self._is_held = False  # what there is came from elsewhere, and might be anything
         self.is_too_large = False  # for the store, ever
 
     def __repr__(self) -> str:
@@ -241,7 +244,7 @@ class Fill:
         self._crew = Crew(
             digest=self.digest, authorities=self.authorities, writer=writer, plan=plan,
             pace=self._pace, urgency=self._urgency, clock=self._clock, random=self._random,
-            accept=self._accept, progressed=self.readers.wake, resumed=self._count_resume,
+            accept=self._accept, progressed=self._progressed, resumed=self._count_resume,
         )  # fmt: skip
         await self._crew.fetch()
         self._move(State.VERIFYING)
@@ -269,11 +272,27 @@ class Fill:
                 raise
         sizes.begin(body.size)
         is_suspicious = sizes.told == 0 or (sizes.is_odd and (sizes.told or 0) <= _SMALL)
-        if not is_suspicious:
-            self.readers.let_in(writer, sizes.told)
-            if self.state is State.CONNECTING:
-                self._move(State.STREAMING)
+        if is_suspicious:
+            return sizes.told
+        is_first = self.state is State.CONNECTING and (sizes.told or writer.written) <= _FIRST
+        if is_first and (body.is_from_elsewhere or self._is_held):
+            self._is_held = True
+        else:
+            self._let_in()
         return sizes.told
+
+    def _let_in(self) -> None:
+        assert self._writer is not None  # noqa: S101 - what came is in one
+        self._is_held = False
+        self.readers.let_in(self._writer, self._sizes.told)
+        if self.state is State.CONNECTING:
+            self._move(State.STREAMING)
+
+    def _progressed(self) -> None:
+        """More bytes are there."""
+        if self._is_held and self._writer is not None and self._writer.written > _FIRST:
+            self._let_in()
+        self.readers.wake()
 
     def _count_resume(self, sender: Sender) -> None:
         self._metrics.fill_resumes.labels(self.upstream, sender.name).inc()

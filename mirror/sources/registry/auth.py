@@ -7,17 +7,14 @@ A token is asked for by GET first (distribution, spec/auth/token.md), which ever
 old knows, and by POST (spec/auth/oauth.md) where GET is refused, or for an identity token.
 """
 
-import ipaddress
 import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
 
 import aiohttp
 from cachetools import LRUCache
-from publicsuffixlist import PublicSuffixList
 from yarl import URL
 
 from mirror.aio.single_flight import SingleFlight
@@ -34,6 +31,7 @@ from mirror.sources.registry.credentials import (
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.reading import Senseless, read_json
+from mirror.sources.registry.sites import is_same_site
 from mirror.sources.registry.status import rate_limited
 from mirror.telemetry.log import fields
 
@@ -171,7 +169,8 @@ class Authorizer:
 
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
-        question = _Question(*_token_server(self._bearer.parameters), repository)
+        realm, service = _token_server(self._bearer.parameters)
+        question = _Question(realm, service, self._config.name_there(repository))
         self._admit(repository)
         credential = None
         if self._credentials is not None and self._may_have_credentials(question.realm):
@@ -245,23 +244,9 @@ def is_trusted(realm: URL, *, registry: URL, token_hosts: Iterable[str]) -> bool
     if registry.scheme == "https" and realm.scheme != "https":
         return False
     host, own = realm.host or "", registry.host or ""
-    if host == own or host in token_hosts or realm.authority in token_hosts:
+    if host in token_hosts or realm.authority in token_hosts:
         return True
-    domain = _registrable_domain(own)
-    return domain is not None and _registrable_domain(host) == domain
-
-
-def _registrable_domain(host: str) -> str | None:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return _suffixes().privatesuffix(host)
-    return None
-
-
-@cache
-def _suffixes() -> PublicSuffixList:
-    return PublicSuffixList()
+    return is_same_site(host, own)
 
 
 @dataclass(frozen=True, slots=True)

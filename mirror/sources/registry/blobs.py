@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 import aiohttp
 from cachetools import TTLCache
+from yarl import URL
 
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Digest
@@ -201,13 +202,14 @@ def _body(
     endpoint = sender.endpoint
     chunks = endpoint.exchange.chunks(response, urgency)
     told = response.headers.get("Content-Range")
+    is_elsewhere = response.url.origin() != URL(endpoint.config.url).origin()
     match response.status:
         case HTTPStatus.PARTIAL_CONTENT:
             part = parse_content_range(told)
             if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
                 raise Senseless("upstream sends another range than was asked for")
             endpoint.ranges = True
-            return Body(start, part.stop, part.size, chunks, sender, is_range=True)
+            return Body(start, part.stop, part.size, chunks, sender, True, is_elsewhere)
         case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # there is nothing (more)
             size = parse_unsatisfied_range(told)
             nothing = _nothing()
@@ -217,7 +219,7 @@ def _body(
             if start:
                 endpoint.ranges = False
                 chunks = _skip(chunks, start)
-            return Body(start, size, size, chunks, sender, is_range=False)
+            return Body(start, size, size, chunks, sender, False, is_elsewhere)
         case status:
             raise Unavailable(f"upstream answered {status}", status_seen=status)
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -18,12 +18,19 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Refused, RegistryError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.registry.auth import Authorizer
+from mirror.sources.registry.elsewhere import Elsewhere, registry_that_answered
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.headers import field_value, parse_quota
 from mirror.sources.registry.heads import Heads
 from mirror.sources.registry.health import Health, Question, Quota, Trouble
 from mirror.sources.registry.reading import Senseless
-from mirror.sources.registry.status import Closed, OfStorage, parse_errors, raise_for_status
+from mirror.sources.registry.status import (
+    Closed,
+    OfStorage,
+    parse_errors,
+    raise_for_status,
+    trouble_of,
+)
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
@@ -33,8 +40,8 @@ _LONGEST_REFUSAL = 2**14  # bytes of a body that is passed on
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
-_SERVER_ERROR = 500  # and above
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
+_MOST_CHALLENGES = 2  # to one question: the registry's, and that of the one it redirects to
 
 _QUOTAS = {
     "tag": Quota.MANIFESTS,
@@ -88,6 +95,10 @@ class Endpoint:
             config, exchange, tasks=tasks, clock=clock, admit=self._require_tokens,
             note_refused=refused.inc,
         )  # fmt: skip
+        self._elsewhere = Elsewhere(partial(
+            Authorizer, exchange=exchange, tasks=tasks, clock=clock, admit=self._require_tokens,
+            note_refused=lambda: None,
+        ))  # fmt: skip
         if config.password_file is not None:
             tasks.keep(self._authorizer.watch, name="credentials")
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
@@ -161,7 +172,8 @@ class Endpoint:
         quota = Quota.CHECKS if (method, kind) in _CHECKS else _QUOTAS[kind]
         question = Question(quota, scope.repository.name, path)
         self._require(question)
-        url = URL(f"{self.config.url}/v2/{scope.repository.name}/{path}", encoded=True)
+        there = self.config.name_there(scope.repository.name)
+        url = URL(f"{self.config.url}/v2/{there}/{path}", encoded=True)
         async with AsyncExitStack() as stack:
             if body_for is None:
                 await stack.enter_async_context(self._slot_for_question())
@@ -195,17 +207,21 @@ class Endpoint:
         *,
         kind: str,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        sent = await self._first_header(scope)
-        send = partial(self._send, question, method, url, headers, kind=kind)
-        async with send(sent) as response:
-            better = await self._better_header(response, url, scope, sent)
-            if better is None:
-                await self._understand(question, response, url)
-                yield response
-                return
-        async with send(better) as response:
-            await self._understand(question, response, url)
-            yield response
+        at, sent = url, await self._first_header(scope)
+        challenged = set[URL]()
+        while True:
+            async with self._send(question, method, at, headers, sent, kind=kind) as response:
+                origin, better = response.url.origin(), None
+                if origin not in challenged and len(challenged) < _MOST_CHALLENGES:
+                    better = await self._better_header(response, at, scope, sent, question)
+                if not self._is_personal(scope):
+                    at = registry_that_answered(response, at, question.thing)
+                if better is None:
+                    await self._understand(question, response, at)
+                    yield response
+                    return
+                challenged.add(origin)
+                sent = better
 
     @asynccontextmanager
     async def _send(
@@ -240,16 +256,26 @@ class Endpoint:
         return scope.authorization is not None and self.config.is_authority
 
     async def _better_header(
-        self, response: aiohttp.ClientResponse, url: URL, scope: Scope, sent: str | None
+        self,
+        response: aiohttp.ClientResponse,
+        asked: URL,
+        scope: Scope,
+        sent: str | None,
+        question: Question,
     ) -> str | None:
-        is_refused = response.status == HTTPStatus.UNAUTHORIZED
-        is_challenge = is_refused and response.url.origin() == url.origin()
-        if not is_challenge or self._is_personal(scope):
+        """What to send instead to who has answered with a challenge, if that helps."""
+        if response.status != HTTPStatus.UNAUTHORIZED or self._is_personal(scope):
+            return None
+        origin = response.url.origin()
+        is_own = origin == URL(self.config.url).origin()
+        own = (self._authorizer, scope.repository.name) if is_own else None
+        if (found := own or self._elsewhere.authorizer_for(response, question.thing)) is None:
             return None
         challenges = response.headers.getall("WWW-Authenticate", [])
         await self.exchange.drain(response)  # so that the connection serves again
         with self._watched(Question(Quota.TOKENS, scope.repository.name)):
-            return await self._authorizer.answer(scope.repository.name, challenges, sent)
+            known = sent if origin == asked.origin() else None
+            return await found[0].answer(found[1], challenges, known)
 
     async def _understand(
         self, question: Question, response: aiohttp.ClientResponse, url: URL
@@ -263,7 +289,7 @@ class Endpoint:
         except Refused as refusal:
             with suppress(RegistryError):
                 document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
-                refusal.errors = tuple(parse_errors(document))
+                refusal.errors = tuple(parse_errors(document, without=self.config.prefix))
             raise
 
     def _note_quota(self, response: aiohttp.ClientResponse) -> None:
@@ -275,8 +301,18 @@ class Endpoint:
             if number is not None:
                 gauge.labels(self.label.upstream, self.label.endpoint).set(number)
 
-    def _watched(self, question: Question | None) -> "_Watch":
-        return _Watch(self, question)
+    @contextmanager
+    def _watched(self, question: Question | None) -> Iterator[None]:
+        """Learn from what goes wrong inside the block."""
+        received, answered = self.exchange.received, self.answered
+        try:
+            yield
+        except RegistryError as error:
+            # An endpoint that sends bytes to others meanwhile is there: the line is full.
+            is_late = isinstance(error, Unavailable) and error.timed_out
+            if not (is_late and self.exchange.received > received):
+                self.note(question, error, is_alone=self.answered > answered)
+            raise
 
     def _succeeded(self, question: Question | None) -> None:
         if question is None or question.quota is not Quota.TOKENS:
@@ -293,7 +329,7 @@ class Endpoint:
         """
         if isinstance(error, (Senseless, Closed)):
             return
-        trouble = _trouble(error, is_alone=is_alone)
+        trouble = trouble_of(error, is_alone=is_alone)
         if trouble is not None:
             self._failed(question, trouble)
         else:
@@ -362,39 +398,7 @@ class Endpoint:
         url = URL(f"{self.config.url}/v2/", encoded=True)
         with suppress(RegistryError), self._watched(None):
             async with self.exchange.send("GET", url, {}, kind="ping") as response:
-                if response.status >= _SERVER_ERROR:
+                if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise Unavailable("still down", status_seen=response.status)
                 if not self.health.is_up:
                     self._succeeded(None)
-
-
-def _trouble(error: RegistryError, *, is_alone: bool) -> Trouble | None:
-    """What an error tells of the endpoint; None where it is an answer."""
-    if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
-        return None
-    if error.status_seen is None:
-        return Trouble.SLOW if error.timed_out and is_alone else Trouble.UNREACHABLE
-    return Trouble.ERROR if error.status_seen >= _SERVER_ERROR else None
-
-
-class _Watch:
-    """Tells the endpoint how it fared with what goes wrong inside the block."""
-
-    def __init__(self, endpoint: Endpoint, question: Question | None) -> None:
-        self._endpoint = endpoint
-        self._question = question
-        self._received = endpoint.exchange.received
-        self._answered = endpoint.answered
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, RegistryError) and not self._is_congestion(error):
-            is_alone = self._endpoint.answered > self._answered
-            self._endpoint.note(self._question, error, is_alone=is_alone)
-
-    def _is_congestion(self, error: RegistryError) -> bool:
-        """An endpoint that sends bytes to others meanwhile is there: the line is full."""
-        is_late = isinstance(error, Unavailable) and error.timed_out
-        return is_late and self._endpoint.exchange.received > self._received

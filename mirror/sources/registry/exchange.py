@@ -24,17 +24,18 @@ from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.registry.connections import Trip, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
-from mirror.sources.registry.headers import field_value
-from mirror.sources.registry.reach import is_literal
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.receiver import arriving
-from mirror.sources.registry.sessions import Response, Sessions
+from mirror.sources.registry.routes import INSIDE, Routes, host_of
+from mirror.sources.registry.sessions import Sessions
+from mirror.sources.registry.sites import is_same_site, repository_at
 from mirror.telemetry.metrics import Metrics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _DRAINED = 2**16  # bytes
 _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
+_ON_SITE = frozenset({"tags", "referrers", "token"})  # kinds whose content nothing proves
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
@@ -43,11 +44,6 @@ _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stal
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
-
-_INSIDE = (
-    "no public address, and the registry has one;"
-    " private_redirects = true lets it lead to private ones"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +69,7 @@ class Exchange:
     ) -> None:
         self._config = config
         self._label = label
-        self._sessions = sessions
-        self._origin = URL(config.url).origin()
-        self._is_outer = False  # once it has answered from a public address
-        self._has_answered = False
+        self._routes = Routes(config, sessions)
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
@@ -209,7 +202,7 @@ class Exchange:
         kind: str,
         form: dict[str, str] | None,
     ) -> aiohttp.ClientResponse:
-        status = 0
+        status, asked = 0, url
         for _ in range(_MOST_REDIRECTS + 1):
             try:
                 with _sending(url):
@@ -224,6 +217,7 @@ class Exchange:
             try:
                 await self.drain(response)
                 target = self._target(url, location, kind, status)
+                _require_own_site(asked, target, kind, status)
             finally:
                 response.release()
             if target.origin() != url.origin():
@@ -258,12 +252,16 @@ class Exchange:
         kind: str,
         form: dict[str, str] | None,
     ) -> aiohttp.ClientResponse:
-        session = self._session_for(url)
+        route = await self._routes.find(url)
+        session, proxy_headers = route.session, route.http_proxy_headers
+        if url.scheme == "http":
+            headers, proxy_headers = headers | proxy_headers, {}
 
         async def send(trip: Trip) -> aiohttp.ClientResponse:
             return await session.request(
                 method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
                 ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=form,
+                proxy=route.http_proxy, proxy_headers=proxy_headers or None,
             )  # fmt: skip
 
         began = time.monotonic()
@@ -271,15 +269,17 @@ class Exchange:
         patience = min(_HEDGED_AFTER, self.answer_timeout * _HEDGED_SHARE)
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
-            async with asyncio.timeout(self.answer_timeout):
-                # Only what may be repeated is (RFC 9110, 9.2.2): not a form.
-                response = await (
-                    send(Trip())
-                    if form
-                    else over_a_living_one(send, session, url, patience=patience)
-                )
+            with route.explained(url):
+                async with asyncio.timeout(self.answer_timeout):
+                    # Only what may be repeated is (RFC 9110, 9.2.2): not a form.
+                    response = await (
+                        send(Trip())
+                        if form
+                        else over_a_living_one(send, session, url, patience=patience)
+                    )
             status = str(response.status)
-            self._note_peer(response)
+            route.check(response)
+            self._routes.note(route, response)
             self._metrics.upstream_seconds.labels(
                 self._label.upstream, self._label.endpoint, kind
             ).observe(time.monotonic() - began)
@@ -289,23 +289,20 @@ class Exchange:
             ).inc()
         return response
 
-    def _session_for(self, url: URL) -> aiohttp.ClientSession:
-        """From where to connect. Raises Unavailable for an address that it may not lead to."""
-        if url.origin() == self._origin or self._config.private_redirects:
-            return self._sessions.any
-        if not self._is_outer and self._has_answered:
-            return self._sessions.any
-        host = url.host or ""
-        if is_literal(host) and self._sessions.inside(host):
-            raise Unavailable(f"{_host(url)} cannot be reached: {_INSIDE}")
-        return self._sessions.outer
 
-    def _note_peer(self, response: aiohttp.ClientResponse) -> None:
-        """Take note of where the endpoint itself is; who was outside once has no way inside."""
-        peer = response.peer if isinstance(response, Response) else None
-        if response.url.origin() == self._origin and peer is not None:
-            self._has_answered = True
-            self._is_outer = self._is_outer or not self._sessions.inside(peer)
+def _require_own_site(asked: URL, target: URL, kind: str, status: int) -> None:
+    """See that what no digest proves comes from its own site, or from another registry's API.
+
+    Raises:
+        Unavailable: It would come from somewhere else.
+    """
+    if kind not in _ON_SITE or is_same_site(target.host or "", asked.host or ""):
+        return
+    _, found, rest = asked.path.rpartition(f"/{kind}/")
+    if kind == "token" or repository_at(target, f"{found}{rest}".lstrip("/")) is None:
+        raise Unavailable(
+            "upstream redirects to another site for what no digest proves", status_seen=status
+        )
 
 
 @contextmanager
@@ -318,7 +315,7 @@ def _sending(url: URL) -> Iterator[None]:
         raise
     except Exception as error:  # what a parser says of what upstream has sent
         raise Senseless(
-            f"{_host(url)} answered with something that is no HTTP: {type(error).__name__}"
+            f"{host_of(url)} answered with something that is no HTTP: {type(error).__name__}"
         ) from error
 
 
@@ -336,23 +333,15 @@ def _receiving(url: URL) -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
-        raise Unavailable(f"{_host(url)} has a certificate that cannot be trusted") from error
+        raise Unavailable(f"{host_of(url)} has a certificate that cannot be trusted") from error
     except TimeoutError as error:
-        raise Unavailable(f"{_host(url)} is silent", timed_out=True) from error
+        raise Unavailable(f"{host_of(url)} is silent", timed_out=True) from error
     except aiohttp.ClientConnectorDNSError as error:
-        why = _INSIDE if error.strerror == "no public address" else error.strerror
-        raise Unavailable(f"{_host(url)} cannot be reached: {why}") from error
+        why = INSIDE if error.strerror == "no public address" else error.strerror
+        raise Unavailable(f"{host_of(url)} cannot be reached: {why}") from error
     except aiohttp.ClientConnectorError as error:
-        raise Unavailable(f"{_host(url)} cannot be reached: {error.strerror}") from error
+        raise Unavailable(f"{host_of(url)} cannot be reached: {error.strerror}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
         raise Unavailable(
-            f"the connection to {_host(url)} broke: {type(error).__name__}"
+            f"the connection to {host_of(url)} broke: {type(error).__name__}"
         ) from error
-
-
-def _host(url: URL) -> str:
-    """As it may stand in a message; what upstream redirects to need not be a name at all."""
-    try:
-        return field_value(url.host) or "a host without a name"
-    except ValueError:
-        return "a host without a name"

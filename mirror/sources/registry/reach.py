@@ -25,11 +25,16 @@ def is_inside(text: str) -> bool:
 
 
 def is_literal(host: str) -> bool:
-    """Whether a host is an address already, which nobody resolves."""
+    """Whether a host is an address already, which nobody resolves, or is taken for one by some.
+
+    "127.1" and "0x7f000001" are 127.0.0.1 to many a resolver: no name ends in a number. (WHATWG
+    URL, 3.5.) Nor is "localhost" one that anybody looks up (RFC 6761, 6.3).
+    """
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return False
+        last = host.lower().rstrip(".").rpartition(".")[2]
+        return last == "localhost" or last.isdecimal() or last.startswith("0x")
     return True
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -13,8 +13,16 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
+from python_socks import (
+    ProxyConnectionError,
+    ProxyError,
+    ProxyTimeoutError,
+    ProxyType,
+)
+from python_socks.async_.asyncio import Proxy as SocksProxy
 
 from mirror import __version__
+from mirror.config.proxies import EnvironmentProxies, Proxy
 from mirror.sources.registry.connections import tracing
 from mirror.sources.registry.reach import IsInside, is_inside
 from mirror.sources.registry.response_head import LONGEST_FIELD, MOST_FIELDS, ResponseHead
@@ -31,21 +39,45 @@ class Sessions:
     """No connection of one serves the other.
 
     `outer` reaches by name only what is not `inside`; literal addresses are its user's to judge.
+    `proxies` are what the environment names.
     """
 
     any: aiohttp.ClientSession
     outer: aiohttp.ClientSession
     inside: IsInside
+    proxies: EnvironmentProxies
+    _socks: dict[Proxy, aiohttp.ClientSession] = field(default_factory=dict, init=False)
+
+    def through(self, proxy: Proxy) -> aiohttp.ClientSession:
+        """The one for what goes through a proxy; an HTTP proxy is for the request to name."""
+        if proxy.scheme != "socks5":
+            return self.any
+        if proxy not in self._socks:
+            self._socks[proxy] = _session(_SocksConnector(proxy))
+        return self._socks[proxy]
+
+    async def close(self) -> None:
+        """Close what `through` has opened."""
+        for session in self._socks.values():
+            await session.close()
 
 
 @asynccontextmanager
 async def open_sessions(
-    inside: IsInside = is_inside, resolver: AbstractResolver | None = None
+    inside: IsInside = is_inside,
+    resolver: AbstractResolver | None = None,
+    *,
+    proxies: EnvironmentProxies | None = None,
 ) -> AsyncIterator[Sessions]:
     """Open sessions that keep no cookies and re-encode nothing."""
     names = resolver or aiohttp.ThreadedResolver()
-    async with _session(names) as anywhere, _session(_OuterResolver(names, inside)) as outer:
-        yield Sessions(anywhere, outer, inside)
+    async with AsyncExitStack() as stack:
+        anywhere = await stack.enter_async_context(_session(_Connector(names)))
+        outer_names = _OuterResolver(names, inside)
+        outer = await stack.enter_async_context(_session(_Connector(outer_names)))
+        sessions = Sessions(anywhere, outer, inside, proxies or EnvironmentProxies())
+        stack.push_async_callback(sessions.close)
+        yield sessions
 
 
 class Response(aiohttp.ClientResponse):
@@ -60,9 +92,9 @@ class Response(aiohttp.ClientResponse):
         return await super().start(connection)
 
 
-def _session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=_Connector(limit=0, resolver=resolver),  # bounds are per endpoint, and ours
+        connector=connector,
         response_class=Response,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -101,9 +133,67 @@ class _OuterResolver(AbstractResolver):
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's, for connections that read heads as leniently as Go's client does."""
 
-    def __init__(self, *, limit: int, resolver: AbstractResolver) -> None:
-        super().__init__(limit=limit, resolver=resolver)
+    def __init__(self, resolver: AbstractResolver) -> None:
+        super().__init__(limit=0, resolver=resolver)  # bounds are per endpoint, and ours
         self._factory = cast("partial[ResponseHandler]", partial(_Connection, loop=self._loop))
+
+
+class ProxyRefusal(aiohttp.ClientConnectionError):
+    """A SOCKS proxy does not let us through; the text goes on after "the proxy"."""
+
+    status: int | None = None  # as an HTTP proxy would have it
+
+
+class _SocksConnector(_Connector):
+    """Reaches everything through one SOCKS5 proxy (RFC 1928), which resolves names."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__(_NoResolver())
+        self._proxy = proxy
+
+    async def _wrap_create_connection(
+        self,
+        *args: Any,
+        addr_infos: Any,
+        req: Any,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own
+        **settings: Any,
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        host, port = addr_infos[0][4][:2]
+        where = self._proxy
+        proxy = SocksProxy(
+            ProxyType.SOCKS5, where.host, where.port,
+            where.username or None, where.password or None, rdns=True,
+        )  # fmt: skip
+        try:
+            connected = await proxy.connect(host, port, timeout=timeout.connect)
+        except ProxyTimeoutError:
+            raise
+        except ProxyConnectionError as error:
+            cause = error.__cause__
+            why = cause.strerror if isinstance(cause, OSError) else None
+            problem = OSError(error.errno, why or "nobody answers")
+            raise aiohttp.ClientProxyConnectionError(req.connection_key, problem) from error
+        except ProxyError as error:
+            refusal = ProxyRefusal(f"says: {error}")
+            refusal.status = 407 if "uthentication" in str(error) else 502
+            raise refusal from error
+        return await self._wrap_existing_connection(
+            *args, req=req, timeout=timeout, sock=connected, **settings
+        )
+
+
+class _NoResolver(AbstractResolver):
+    """Leaves names to the proxy."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """As aiohttp's."""
+        return [ResolveResult(hostname=host, host=host, port=port, family=family, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        """As aiohttp's."""
 
 
 class _Connection(ResponseHandler):

@@ -7,8 +7,9 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
-from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
+from mirror.sources.registry.health import Trouble
 
 _PASSING = frozenset(
     {
@@ -61,8 +62,23 @@ def raise_for_status(response: aiohttp.ClientResponse, url: URL) -> None:
     raise Unavailable(f"upstream answered {status}", status_seen=status)
 
 
-def parse_errors(document: bytes) -> list[dict[str, object]]:
-    """The errors in the body of a refusal, as far as they may be handed on; never raises."""
+def trouble_of(error: RegistryError, *, is_alone: bool) -> Trouble | None:
+    """What an error tells of the endpoint; None where it is an answer.
+
+    `is_alone`: others have been answered meanwhile.
+    """
+    if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
+        return None
+    if error.status_seen is None:
+        return Trouble.SLOW if error.timed_out and is_alone else Trouble.UNREACHABLE
+    return Trouble.ERROR if error.status_seen >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+
+
+def parse_errors(document: bytes, *, without: str | None = None) -> list[dict[str, object]]:
+    """The errors in the body of a refusal, as far as they may be handed on; never raises.
+
+    `without`: a prefix of repositories' names there, which those who are told have not asked for.
+    """
     try:
         answer = json.loads(document)
     except (ValueError, RecursionError):
@@ -70,18 +86,23 @@ def parse_errors(document: bytes) -> list[dict[str, object]]:
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if not isinstance(errors, list):
         return []
-    found = (_error(error) for error in errors[:_MOST_ERRORS] if isinstance(error, dict))
+    found = (_error(error, without) for error in errors[:_MOST_ERRORS] if isinstance(error, dict))
     return [error for error in found if error]
 
 
-def _error(told: dict[str, object]) -> dict[str, object] | None:
+def _error(told: dict[str, object], without: str | None) -> dict[str, object] | None:
     code, message, detail = (told.get(name) for name in ("code", "message", "detail"))
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         return None
-    error: dict[str, object] = {"code": code, "message": field_value(str(message or "")) or ""}
+    words = field_value(str(message or "")) or ""
+    error: dict[str, object] = {"code": code, "message": _strip(words, without)}
     if isinstance(detail, (str, int)):
-        error["detail"] = detail
+        error["detail"] = _strip(detail, without) if isinstance(detail, str) else detail
     return error
+
+
+def _strip(text: str, prefix: str | None) -> str:
+    return text.replace(f"{prefix}/", "") if prefix else text
 
 
 def is_answer(response: aiohttp.ClientResponse) -> bool:
