@@ -37,6 +37,7 @@ from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
 from mirror.pull.links import Links
 from mirror.pull.listings import Listings
+from mirror.pull.logins import Logins
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
@@ -263,6 +264,7 @@ def _build(parts: _Parts) -> Mirror:
             store, records, memory, registries=registries, flights=SingleFlight(work),
             policy=policy, public=config.upstream.keys() - private, clock=clock,
         ),
+        logins=Logins(registries, SingleFlight(work), monotonic=monotonic),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest
-from mirror.oci.reference import Reference, Repository
+from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
 from mirror.pull.answers import (
     BlobSize,
@@ -99,6 +99,12 @@ class Pulls(Protocol):
         authorization: Authorization,
     ) -> ReferrersAnswer:
         """What refers to a digest."""
+
+    async def check_login(self, upstream: Namespace, authorization: Authorization) -> None:
+        """Return where that upstream lets a client in with what it sent.
+
+        One whose access is not the clients' own lets everybody in.
+        """
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached, and the query of the next page."""

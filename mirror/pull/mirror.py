@@ -12,6 +12,7 @@ from mirror.pull.answers import BlobAnswer, BlobSize, ManifestAnswer, ReferrersA
 from mirror.pull.blobs import Blobs
 from mirror.pull.grants import Grants
 from mirror.pull.listings import Listings
+from mirror.pull.logins import Logins
 from mirror.pull.manifests import Manifests
 from mirror.pull.prefetch import Prefetch
 from mirror.sources.registry.endpoint import Scope
@@ -36,6 +37,7 @@ class Mirror:
         prefetch: Prefetch | None,
         blobs: Blobs,
         listings: Listings,
+        logins: Logins,
     ) -> None:
         self._registries = registries
         self._personal = personal
@@ -44,6 +46,7 @@ class Mirror:
         self._prefetch = prefetch
         self._blobs = blobs
         self._listings = listings
+        self._logins = logins
 
     async def get_manifest(
         self, repository: Repository, reference: Reference, authorization: str | None
@@ -108,6 +111,13 @@ class Mirror:
         )
         return await self._listings.list_referrers(scope, digest, artifact_type)
 
+    async def check_login(self, upstream: str, authorization: str | None) -> None:
+        """Return where that upstream lets a client in with what it sent."""
+        if upstream not in self._registries:
+            raise _not_configured()
+        if upstream in self._personal:
+            await self._logins.check(upstream, authorization or "")
+
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached."""
         return await self._listings.list_repositories(page)
@@ -125,8 +135,10 @@ class Mirror:
     def _scope(self, repository: Repository, authorization: str | None) -> Scope:
         """Whose authority counts: the client's own, or (None) the mirror's."""
         if repository.namespace not in self._registries:
-            raise RegistryError(
-                ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
-            )
+            raise _not_configured()
         is_personal = repository.namespace in self._personal
         return Scope(repository, (authorization or "") if is_personal else None)
+
+
+def _not_configured() -> RegistryError:
+    return RegistryError(ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry")

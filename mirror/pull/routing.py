@@ -62,6 +62,14 @@ class Router:
         # Clients ask for the same things again and again. A longer host is none: RFC 1123, 2.1.
         return self._remembered(name, ns, host if len(host) <= _LONGEST_HOST else "")
 
+    def find_personal(self, *, ns: str | None, host: str) -> str | None:
+        """The upstream that `ns`, or else the `Host` header, means, if clients log in there.
+
+        The name of none is in the path of `/v2/`, and what is there for all wants no login.
+        """
+        named = self._find_host(host) if ns is None else self._names.get(ns)
+        return named if named is not None and self._access[named] == "client" else None
+
     def _route(self, name: str, ns: str | None, host: str) -> Route:
         namespace, name = self._find(name, ns, host)
         if namespace is None or ":" in name:  # a registry's port; no repository has one
@@ -80,12 +88,15 @@ class Router:
             return (meant, rest) if named is not None and named == meant else (meant, name)
         if named is not None:
             return named, rest
-        host = host.lower()
-        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        meant = self._hosts.get(host) or self._hosts.get(bare)
+        meant = self._find_host(host)
         if meant is None and not (rest and _is_registry(first)):
             meant = self._default
         return meant, name
+
+    def _find_host(self, host: str) -> str | None:
+        host = host.lower()
+        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        return self._hosts.get(host) or self._hosts.get(bare)
 
 
 def _is_registry(component: str) -> bool:

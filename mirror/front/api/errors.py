@@ -15,6 +15,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from mirror.front.api import responses
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -42,14 +43,14 @@ def render(
     if isinstance(error, Refused) and error.errors:
         return _passed_on(error)
     status, code = error.status, error.code
-    headers = {}
+    headers: dict[str, str] = {}
     if code in {ErrorCode.UNAVAILABLE, ErrorCode.TOOMANYREQUESTS}:
         status = _status_of_outage(error, agent)
         if status == HTTPStatus.NOT_FOUND:
             code = missing
     if isinstance(error, Denied) and code is ErrorCode.UNAUTHORIZED:
         if is_personal and error.challenge is not None:
-            headers["WWW-Authenticate"] = error.challenge
+            headers |= responses.API_VERSION | {"WWW-Authenticate": error.challenge}
         else:
             status, code = HTTPStatus.FORBIDDEN, ErrorCode.DENIED
     if (

@@ -116,7 +116,7 @@ class Frontend:
             # Too late for another status, and it must not look complete.
             return _abort(request, facts.response)
         if isinstance(error, RegistryError):
-            agent = request.headers.get("User-Agent", "")
+            agent = "" if facts.is_login else request.headers.get("User-Agent", "")
             return errors.render(
                 error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
             )

@@ -39,6 +39,7 @@ class Facts:
     error: str | None = None  # why it could not be answered, for the log
     response: web.StreamResponse | None = None  # once its first bytes are out
     is_personal: bool = False  # the client's own authorization decides (access = "client")
+    is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
 
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
@@ -64,7 +65,7 @@ class Handlers:
         """
         match target.request:
             case Ping():
-                return self._ping()
+                return self._ping(request, target.ns, facts)
             case ManifestRequest() as asked:
                 return self._manifest(request, asked, target.ns, facts)
             case BlobRequest() as asked:
@@ -77,11 +78,17 @@ class Handlers:
                 return self._catalog(request, asked)
         assert_never(target.request)
 
-    async def _ping(self) -> web.StreamResponse:
+    async def _ping(
+        self, request: web.BaseRequest, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        """At the shared address everybody is let in, and no password is asked for."""
+        upstream = self._router.find_personal(ns=ns, host=request.headers.get("Host", ""))
+        if upstream is not None:
+            facts.upstream, facts.is_personal, facts.is_login = upstream, True, True
+            await self._mirror.check_login(upstream, _authorization(request))
         return web.Response(
-            body=b"{}", content_type="application/json",
-            headers={"Docker-Distribution-API-Version": "registry/2.0"},
-        )  # fmt: skip
+            body=b"{}", content_type="application/json", headers=responses.API_VERSION
+        )
 
     async def _manifest(
         self, request: web.BaseRequest, asked: ManifestRequest, ns: str | None, facts: Facts

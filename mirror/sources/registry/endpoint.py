@@ -24,6 +24,7 @@ from mirror.sources.registry.heads import Heads
 from mirror.sources.registry.health import Health, Question, Quota, Trouble
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.status import Closed, OfStorage, parse_errors, raise_for_status
+from mirror.sources.registry.watch import SERVER_ERROR, Watch, trouble_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
@@ -33,7 +34,6 @@ _LONGEST_REFUSAL = 2**14  # bytes of a body that is passed on
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
-_SERVER_ERROR = 500  # and above
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
 
 _QUOTAS = {
@@ -172,6 +172,22 @@ class Endpoint:
                 self._authorized(method, url, scope, headers, question, kind=kind)
             )
 
+    async def ask_in(self, authorization: str) -> None:
+        """Ask for `/v2/` as a client would, with its own authorization ("": none).
+
+        Raises:
+            Missing, Denied, Refused, Unavailable: As `ask`.
+        """
+        question = Question(Quota.LOGINS, "")
+        self._require(question)
+        url = URL(f"{self.config.url}/v2/", encoded=True)
+        sent = _sendable(authorization)
+        async with (
+            self._slot_for_question(),
+            self._send(question, "GET", url, {}, sent, kind="login") as response,
+        ):
+            await self._understand(question, response, url)
+
     @asynccontextmanager
     async def _slot_for_question(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -229,9 +245,7 @@ class Endpoint:
 
     async def _first_header(self, scope: Scope) -> str | None:
         if self._is_personal(scope):
-            if scope.authorization and not field_value(scope.authorization):
-                raise Denied(ErrorCode.UNAUTHORIZED, "no registry takes such an authorization")
-            return scope.authorization
+            return _sendable(scope.authorization or "")
         with self._watched(Question(Quota.TOKENS, scope.repository.name)):
             return await self._authorizer.known(scope.repository.name)
 
@@ -275,8 +289,8 @@ class Endpoint:
             if number is not None:
                 gauge.labels(self.label.upstream, self.label.endpoint).set(number)
 
-    def _watched(self, question: Question | None) -> "_Watch":
-        return _Watch(self, question)
+    def _watched(self, question: Question | None) -> Watch:
+        return Watch(self, question)
 
     def _succeeded(self, question: Question | None) -> None:
         if question is None or question.quota is not Quota.TOKENS:
@@ -293,7 +307,7 @@ class Endpoint:
         """
         if isinstance(error, (Senseless, Closed)):
             return
-        trouble = _trouble(error, is_alone=is_alone)
+        trouble = trouble_of(error, is_alone=is_alone)
         if trouble is not None:
             self._failed(question, trouble)
         else:
@@ -358,39 +372,14 @@ class Endpoint:
         url = URL(f"{self.config.url}/v2/", encoded=True)
         with suppress(RegistryError), self._watched(None):
             async with self.exchange.send("GET", url, {}, kind="ping") as response:
-                if response.status >= _SERVER_ERROR:
+                if response.status >= SERVER_ERROR:
                     raise Unavailable("still down", status_seen=response.status)
                 if not self.health.is_up:
                     self._succeeded(None)
 
 
-def _trouble(error: RegistryError, *, is_alone: bool) -> Trouble | None:
-    """What an error tells of the endpoint; None where it is an answer."""
-    if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
-        return None
-    if error.status_seen is None:
-        return Trouble.SLOW if error.timed_out and is_alone else Trouble.UNREACHABLE
-    return Trouble.ERROR if error.status_seen >= _SERVER_ERROR else None
-
-
-class _Watch:
-    """Tells the endpoint how it fared with what goes wrong inside the block."""
-
-    def __init__(self, endpoint: Endpoint, question: Question | None) -> None:
-        self._endpoint = endpoint
-        self._question = question
-        self._received = endpoint.exchange.received
-        self._answered = endpoint.answered
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, RegistryError) and not self._is_congestion(error):
-            is_alone = self._endpoint.answered > self._answered
-            self._endpoint.note(self._question, error, is_alone=is_alone)
-
-    def _is_congestion(self, error: RegistryError) -> bool:
-        """An endpoint that sends bytes to others meanwhile is there: the line is full."""
-        is_late = isinstance(error, Unavailable) and error.timed_out
-        return is_late and self._endpoint.exchange.received > self._received
+def _sendable(authorization: str) -> str:
+    """A client's own, as far as it can be a header of ours. Raises Denied."""
+    if authorization and not field_value(authorization):
+        raise Denied(ErrorCode.UNAUTHORIZED, "no registry takes such an authorization")
+    return authorization

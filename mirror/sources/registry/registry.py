@@ -76,6 +76,14 @@ class Registry:
             unknown=ErrorCode.BLOB_UNKNOWN,
         )
 
+    async def ask_in(self, authorization: str) -> None:
+        """Have upstream say whether it lets somebody in with this authorization ("": none)."""
+        await first_answer(
+            self._tag_endpoints,
+            lambda endpoint: endpoint.ask_in(authorization),
+            unknown=ErrorCode.NAME_UNKNOWN,
+        )
+
     async def list_tags(self, scope: Scope, page: Page) -> TagsPage:
         """A page of the repository's tags."""
         return await first_answer(

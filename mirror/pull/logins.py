@@ -1,0 +1,86 @@
+"""`/v2/` of an upstream where each client's own authorization decides: how clients log in.
+
+docker, podman and skopeo take the challenge from there, and nowhere else; and what they are told
+there is all that `docker login` goes by. So upstream is asked, each time that there is a password
+or a token. What it answers to those who show none is the same for all, and is remembered: every
+pull begins with it. It also outlives an outage, or clients would not get to what they may have.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mirror.aio.single_flight import SingleFlight
+from mirror.oci.errors import Denied, ErrorCode, Unavailable
+from mirror.sources.registry.registry import Registry
+
+_REMEMBERED_FOR = 60.0  # seconds; a registry's challenge changes with its configuration only
+
+_Key = tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Welcome:
+    """What somebody who shows nothing is told; no challenge: come in."""
+
+    challenge: str | None
+    good_until: float
+
+
+class Logins:
+    """Asks upstreams whom they let in; `monotonic` in seconds."""
+
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        flights: SingleFlight[_Key, None],
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._registries = registries
+        self._flights = flights
+        self._monotonic = monotonic
+        self._welcomes: dict[str, _Welcome] = {}
+
+    async def check(self, upstream: str, authorization: str) -> None:
+        """Return where upstream lets somebody in with this authorization ("": none).
+
+        Raises:
+            Denied, Missing, Refused: It does not; with its challenge, if it has one.
+            Unavailable: It cannot be asked.
+        """
+        if authorization:
+            # Not the secret itself: a memory dump should not hold everybody's passwords.
+            key = (upstream, hashlib.sha256(authorization.encode()).digest())
+            await self._flights.join(key, lambda: self._ask(upstream, authorization))
+            return
+        welcome = self._welcomes.get(upstream)
+        if welcome is None or self._monotonic() >= welcome.good_until:
+            try:
+                await self._flights.join((upstream, b""), lambda: self._learn(upstream))
+            except Unavailable:
+                if welcome is None:
+                    raise
+            welcome = self._welcomes[upstream]
+        if welcome.challenge is not None:
+            raise Denied(
+                ErrorCode.UNAUTHORIZED, "the registry wants a login", challenge=welcome.challenge
+            )
+
+    async def _learn(self, upstream: str) -> None:
+        """What upstream says now to somebody who shows nothing."""
+        challenge = None
+        try:
+            await self._registries[upstream].ask_in("")
+        except Denied as error:
+            if error.challenge is None:
+                raise
+            challenge = error.challenge
+        self._welcomes[upstream] = _Welcome(challenge, self._monotonic() + _REMEMBERED_FOR)
+
+    async def _ask(self, upstream: str, authorization: str) -> None:
+        try:
+            await self._registries[upstream].ask_in(authorization)
+        except Denied as error:
+            error.message = "the registry refuses this name and password, or token"
+            raise
