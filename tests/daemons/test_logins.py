@@ -1,0 +1,137 @@
+"""Real clients log in at names of the mirror's own, for registries with passwords of their own.
+
+`htpasswd` is a real registry behind plain passwords, which the mirror has under the name 127.0.0.1;
+`tokens` is one with a token server, as Docker Hub's and GHCR's, under the name localhost.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.auth import BearerAuth
+from tests.support.daemons import Containers, Docker, Result
+from tests.support.images import Image
+from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
+from tests.support.process import until
+from tests.support.registry import Registry, running_registry
+from tests.support.upstream import ScriptedRegistry
+
+pytestmark = [pytest.mark.daemons, pytest.mark.timeout(120)]
+
+NAME, PASSWORD = "anna", "secret"
+HTPASSWD, TOKENS = "127.0.0.1", "localhost"
+both = pytest.mark.parametrize("name", [HTPASSWD, TOKENS])
+
+
+@pytest.fixture
+async def htpasswd(tmp_path: Path, hello: Image) -> AsyncIterator[Registry]:
+    async with running_registry(tmp_path / "htpasswd", user=(NAME, PASSWORD)) as registry:
+        await registry.push(hello, "team/hello", "1")
+        yield registry
+
+
+@pytest.fixture
+async def tokens(hello: Image) -> AsyncIterator[ScriptedRegistry]:
+    async with ScriptedRegistry() as registry:
+        registry.auth = BearerAuth(
+            users={NAME: PASSWORD},
+            private={"team/hello": {NAME}},
+            realm=f"{registry.url}/token",
+        )
+        registry.add(hello, "team/hello", "1")
+        yield registry
+
+
+@pytest.fixture
+async def mirror(
+    tmp_path: Path, htpasswd: Registry, tokens: ScriptedRegistry
+) -> AsyncIterator[MirrorProcess]:
+    upstreams = {
+        "docker.io": upstream_at(htpasswd.url),
+        "one.example": upstream_at(htpasswd.url) | {"access": "client", "hosts": [HTPASSWD]},
+        "other.example": upstream_at(tokens.url) | {"access": "client", "hosts": [TOKENS]},
+    }
+    async with running_mirror(tmp_path / "mirror", upstreams) as running:
+        yield running
+
+
+def at(name: str, mirror: MirrorProcess) -> str:
+    """The mirror's address under that name."""
+    return f"{name}:{mirror.host.rpartition(':')[2]}"
+
+
+@both
+async def test_docker_login_tells_right_from_wrong_and_docker_pulls_what_is_private(
+    mirror: MirrorProcess, docker: Docker, hello: Image, name: str
+) -> None:
+    address = at(name, mirror)
+    image = f"{address}/team/hello:1"
+    refused = await docker("pull", image, check=False)
+    assert refused.returncode != 0
+    wrong = await docker("login", "-u", NAME, "-p", "guessed", address, check=False)
+    assert wrong.returncode != 0
+    assert "Succeeded" not in wrong.stdout
+    assert "401" in wrong.stderr or "unauthorized" in wrong.stderr.lower()
+    assert (await docker("pull", image, check=False)).returncode != 0
+    right = await docker("login", "-u", NAME, "-p", PASSWORD, address)
+    assert "Login Succeeded" in right.stdout
+    await docker("pull", image)
+    told = await docker("image", "inspect", "--format={{.Id}}", image)
+    assert told.stdout.strip() == hello.config
+    await _is_a_hit_now(mirror, hello)
+    await docker("rmi", image)
+    await docker("pull", image)
+    await docker("rmi", image)
+    await docker("logout", address)
+    assert (await docker("pull", image, check=False)).returncode != 0
+
+
+@both
+async def test_podman_login_tells_right_from_wrong_and_podman_pulls_what_is_private(
+    mirror: MirrorProcess, tools: Containers, hello: Image, name: str
+) -> None:
+    address = at(name, mirror)
+
+    async def log_in(password: str) -> Result:
+        who = (f"--username={NAME}", f"--password={password}")
+        return await tools.podman("login", "--tls-verify=false", *who, address, check=False)
+
+    async def pull() -> Result:
+        return await tools.podman(
+            "pull", "--tls-verify=false", f"{address}/team/hello:1", check=False
+        )
+
+    assert (await pull()).returncode != 0
+    wrong = await log_in("guessed")
+    assert wrong.returncode != 0
+    assert "invalid username/password" in wrong.stderr
+    assert (await pull()).returncode != 0
+    right = await log_in(PASSWORD)
+    assert "Login Succeeded" in right.stdout
+    pulled = await pull()
+    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.stdout.strip() == hello.config.removeprefix("sha256:")
+
+
+@both
+async def test_skopeo_copies_what_is_private_with_the_right_password_only(
+    mirror: MirrorProcess, tools: Containers, tmp_path: Path, name: str
+) -> None:
+    source = f"docker://{at(name, mirror)}/team/hello:1"
+    for number, (password, outcome) in enumerate((("guessed", 1), (PASSWORD, 0))):
+        copied = await tools.skopeo(
+            "copy", "--src-tls-verify=false", f"--src-creds={NAME}:{password}",
+            source, f"dir:{tmp_path}/copy-{number}", check=False,
+        )  # fmt: skip
+        assert copied.returncode == outcome, copied.stderr
+
+
+async def _is_a_hit_now(mirror: MirrorProcess, image: Image) -> None:
+    """All of an image is in the store."""
+
+    async def is_there() -> bool:
+        return await mirror.metric("mirror_fills_active") == 0
+
+    await until(is_there, within=30)
+    assert await mirror.metric("mirror_store_blobs") >= len(image.blobs)
