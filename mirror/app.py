@@ -254,6 +254,7 @@ def _build(parts: _Parts) -> Mirror:
     return Mirror(
         registries=registries,
         personal=private,
+        relaying={name for name, its in config.upstream.items() if its.relay_tokens},
         grants=Grants(
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),

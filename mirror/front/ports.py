@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
+from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.pull.answers import (
     BlobSize,
     ManifestAnswer,
@@ -105,6 +106,11 @@ class Pulls(Protocol):
 
         One whose access is not the clients' own lets everybody in.
         """
+
+    async def ask_token_server(
+        self, upstream: Namespace, question: TokenQuestion, authorization: Authorization
+    ) -> TokenAnswer:
+        """What a token server that upstream has named says to a client (`relay_tokens`)."""
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached, and the query of the next page."""

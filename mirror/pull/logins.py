@@ -8,10 +8,12 @@ pull begins with it. It also outlives an outage, or clients would not get to wha
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
+from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.sources.registry.registry import Registry
 
 _REMEMBERED_FOR = 60.0  # seconds; a registry's challenge changes with its configuration only
@@ -66,6 +68,22 @@ class Logins:
             raise Denied(
                 ErrorCode.UNAUTHORIZED, "the registry wants a login", challenge=welcome.challenge
             )
+
+    async def ask_token_server(
+        self, upstream: str, question: TokenQuestion, authorization: str
+    ) -> TokenAnswer:
+        """What a token server that upstream has named says to a client.
+
+        Raises:
+            Missing: Upstream names no such token server; a new challenge leads to the right one.
+            Denied: It is not upstream's own.
+            Unavailable: It says nothing, or nothing sensible.
+        """
+        registry = self._registries[upstream]
+        if not registry.has_named(question.server):
+            with suppress(Denied):
+                await self.check(upstream, "")  # named to clients before the mirror was restarted
+        return await registry.ask_token_server(question, authorization)
 
     async def _learn(self, upstream: str) -> None:
         """What upstream says now to somebody who shows nothing."""

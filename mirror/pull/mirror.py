@@ -8,6 +8,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import Page
+from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.pull.answers import BlobAnswer, BlobSize, ManifestAnswer, ReferrersAnswer, TagsAnswer
 from mirror.pull.blobs import Blobs
 from mirror.pull.grants import Grants
@@ -24,7 +25,8 @@ class Mirror:
 
     `authorization` is what the client sent; it matters for the upstreams that are `personal` only
     (`access = "client"`), and goes nowhere else. What asks (`mirror.front`) faces the network: it
-    is believed what it names, and not whose authority counts for that.
+    is believed what it names, and not whose authority counts for that. `relaying` are the upstreams
+    whose token servers clients may ask by way of us (`relay_tokens`).
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Mirror:
         *,
         registries: Mapping[str, Registry],
         personal: Collection[str],
+        relaying: Collection[str],
         grants: Grants,
         manifests: Manifests,
         prefetch: Prefetch | None,
@@ -41,6 +44,7 @@ class Mirror:
     ) -> None:
         self._registries = registries
         self._personal = personal
+        self._relaying = relaying
         self._grants = grants
         self._manifests = manifests
         self._prefetch = prefetch
@@ -117,6 +121,14 @@ class Mirror:
             raise _not_configured()
         if upstream in self._personal:
             await self._logins.check(upstream, authorization or "")
+
+    async def ask_token_server(
+        self, upstream: str, question: TokenQuestion, authorization: str | None
+    ) -> TokenAnswer:
+        """What a token server that upstream has named says to a client."""
+        if upstream not in self._relaying:
+            raise _not_configured()
+        return await self._logins.ask_token_server(upstream, question, authorization or "")
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached."""

@@ -25,6 +25,7 @@ class Route:
 
     repository: Repository
     access: str  # "mirror" or "client", as configured
+    relay: str | None = None  # by which scheme its token server is asked by way of us, if it is
 
     @property
     def is_personal(self) -> bool:
@@ -45,9 +46,11 @@ class Router:
         self._names: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
         self._access: dict[str, str] = {}
+        self._relay: dict[str, str | None] = {}
         self._default: str | None = None
         for name, upstream in config.upstream.items():
             self._access[name] = upstream.access
+            self._relay[name] = upstream.relay_scheme
             self._names.update(dict.fromkeys((name, *upstream.aliases), name))
             self._hosts.update(dict.fromkeys(upstream.hosts, name))
             if upstream.default:
@@ -70,6 +73,10 @@ class Router:
         named = self._find_host(host) if ns is None else self._names.get(ns)
         return named if named is not None and self._access[named] == "client" else None
 
+    def relay_scheme(self, upstream: str) -> str | None:
+        """By which scheme its token server is asked by way of us; None where it is not."""
+        return self._relay.get(upstream)
+
     def _route(self, name: str, ns: str | None, host: str) -> Route:
         namespace, name = self._find(name, ns, host)
         if namespace is None or ":" in name:  # a registry's port; no repository has one
@@ -78,7 +85,7 @@ class Router:
             )
         if namespace == DOCKER_HUB and "/" not in name:
             name = f"library/{name}"
-        return Route(Repository(namespace, name), self._access[namespace])
+        return Route(Repository(namespace, name), self._access[namespace], self._relay[namespace])
 
     def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:
         first, _, rest = name.partition("/")

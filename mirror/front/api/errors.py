@@ -16,6 +16,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from mirror.front.api import responses
+from mirror.front.api.token_relay import relayed
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -33,12 +34,18 @@ _FALLS_BACK = (
 
 
 def render(
-    error: RegistryError, *, agent: str, missing: ErrorCode, is_personal: bool
+    error: RegistryError,
+    *,
+    agent: str,
+    missing: ErrorCode,
+    is_personal: bool,
+    relay: str | None = None,
 ) -> web.Response:
     """The response that tells `error`; `missing` is the code of what was asked for, if unknown.
 
     `is_personal`: the client's own authorization decides. Elsewhere upstream has refused the
     mirror's, which no password of the client's can mend: a challenge would only collect it.
+    `relay` is the address at which the client may ask for tokens, if not at the token server's.
     """
     if isinstance(error, Refused) and error.errors:
         return _passed_on(error)
@@ -50,7 +57,8 @@ def render(
             code = missing
     if isinstance(error, Denied) and code is ErrorCode.UNAUTHORIZED:
         if is_personal and error.challenge is not None:
-            headers |= responses.API_VERSION | {"WWW-Authenticate": error.challenge}
+            challenge = error.challenge if relay is None else relayed(error.challenge, relay)
+            headers |= responses.API_VERSION | {"WWW-Authenticate": challenge}
         else:
             status, code = HTTPStatus.FORBIDDEN, ErrorCode.DENIED
     if (

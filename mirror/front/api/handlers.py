@@ -6,7 +6,7 @@ from typing import assert_never
 
 from aiohttp import web
 
-from mirror.front.api import responses
+from mirror.front.api import errors, responses, token_relay
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.ports import Pulls
 from mirror.oci.errors import Denied, ErrorCode
@@ -19,7 +19,9 @@ from mirror.oci.request import (
     ReferrersRequest,
     TagsRequest,
     Target,
+    TokenRequest,
 )
+from mirror.oci.token import TokenQuestion
 from mirror.pull.answers import BlobAnswer, Outcome
 from mirror.pull.routing import Route, Router
 from mirror.telemetry.traffic import Kind, Result
@@ -39,6 +41,7 @@ class Facts:
     error: str | None = None  # why it could not be answered, for the log
     response: web.StreamResponse | None = None  # once its first bytes are out
     is_personal: bool = False  # the client's own authorization decides (access = "client")
+    relay: str | None = None  # where this client may ask for tokens (front.api.token_relay)
     is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
 
     def note(self, outcome: Outcome) -> Outcome:
@@ -64,8 +67,6 @@ class Handlers:
             RegistryError, RangeNotSatisfiable: As `mirror.front.api.errors` renders them.
         """
         match target.request:
-            case Ping():
-                return self._ping(request, target.ns, facts)
             case ManifestRequest() as asked:
                 return self._manifest(request, asked, target.ns, facts)
             case BlobRequest() as asked:
@@ -74,9 +75,25 @@ class Handlers:
                 return self._tags(request, asked, target.ns, facts)
             case ReferrersRequest() as asked:
                 return self._referrers(request, asked, target.ns, facts)
-            case CatalogRequest() as asked:
-                return self._catalog(request, asked)
+            case Ping() | CatalogRequest() | TokenRequest() as asked:
+                return self._of_no_repository(request, asked, target.ns, facts)
         assert_never(target.request)
+
+    def _of_no_repository(
+        self,
+        request: web.BaseRequest,
+        asked: Ping | CatalogRequest | TokenRequest,
+        ns: str | None,
+        facts: Facts,
+    ) -> Awaitable[web.StreamResponse]:
+        match asked:
+            case Ping():
+                return self._ping(request, ns, facts)
+            case CatalogRequest():
+                return self._catalog(request, asked)
+            case TokenRequest():
+                return self._token(request, asked, facts)
+        assert_never(asked)
 
     async def _ping(
         self, request: web.BaseRequest, ns: str | None, facts: Facts
@@ -85,6 +102,8 @@ class Handlers:
         upstream = self._router.find_personal(ns=ns, host=request.headers.get("Host", ""))
         if upstream is not None:
             facts.upstream, facts.is_personal, facts.is_login = upstream, True, True
+            scheme = self._router.relay_scheme(upstream)
+            facts.relay = token_relay.relay_address(request, scheme, upstream)
             await self._mirror.check_login(upstream, _authorization(request))
         return web.Response(
             body=b"{}", content_type="application/json", headers=responses.API_VERSION
@@ -163,10 +182,26 @@ class Handlers:
         names, following = await self._mirror.list_repositories(asked.page)
         return responses.page(request, {"repositories": names}, following, None)
 
+    async def _token(
+        self, request: web.BaseRequest, asked: TokenRequest, facts: Facts
+    ) -> web.StreamResponse:
+        if self._router.relay_scheme(asked.upstream) is None:
+            raise token_relay.not_relayed()
+        if request.method == "HEAD":
+            return errors.unsupported()
+        facts.upstream, facts.is_login = asked.upstream, True
+        form = await token_relay.read_form(request) if request.method == "POST" else None
+        question = TokenQuestion(asked.server, asked.query, form)
+        return token_relay.response_of(
+            await self._mirror.ask_token_server(asked.upstream, question, _authorization(request))
+        )
+
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
         route = self._router.route(name, ns=ns, host=request.headers.get("Host", ""))
         facts.upstream = route.upstream
         facts.is_personal = route.is_personal
+        if route.relay is not None:
+            facts.relay = token_relay.relay_address(request, route.relay, route.upstream)
         return route
 
 

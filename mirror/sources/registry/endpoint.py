@@ -24,6 +24,7 @@ from mirror.sources.registry.heads import Heads
 from mirror.sources.registry.health import Health, Question, Quota, Trouble
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.status import Closed, OfStorage, parse_errors, raise_for_status
+from mirror.sources.registry.token_servers import TokenServers
 from mirror.sources.registry.watch import SERVER_ERROR, Watch, trouble_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
@@ -78,6 +79,7 @@ class Endpoint:
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)
         self.answered = 0  # questions, ever
+        self.token_servers = TokenServers(config, exchange)
         self.label = label
         self._clock = clock
         self._random = random
@@ -274,6 +276,9 @@ class Endpoint:
             with self._watched(question):
                 raise_for_status(response, url)
                 self._succeeded(question)
+        except Denied as denial:
+            self.token_servers.note(denial.challenge)
+            raise
         except Refused as refusal:
             with suppress(RegistryError):
                 document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)

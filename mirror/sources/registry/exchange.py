@@ -48,6 +48,10 @@ _INSIDE = (
 )
 
 
+Form = dict[str, str] | bytes
+"""The body of a POST, or the fields to make it of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """Which endpoint, in metrics: both names come from the configuration."""
@@ -99,7 +103,7 @@ class Exchange:
         headers: dict[str, str],
         *,
         kind: str,
-        form: dict[str, str] | None = None,
+        form: Form | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield the final response, whatever its status.
 
@@ -190,7 +194,7 @@ class Exchange:
         url: URL,
         headers: dict[str, str],
         kind: str,
-        form: dict[str, str] | None,
+        form: Form | None,
     ) -> aiohttp.ClientResponse:
         status = 0
         for _ in range(_MOST_REDIRECTS + 1):
@@ -239,7 +243,7 @@ class Exchange:
         url: URL,
         headers: dict[str, str],
         kind: str,
-        form: dict[str, str] | None,
+        form: Form | None,
     ) -> aiohttp.ClientResponse:
         session = self._session_for(url)
 
@@ -258,7 +262,7 @@ class Exchange:
                 # Only what may be repeated is (RFC 9110, 9.2.2): not a form.
                 response = await (
                     send(Trip())
-                    if form
+                    if form is not None
                     else over_a_living_one(send, session, url, patience=patience)
                 )
             status = str(response.status)

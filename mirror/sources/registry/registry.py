@@ -7,10 +7,11 @@ tag means; content by digest may come from any, since its digest proves it.
 from dataclasses import dataclass, field
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode
+from mirror.oci.errors import ErrorCode, Missing
 from mirror.oci.manifest import Manifest, References
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
+from mirror.oci.token import ServerKey, TokenAnswer, TokenQuestion
 from mirror.sources.registry import blobs, listings, manifests
 from mirror.sources.registry.blobs import Distrust, RegistryBlobs
 from mirror.sources.registry.endpoint import Endpoint, Scope
@@ -18,6 +19,7 @@ from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.health import Quota
 from mirror.sources.registry.listings import Referrers, TagsPage
 from mirror.sources.registry.manifests import TagState
+from mirror.sources.registry.reading import reading
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +85,18 @@ class Registry:
             lambda endpoint: endpoint.ask_in(authorization),
             unknown=ErrorCode.NAME_UNKNOWN,
         )
+
+    def has_named(self, server: ServerKey) -> bool:
+        """Whether a token server is known by that key."""
+        return any(server in endpoint.token_servers for endpoint in self._tag_endpoints)
+
+    async def ask_token_server(self, question: TokenQuestion, authorization: str) -> TokenAnswer:
+        """What a token server that it has named says to a client; Missing: it has named none."""
+        for endpoint in self._tag_endpoints:
+            if question.server in endpoint.token_servers:
+                with reading(endpoint.config.url):
+                    return await endpoint.token_servers.ask(question, authorization)
+        raise Missing(ErrorCode.NAME_UNKNOWN, "the registry names no such token server")
 
     async def list_tags(self, scope: Scope, page: Page) -> TagsPage:
         """A page of the repository's tags."""
