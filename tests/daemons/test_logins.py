@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.auth import BearerAuth
-from tests.support.daemons import Containers, Docker, Result
+from tests.support.daemons import Containerd, Containers, Docker, Result
 from tests.support.images import Image
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import until
@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.daemons, pytest.mark.timeout(120)]
 
 NAME, PASSWORD = "anna", "secret"
 HTPASSWD, TOKENS = "127.0.0.1", "localhost"
-both = pytest.mark.parametrize("name", [HTPASSWD, TOKENS])
+registries = pytest.mark.parametrize(
+    ("name", "relay"), [(HTPASSWD, False), (TOKENS, False), (TOKENS, "http")]
+)
 
 
 @pytest.fixture
@@ -45,12 +47,14 @@ async def tokens(hello: Image) -> AsyncIterator[ScriptedRegistry]:
 
 @pytest.fixture
 async def mirror(
-    tmp_path: Path, htpasswd: Registry, tokens: ScriptedRegistry
+    tmp_path: Path, htpasswd: Registry, tokens: ScriptedRegistry, relay: object
 ) -> AsyncIterator[MirrorProcess]:
+    """`relay`: how clients ask for tokens by way of the mirror, if they do."""
+    own = {"access": "client"}
     upstreams = {
         "docker.io": upstream_at(htpasswd.url),
-        "one.example": upstream_at(htpasswd.url) | {"access": "client", "hosts": [HTPASSWD]},
-        "other.example": upstream_at(tokens.url) | {"access": "client", "hosts": [TOKENS]},
+        "one.example": upstream_at(htpasswd.url) | own | {"hosts": [HTPASSWD]},
+        "other.example": upstream_at(tokens.url) | own | {"hosts": [TOKENS], "relay_tokens": relay},
     }
     async with running_mirror(tmp_path / "mirror", upstreams) as running:
         yield running
@@ -61,9 +65,15 @@ def at(name: str, mirror: MirrorProcess) -> str:
     return f"{name}:{mirror.host.rpartition(':')[2]}"
 
 
-@both
+@registries
 async def test_docker_login_tells_right_from_wrong_and_docker_pulls_what_is_private(
-    mirror: MirrorProcess, docker: Docker, hello: Image, name: str
+    mirror: MirrorProcess,
+    docker: Docker,
+    tokens: ScriptedRegistry,
+    hello: Image,
+    *,
+    name: str,
+    relay: object,
 ) -> None:
     address = at(name, mirror)
     image = f"{address}/team/hello:1"
@@ -85,11 +95,19 @@ async def test_docker_login_tells_right_from_wrong_and_docker_pulls_what_is_priv
     await docker("rmi", image)
     await docker("logout", address)
     assert (await docker("pull", image, check=False)).returncode != 0
+    if relay:
+        _asked_by_the_mirror_alone(tokens)
 
 
-@both
+@registries
 async def test_podman_login_tells_right_from_wrong_and_podman_pulls_what_is_private(
-    mirror: MirrorProcess, tools: Containers, hello: Image, name: str
+    mirror: MirrorProcess,
+    tools: Containers,
+    tokens: ScriptedRegistry,
+    hello: Image,
+    *,
+    name: str,
+    relay: object,
 ) -> None:
     address = at(name, mirror)
 
@@ -112,9 +130,11 @@ async def test_podman_login_tells_right_from_wrong_and_podman_pulls_what_is_priv
     pulled = await pull()
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout.strip() == hello.config.removeprefix("sha256:")
+    if relay:
+        _asked_by_the_mirror_alone(tokens)
 
 
-@both
+@registries
 async def test_skopeo_copies_what_is_private_with_the_right_password_only(
     mirror: MirrorProcess, tools: Containers, tmp_path: Path, name: str
 ) -> None:
@@ -125,6 +145,25 @@ async def test_skopeo_copies_what_is_private_with_the_right_password_only(
             source, f"dir:{tmp_path}/copy-{number}", check=False,
         )  # fmt: skip
         assert copied.returncode == outcome, copied.stderr
+
+
+@pytest.mark.parametrize("relay", [False, "http"])
+async def test_containerd_which_logs_in_nowhere_is_led_to_its_token_by_each_answer(
+    mirror: MirrorProcess, containerd: Containerd, tokens: ScriptedRegistry, relay: object
+) -> None:
+    hosts = containerd.hosts_dir({"other.example": mirror.url})
+    pull = ("images", "pull", "--hosts-dir", hosts)
+    image = "other.example/team/hello:1"
+    wrong = await containerd.ctr(*pull, "--user", f"{NAME}:guessed", image, check=False)
+    assert wrong.returncode != 0
+    await containerd.ctr(*pull, "--user", f"{NAME}:{PASSWORD}", image)
+    if relay:
+        _asked_by_the_mirror_alone(tokens)
+
+
+def _asked_by_the_mirror_alone(tokens: ScriptedRegistry) -> None:
+    agents = {asked.headers["User-Agent"].partition("/")[0] for asked in tokens.asked("token")}
+    assert agents == {"oci-mirror"}
 
 
 async def _is_a_hit_now(mirror: MirrorProcess, image: Image) -> None:
