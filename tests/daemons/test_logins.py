@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.auth import BearerAuth
-from tests.support.daemons import Containerd, Containers, Docker, Result
+from tests.support.daemons import Containerd, Containers, Docker, Result, running_docker
 from tests.support.images import Image
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import until
@@ -145,6 +145,21 @@ async def test_skopeo_copies_what_is_private_with_the_right_password_only(
             source, f"dir:{tmp_path}/copy-{number}", check=False,
         )  # fmt: skip
         assert copied.returncode == outcome, copied.stderr
+
+
+async def test_dockerd_shows_its_docker_hub_login_to_a_registry_mirror_that_has_hubs_challenge(
+    tmp_path: Path, tokens: ScriptedRegistry, hello: Image
+) -> None:
+    hub = upstream_at(tokens.url) | {"access": "client", "hosts": [HTPASSWD]}
+    async with (
+        running_mirror(tmp_path / "mirror", {"docker.io": hub}) as mirror,
+        running_docker(mirror.url) as docker,
+    ):
+        assert (await docker("pull", "team/hello:1", check=False)).returncode != 0
+        docker.remember_login("https://index.docker.io/v1/", NAME, PASSWORD)
+        await docker("pull", "team/hello:1")
+        told = await docker("image", "inspect", "--format={{.Id}}", "team/hello:1")
+        assert told.stdout.strip() == hello.config
 
 
 @pytest.mark.parametrize("relay", [False, "http"])

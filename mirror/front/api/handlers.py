@@ -53,10 +53,13 @@ class Facts:
 class Handlers:
     """Answers parsed requests; `cached` knows what need not be asked of the `mirror`."""
 
-    def __init__(self, mirror: Pulls, cached: CachedPulls, router: Router) -> None:
+    def __init__(
+        self, mirror: Pulls, cached: CachedPulls, router: Router, *, request_timeout: float
+    ) -> None:
         self._mirror = mirror
         self._cached = cached
         self._router = router
+        self._request_timeout = request_timeout  # seconds
 
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
@@ -190,7 +193,9 @@ class Handlers:
         if request.method == "HEAD":
             return errors.unsupported()
         facts.upstream, facts.is_login = asked.upstream, True
-        form = await token_relay.read_form(request) if request.method == "POST" else None
+        form = None
+        if request.method == "POST":
+            form = await token_relay.read_form(request, self._request_timeout)
         question = TokenQuestion(asked.server, asked.query, form)
         return token_relay.response_of(
             await self._mirror.ask_token_server(asked.upstream, question, _authorization(request))

@@ -16,7 +16,6 @@ from mirror.oci.request import TOKENS
 from mirror.oci.token import MOST_OF_A_FORM, TokenAnswer, key_of, too_large
 
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
-_PATIENCE = 30.0  # seconds for a form
 
 
 def relay_address(request: web.BaseRequest, scheme: str | None, upstream: str) -> str | None:
@@ -32,8 +31,8 @@ def relayed(challenge: str, address: str) -> str:
     return with_realms(challenge, lambda realm: address.format(key_of(realm)))
 
 
-async def read_form(request: web.BaseRequest) -> bytes:
-    """The body of a POST.
+async def read_form(request: web.BaseRequest, patience: float) -> bytes:
+    """The body of a POST, for which the client has so many seconds.
 
     Raises:
         RegistryError: It is too large.
@@ -41,7 +40,7 @@ async def read_form(request: web.BaseRequest) -> bytes:
     """
     form = bytearray()
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(patience):
             async for chunk in request.content.iter_any():
                 form += chunk
                 if len(form) > MOST_OF_A_FORM:

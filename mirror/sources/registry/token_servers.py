@@ -19,7 +19,6 @@ from mirror.oci.token import TokenAnswer, TokenQuestion, key_of
 from mirror.sources.registry.auth import is_trusted
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import parse_retry_after
-from mirror.sources.registry.reading import Senseless
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class TokenServers:
             url = URL(realm)
             url.origin()  # yarl finds out what a port or a host is worth when it is asked
         except ValueError as error:
-            raise Senseless("upstream's challenge names no usable token server") from error
+            raise Unavailable("upstream's challenge names no usable token server") from error
         if not self._is_trusted(url):
             _logger.warning(
                 "clients' tokens are not asked of a token server elsewhere;"
