@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from tests.support.auth import BearerAuth
 from tests.support.daemons import Containerd, Containers, Docker, Result, running_docker
@@ -132,6 +133,20 @@ async def test_podman_login_tells_right_from_wrong_and_podman_pulls_what_is_priv
     assert pulled.stdout.strip() == hello.config.removeprefix("sha256:")
     if relay:
         _asked_by_the_mirror_alone(tokens)
+
+
+@registries
+async def test_podman_keeps_the_images_name_where_the_mirrors_own_is_in_registries_conf(
+    mirror: MirrorProcess, tools: Containers, hello: Image, name: str
+) -> None:
+    address = at(name, mirror)
+    mirrored = {"location": "origin.example", "mirror": [{"location": address, "insecure": True}]}
+    configuration = tomli_w.dumps({"registry": [mirrored]})
+    (tools.directory / "registries.conf").write_text(configuration, encoding="utf-8")
+    who = (f"--username={NAME}", f"--password={PASSWORD}")
+    await tools.podman("login", "--tls-verify=false", *who, address)
+    pulled = await tools.podman("pull", "origin.example/team/hello:1")
+    assert pulled.stdout.strip() == hello.config.removeprefix("sha256:")
 
 
 @registries
