@@ -1,5 +1,7 @@
 """The command line: verbs only; each calls one function."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -44,8 +46,55 @@ def serve(config_file: ConfigFile = None) -> None:
 
 @cli.command()
 def check(config_file: ConfigFile = None) -> None:
-    """Validate the configuration; print what is in effect, without secrets."""
-    typer.echo(tomli_w.dumps(_load(config_file).redacted()), nl=False)
+    """Validate the configuration and the files it names; print what is in effect, without secrets.
+
+    What is wrong goes to standard error; the status is 2 where the mirror cannot run like that.
+    """
+    # `serve` starts without the library that reads certificates.
+    from mirror.doctor.examine import look  # noqa: PLC0415
+
+    loaded = _load(config_file)
+    findings = look(loaded)
+    for finding in findings:
+        typer.echo(str(finding), err=True)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(_MISCONFIGURED)
+    typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
+
+
+@cli.command()
+def doctor(
+    config_file: ConfigFile = None,
+    *,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Pull the beginning of this one, such as ghcr.io/org/app:1; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One finding a line, as JSON.")] = False,
+) -> None:
+    """Ask every endpoint what a pull would ask, and say what to fix; nothing is kept.
+
+    Names, TLS, tokens, tags, redirects, ranges, rate and clock of each endpoint, and the store. Of
+    Docker Hub a part of busybox is pulled, which counts as a pull. The status is 1 where something
+    is wrong.
+    """
+    from mirror.doctor.examine import examine, parse_image  # noqa: PLC0415
+
+    loaded = _load(config_file)
+    try:
+        images = [parse_image(name) for name in image or ()]
+    except ValueError as error:
+        _fail(str(error), _FAILED)
+
+    async def report() -> bool:
+        failed = False
+        async for finding in examine(loaded, images):
+            failed = failed or finding.level == "error"
+            typer.echo(json.dumps(asdict(finding)) if as_json else str(finding))
+        return failed
+
+    if uvloop.run(report()):
+        raise typer.Exit(_FAILED)
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""`Range` and `Content-Range` (RFC 9110, section 14): one range of bytes, or everything."""
+"""`Range` and `Content-Range` (RFC 9110, section 14): ranges of bytes, or everything."""
 
 import re
 from dataclasses import dataclass
@@ -8,6 +8,10 @@ from mirror.oci.errors import RangeNotSatisfiable
 _RANGE = re.compile(r"bytes=\s*(?:(\d{1,19})-(\d{1,19})?|-(\d{1,19}))\s*", re.ASCII | re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,18})", re.ASCII | re.IGNORECASE)
+
+
+MOST_RANGES = 1024
+"""In one request; podman asks for up to 256 of a zstd:chunked layer, and RFC 9110 (14.2) warns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,19 @@ def parse_range(header: str | None) -> ByteRange | None:
     if first is not None and last is not None and last < first:
         return None
     return ByteRange(first, last, suffix)
+
+
+def parse_ranges(header: str | None) -> tuple[ByteRange, ...]:
+    """The byte ranges that a request names, in its order; empty where `parse_range` gives None.
+
+    More than `MOST_RANGES` are nobody's honest wish, and are ignored like what is malformed.
+    """
+    unit, _, wanted = (header or "").partition("=")
+    parts = wanted.split(",", MOST_RANGES)
+    if len(parts) > MOST_RANGES:
+        return ()
+    found = [parse_range(f"{unit}={part.strip()}") for part in parts if part.strip()]
+    return tuple(one for one in found if one) if all(found) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from tests.bench.figures import BEST, LIMIT, MIRROR, UNITS, Outcome, Row, Verdic
 Facts = Mapping[str, str]
 """Commit, machine, date and the like, for the head of a report."""
 
+WILD = "WILD.json"
+"""What `python -m tests.bench.wild --save` has found; it becomes a part of RESULTS.md."""
+
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 360, 70, 50, 20
 _COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#7f7f7f", "#9467bd")
 
@@ -24,6 +27,10 @@ latency, all peers work at once, each with a line of its own; in the others, one
 Compare figures of one run only."""
 
 
+_WILD = """Written by `python -m tests.bench.wild`: one row for each kind of thing that others have
+met. It is held where a client gets what it would get going direct; else, what it got."""
+
+
 def write(directory: Path, rows: Sequence[Row], facts: Facts, *, name: str) -> None:
     """Write `name`.md, `name`.json and, where there is a curve, throughput.svg."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -31,6 +38,9 @@ def write(directory: Path, rows: Sequence[Row], facts: Facts, *, name: str) -> N
     if curve:
         (directory / "throughput.svg").write_text(plot(curve), encoding="utf-8")
     text = markdown(rows, facts, plotted=bool(curve))
+    wild = directory / WILD
+    if name == "RESULTS" and wild.exists():
+        text += "\n" + in_the_wild(json.loads(wild.read_text(encoding="utf-8")))
     (directory / f"{name}.md").write_text(text, encoding="utf-8")
     document = json.dumps(as_document(rows, facts), indent=1, ensure_ascii=False)
     (directory / f"{name}.json").write_text(document + "\n", encoding="utf-8")
@@ -78,6 +88,20 @@ def markdown(rows: Sequence[Row], facts: Facts, *, plotted: bool = False) -> str
         parts += [f"## {table}"]
         parts += ["![throughput over concurrency](throughput.svg)"] if table == CURVE else []
         parts += [_peers(list(members))]
+    return "\n\n".join(parts) + "\n"
+
+
+def in_the_wild(found: Mapping[str, Any]) -> str:
+    """What real registries, networks and clients do, and who holds it."""
+    kinds: Sequence[Mapping[str, Any]] = found["kinds"]
+    seated = list(kinds[0]["outcome"])
+    lines = [(kind["title"], *(kind["outcome"][who] or "held" for who in seated)) for kind in kinds]
+    held = [f"{sum(not kind['outcome'][who] for kind in kinds)} of {len(kinds)}" for who in seated]
+    parts = [
+        "## In the wild",
+        f"{_WILD} Played {found['date']}, commit {found['commit']}.",
+        _table(("What happens, and what is wanted", *seated), [*lines, ("**Held**", *held)]),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

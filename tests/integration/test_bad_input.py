@@ -156,11 +156,11 @@ async def test_a_body_that_comes_with_a_get_is_nobodys_business(
 
 
 @pytest.mark.parametrize("path", ["manifests/1", f"blobs/{DIGEST}", "tags/list"])
-async def test_a_registry_that_talks_nonsense_is_an_outage(
+async def test_a_refusal_of_any_kind_is_told_as_the_registry_told_it(
     upstream: ScriptedRegistry, start_mirror: StartMirror, path: str
 ) -> None:
     mirror = await start_mirror()
     upstream.fault(status=418)
     answer = await mirror.client.get(f"/v2/org/app/{path}")
-    assert answer.status == 502
-    assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
+    assert answer.status == 418
+    assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"

@@ -149,7 +149,9 @@ async def test_nobody_waits_out_the_timeout_of_a_silent_upstream_twice(
     for _ in range(5):
         answer = await mirror.client.manifest("app", "1")
         assert answer.headers["Cache-Status"] == "mirror; hit; detail=stale"
-    assert [asked.ended for asked in upstream.asked("tag")] == [False]
+    # One question: over the connection that was kept, and over another where that one is silent.
+    assert {asked.ended for asked in upstream.asked("tag")} == {False}
+    assert len(upstream.asked("tag")) <= 2
 
 
 async def test_an_endpoint_that_asks_for_a_pause_gets_it(

@@ -279,3 +279,17 @@ async def test_a_client_may_ask_for_the_rest_itself_while_the_fill_continues(
     assert (answer.status, answer.body) == (206, LAYER.blob[700_000:])
     await until(partial(_ended, mirror, "committed"), within=10)
     assert upstream.bytes_sent(DIGEST) == SIZE
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_a_signed_link_that_has_ended_is_asked_for_anew(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    """S3 and OSS say 400 or 403 of it, a storage node that is gone says 404."""
+    upstream.add(APP, "library/app", "1")
+    upstream.cdn = Cdn()
+    upstream.fault(kind="cdn", status=status, times=1)
+    mirror = await start_mirror()
+    answer = await mirror.client.blob("library/app", DIGEST)
+    assert (answer.status, answer.digest) == (200, DIGEST)
+    assert len(upstream.asked("blob", method="GET")) == 2

@@ -144,14 +144,14 @@ class Handlers:
     async def _send_blob(
         self, request: web.BaseRequest, answer: BlobAnswer, ns: str | None, facts: Facts
     ) -> web.StreamResponse:
-        response, span = responses.blob_head(request, answer)
+        response, layout = responses.blob_head(request, answer)
         if isinstance(response, web.Response):  # from memory, or 304
             return response
         if ns is not None:
             response.headers["OCI-Namespace"] = ns
         await response.prepare(request)
         facts.response = response
-        async for sent in responses.send_body(request, response, answer, span):
+        async for sent in responses.send_body(request, response, answer, layout):
             facts.sent += sent
         await response.write_eof()
         return response

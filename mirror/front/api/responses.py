@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -14,7 +14,8 @@ from multidict import CIMultiDict
 
 from mirror.front.api.sending import sending_to
 from mirror.oci.digest import Digest
-from mirror.oci.ranges import parse_range
+from mirror.oci.errors import RangeNotSatisfiable
+from mirror.oci.ranges import ByteRange, parse_ranges
 from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream, readable
 from mirror.telemetry.traffic import Result
 
@@ -85,10 +86,27 @@ class Span:
 
     start: int
     stop: int | None
-    is_partial: bool
+    before: bytes = b""  # what is sent before it: the head of its part (RFC 9110, 14.6)
 
 
-def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamResponse, Span]:
+@dataclass(slots=True)
+class Layout:
+    """A body: its spans, in this order, and what follows them."""
+
+    spans: Sequence[Span]
+    is_partial: bool = False
+    after: bytes = b""
+
+    @property
+    def length(self) -> int | None:
+        """In bytes, where it is known."""
+        spans = [span.stop - span.start for span in self.spans if span.stop is not None]
+        if len(spans) < len(self.spans):
+            return None
+        return sum(spans) + sum(len(span.before) for span in self.spans) + len(self.after)
+
+
+def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamResponse, Layout]:
     """Status and headers of a blob's response, and what its body is to be.
 
     Raises:
@@ -96,38 +114,46 @@ def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamR
     """
     headers = {**_content_headers(answer.digest), **outcome_headers(answer.outcome)}
     if _has_it(request, answer.digest):
-        return web.Response(status=304, headers=headers), Span(0, 0, is_partial=False)
-    span = _span(request, answer)
+        return web.Response(status=304, headers=headers), Layout([])
+    layout = _layout(request, answer)
     headers["Content-Type"] = "application/octet-stream"
     headers["Accept-Ranges"] = "bytes"
-    if span.stop is not None:
-        headers["Content-Length"] = str(span.stop - span.start)
-    if span.is_partial:
-        headers["Content-Range"] = f"bytes {span.start}-{(span.stop or 0) - 1}/{answer.size}"
-    status = 206 if span.is_partial else 200
+    if layout.length is not None:
+        headers["Content-Length"] = str(layout.length)
+    if layout.after:
+        headers["Content-Type"] = f"multipart/byteranges; boundary={_boundary(answer.digest)}"
+    elif layout.is_partial:
+        headers["Content-Range"] = _content_range(layout.spans[0], answer.size)
+    status = 206 if layout.is_partial else 200
     if isinstance(answer.body, bytes):
         content = answer.body
-        if span.is_partial:
-            content = content[span.start : span.stop]
-        return web.Response(status=status, headers=headers, body=content), span
-    return web.StreamResponse(status=status, headers=headers), span
+        if layout.is_partial:
+            parts = [span.before + content[span.start : span.stop] for span in layout.spans]
+            content = b"".join(parts) + layout.after
+        return web.Response(status=status, headers=headers, body=content), layout
+    return web.StreamResponse(status=status, headers=headers), layout
 
 
 async def send_body(
-    request: web.BaseRequest, response: web.StreamResponse, answer: BlobAnswer, span: Span
+    request: web.BaseRequest, response: web.StreamResponse, answer: BlobAnswer, layout: Layout
 ) -> AsyncIterator[int]:
     """Send the body of a blob's response as far as there is one; yields the bytes sent each time.
 
     Raises:
         RegistryError, OSError: There will be no more: the response must not be completed.
     """
-    if isinstance(answer.body, Stream):
-        async for chunk in answer.body.chunks(span.start, span.stop):
-            await response.write(chunk)
-            yield len(chunk)
-    elif answer.body is not None and not isinstance(answer.body, bytes):
-        async for sent in _send_file(request, response, answer.body, span):
-            yield sent
+    for span in layout.spans:
+        if span.before:
+            await response.write(span.before)
+        if isinstance(answer.body, Stream):
+            async for chunk in answer.body.chunks(span.start, span.stop):
+                await response.write(chunk)
+                yield len(chunk)
+        elif answer.body is not None and not isinstance(answer.body, bytes):
+            async for sent in _send_file(request, response, answer.body, span):
+                yield sent
+    if layout.after:
+        await response.write(layout.after)
 
 
 async def _send_file(
@@ -164,14 +190,54 @@ async def _send_by_hand(
         position += len(block)
 
 
-def _span(request: web.BaseRequest, answer: BlobAnswer) -> Span:
+def _layout(request: web.BaseRequest, answer: BlobAnswer) -> Layout:
     # RFC 9110, 14.2: a range is a GET's; a HEAD tells of the whole.
-    wanted = parse_range(request.headers.get("Range")) if request.method == "GET" else None
+    wanted = parse_ranges(request.headers.get("Range")) if request.method == "GET" else ()
     if_range = request.headers.get("If-Range")
-    if wanted is None or answer.size is None or if_range not in {None, f'"{answer.digest}"'}:
-        return Span(0, answer.size, is_partial=False)
-    start, stop = wanted.resolve(answer.size)
-    return Span(start, stop, is_partial=True)
+    whole = Layout([Span(0, answer.size)])
+    if not wanted or answer.size is None or if_range not in {None, f'"{answer.digest}"'}:
+        return whole
+    spans = _spans(wanted, answer.size)
+    if len(spans) == 1:
+        return Layout(spans, is_partial=True)
+    # Who is to read more than there is is sent all of it once; and what streams by cannot be
+    # sent in another order. Either may be answered so (RFC 9110, 14.2).
+    if sum((span.stop or 0) - span.start for span in spans) > answer.size:
+        return whole
+    if isinstance(answer.body, Stream):
+        return whole
+    boundary = _boundary(answer.digest)
+    for span in spans:
+        told = _content_range(span, answer.size)
+        span.before = (
+            f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n"
+            f"Content-Range: {told}\r\n\r\n"
+        ).encode()
+    return Layout(spans, is_partial=True, after=f"\r\n--{boundary}--\r\n".encode())
+
+
+def _spans(wanted: Sequence[ByteRange], size: int) -> list[Span]:
+    """What is wanted and there, in the order of the request: podman tells parts by that.
+
+    Raises:
+        RangeNotSatisfiable: Nothing is.
+    """
+    spans = []
+    for one in wanted:
+        with suppress(RangeNotSatisfiable):
+            spans.append(Span(*one.resolve(size)))
+    if not spans:
+        raise RangeNotSatisfiable(size)
+    return spans
+
+
+def _content_range(span: Span, size: int | None) -> str:
+    return f"bytes {span.start}-{(span.stop or 0) - 1}/{size}"
+
+
+def _boundary(digest: Digest) -> str:
+    """Between the parts; it would have to stand in the blob that this is the digest of."""
+    return digest.encoded[:60]
 
 
 @lru_cache(maxsize=4096)

@@ -19,6 +19,9 @@ from mirror.sources.registry.headers import LARGEST_SIZE
 from mirror.sources.registry.health import Quota
 from mirror.sources.registry.reading import Senseless, size_of
 
+_LINK_IS_OVER = {400, 401, 403, 404, 410}
+"""What storage says of a link that was good for seconds, or that names a node that is gone."""
+
 _LIES = 4096
 _DISTRUSTED_FOR = 600.0  # seconds
 _HOPELESS_FOR = 60.0  # seconds for which a digest is missing under which all have lied
@@ -119,6 +122,14 @@ class RegistryBlobs:
         async with AsyncExitStack() as stack:
 
             async def ask(endpoint: Endpoint) -> Body:
+                try:
+                    return await ask_once(endpoint)
+                except Unavailable as error:
+                    if error.status_seen not in _LINK_IS_OVER:
+                        raise
+                    return await ask_once(endpoint)  # it gives a new one
+
+            async def ask_once(endpoint: Endpoint) -> Body:
                 async with AsyncExitStack() as attempt:
                     response = await attempt.enter_async_context(
                         endpoint.ask(

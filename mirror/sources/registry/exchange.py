@@ -37,6 +37,7 @@ _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
 _BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
+_STEPS = 16  # of what may come at once, for what nobody waits for
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
@@ -171,7 +172,9 @@ class Exchange:
             elif now() < self._yield_until:
                 await asyncio.sleep(_YIELD)
                 continue
-            part = min(size, max(1, int(self._limiter.max_rate)))
+            # In small steps where nobody waits: a client that comes does not wait for a large one.
+            most = self._limiter.max_rate / (1 if urgency.is_urgent else _STEPS)
+            part = min(size, max(1, int(most)))
             await self._limiter.acquire(part)
             size -= part
 

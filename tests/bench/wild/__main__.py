@@ -10,15 +10,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tests.bench import report
 from tests.bench.figures import DOCKER, MIRROR
-from tests.bench.wild import clients, registries
-from tests.bench.wild.kinds import KINDS, Kind
+from tests.bench.run import ALL
+from tests.bench.wild.kinds import Kind
 from tests.bench.wild.seat import scene
+from tests.bench.wild.table import ALL as KINDS
+from tests.support.process import run
 
-_PLAYED = (registries, clients)  # importing them fills the table
 _SEATED = (MIRROR, DOCKER)
 _LONGEST = 90  # seconds, one scene
-_FILE = Path(__file__).parents[1] / "WILD.json"
+_HERE = Path(__file__).parents[1]
 
 
 def main(
@@ -30,8 +32,19 @@ def main(
     kinds = [kind for kind in KINDS if not only or kind.name in only]
     found = asyncio.run(_played(kinds))
     if save:
-        when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d")
-        _FILE.write_text(json.dumps({"date": when, "kinds": found}, indent=1), encoding="utf-8")
+        facts = {
+            "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"),
+            "commit": asyncio.run(_commit()),
+        }
+        text = json.dumps({**facts, "kinds": found}, indent=1, ensure_ascii=False)
+        (_HERE / report.WILD).write_text(text + "\n", encoding="utf-8")
+        bounds = {case.name: case.bound for case in ALL}
+        report.write(_HERE, *report.read(_HERE / "RESULTS.json", bounds), name="RESULTS")
+
+
+async def _commit() -> str:
+    told = await run("git", "-C", str(_HERE), "rev-parse", "--short=12", "HEAD", check=False)
+    return told.stdout.strip() or "unknown"
 
 
 async def _played(kinds: list[Kind]) -> list[dict[str, object]]:
@@ -40,7 +53,8 @@ async def _played(kinds: list[Kind]) -> list[dict[str, object]]:
     for kind in kinds:
         outcome = {who: await _outcome(kind, who) for who in _SEATED}
         found.append({"name": kind.name, "title": kind.title, "outcome": outcome})
-        console.print(kind.name, {who: why or "held" for who, why in outcome.items()})
+        for who, why in outcome.items():
+            console.print(f"{kind.name:<28} {who:<16} {why or 'held'}", highlight=False)
     for who in _SEATED:
         held = sum(not entry["outcome"][who] for entry in found)  # type: ignore[index]
         console.print(f"{who}: {held} of {len(found)}")
@@ -60,4 +74,5 @@ async def _outcome(kind: Kind, who: str) -> str:
     return ""
 
 
-typer.run(main)
+if __name__ == "__main__":
+    typer.run(main)

@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,6 +75,10 @@ class Scene:
         evil = await self._stack.enter_async_context(Evil())
         evil.on("GET /v2/", tells(b"{}"))  # the rules of a scene come before this one
         return evil
+
+    def defer(self, end: Callable[[], Awaitable[object]]) -> None:
+        """Await this once the scene is over."""
+        self._stack.push_async_callback(end)
 
     async def enter(self, manager: Any) -> Any:
         """Anything else, until the scene is over."""

@@ -1,10 +1,13 @@
 """Answers as HTTP, without a network."""
 
 import asyncio
+import email
 import ssl
 from dataclasses import replace
+from email.message import Message
 from io import FileIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -83,12 +86,60 @@ def test_if_none_match(condition: str, status: int) -> None:
 
 
 def test_a_range_of_a_blob_in_memory() -> None:
-    response, span = responses.blob_head(request(Range="bytes=2-4"), IN_MEMORY)
+    response, layout = responses.blob_head(request(Range="bytes=2-4"), IN_MEMORY)
     assert isinstance(response, web.Response)
     assert (response.status, response.body) == (206, b"234")
     assert response.headers["Content-Range"] == "bytes 2-4/10"
     assert response.headers["Content-Length"] == "3"
+    [span] = layout.spans
     assert (span.start, span.stop) == (2, 5)
+
+
+def test_several_ranges_come_as_parts_in_the_order_that_was_asked_for() -> None:
+    response, _ = responses.blob_head(request(Range="bytes=7-8, 0-1,-1"), IN_MEMORY)
+    assert isinstance(response, web.Response)
+    assert response.status == 206
+    assert "Content-Range" not in response.headers
+    kind = response.headers["Content-Type"]
+    message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + _body(response))
+    parts = cast("list[Message]", message.get_payload())
+    assert [part.get_payload(decode=True) for part in parts] == [b"78", b"01", b"9"]
+    assert [part["Content-Range"] for part in parts] == [
+        "bytes 7-8/10", "bytes 0-1/10", "bytes 9-9/10",
+    ]  # fmt: skip
+    assert response.headers["Content-Length"] == str(len(_body(response)))
+
+
+def test_one_range_of_several_that_is_there_comes_alone() -> None:
+    response, _ = responses.blob_head(request(Range="bytes=2-4,90-99"), IN_MEMORY)
+    assert isinstance(response, web.Response)
+    assert (response.status, response.body) == (206, b"234")
+    assert response.headers["Content-Range"] == "bytes 2-4/10"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "bytes=0-9,0-9",  # more than there is
+        "bytes=" + ",".join(["0-0"] * 1025),
+        "bytes=0-1,x-2",
+        "bytes=0-1,3-2",
+    ],
+)
+def test_ranges_that_nobody_can_want_are_answered_with_everything(wanted: str) -> None:
+    response, _ = responses.blob_head(request(Range=wanted), IN_MEMORY)
+    assert isinstance(response, web.Response)
+    assert (response.status, response.body) == (200, CONTENT)
+
+
+def test_several_ranges_of_which_none_is_there_are_refused() -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        responses.blob_head(request(Range="bytes=10-,90-99"), IN_MEMORY)
+
+
+def _body(response: web.Response) -> bytes:
+    assert isinstance(response.body, bytes)
+    return response.body
 
 
 def test_a_range_outside_is_refused_and_by_head_it_is_none() -> None:
@@ -100,9 +151,10 @@ def test_a_range_outside_is_refused_and_by_head_it_is_none() -> None:
 
 def test_a_blob_of_unknown_size_has_neither_length_nor_ranges() -> None:
     unknown = replace(IN_MEMORY, size=None, body=None)
-    response, span = responses.blob_head(request(Range="bytes=2-4"), unknown)
+    response, layout = responses.blob_head(request(Range="bytes=2-4"), unknown)
     assert response.status == 200
     assert "Content-Length" not in response.headers
+    [span] = layout.spans
     assert span.stop is None
 
 
@@ -152,8 +204,8 @@ async def test_over_tls_a_file_that_is_shorter_than_promised_ends_the_response(
     with FileIO(tmp_path / "blob") as file:
         size = len(CONTENT) + 1
         answer = BlobAnswer(DIGEST, size, WholeFile(file, size), answers.HIT)
-        span = responses.Span(0, size, is_partial=False)
+        layout = responses.Layout([responses.Span(0, size)])
         async with asyncio.timeout(10):
             with pytest.raises(OSError, match="truncated"):
-                async for _ in responses.send_body(over_tls, Sink(), answer, span):
+                async for _ in responses.send_body(over_tls, Sink(), answer, layout):
                     pass

@@ -1,0 +1,77 @@
+"""All that `mirror doctor` looks at, in the order in which a person would."""
+
+import asyncio
+import datetime as dt
+import random
+import time
+from collections.abc import AsyncIterator
+
+from mirror.aio.tasks import owned_tasks
+from mirror.config import DOCKER_HUB, Config
+from mirror.doctor.endpoints import Examination
+from mirror.doctor.files import look_at_files
+from mirror.doctor.finding import Finding
+from mirror.doctor.settings import look_at_settings
+from mirror.oci.errors import RegistryError
+from mirror.oci.reference import Reference, Repository, Tag, parse_reference, parse_repository
+from mirror.sources.registry.endpoint import Endpoint
+from mirror.sources.registry.exchange import Exchange, Label
+from mirror.sources.registry.sessions import open_sessions
+from mirror.telemetry.metrics import Metrics
+
+Image = tuple[Repository, Reference]
+
+_USUAL = {DOCKER_HUB: (Repository(DOCKER_HUB, "library/busybox"), Tag("latest"))}
+"""What everybody may pull, where no image is named; it counts as one pull."""
+
+
+def parse_image(text: str) -> Image:
+    """An image's name, with its registry: `ghcr.io/org/app:1`. Raises ValueError."""
+    name, _, digest = text.partition("@")
+    head, _, tag = name.rpartition(":")
+    if not head or "/" in tag:
+        head, tag = name, "latest"
+    namespace, _, repository = head.partition("/")
+    if not ("." in namespace or ":" in namespace or namespace == "localhost"):
+        namespace, repository = DOCKER_HUB, head
+    if namespace == DOCKER_HUB and "/" not in repository:
+        repository = f"library/{repository}"
+    try:
+        found = Repository(namespace, parse_repository(repository))
+        return found, parse_reference(digest or tag)
+    except RegistryError as error:
+        raise ValueError(f"{text}: {error.message}") from error
+
+
+def look(config: Config) -> list[Finding]:
+    """What there is to say without asking anybody: of the settings, and the files they name."""
+    return [*look_at_settings(config), *look_at_files(config, now=dt.datetime.now(dt.UTC))]
+
+
+async def examine(config: Config, images: list[Image]) -> AsyncIterator[Finding]:
+    """What there is to say of a configuration, its files, its store and its endpoints."""
+    for finding in await asyncio.to_thread(look, config):
+        yield finding
+    wanted = _USUAL | {repository.namespace: (repository, it) for repository, it in images}
+    async with open_sessions() as sessions, owned_tasks(lambda _task, _error: None) as tasks:
+        metrics = Metrics()
+        for name, upstream in config.upstream.items():
+            for number, settings in enumerate(upstream.endpoints):
+                label = Label(name, settings.name)
+                exchange = Exchange(
+                    settings,
+                    label,
+                    sessions=sessions,
+                    connect_timeout=config.fill.connect_timeout,
+                    stall_timeout=config.fill.stall_timeout,
+                    metrics=metrics,
+                )
+                endpoint = Endpoint(
+                    settings, label, exchange, tasks=tasks, metrics=metrics,
+                    clock=time.monotonic, random=random.Random(),  # noqa: S311 - for jitter
+                )  # fmt: skip
+                where = f'upstream."{name}".endpoints[{number}]'
+                async for finding in Examination(
+                    where, settings, endpoint, wanted.get(name)
+                ).steps():
+                    yield finding

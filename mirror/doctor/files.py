@@ -1,0 +1,105 @@
+"""Opens the files that a configuration names: certificates, authorities, passwords."""
+
+import datetime as dt
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+
+from mirror.config import Config, ConfigError, Endpoint
+from mirror.doctor.finding import Finding
+from mirror.front.api.passwords import read_htpasswd
+
+_SOON = dt.timedelta(days=21)  # time enough to renew a certificate by hand
+_SHORT = dt.timedelta(days=30)  # certificates of so short a life are renewed by machines, late
+_LATE = 5  # a fifth of such a life is left when it should have been
+
+
+def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
+    """What is wrong with them, and what soon will be."""
+    server = config.server
+    if server.tls_certificate_file is not None and server.tls_private_key_file is not None:
+        yield from _pair(server.tls_certificate_file, server.tls_private_key_file)
+        yield from _lives(server.tls_certificate_file, "server.tls_certificate_file", now)
+    if server.client_ca_file is not None:
+        yield from _authorities(server.client_ca_file, "server.client_ca_file", now)
+    if server.htpasswd_file is not None:
+        try:
+            read_htpasswd(server.htpasswd_file)
+        except ConfigError as error:
+            for problem in error.problems:
+                yield Finding("error", "server.htpasswd_file", problem)
+    for name, upstream in config.upstream.items():
+        for number, endpoint in enumerate(upstream.endpoints):
+            yield from _endpoint(endpoint, f'upstream."{name}".endpoints[{number}]', now)
+
+
+def _endpoint(endpoint: Endpoint, where: str, now: dt.datetime) -> Iterator[Finding]:
+    if endpoint.ca_file is not None:
+        yield from _authorities(endpoint.ca_file, f"{where}.ca_file", now)
+    if endpoint.password_file is not None:
+        try:
+            content = endpoint.password_file.read_bytes()
+        except OSError as error:
+            yield Finding("error", f"{where}.password_file", f"cannot be read: {error.strerror}")
+            return
+        if not content.strip():
+            yield Finding("error", f"{where}.password_file", "is empty; it holds one line")
+        elif len(content.strip().splitlines()) > 1:
+            text = "has several lines; a password is one, and they would all be sent"
+            yield Finding("warning", f"{where}.password_file", text)
+
+
+def _pair(certificate: Path, key: Path) -> Iterator[Finding]:
+    where = "server.tls_private_key_file"
+
+    def passphrase() -> str:
+        raise ValueError("is encrypted, and nobody is there to be asked; decrypt it with openssl")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, passphrase)
+    except ValueError as error:
+        yield Finding("error", where, str(error))
+    except ssl.SSLError as error:
+        is_mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        text = (
+            "is not the key of server.tls_certificate_file"
+            if is_mismatch
+            else "is, with the certificate, no pair in PEM form"
+        )
+        yield Finding("error", where, text)
+    except OSError as error:
+        yield Finding("error", where, f"cannot be read: {error.strerror}")
+
+
+def _authorities(file: Path, where: str, now: dt.datetime) -> Iterator[Finding]:
+    try:
+        ssl.create_default_context(cafile=file)
+    except (ssl.SSLError, OSError):
+        yield Finding("error", where, "holds no certificate in PEM form")
+        return
+    yield from _lives(file, where, now)
+
+
+def _lives(file: Path, where: str, now: dt.datetime) -> Iterator[Finding]:
+    """How long the certificates in a file are good for."""
+    try:
+        certificates = x509.load_pem_x509_certificates(file.read_bytes())
+    except (ValueError, OSError):
+        yield Finding("error", where, "holds no certificate in PEM form")
+        return
+    for certificate in certificates:
+        name = certificate.subject.rfc4514_string() or "a certificate without a name"
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        life = ends - begins
+        soon = life / _LATE if life < _SHORT else _SOON
+        if now >= ends:
+            yield Finding(
+                "error", where, f"{name} is over since {ends:%Y-%m-%d %H:%M} UTC: renew it"
+            )
+        elif now < begins:
+            text = f"{name} begins at {begins:%Y-%m-%d %H:%M} UTC: is the clock right?"
+            yield Finding("error", where, text)
+        elif ends - now < soon:
+            yield Finding("warning", where, f"{name} ends at {ends:%Y-%m-%d %H:%M} UTC: renew it")

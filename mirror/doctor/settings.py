@@ -1,0 +1,73 @@
+"""Settings that are valid each, and together probably not what was meant."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mirror.config import Config
+from mirror.config.units import format_size
+from mirror.doctor.finding import Finding
+
+
+def look_at_settings(config: Config) -> Iterator[Finding]:
+    """What will not do what somebody expects of it."""
+    if not any(upstream.default for upstream in config.upstream.values()):
+        yield Finding(
+            "warning",
+            "upstream",
+            "none is the default: docker's registry-mirrors name no registry, and get nothing;"
+            " set default = true for the one that they mean",
+        )
+    for name, upstream in config.upstream.items():
+        for number, endpoint in enumerate(upstream.endpoints):
+            has_secrets = endpoint.username is not None or endpoint.credential_helper is not None
+            if has_secrets and urlsplit(endpoint.url).scheme == "http":
+                yield Finding(
+                    "warning",
+                    f'upstream."{name}".endpoints[{number}].url',
+                    "is http: the password crosses the network in the clear; use https",
+                )
+    if config.server.htpasswd_file is not None and config.server.tls_certificate_file is None:
+        yield Finding(
+            "warning",
+            "server.htpasswd_file",
+            "without tls_certificate_file, clients' passwords cross the network in the clear",
+        )
+    yield from _store(config)
+
+
+def _store(config: Config) -> Iterator[Finding]:
+    root, least = config.store.root, config.store.min_free
+    place = _existing(root)
+    if not place.is_dir():
+        text = f"{place} is not a directory; name one, or a place for one"
+        yield Finding("error", "store.root", text)
+        return
+    if not os.access(place, os.W_OK | os.X_OK):
+        text = f"this user may not write to {place}; give it to the mirror's user, or name another"
+        yield Finding("error", "store.root", text)
+    disk = shutil.disk_usage(place)
+    if least >= disk.total:
+        yield Finding(
+            "error",
+            "store.min_free",
+            f"is more than the whole file system has ({format_size(disk.total)}): nothing would"
+            " ever be kept",
+        )
+    elif config.store.max_size > disk.total - least:
+        yield Finding(
+            "warning",
+            "store.max_size",
+            f"is more than the file system ({format_size(disk.total)}) has beside min_free:"
+            " that bounds the store before this does",
+        )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of its parents that is there."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

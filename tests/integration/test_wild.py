@@ -1,0 +1,18 @@
+"""What others met, each a scene of `tests.bench.wild`, with the mirror in the seat."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.figures import MIRROR
+from tests.bench.wild.kinds import Kind
+from tests.bench.wild.seat import scene
+from tests.bench.wild.table import ALL
+
+pytestmark = [pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+async def test_a_client_gets_what_it_would_get_going_direct(kind: Kind, tmp_path: Path) -> None:
+    async with scene(MIRROR, tmp_path) as stage:
+        await kind.play(stage)

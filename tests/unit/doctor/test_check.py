@@ -1,0 +1,141 @@
+"""`mirror check` opens what a configuration names, and says what will not do what was meant."""
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.config import parse
+from mirror.doctor.files import look_at_files
+from mirror.doctor.finding import Finding
+from mirror.doctor.settings import look_at_settings
+from tests.support.tls import Authority
+
+NOW = dt.datetime.now(dt.UTC)
+
+
+def found(document: Mapping[str, Any], *, now: dt.datetime = NOW) -> list[Finding]:
+    config = parse(dict(document))
+    return [*look_at_settings(config), *look_at_files(config, now=now)]
+
+
+def hub(**endpoint: Any) -> dict[str, Any]:
+    return {"docker.io": {"endpoints": [{"url": "https://hub.example", **endpoint}]}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> dict[str, Any]:
+    return {"root": str(tmp_path / "store"), "max_size": "1 MiB", "min_free": "0 B"}
+
+
+def test_nothing_is_said_of_what_is_well(store: dict[str, Any], tmp_path: Path) -> None:
+    identity = Authority(tmp_path).issue("server")
+    (tmp_path / "password").write_text("secret\n")
+    server = {
+        "tls_certificate_file": str(identity.certificate_file),
+        "tls_private_key_file": str(identity.private_key_file),
+        "client_ca_file": str(tmp_path / "ca.pem"),
+    }
+    upstream = hub(username="me", password_file=str(tmp_path / "password"))
+    # A day before and after now: a life of two days, of which one is left.
+    assert found({"server": server, "store": store, "upstream": upstream}) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "words"),
+    [(0.8, "warning", "ends at"), (1.5, "error", "is over since"), (-1.5, "error", "begins at")],
+)
+def test_a_certificates_life_is_looked_at(
+    store: dict[str, Any], tmp_path: Path, days: float, level: str, words: str
+) -> None:
+    identity = Authority(tmp_path).issue("server")
+    server = {
+        "tls_certificate_file": str(identity.certificate_file),
+        "tls_private_key_file": str(identity.private_key_file),
+    }
+    [finding] = found({"server": server, "store": store}, now=NOW + dt.timedelta(days=days))
+    assert (finding.level, finding.where) == (level, "server.tls_certificate_file")
+    assert words in finding.text
+
+
+def test_a_key_of_another_certificate_is_told(store: dict[str, Any], tmp_path: Path) -> None:
+    one, other = (Authority(tmp_path / name).issue("server") for name in ("one", "other"))
+    server = {
+        "tls_certificate_file": str(one.certificate_file),
+        "tls_private_key_file": str(other.private_key_file),
+    }
+    [finding] = found({"server": server, "store": store})
+    assert (finding.level, finding.where) == ("error", "server.tls_private_key_file")
+    assert "not the key of" in finding.text
+
+
+@pytest.mark.parametrize("section", ["server", "endpoint"])
+def test_an_authority_that_is_none_is_told(
+    store: dict[str, Any], tmp_path: Path, section: str
+) -> None:
+    nothing = tmp_path / "nothing.pem"
+    nothing.write_text("not a certificate")
+    identity = Authority(tmp_path).issue("server")
+    server = {
+        "tls_certificate_file": str(identity.certificate_file),
+        "tls_private_key_file": str(identity.private_key_file),
+    }
+    document: dict[str, Any] = {"store": store, "server": server}
+    if section == "server":
+        server["client_ca_file"] = str(nothing)
+    else:
+        document["upstream"] = hub(ca_file=str(nothing))
+    [finding] = found(document)
+    assert finding.level == "error"
+    assert "no certificate" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("content", "level"), [("", "error"), (" \n", "error"), ("one\ntwo\n", "warning")]
+)
+def test_a_password_is_one_line(
+    store: dict[str, Any], tmp_path: Path, content: str, level: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_text(content)
+    [finding] = found({"store": store, "upstream": hub(username="me", password_file=str(file))})
+    assert (finding.level, finding.where) == (
+        level,
+        'upstream."docker.io".endpoints[0].password_file',
+    )
+
+
+def test_an_htpasswd_that_is_none_is_told(store: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "htpasswd"
+    file.write_text("me:{SHA}fEqNCco3Yq9h5ZUglD3CZJT4lBs=\n")
+    findings = found({"store": store, "server": {"htpasswd_file": str(file)}})
+    assert ("error", "server.htpasswd_file") in {(it.level, it.where) for it in findings}
+    assert any("in the clear" in it.text for it in findings)  # and there is no TLS
+
+
+def test_who_gets_nothing_is_told(store: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret")
+    endpoint = {"url": "http://ghcr.example", "username": "me", "password_file": str(file)}
+    upstream = {"ghcr.io": {"endpoints": [endpoint]}}
+    findings = found({"store": store, "upstream": upstream})
+    assert [it.where for it in findings] == ["upstream", 'upstream."ghcr.io".endpoints[0].url']
+    assert all(it.level == "warning" for it in findings)
+
+
+def test_limits_that_cannot_hold_are_told(tmp_path: Path) -> None:
+    too_much = {"root": str(tmp_path), "max_size": "900 TiB"}
+    [finding] = found({"store": too_much})
+    assert (finding.level, finding.where) == ("warning", "store.max_size")
+    [finding] = found({"store": {**too_much, "min_free": "900 TiB"}})
+    assert (finding.level, finding.where) == ("error", "store.min_free")
+
+
+def test_a_root_that_is_no_directory_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for root in (file, file / "below"):
+        [finding] = found({"store": {"root": str(root)}})
+        assert (finding.level, finding.where) == ("error", "store.root")
