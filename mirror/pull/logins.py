@@ -23,9 +23,9 @@ _Key = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class _Welcome:
-    """What somebody who shows nothing is told; no challenge: come in."""
+    """What somebody who shows nothing is told; no challenges: come in."""
 
-    challenge: str | None
+    challenges: tuple[str, ...]
     good_until: float
 
 
@@ -48,7 +48,7 @@ class Logins:
         """Return where upstream lets somebody in with this authorization ("": none).
 
         Raises:
-            Denied, Missing, Refused: It does not; with its challenge, if it has one.
+            Denied, Missing, Refused: It does not; with its challenges, if it has any.
             Unavailable: It cannot be asked.
         """
         if authorization:
@@ -64,9 +64,9 @@ class Logins:
                 if welcome is None:
                     raise
             welcome = self._welcomes[upstream]
-        if welcome.challenge is not None:
+        if welcome.challenges:
             raise Denied(
-                ErrorCode.UNAUTHORIZED, "the registry wants a login", challenge=welcome.challenge
+                ErrorCode.UNAUTHORIZED, "the registry wants a login", challenges=welcome.challenges
             )
 
     async def ask_token_server(
@@ -87,14 +87,14 @@ class Logins:
 
     async def _learn(self, upstream: str) -> None:
         """What upstream says now to somebody who shows nothing."""
-        challenge = None
+        challenges: tuple[str, ...] = ()
         try:
             await self._registries[upstream].ask_in("")
         except Denied as error:
-            if error.challenge is None:
+            if not error.challenges:
                 raise
-            challenge = error.challenge
-        self._welcomes[upstream] = _Welcome(challenge, self._monotonic() + _REMEMBERED_FOR)
+            challenges = error.challenges
+        self._welcomes[upstream] = _Welcome(challenges, self._monotonic() + _REMEMBERED_FOR)
 
     async def _ask(self, upstream: str, authorization: str) -> None:
         try:

@@ -15,6 +15,7 @@ from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
 from tests.support.client import Answer
 from tests.support.clock import FakeClock
+from tests.support.evil import Evil, says
 from tests.support.images import image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -209,3 +210,18 @@ async def test_no_password_is_logged(
         assert caplog.records
         for record in caplog.records:
             assert secret not in f"{record.getMessage()} {vars(record)}"
+
+
+async def test_several_challenges_reach_the_client_each_in_a_field_of_its_own(
+    start_mirror: StartMirror,
+) -> None:
+    """Registries that take tokens and passwords alike; clients read one challenge of each field."""
+    told = ['Bearer realm="https://x.example/token"', BASIC]
+    fields = [b"WWW-Authenticate: " + one.encode() for one in told]
+    async with Evil() as registry:
+        registry.on("/v2/", says(b"HTTP/1.1 401 Unauthorized", b"Content-Length: 0", *fields))
+        private = {"access": "client", "hosts": ["private.mirror.example"]}
+        mirror = await start_mirror({"ghcr.io": upstream_at(registry.url) | private})
+        for target in ("/v2/", "/v2/org/app/manifests/1"):
+            answer = await mirror.client.get(target, headers=HOST)
+            assert answer.headers.getall("WWW-Authenticate") == told

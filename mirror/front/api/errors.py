@@ -11,9 +11,11 @@ What cannot be had is told so that *this* client turns to the origin at once :
 
 import json
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from mirror.front.api import responses
 from mirror.front.api.token_relay import relayed
@@ -50,15 +52,17 @@ def render(
     if isinstance(error, Refused) and error.errors:
         return _passed_on(error)
     status, code = error.status, error.code
-    headers: dict[str, str] = {}
+    headers = CIMultiDict[str]()
     if code in {ErrorCode.UNAVAILABLE, ErrorCode.TOOMANYREQUESTS}:
         status = _status_of_outage(error, agent)
         if status == HTTPStatus.NOT_FOUND:
             code = missing
     if isinstance(error, Denied) and code is ErrorCode.UNAUTHORIZED:
-        if is_personal and error.challenge is not None:
-            challenge = error.challenge if relay is None else relayed(error.challenge, relay)
-            headers |= responses.API_VERSION | {"WWW-Authenticate": challenge}
+        if is_personal and error.challenges:
+            headers.update(responses.API_VERSION)
+            for challenge in error.challenges:
+                told = challenge if relay is None else relayed(challenge, relay)
+                headers.add("WWW-Authenticate", told)
         else:
             status, code = HTTPStatus.FORBIDDEN, ErrorCode.DENIED
     if (
@@ -130,7 +134,7 @@ def _status_of_outage(error: RegistryError, agent: str) -> int:
 
 
 def _response(
-    status: int, code: ErrorCode, message: str, detail: object, headers: dict[str, str]
+    status: int, code: ErrorCode, message: str, detail: object, headers: Mapping[str, str]
 ) -> web.Response:
     error: dict[str, object] = {"code": code, "message": message}
     if detail is not None:

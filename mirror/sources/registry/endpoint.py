@@ -277,7 +277,7 @@ class Endpoint:
                 raise_for_status(response, url)
                 self._succeeded(question)
         except Denied as denial:
-            self.token_servers.note(denial.challenge)
+            self.token_servers.note(denial.challenges)
             raise
         except Refused as refusal:
             with suppress(RegistryError):

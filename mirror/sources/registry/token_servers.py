@@ -6,6 +6,7 @@ tells nothing of the endpoint.
 """
 
 import logging
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from cachetools import LRUCache
@@ -42,9 +43,9 @@ class TokenServers:
     def __contains__(self, key: str) -> bool:
         return key in self._named
 
-    def note(self, challenge: str | None) -> None:
+    def note(self, challenges: Iterable[str]) -> None:
         """The registry has named these."""
-        for one in parse_challenges([challenge or ""]):
+        for one in parse_challenges(challenges):
             if one.scheme == "bearer" and (realm := one.parameters.get("realm")):
                 self._named[key_of(realm)] = realm
 
