@@ -265,7 +265,10 @@ def _build(parts: _Parts) -> Mirror:
             store, records, memory, registries=registries, flights=SingleFlight(work),
             policy=policy, public=config.upstream.keys() - private, clock=clock,
         ),
-        logins=Logins(registries, SingleFlight(work), monotonic=monotonic),
+        logins=Logins(
+            registries, SingleFlight(work),
+            missing_for=config.tags.missing_for, monotonic=monotonic,
+        ),
     )  # fmt: skip
 
 

@@ -2,8 +2,11 @@
 
 docker, podman and skopeo take the challenge from there, and nowhere else; and what they are told
 there is all that `docker login` goes by. So upstream is asked, each time that there is a password
-or a token. What it answers to those who show none is the same for all, and is remembered: every
-pull begins with it. It also outlives an outage, or clients would not get to what they may have.
+or a token. Only a refusal is remembered for a while, or a machine that keeps trying what is wrong
+would have the mirror's address shut out there, and everybody with it.
+
+What upstream answers to those who show nothing is the same for all, and is remembered: every pull
+begins with it. It also outlives an outage, or clients would not get to what they may have.
 """
 
 import hashlib
@@ -11,11 +14,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cachetools import TTLCache
+
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.sources.registry.registry import Registry
 
+_MOST_REFUSED = 4096
 _REMEMBERED_FOR = 60.0  # seconds; a registry's challenge changes with its configuration only
 
 _Key = tuple[str, bytes]
@@ -30,19 +36,21 @@ class _Welcome:
 
 
 class Logins:
-    """Asks upstreams whom they let in; `monotonic` in seconds."""
+    """Asks upstreams whom they let in; refusals are believed for `missing_for` seconds."""
 
     def __init__(
         self,
         registries: Mapping[str, Registry],
         flights: SingleFlight[_Key, None],
         *,
+        missing_for: float,
         monotonic: Callable[[], float],
     ) -> None:
         self._registries = registries
         self._flights = flights
         self._monotonic = monotonic
         self._welcomes: dict[str, _Welcome] = {}
+        self._refused: TTLCache[_Key, Denied] = TTLCache(_MOST_REFUSED, missing_for, monotonic)
 
     async def check(self, upstream: str, authorization: str) -> None:
         """Return where upstream lets somebody in with this authorization ("": none).
@@ -54,7 +62,7 @@ class Logins:
         if authorization:
             # Not the secret itself: a memory dump should not hold everybody's passwords.
             key = (upstream, hashlib.sha256(authorization.encode()).digest())
-            await self._flights.join(key, lambda: self._ask(upstream, authorization))
+            await self._flights.join(key, lambda: self._ask(key, authorization))
             return
         welcome = self._welcomes.get(upstream)
         if welcome is None or self._monotonic() >= welcome.good_until:
@@ -96,9 +104,16 @@ class Logins:
             challenges = error.challenges
         self._welcomes[upstream] = _Welcome(challenges, self._monotonic() + _REMEMBERED_FOR)
 
-    async def _ask(self, upstream: str, authorization: str) -> None:
-        try:
-            await self._registries[upstream].ask_in(authorization)
-        except Denied as error:
-            error.message = "the registry refuses this name and password, or token"
-            raise
+    async def _ask(self, key: _Key, authorization: str) -> None:
+        refused = self._refused.get(key)
+        if refused is None:
+            try:
+                await self._registries[key[0]].ask_in(authorization)
+            except Denied as error:
+                refused = self._refused[key] = error
+        if refused is not None:
+            raise Denied(
+                refused.code,
+                "the registry refuses this name and password, or token",
+                challenges=refused.challenges,
+            )

@@ -95,12 +95,25 @@ async def test_a_password_that_is_right_logs_in_and_one_that_is_wrong_does_not(
 ) -> None:
     assert (await log_in(mirror)).headers["WWW-Authenticate"] == BASIC
     for _ in range(2):
-        assert (await log_in(mirror, **basic("anna", "secret"))).status == 200
+        assert (await log_in(mirror, **basic("anna", "secret"))).status == 200  # asked each time
         wrong = await log_in(mirror, **basic("anna", "guessed"))
         assert wrong.status == 401
         assert b"refuses this name and password" in wrong.body
     passwords.users = {}  # anna has gone
     assert (await log_in(mirror, **basic("anna", "secret"))).status == 401
+
+
+async def test_a_machine_that_keeps_trying_a_wrong_password_does_not_get_the_mirror_shut_out(
+    mirror: InnerMirror, upstream: ScriptedRegistry, passwords: BasicAuth, clock: FakeClock
+) -> None:
+    bert = basic("bert", "not known yet")
+    for _ in range(10):
+        answer = await log_in(mirror, **bert)
+        assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, BASIC)
+    assert len(upstream.asked("ping")) == 1
+    passwords.users = {"bert": "not known yet"}
+    clock.advance(11)
+    assert (await log_in(mirror, **bert)).status == 200
 
 
 async def test_head_is_answered_as_get(mirror: InnerMirror, passwords: BasicAuth) -> None:
