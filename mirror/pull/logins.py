@@ -25,6 +25,7 @@ _MOST_REFUSED = 4096
 _REMEMBERED_FOR = 60.0  # seconds; a registry's challenge changes with its configuration only
 
 _Key = tuple[str, bytes]
+_Refusal = tuple[ErrorCode, tuple[str, ...]]  # and its challenges
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Logins:
         self._flights = flights
         self._monotonic = monotonic
         self._welcomes: dict[str, _Welcome] = {}
-        self._refused: TTLCache[_Key, Denied] = TTLCache(_MOST_REFUSED, missing_for, monotonic)
+        self._refused: TTLCache[_Key, _Refusal] = TTLCache(_MOST_REFUSED, missing_for, monotonic)
 
     async def check(self, upstream: str, authorization: str) -> None:
         """Return where upstream lets somebody in with this authorization ("": none).
@@ -105,15 +106,15 @@ class Logins:
         self._welcomes[upstream] = _Welcome(challenges, self._monotonic() + _REMEMBERED_FOR)
 
     async def _ask(self, key: _Key, authorization: str) -> None:
-        refused = self._refused.get(key)
-        if refused is None:
+        refusal = self._refused.get(key)
+        if refusal is None:
             try:
                 await self._registries[key[0]].ask_in(authorization)
             except Denied as error:
-                refused = self._refused[key] = error
-        if refused is not None:
-            raise Denied(
-                refused.code,
-                "the registry refuses this name and password, or token",
-                challenges=refused.challenges,
-            )
+                # Not the error itself: the frames that it has passed hold the secret.
+                refusal = self._refused[key] = (error.code, error.challenges)
+            else:
+                return
+        code, challenges = refusal
+        message = "the registry refuses this name and password, or token"
+        raise Denied(code, message, challenges=challenges)
