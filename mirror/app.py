@@ -27,6 +27,7 @@ from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
+from mirror.front.workers.reload import Reloading
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
 from mirror.pull.fill.crew import Pace
@@ -61,6 +62,7 @@ _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
+_OTHERS = 0o077  # have no business in the store, in which there may be private images
 _BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
 
 Clock = Callable[[], float]
@@ -72,6 +74,8 @@ class Running:
 
     listen: tuple[str, int]
     admin: tuple[str, int]
+    reload: Callable[[], None]
+    """Have certificates and passwords read anew, soon."""
 
 
 async def serve(config: Config) -> None:
@@ -87,10 +91,14 @@ async def serve(config: Config) -> None:
     assert task is not None  # noqa: S101 - a coroutine runs in one
     writer = log.start(config.log.level, config.log.format)
     _allow_descriptors()
+    os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(config, spawn=spawn_process(config.log)) as running:
             _on_signals(stop.set)
+            loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
             _on_signals(None)  # a second ends it at once
@@ -100,7 +108,7 @@ async def serve(config: Config) -> None:
             )
         _logger.info("stopped")
     except asyncio.CancelledError:
-        _logger.info("stopped before it served")
+        _logger.info("stopped at once" if stop.is_set() else "stopped before it served")
     finally:
         writer.stop()
 
@@ -154,10 +162,11 @@ async def run(
             )
         )
         metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
-        root = config.store.root
-        catalog, file = root / "catalog.sqlite3", root / "records.sqlite3"
+        catalog, index, file = (
+            config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
+        )
         records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
-        await asyncio.to_thread(remove_catalog, catalog, root / "index.sqlite3", file)
+        await asyncio.to_thread(remove_catalog, catalog, index, file)
         sessions = await stack.enter_async_context(open_sessions())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
@@ -196,7 +205,9 @@ async def run(
         listeners = await stack.enter_async_context(_listening(config.server.listen))
         await stack.enter_async_context(pool.accepting(listeners))
         address = config.server.listen[0], int(listeners[0].getsockname()[1])
-        yield Running(address, admin.addresses[0])
+        reloading = Reloading(config.server, pool.reload, metrics)
+        work.keep(reloading.run, name="reload")
+        yield Running(address, admin.addresses[0], reloading.ask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ ReadableFile = Annotated[
     Path, AfterValidator(_without_tilde), AfterValidator(_readable_file), PlainSerializer(str)
 ]
 Host = Annotated[str, AfterValidator(parse_host)]
+Glob = Annotated[str, Field(pattern=r"^[a-z0-9._/*?-]+$")]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     BeforeValidator(parse_network),
@@ -245,6 +246,8 @@ class Upstream(Section):
     hosts: tuple[Host, ...] = ()
     access: Literal["mirror", "client"] = "mirror"
     relay_tokens: Literal[False, True, "https", "http"] = False
+    allow: tuple[Glob, ...] = ()
+    deny: tuple[Glob, ...] = ()
     endpoints: tuple[Endpoint, ...]
 
     @model_validator(mode="before")

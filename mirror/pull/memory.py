@@ -4,9 +4,10 @@ Everything here is a copy of what is stored or on record, or may be forgotten: l
 read. What is remembered for a while counts by the monotonic `clock`: nobody sets that one back.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cachetools import LRUCache, TTLCache
 
@@ -31,6 +32,20 @@ _TAGS = 16384
 _MISSING = 16384
 
 
+class _Asked(NamedTuple):
+    """What was asked for, and by whom: by a hash, since an authorization may have 16 KiB."""
+
+    repository: Repository
+    authorization: bytes | None
+    what: str
+
+
+def _asked(scope: Scope, what: str) -> _Asked:
+    who = scope.authorization
+    digest = None if who is None else hashlib.sha256(who.encode(errors="replace")).digest()
+    return _Asked(scope.repository, digest, what)
+
+
 class Memory:
     """Bounded caches with a story each; `size` in bytes bounds the content.
 
@@ -51,10 +66,10 @@ class Memory:
         self._links: LRUCache[tuple[Repository, Digest], Link] = LRUCache(_LINKS)
         self._senders: LRUCache[Digest, frozenset[str]] = LRUCache(_SENDERS)
         self._tags: LRUCache[tuple[Repository, str], TagRecord] = LRUCache(_TAGS)
-        self._missing: TTLCache[tuple[Scope, str], ErrorCode] = TTLCache(
+        self._missing: TTLCache[_Asked, ErrorCode] = TTLCache(
             _MISSING, ttl=missing_for, timer=clock
         )
-        self._denied: TTLCache[tuple[Scope, str], tuple[object, ErrorCode, str]] = TTLCache(
+        self._denied: TTLCache[_Asked, tuple[object, ErrorCode, str]] = TTLCache(
             _MISSING, ttl=missing_for, timer=clock
         )
         self._credentials = credentials
@@ -114,18 +129,18 @@ class Memory:
                 _drop(self._media_types, lambda key: key[1] == what)
                 _drop(self._links, lambda key: key[1] == what)
                 _drop(self._tags, lambda key: self._tags[key].digest == what)
-                _drop(self._missing, lambda key: key[1].endswith(f" {what}"))
-                _drop(self._denied, lambda key: key[1].endswith(f" {what}"))
+                _drop(self._missing, lambda key: key.what.endswith(f" {what}"))
+                _drop(self._denied, lambda key: key.what.endswith(f" {what}"))
             case TagOf():
                 self._tags.pop((what.repository, what.name.name), None)
                 missing = what.repository, f"manifest {what.name}"
-                _drop(self._missing, lambda key: (key[0].repository, key[1]) == missing)
-                _drop(self._denied, lambda key: (key[0].repository, key[1]) == missing)
+                _drop(self._missing, lambda key: (key.repository, key.what) == missing)
+                _drop(self._denied, lambda key: (key.repository, key.what) == missing)
             case Repository():
                 _drop(self._links, lambda key: key[0] == what)
                 _drop(self._tags, lambda key: key[0] == what)
-                _drop(self._missing, lambda key: key[0].repository == what)
-                _drop(self._denied, lambda key: key[0].repository == what)
+                _drop(self._missing, lambda key: key.repository == what)
+                _drop(self._denied, lambda key: key.repository == what)
 
     @contextmanager
     def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:
@@ -137,7 +152,7 @@ class Memory:
         Raises:
             Missing, Denied: Upstream said so a moment ago.
         """
-        key = (scope, what)
+        key = _asked(scope, what)
         code = self._missing.get(key)  # once: it may expire between two looks
         if code is not None:
             error = Missing(code, "upstream does not have it")
@@ -155,11 +170,11 @@ class Memory:
                 self._denied[key] = (version, error.code, error.message)
             raise
 
-    def _raise_denial(self, key: tuple[Scope, str]) -> None:
+    def _raise_denial(self, key: _Asked) -> None:
         denial = self._denied.get(key)
         if denial is not None:
             version, code, message = denial
-            if version == self._credentials(key[0].repository.namespace):
+            if version == self._credentials(key.repository.namespace):
                 raise Denied(code, message)
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mirror.config import DOCKER_HUB, Config
-from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.errors import Denied, ErrorCode, RegistryError
 from mirror.oci.reference import Repository
+from mirror.oci.repositories import Selection
 
 _REMEMBERED = 4096  # routes
 _LONGEST_HOST = 255 + len(":65535")
@@ -47,10 +48,12 @@ class Router:
         self._hosts: dict[str, str] = {}
         self._access: dict[str, str] = {}
         self._relay: dict[str, str | None] = {}
+        self._served: dict[str, Selection] = {}
         self._default: str | None = None
         for name, upstream in config.upstream.items():
             self._access[name] = upstream.access
             self._relay[name] = upstream.relay_scheme
+            self._served[name] = Selection(upstream.allow, upstream.deny)
             self._names.update(dict.fromkeys((name, *upstream.aliases), name))
             self._hosts.update(dict.fromkeys(upstream.hosts, name))
             if upstream.default:
@@ -61,6 +64,7 @@ class Router:
 
         Raises:
             RegistryError: `NAME_UNKNOWN`: it names no configured registry.
+            Denied: Nobody is served this repository (`allow`, `deny`).
         """
         # Clients ask for the same things again and again. A longer host is none: RFC 1123, 2.1.
         return self._remembered(name, ns, host if len(host) <= _LONGEST_HOST else "")
@@ -85,6 +89,8 @@ class Router:
             )
         if namespace == DOCKER_HUB and "/" not in name:
             name = f"library/{name}"
+        if name not in self._served[namespace]:
+            raise Denied(ErrorCode.DENIED, "this mirror is configured not to serve this repository")
         return Route(Repository(namespace, name), self._access[namespace], self._relay[namespace])
 
     def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:

@@ -27,6 +27,7 @@ from mirror.storage.partial import Partial
 from mirror.storage.states import PartialKey
 from mirror.storage.threads import Lane, Threads
 
+_OURS_ALONE = 0o700  # private images are among them, whatever the umask
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
 
 
@@ -176,7 +177,7 @@ class Files:
 
     def _probe(self) -> None:
         for directory in (self._blobs, self._partial):
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(_OURS_ALONE, parents=True, exist_ok=True)
             probe = directory / ".probe"
             probe.touch()
             probe.unlink(missing_ok=True)  # somebody else may be asking, too
@@ -190,7 +191,7 @@ class Files:
         os.fsync(partial.file.fileno())
         path = self._path(partial.digest)
         if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(_OURS_ALONE, parents=True, exist_ok=True)
             _sync_directory(path.parent.parent)
             _sync_directory(self._blobs)
         partial.path.rename(path)
@@ -229,7 +230,7 @@ class Files:
                 partials.remove(path)
             else:
                 target = self._partial_path(PartialKey(upstream, digest))
-                target.parent.mkdir(exist_ok=True)
+                target.parent.mkdir(_OURS_ALONE, exist_ok=True)
                 partials.move(path, target)
 
 
@@ -281,7 +282,7 @@ def _open_partial(digest: Digest, path: Path) -> Partial:
     try:
         return Partial(digest, path)
     except FileNotFoundError:  # the first one of its upstream
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(_OURS_ALONE, exist_ok=True)
         return Partial(digest, path)
 
 

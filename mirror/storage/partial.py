@@ -175,7 +175,7 @@ def _ranges_path(path: Path) -> Path:
 
 
 def _open(path: Path) -> FileIO:
-    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+")
+    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
 
 
 def _write(descriptor: int, offset: int, chunks: Sequence[Chunk]) -> int:

@@ -354,3 +354,23 @@ async def test_an_address_that_cannot_be_listened_on_is_told_with_its_setting(
     assert "Traceback" not in result.stderr
     assert "Errno" not in result.stderr
     assert host != "127.0.0.1" or result.stderr.rstrip().endswith("Address already in use")
+
+
+async def test_the_store_is_the_mirrors_alone_whatever_the_umask(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    app = upstream.add(image(random_layer(300_000, seed=8)), "library/app", "1")
+    before = os.umask(0)
+    try:
+        async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+            assert (await mirror.client.manifest("app", "1")).status == 200
+            assert (await mirror.client.blob("app", app.layers[0])).status == 200
+            open_to_others = await asyncio.to_thread(_open_to_others, mirror.store_root)
+    finally:
+        os.umask(before)
+    assert open_to_others == []
+
+
+def _open_to_others(root: Path) -> list[str]:
+    found = [root, *root.rglob("*")]
+    return [str(path) for path in found if path.stat().st_mode & 0o077]

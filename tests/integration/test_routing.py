@@ -188,3 +188,26 @@ async def test_aliases_share_what_is_cached(
     answer = await mirror.client.get("/v2/library/app/manifests/1?ns=index.docker.io")
     assert answer.headers["Cache-Status"] == "mirror; hit"
     assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "manifests/1",
+        f"manifests/sha256:{'a' * 64}",
+        f"blobs/sha256:{'a' * 64}",
+        "tags/list",
+        f"referrers/sha256:{'a' * 64}",
+    ],
+)
+async def test_a_repository_that_is_not_to_be_served_is_asked_of_nobody(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, target: str
+) -> None:
+    hub = upstream_at(upstream.url) | {"allow": ["library/*"], "deny": ["library/secret"]}
+    mirror = await start_mirror({"docker.io": hub})
+    for repository in ("org/app", "library/secret", "secret"):
+        answer = await mirror.client.get(f"/v2/{repository}/{target}")
+        assert (answer.status, json.loads(answer.body)["errors"][0]["code"]) == (403, "DENIED")
+    assert not upstream.requests
+    assert (await mirror.client.get(f"/v2/alpine/{target}")).status == 404
+    assert upstream.requests

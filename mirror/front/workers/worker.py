@@ -23,6 +23,7 @@ from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
+from mirror.front.api.passwords import Passwords, read_htpasswd
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
@@ -56,6 +57,8 @@ class Worker:
         self._traffic = Traffic()
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
+        self._settings = ServerSettings()
+        self._access = Access(self._settings)
         self._send_timeout = 0  # milliseconds
         self._runner: web.ServerRunner | None = None
         served = serve(ports.Worker, self)
@@ -74,7 +77,8 @@ class Worker:
         """
         config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
         server = config.server
-        access = await asyncio.to_thread(Access, server)
+        self._settings = server
+        access = self._access = await asyncio.to_thread(Access, server)
         self._tls = await asyncio.to_thread(_tls, server)
         self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
         self._cache = Cache(config.memory_share, clock=self._clock)
@@ -95,6 +99,17 @@ class Worker:
         )
         self._runner = web.ServerRunner(made, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
+
+    async def reload(self) -> list[str]:
+        """As the port says; connections that there are keep what they began with."""
+        problems: list[str] = []
+        file = self._settings.htpasswd_file
+        with _noted(problems):
+            self._tls = await asyncio.to_thread(_tls, self._settings)
+        if file is not None:
+            with _noted(problems):
+                self._access.renew(Passwords(await asyncio.to_thread(read_htpasswd, file)))
+        return problems
 
     def connect(self, connection: socket.socket) -> None:
         """Serve a client."""
@@ -148,6 +163,14 @@ def _tls(server: ServerSettings) -> ssl.SSLContext | None:
             context.load_verify_locations(server.client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        problems.append(str(error))
 
 
 @contextmanager
