@@ -43,6 +43,7 @@ from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
 from mirror.pull.links import Links
 from mirror.pull.listings import Listings
+from mirror.pull.logins import Logins
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
@@ -278,6 +279,7 @@ def _build(parts: _Parts) -> Mirror:
     return Mirror(
         registries=registries,
         personal=private,
+        relaying={name for name, its in config.upstream.items() if its.relay_tokens},
         grants=Grants(
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),
@@ -289,6 +291,10 @@ def _build(parts: _Parts) -> Mirror:
             store, records, memory, registries=registries, flights=SingleFlight(work),
             tag_flights=SingleFlight(work), policy=policy,
             public=config.upstream.keys() - private, clock=clock,
+        ),
+        logins=Logins(
+            registries, SingleFlight(work),
+            missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
 

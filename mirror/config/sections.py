@@ -295,6 +295,7 @@ class Upstream(Section):
     aliases: tuple[Host, ...] = ()
     hosts: tuple[Host, ...] = ()
     access: Literal["mirror", "client"] = "mirror"
+    relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
     endpoints: tuple[Endpoint, ...]
@@ -311,6 +312,19 @@ class Upstream(Section):
                         ' like [upstream."docker.io"]'
                     )
         return table
+
+    @property
+    def relay_scheme(self) -> Literal["https", "http"] | None:
+        """How clients send the mirror what a token server is asked; None: not at all."""
+        if self.relay_tokens is True:
+            return "https"
+        return self.relay_tokens or None
+
+    @model_validator(mode="after")
+    def _only_clients_tokens_are_relayed(self) -> Self:
+        if self.relay_tokens and self.access != "client":
+            raise ValueError('relay_tokens is for access = "client": else clients need no tokens')
+        return self
 
     @model_validator(mode="after")
     def _endpoints_suffice(self) -> Self:
@@ -402,6 +416,18 @@ class Config(Section):
             problems.append("upstream is empty: configure at least one registry")
         if problems:
             raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_relayed_in_secret(self) -> Self:
+        relaying = [name for name, its in self.upstream.items() if its.relay_tokens is True]
+        if relaying and self.server.tls_certificate_file is None:
+            raise ValueError(
+                f"relay_tokens of {relaying[0]} would have passwords sent in the clear: set"
+                " server.tls_certificate_file; or write"
+                ' relay_tokens = "https" where a proxy in front of the mirror ends TLS,'
+                ' "http" where you trust the network'
+            )
         return self
 
     def redacted(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mirror.config import Config
+from mirror.config import Config, Upstream
 from mirror.config.units import format_size
 from mirror.doctor.finding import Finding
 
@@ -29,6 +29,10 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
                     f'upstream."{name}".endpoints[{number}].url',
                     "is http: the password crosses the network in the clear; use https",
                 )
+        if upstream.access == "client":
+            yield from _logins(
+                name, upstream, has_tls=config.server.tls_certificate_file is not None
+            )
     if config.server.htpasswd_file is not None and config.server.tls_certificate_file is None:
         yield Finding(
             "warning",
@@ -36,6 +40,23 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
             "without tls_certificate_file, clients' passwords cross the network in the clear",
         )
     yield from _store(config)
+
+
+def _logins(name: str, upstream: Upstream, *, has_tls: bool) -> Iterator[Finding]:
+    if not upstream.hosts:
+        yield Finding(
+            "warning",
+            f'upstream."{name}".hosts',
+            'is empty: with access = "client", docker, podman and skopeo log in at a name of the'
+            " mirror's own for this registry, and there is none; containerd needs none",
+        )
+    elif not has_tls and upstream.relay_tokens != "https":
+        yield Finding(
+            "warning",
+            f'upstream."{name}".access',
+            'is "client", without server.tls_certificate_file: clients\' passwords and tokens cross'
+            " the network in the clear",
+        )
 
 
 def _store(config: Config) -> Iterator[Finding]:

@@ -19,8 +19,9 @@ from typing import Annotated, Any, Protocol
 from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest
-from mirror.oci.reference import Reference, Repository
+from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
+from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.pull.answers import (
     BlobSize,
     ManifestAnswer,
@@ -105,6 +106,17 @@ class Pulls(Protocol):
         authorization: Authorization,
     ) -> ReferrersAnswer:
         """What refers to a digest, of this type alone where one is given."""
+
+    async def check_login(self, upstream: Namespace, authorization: Authorization) -> None:
+        """Return where that upstream lets a client in with what it sent.
+
+        One whose access is not the clients' own lets everybody in.
+        """
+
+    async def ask_token_server(
+        self, upstream: Namespace, question: TokenQuestion, authorization: Authorization
+    ) -> TokenAnswer:
+        """What a token server that upstream has named says to a client (`relay_tokens`)."""
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached, and the query of the next page."""

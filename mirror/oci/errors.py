@@ -96,15 +96,20 @@ class Refused(RegistryError):
 class Denied(RegistryError):
     """Upstream refuses this repository: the denial is passed on, never a cached copy.
 
-    `challenge` is upstream's `WWW-Authenticate`, relayed to clients of an `access = "client"`
-    upstream so that they can fetch a token of their own.
+    `challenges` are upstream's `WWW-Authenticate` fields, relayed to clients of an
+    `access = "client"` upstream so that they can fetch a token of their own.
     """
 
     def __init__(
-        self, code: ErrorCode, message: str, detail: object = None, *, challenge: str | None = None
+        self,
+        code: ErrorCode,
+        message: str,
+        detail: object = None,
+        *,
+        challenges: Sequence[str] = (),
     ) -> None:
         super().__init__(code, message, detail)
-        self.challenge = challenge
+        self.challenges = tuple(challenges)
 
 
 class Unavailable(RegistryError):

@@ -56,10 +56,14 @@ def parse_reference(text: str) -> Reference:
     return Tag(text)
 
 
-class Repository(Struct, frozen=True, tag="repository", array_like=True):
-    """A repository of one registry: the namespace is that registry's name, not an address."""
+Namespace = Annotated[str, Meta(max_length=_NAMESPACE_LENGTH)]
+"""A registry's name, as in image names; not an address."""
 
-    namespace: Annotated[str, Meta(max_length=_NAMESPACE_LENGTH)]
+
+class Repository(Struct, frozen=True, tag="repository", array_like=True):
+    """A repository of one registry."""
+
+    namespace: Namespace
     name: Annotated[str, Meta(pattern=rf"\A{_REPOSITORY_GRAMMAR}\Z", max_length=_REPOSITORY_LENGTH)]
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from msgspec import Meta
 
@@ -17,6 +17,10 @@ from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Reference, parse_reference, parse_repository
 
+TOKENS = "/v2/_token/"
+"""Below it, token servers are asked; no repository's name begins with "_"."""
+
+_TOKENS = re.compile(rf"{TOKENS}([0-9a-f]{{16}})/([^/?#]+)(?:\?([^#]{{0,8192}}))?")
 _PAGE_LENGTH = re.compile(r"[0-9]{1,9}")
 
 _MOST_PARAMETERS = 32
@@ -92,7 +96,24 @@ class CatalogRequest:
     page: Page
 
 
-Request = Ping | BlobRequest | ManifestRequest | TagsRequest | ReferrersRequest | CatalogRequest
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """GET, POST `TOKENS`<server>/<upstream>: what a token server is asked by way of us."""
+
+    upstream: str
+    server: str
+    query: str
+
+
+Request = (
+    Ping
+    | BlobRequest
+    | ManifestRequest
+    | TagsRequest
+    | ReferrersRequest
+    | CatalogRequest
+    | TokenRequest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +131,8 @@ def parse_target(raw: str) -> Target:
         RegistryError: `NAME_INVALID`, `DIGEST_INVALID`, `MANIFEST_UNKNOWN`,
             `PAGINATION_NUMBER_INVALID`, or `NAME_UNKNOWN` for a path that is none of the spec's.
     """
+    if raw.startswith(TOKENS):
+        return Target(_parse_token_request(raw), None)  # and it is not remembered
     if len(raw) <= _LONGEST_REMEMBERED and raw.count("&") < _MOST_REMEMBERED_PARAMETERS:
         return _remember_target(raw)
     return _parse_target(raw)
@@ -177,6 +200,14 @@ def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
     if last != "list":
         raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
     return TagsRequest(repository, _page(parameters))
+
+
+def _parse_token_request(raw: str) -> TokenRequest:
+    match = _TOKENS.fullmatch(raw)
+    if match is None or not raw.isascii() or not raw.isprintable() or " " in raw:
+        raise RegistryError(ErrorCode.NAME_UNKNOWN, "no token server's address has this form")
+    server, upstream, query = match.groups()
+    return TokenRequest(unquote(upstream).lower(), server, query or "")
 
 
 def _parse_name(text: str) -> str:

@@ -8,11 +8,13 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import Page
+from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.pull.answers import BlobAnswer, BlobSize, ManifestAnswer, ReferrersAnswer, TagsAnswer
 from mirror.pull.blobs import Blobs
 from mirror.pull.complete import Complete
 from mirror.pull.grants import Grants
 from mirror.pull.listings import Listings
+from mirror.pull.logins import Logins
 from mirror.pull.manifests import Manifests
 from mirror.pull.prefetch import Prefetch
 from mirror.sources.registry.endpoint import Scope
@@ -24,7 +26,8 @@ class Mirror:
 
     `authorization` is what the client sent; it matters for the upstreams that are `personal` only
     (`access = "client"`), and goes nowhere else. What asks (`mirror.front`) faces the network: it
-    is believed what it names, and not whose authority counts for that.
+    is believed what it names, and not whose authority counts for that. `relaying` are the upstreams
+    whose token servers clients may ask by way of us (`relay_tokens`).
     """
 
     def __init__(
@@ -32,21 +35,25 @@ class Mirror:
         *,
         registries: Mapping[str, Registry],
         personal: Collection[str],
+        relaying: Collection[str],
         grants: Grants,
         manifests: Manifests,
         complete: Complete,
         prefetch: Prefetch | None,
         blobs: Blobs,
         listings: Listings,
+        logins: Logins,
     ) -> None:
         self._registries = registries
         self._personal = personal
+        self._relaying = relaying
         self._grants = grants
         self._manifests = manifests
         self._complete = complete
         self._prefetch = prefetch
         self._blobs = blobs
         self._listings = listings
+        self._logins = logins
 
     async def get_manifest(
         self, repository: Repository, reference: Reference, authorization: str | None
@@ -123,6 +130,21 @@ class Mirror:
         )
         return await self._listings.list_referrers(scope, digest, artifact_type, page)
 
+    async def check_login(self, upstream: str, authorization: str | None) -> None:
+        """Return where that upstream lets a client in with what it sent."""
+        if upstream not in self._registries:
+            raise _not_configured()
+        if upstream in self._personal:
+            await self._logins.check(upstream, authorization or "")
+
+    async def ask_token_server(
+        self, upstream: str, question: TokenQuestion, authorization: str | None
+    ) -> TokenAnswer:
+        """What a token server that upstream has named says to a client."""
+        if upstream not in self._relaying:
+            raise _not_configured()
+        return await self._logins.ask_token_server(upstream, question, authorization or "")
+
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached."""
         return await self._listings.list_repositories(page)
@@ -140,8 +162,10 @@ class Mirror:
     def _scope(self, repository: Repository, authorization: str | None) -> Scope:
         """Whose authority counts: the client's own, or (None) the mirror's."""
         if repository.namespace not in self._registries:
-            raise RegistryError(
-                ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
-            )
+            raise _not_configured()
         is_personal = repository.namespace in self._personal
         return Scope(repository, (authorization or "") if is_personal else None)
+
+
+def _not_configured() -> RegistryError:
+    return RegistryError(ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry")

@@ -26,6 +26,7 @@ class Route:
 
     repository: Repository
     access: str  # "mirror" or "client", as configured
+    relay: str | None = None  # by which scheme its token server is asked by way of us, if it is
 
     @property
     def is_personal(self) -> bool:
@@ -46,10 +47,12 @@ class Router:
         self._names: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
         self._access: dict[str, str] = {}
+        self._relay: dict[str, str | None] = {}
         self._served: dict[str, Selection] = {}
         self._default: str | None = None
         for name, upstream in config.upstream.items():
             self._access[name] = upstream.access
+            self._relay[name] = upstream.relay_scheme
             self._served[name] = Selection(upstream.allow, upstream.deny)
             self._names.update(dict.fromkeys((name, *upstream.aliases), name))
             self._hosts.update(dict.fromkeys(upstream.hosts, name))
@@ -66,6 +69,18 @@ class Router:
         # Clients ask for the same things again and again. A longer host is none: RFC 1123, 2.1.
         return self._remembered(name, ns, host if len(host) <= _LONGEST_HOST else "")
 
+    def find_personal(self, *, ns: str | None, host: str) -> str | None:
+        """The upstream that `ns`, or else the `Host` header, means, if clients log in there.
+
+        The name of none is in the path of `/v2/`, and what is there for all wants no login.
+        """
+        named = self._find_host(host) if ns is None else self._names.get(ns)
+        return named if named is not None and self._access[named] == "client" else None
+
+    def relay_scheme(self, upstream: str) -> str | None:
+        """By which scheme its token server is asked by way of us; None where it is not."""
+        return self._relay.get(upstream)
+
     def _route(self, name: str, ns: str | None, host: str) -> Route:
         namespace, name = self._find(name, ns, host)
         if namespace is None or ":" in name:  # a registry's port; no repository has one
@@ -76,7 +91,7 @@ class Router:
             name = f"library/{name}"
         if name not in self._served[namespace]:
             raise Denied(ErrorCode.DENIED, "this mirror is configured not to serve this repository")
-        return Route(Repository(namespace, name), self._access[namespace])
+        return Route(Repository(namespace, name), self._access[namespace], self._relay[namespace])
 
     def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:
         first, _, rest = name.partition("/")
@@ -86,12 +101,15 @@ class Router:
             return (meant, rest) if named is not None and named == meant else (meant, name)
         if named is not None:
             return named, rest
-        host = host.lower()
-        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        meant = self._hosts.get(host) or self._hosts.get(bare)
+        meant = self._find_host(host)
         if meant is None and not (rest and _is_registry(first)):
             meant = self._default
         return meant, name
+
+    def _find_host(self, host: str) -> str | None:
+        host = host.lower()
+        bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        return self._hosts.get(host) or self._hosts.get(bare)
 
 
 def _is_registry(component: str) -> bool:

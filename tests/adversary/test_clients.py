@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.images import image, random_layer
-from tests.support.mirror import InnerMirror
+from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
 
 PING = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -109,3 +109,18 @@ async def test_a_client_that_has_nothing_more_to_send_is_answered_all_the_same(
     assert answer.count(b"HTTP/1.1 200 OK") == requests
     assert answer.endswith(app.blobs[layer])
     assert len(upstream.asked("blob")) == 1
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
+async def test_who_drips_a_form_for_a_token_server_is_let_go(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, length: bytes
+) -> None:
+    private = upstream_at(upstream.url) | {"access": "client", "relay_tokens": "http"}
+    mirror = await start_mirror({"ghcr.io": private}, server={"request_timeout": "300ms"})
+    async with connection(mirror) as (reader, writer):
+        target = b"/v2/_token/0123456789abcdef/ghcr.io"
+        writer.write(b"POST " + target + b" HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+    assert upstream.requests == []

@@ -99,7 +99,7 @@ async def test_lists_come_from_the_registrys_own_site(
     async with registry_at(evil.url, clock) as registry:
         for question in (
             registry.list_tags(SCOPE, Page()),
-            registry.list_referrers(SCOPE, BLOB, None),
+            registry.list_referrers(SCOPE, BLOB, Page()),
         ):
             with pytest.raises(Unavailable, match="another site"):
                 await question
@@ -115,7 +115,7 @@ async def test_lists_may_come_from_the_registry_that_a_vanity_domain_leads_to(
     evil.on("/v2/app/referrers", redirects(f"{there}/referrers/{BLOB}"))
     async with registry_at(evil.url, clock) as registry:
         assert json.loads((await registry.list_tags(SCOPE, Page())).content) == ["1"]
-        assert b"manifests" in (await registry.list_referrers(SCOPE, BLOB, None)).content
+        assert b"manifests" in (await registry.list_referrers(SCOPE, BLOB, Page())).content
 
 
 async def test_a_token_server_redirects_to_none_elsewhere(

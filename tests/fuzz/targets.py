@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mirror.oci.challenge import parse_challenges
 from mirror.oci.digest import parse_digest
 from mirror.oci.errors import RangeNotSatisfiable, RegistryError
 from mirror.oci.large_manifest import read_large_manifest
@@ -17,7 +18,6 @@ from mirror.oci.reference import parse_reference, parse_repository
 from mirror.oci.request import Page, origin_form, parse_target
 from mirror.pull.grants import life_of
 from mirror.sources.registry.auth import _parse_token, _token_server
-from mirror.sources.registry.challenge import parse_challenges
 from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.headers import (
     field_value,

@@ -24,6 +24,7 @@ from mirror.oci.digest import digest_of, parse_digest
 from mirror.oci.errors import Denied, ErrorCode, Missing, RegistryError, Unavailable
 from mirror.oci.reference import Repository, Tag
 from mirror.oci.request import Page
+from mirror.oci.token import TokenQuestion
 from mirror.pull.answers import HIT, Progress
 from mirror.pull.forget import Forgettable, TagOf
 from mirror.telemetry.faults import Faults
@@ -191,6 +192,9 @@ async def test_a_registry_that_is_not_configured_is_unknown(start: Start, app: I
         front.head_blob(elsewhere, digest, None),
         front.list_tags(elsewhere, Page(), None),
         front.list_referrers(elsewhere, digest, None, Page(), None),
+        front.check_login(elsewhere.namespace, None),
+        front.ask_token_server(elsewhere.namespace, TokenQuestion("0" * 16, ""), None),
+        front.ask_token_server("docker.io", TokenQuestion("0" * 16, ""), None),
     ):
         with pytest.raises(RegistryError) as refusal:
             await asking

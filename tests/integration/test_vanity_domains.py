@@ -57,7 +57,7 @@ async def test_the_challenge_of_the_registry_that_was_redirected_to_is_answered_
     app.cdn = Cdn()
     async with Evil() as vanity, registry_at(vanity.url, clock) as registry:
         _leads_to(app, vanity)
-        manifest, _ = await registry.get_manifest(SCOPE, Tag("1"))
+        manifest = (await registry.get_manifest(SCOPE, Tag("1"))).manifest
         assert manifest.content == APP.manifest
         assert await registry.head_blob(SCOPE, BLOB) == 50_000
         blobs = registry.blobs(SCOPE)
@@ -79,7 +79,7 @@ async def test_credentials_for_the_first_do_not_go_to_the_second(
     async with Evil() as vanity:
         _leads_to(app, vanity, password=basic)
         async with registry_at(vanity.url, clock, **settings) as registry:
-            manifest, _ = await registry.get_manifest(SCOPE, Tag("1"))
+            manifest = (await registry.get_manifest(SCOPE, Tag("1"))).manifest
             assert manifest.content == APP.manifest
     sent = [asked.headers.get("Authorization", "") for asked in app.requests]
     assert not any("Basic" in each for each in sent)

@@ -1,6 +1,6 @@
 from hypothesis import example, given, strategies as st
 
-from mirror.sources.registry.challenge import Challenge, parse_challenges
+from mirror.oci.challenge import Challenge, parse_challenges
 
 _words = st.text("abcdefghijklmnopqrstuvwxyz-0123456789", min_size=1)
 _values = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]))

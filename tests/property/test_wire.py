@@ -70,9 +70,25 @@ NEARLY = st.tuples(
     st.tuples(REPOSITORIES, DIGESTS | TAGS, st.none() | st.sampled_from(["x\r\ny: z", 7])),
     st.just(""),
 )
+QUESTIONS = st.tuples(
+    st.sampled_from(["0123456789abcdef", "0" * 15, "../etc", "0123456789abcde\n"]),
+    st.sampled_from(["", "scope=a", "a b", "a#b", "a\r\nb", "a" * 9000]),
+    st.none() | st.sampled_from([b"", b"a" * 2**16, b"a" * (2**16 + 1)]),
+)
+NEARLY_TOKENS = st.tuples(
+    st.just(0),
+    st.integers(1, 5),
+    st.just("ask_token_server"),
+    st.tuples(
+        st.sampled_from(["docker.io", "x" * 1000]),
+        QUESTIONS,
+        st.none() | st.sampled_from(["x\r\ny: z", "Basic YTpi", 7]),
+    ),
+    st.just(""),
+)
 PACKETS = st.one_of(
     st.binary(max_size=200),
-    NEARLY.map(msgspec.msgpack.encode),
+    (NEARLY | NEARLY_TOKENS).map(msgspec.msgpack.encode),
     (CALLS | TREES).map(msgspec.msgpack.encode),
 )
 
@@ -119,6 +135,20 @@ class Door:
         assert kind is None or type(kind) is str
         assert type(page) is Page
         await self.get_manifest(repository, digest, authorization)
+
+    async def check_login(self, upstream: str, authorization: Any) -> None:
+        assert type(upstream) is str
+        assert len(upstream) < 300
+        assert authorization is None or authorization.isprintable() or not authorization
+
+    async def ask_token_server(self, upstream: str, question: Any, authorization: Any) -> None:
+        await self.check_login(upstream, authorization)
+        assert len(question.server) == 16
+        assert question.server.isalnum()
+        assert question.query.isprintable()
+        assert not {" ", "#"} & {*question.query}
+        assert question.form is None or len(question.form) <= 2**16
+        raise Missing(ErrorCode.NAME_UNKNOWN, "not here")
 
     async def list_repositories(self, page: Page) -> tuple[list[str], None]:
         assert type(page) is Page

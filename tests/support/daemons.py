@@ -10,6 +10,8 @@ async with containers(mirror.host) as tools:
 """
 
 import asyncio
+import base64
+import json
 import os
 import shutil
 import signal
@@ -104,6 +106,14 @@ class Docker:
         return await run(
             *self._client, *arguments, environment=self._environment, check=check, within=within
         )
+
+    def remember_login(self, registry: str, name: str, password: str) -> None:
+        """As `docker login` does once it has succeeded."""
+        secret = base64.b64encode(f"{name}:{password}".encode()).decode()
+        document = {"auths": {registry: {"auth": secret}}}
+        client = self.directory / "client"
+        client.mkdir(exist_ok=True)
+        (client / "config.json").write_text(json.dumps(document), encoding="utf-8")
 
     async def _is_ready(self) -> bool:
         return (await self("version", check=False)).returncode == 0

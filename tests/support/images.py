@@ -195,9 +195,16 @@ def busybox() -> Layer:
     return _layer(entries)
 
 
-async def push(image: Image, registry_url: str, repository: str, tag: str) -> None:
+async def push(
+    image: Image,
+    registry_url: str,
+    repository: str,
+    tag: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Push into a real registry."""
-    async with aiohttp.ClientSession(raise_for_status=True) as session:
+    async with aiohttp.ClientSession(raise_for_status=True, headers=headers) as session:
         await _push(session, image, f"{registry_url}/v2/{repository}", tag)
 
 

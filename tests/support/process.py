@@ -51,12 +51,12 @@ async def until(condition: Condition, *, within: float = PATIENCE) -> None:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def answers(url: str) -> bool:
-    """Whether `GET url` gives 200."""
+async def answers(url: str, status: int = 200) -> bool:
+    """Whether `GET url` gives this status."""
     patience = aiohttp.ClientTimeout(total=2)
     try:
         async with aiohttp.ClientSession(timeout=patience) as session, session.get(url) as response:
-            return response.status == 200
+            return response.status == status
     except (aiohttp.ClientError, TimeoutError):
         return False
 

@@ -14,10 +14,14 @@ manifest of which not everything can be had (`handlers`, `pull.complete`).
 
 import json
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from aiohttp import web
+from multidict import CIMultiDict
 
+from mirror.front.api import responses
+from mirror.front.api.token_relay import relayed
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -35,24 +39,33 @@ _FALLS_BACK = (
 
 
 def render(
-    error: RegistryError, *, agent: str, missing: ErrorCode, is_personal: bool
+    error: RegistryError,
+    *,
+    agent: str,
+    missing: ErrorCode,
+    is_personal: bool,
+    relay: str | None = None,
 ) -> web.Response:
     """The response that tells `error`; `missing` is the code of what was asked for, if unknown.
 
     `is_personal`: the client's own authorization decides. Elsewhere upstream has refused the
     mirror's, which no password of the client's can mend: a challenge would only collect it.
+    `relay` is the address at which the client may ask for tokens, if not at the token server's.
     """
     if isinstance(error, Refused) and error.errors:
         return _passed_on(error)
     status, code = error.status, error.code
-    headers = {}
+    headers = CIMultiDict[str]()
     if code in {ErrorCode.UNAVAILABLE, ErrorCode.TOOMANYREQUESTS}:
         status = _status_of_outage(error, agent)
         if status == HTTPStatus.NOT_FOUND:
             code = missing
     if isinstance(error, Denied) and code is ErrorCode.UNAUTHORIZED:
-        if is_personal and error.challenge is not None:
-            headers["WWW-Authenticate"] = error.challenge
+        if is_personal and error.challenges:
+            headers.update(responses.API_VERSION)
+            for challenge in error.challenges:
+                told = challenge if relay is None else relayed(challenge, relay)
+                headers.add("WWW-Authenticate", told)
         else:
             status, code = HTTPStatus.FORBIDDEN, ErrorCode.DENIED
     if (
@@ -124,7 +137,7 @@ def _status_of_outage(error: RegistryError, agent: str) -> int:
 
 
 def _response(
-    status: int, code: ErrorCode, message: str, detail: object, headers: dict[str, str]
+    status: int, code: ErrorCode, message: str, detail: object, headers: Mapping[str, str]
 ) -> web.Response:
     error: dict[str, object] = {"code": code, "message": message}
     if detail is not None:

@@ -22,7 +22,7 @@ from mirror.oci.errors import (
     RangeNotSatisfiable,
     RegistryError,
 )
-from mirror.oci.request import origin_form, parse_target
+from mirror.oci.request import TOKENS, origin_form, parse_target
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
 from mirror.telemetry.traffic import Result, Sort, Traffic
@@ -89,11 +89,11 @@ class Frontend:
                 raise Denied(ErrorCode.DENIED, "this mirror does not serve your network")
             if not await self._access.admits_password(request):
                 return errors.unauthorized()
-        if request.method not in _METHODS:
-            return errors.unsupported()
         raw = request.raw_path
         if not raw.startswith("/"):
             raw = origin_form(raw, request.headers.get("Host"))
+        if not _takes(request.method, raw):
+            return errors.unsupported()
         target = parse_target(raw)
         response = await self._handlers.answer(request, target, facts)
         # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.
@@ -116,16 +116,20 @@ class Frontend:
             # Too late for another status, and it must not look complete.
             return _abort(request, facts.response)
         if isinstance(error, RegistryError):
-            agent = request.headers.get("User-Agent", "")
+            agent = "" if facts.is_login else request.headers.get("User-Agent", "")
             return errors.render(
-                error, agent=agent, missing=facts.missing, is_personal=facts.is_personal
-            )
+                error, agent=agent, missing=facts.missing, is_personal=facts.is_personal,
+                relay=facts.relay,
+            )  # fmt: skip
         if not isinstance(error, FaultElsewhere):
             self._faults.note("request", error)
         return errors.unknown(identity)
 
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
-        self._tell(f"{request.method} {request.raw_path}", request, facts, status, seconds)
+        asked = request.raw_path
+        if TOKENS in asked:  # what goes to a token server is none of the log's business
+            asked = asked.partition("?")[0]
+        self._tell(f"{request.method} {asked}", request, facts, status, seconds)
 
     def _tell(
         self, what: str, request: web.BaseRequest, facts: Facts, status: int, seconds: float
@@ -141,6 +145,11 @@ class Frontend:
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told)
+
+
+def _takes(method: str, raw: str) -> bool:
+    """Whether there is such a method; forms are for token servers only."""
+    return method in _METHODS or (method == "POST" and raw.startswith(TOKENS))
 
 
 def _result_of(error: Exception) -> Result:

@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 from aiohttp import web
 
-from mirror.front.api import responses
+from mirror.front.api import errors, responses, token_relay
 from mirror.front.api.agents import takes_all_from_one
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.ports import Pulls
@@ -21,7 +21,9 @@ from mirror.oci.request import (
     ReferrersRequest,
     TagsRequest,
     Target,
+    TokenRequest,
 )
+from mirror.oci.token import TokenQuestion
 from mirror.pull.answers import BlobAnswer, Outcome
 from mirror.pull.routing import Route, Router
 from mirror.telemetry.traffic import Kind, Result
@@ -41,6 +43,8 @@ class Facts:
     error: str | None = None  # why it could not be answered, for the log
     response: web.StreamResponse | None = None  # once its first bytes are out
     is_personal: bool = False  # the client's own authorization decides (access = "client")
+    relay: str | None = None  # where this client may ask for tokens (front.api.token_relay)
+    is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
 
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
@@ -51,10 +55,13 @@ class Facts:
 class Handlers:
     """Answers parsed requests; `cached` knows what need not be asked of the `mirror`."""
 
-    def __init__(self, mirror: Pulls, cached: CachedPulls, router: Router) -> None:
+    def __init__(
+        self, mirror: Pulls, cached: CachedPulls, router: Router, *, request_timeout: float
+    ) -> None:
         self._mirror = mirror
         self._cached = cached
         self._router = router
+        self._request_timeout = request_timeout  # seconds
 
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
@@ -65,8 +72,6 @@ class Handlers:
             RegistryError, RangeNotSatisfiable: As `mirror.front.api.errors` renders them.
         """
         match target.request:
-            case Ping():
-                return self._ping()
             case ManifestRequest() as asked:
                 return self._manifest(request, asked, target.ns, facts)
             case BlobRequest() as asked:
@@ -75,15 +80,39 @@ class Handlers:
                 return self._tags(request, asked, target.ns, facts)
             case ReferrersRequest() as asked:
                 return self._referrers(request, asked, target.ns, facts)
-            case CatalogRequest() as asked:
-                return self._catalog(request, asked)
+            case Ping() | CatalogRequest() | TokenRequest() as asked:
+                return self._of_no_repository(request, asked, target.ns, facts)
         assert_never(target.request)
 
-    async def _ping(self) -> web.StreamResponse:
+    def _of_no_repository(
+        self,
+        request: web.BaseRequest,
+        asked: Ping | CatalogRequest | TokenRequest,
+        ns: str | None,
+        facts: Facts,
+    ) -> Awaitable[web.StreamResponse]:
+        match asked:
+            case Ping():
+                return self._ping(request, ns, facts)
+            case CatalogRequest():
+                return self._catalog(request, asked)
+            case TokenRequest():
+                return self._token(request, asked, facts)
+        assert_never(asked)
+
+    async def _ping(
+        self, request: web.BaseRequest, ns: str | None, facts: Facts
+    ) -> web.StreamResponse:
+        """At the shared address everybody is let in, and no password is asked for."""
+        upstream = self._router.find_personal(ns=ns, host=request.headers.get("Host", ""))
+        if upstream is not None:
+            facts.upstream, facts.is_personal, facts.is_login = upstream, True, True
+            scheme = self._router.relay_scheme(upstream)
+            facts.relay = token_relay.relay_address(request, scheme, upstream)
+            await self._mirror.check_login(upstream, _authorization(request))
         return web.Response(
-            body=b"{}", content_type="application/json",
-            headers={"Docker-Distribution-API-Version": "registry/2.0"},
-        )  # fmt: skip
+            body=b"{}", content_type="application/json", headers=responses.API_VERSION
+        )
 
     async def _manifest(
         self, request: web.BaseRequest, asked: ManifestRequest, ns: str | None, facts: Facts
@@ -171,10 +200,28 @@ class Handlers:
         content = msgspec.json.encode({"repositories": names})
         return responses.page(request, content, following, None)
 
+    async def _token(
+        self, request: web.BaseRequest, asked: TokenRequest, facts: Facts
+    ) -> web.StreamResponse:
+        if self._router.relay_scheme(asked.upstream) is None:
+            raise token_relay.not_relayed()
+        if request.method == "HEAD":
+            return errors.unsupported()
+        facts.upstream, facts.is_login = asked.upstream, True
+        form = None
+        if request.method == "POST":
+            form = await token_relay.read_form(request, self._request_timeout)
+        question = TokenQuestion(asked.server, asked.query, form)
+        return token_relay.response_of(
+            await self._mirror.ask_token_server(asked.upstream, question, _authorization(request))
+        )
+
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
         route = self._router.route(name, ns=ns, host=request.headers.get("Host", ""))
         facts.upstream = route.upstream
         facts.is_personal = route.is_personal
+        if route.relay is not None:
+            facts.relay = token_relay.relay_address(request, route.relay, route.upstream)
         return route
 
 

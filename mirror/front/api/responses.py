@@ -19,6 +19,9 @@ from mirror.oci.ranges import ByteRange, parse_ranges
 from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream, readable
 from mirror.telemetry.traffic import Result
 
+API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
+"""What docker looks for in the answer to `/v2/`, whatever else that says."""
+
 _BLOCK = 2**18  # bytes read at a time where the kernel cannot send the file itself
 
 # RFC 9211. "mirror" is the cache's name. People's scripts read these.

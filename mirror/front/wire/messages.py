@@ -69,7 +69,7 @@ class Failure(Struct, frozen=True, tag=3, array_like=True, forbid_unknown_fields
     code: ErrorCode = ErrorCode.UNKNOWN
     detail: Any = None
     is_remembered: bool = False
-    challenge: str | None = None
+    challenges: tuple[str, ...] = ()
     retry_after: float | None = None
     timed_out: bool = False
     status_seen: int | None = None
@@ -97,7 +97,7 @@ def _registry_failure(number: int, error: RegistryError) -> Failure:
         case Missing():
             return Failure(number, "missing", *said, is_remembered=error.is_remembered)
         case Denied():
-            return Failure(number, "denied", *said, challenge=error.challenge)
+            return Failure(number, "denied", *said, challenges=error.challenges)
         case Refused():
             return Failure(
                 number, "refused", error.message, detail=error.errors,
@@ -135,7 +135,7 @@ def _registry_error(told: Failure) -> RegistryError:
                 missing.is_remembered = True
             return missing
         case "denied":
-            return Denied(told.code, told.message, told.detail, challenge=told.challenge)
+            return Denied(told.code, told.message, told.detail, challenges=told.challenges)
         case "refused":
             return Refused(told.status_seen or 400, told.message, told.detail or ())
         case "unavailable":

@@ -17,7 +17,17 @@ def settings_for_workers(config: Config) -> dict[str, Any]:
             "server": True,
             "store": {"memory_cache"},
             "fill": {"prefetch"},
-            "upstream": {"__all__": {"default", "aliases", "hosts", "access", "allow", "deny"}},
+            "upstream": {
+                "__all__": {
+                    "default",
+                    "aliases",
+                    "hosts",
+                    "access",
+                    "relay_tokens",
+                    "allow",
+                    "deny",
+                }
+            },
         },
     )
     document["server"]["workers"] = config.server.worker_count  # one count, for every share

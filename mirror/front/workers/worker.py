@@ -90,7 +90,7 @@ class Worker:
             tasks=self._tasks,
             monotonic=self._monotonic,
         )
-        handlers = Handlers(front, cached, Router(config))
+        handlers = Handlers(front, cached, Router(config), request_timeout=server.request_timeout)
         frontend = Frontend(handlers, access, self._traffic, self._faults)
         made = Server(
             frontend,

@@ -20,8 +20,8 @@ from yarl import URL
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Starter
 from mirror.config import Endpoint as EndpointConfig
+from mirror.oci.challenge import Challenge, parse_challenges
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
-from mirror.sources.registry.challenge import Challenge, parse_challenges
 from mirror.sources.registry.credentials import (
     Credential,
     Unusable,

@@ -31,6 +31,7 @@ from mirror.sources.registry.status import (
     raise_for_status,
     trouble_of,
 )
+from mirror.sources.registry.token_servers import TokenServers
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
@@ -85,6 +86,7 @@ class Endpoint:
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)
         self.answered = 0  # questions, ever
+        self.token_servers = TokenServers(config, exchange)
         self.label = label
         self._clock = clock
         self._random = random
@@ -184,6 +186,22 @@ class Endpoint:
                 self._authorized(method, url, scope, headers, question, kind=kind)
             )
 
+    async def ask_in(self, authorization: str) -> None:
+        """Ask for `/v2/` as a client would, with its own authorization ("": none).
+
+        Raises:
+            Missing, Denied, Refused, Unavailable: As `ask`.
+        """
+        question = Question(Quota.LOGINS, "")
+        self._require(question)
+        url = URL(f"{self.config.url}/v2/", encoded=True)
+        sent = _sendable(authorization)
+        async with (
+            self._slot_for_question(),
+            self._send(question, "GET", url, {}, sent, kind="login") as response,
+        ):
+            await self._understand(question, response, url)
+
     @asynccontextmanager
     async def _slot_for_question(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -245,9 +263,7 @@ class Endpoint:
 
     async def _first_header(self, scope: Scope) -> str | None:
         if self._is_personal(scope):
-            if scope.authorization and not field_value(scope.authorization):
-                raise Denied(ErrorCode.UNAUTHORIZED, "no registry takes such an authorization")
-            return scope.authorization
+            return _sendable(scope.authorization or "")
         with self._watched(Question(Quota.TOKENS, scope.repository.name)):
             return await self._authorizer.known(scope.repository.name)
 
@@ -286,6 +302,9 @@ class Endpoint:
             with self._watched(question):
                 raise_for_status(response, url)
                 self._succeeded(question)
+        except Denied as denial:
+            self.token_servers.note(denial.challenges)
+            raise
         except Refused as refusal:
             with suppress(RegistryError):
                 document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
@@ -402,3 +421,10 @@ class Endpoint:
                     raise Unavailable("still down", status_seen=response.status)
                 if not self.health.is_up:
                     self._succeeded(None)
+
+
+def _sendable(authorization: str) -> str:
+    """A client's own, as far as it can be a header of ours. Raises Denied."""
+    if authorization and not field_value(authorization):
+        raise Denied(ErrorCode.UNAUTHORIZED, "no registry takes such an authorization")
+    return authorization

@@ -46,6 +46,10 @@ _HEDGED_SHARE = 0.3  # of the time that an answer has
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
 
+Form = dict[str, str] | bytes
+"""The body of a POST, or the fields to make it of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """Which endpoint, in metrics: both names come from the configuration."""
@@ -94,7 +98,7 @@ class Exchange:
         headers: dict[str, str],
         *,
         kind: str,
-        form: dict[str, str] | None = None,
+        form: Form | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield the final response, whatever its status.
 
@@ -200,7 +204,7 @@ class Exchange:
         url: URL,
         headers: dict[str, str],
         kind: str,
-        form: dict[str, str] | None,
+        form: Form | None,
     ) -> aiohttp.ClientResponse:
         status, asked = 0, url
         for _ in range(_MOST_REDIRECTS + 1):
@@ -250,7 +254,7 @@ class Exchange:
         url: URL,
         headers: dict[str, str],
         kind: str,
-        form: dict[str, str] | None,
+        form: Form | None,
     ) -> aiohttp.ClientResponse:
         route = await self._routes.find(url)
         session, proxy_headers = route.session, route.http_proxy_headers
@@ -274,7 +278,7 @@ class Exchange:
                     # Only what may be repeated is (RFC 9110, 9.2.2): not a form.
                     response = await (
                         send(Trip())
-                        if form
+                        if form is not None
                         else over_a_living_one(send, session, url, patience=patience)
                     )
             status = str(response.status)

@@ -44,6 +44,7 @@ class Quota(Enum):
     LISTS = auto()  # tags
     REFERRERS = auto()
     TOKENS = auto()
+    LOGINS = auto()  # `/v2/`, asked for by clients
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import DigestMismatch, ErrorCode, RegistryError, Unavailable
+from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError, Unavailable
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
+from mirror.oci.token import ServerKey, TokenAnswer, TokenQuestion
 from mirror.sources.registry import blobs, listings, manifests
 from mirror.sources.registry.blobs import Distrust, RegistryBlobs
 from mirror.sources.registry.endpoint import Endpoint, Scope
@@ -21,6 +22,7 @@ from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.health import Quota
 from mirror.sources.registry.listings import Referrers
 from mirror.sources.registry.manifests import SentManifest, TagState
+from mirror.sources.registry.reading import reading
 from mirror.sources.registry.tag_lists import TagsPage
 
 _Word = TypeVar("_Word", SentManifest, TagState, TagsPage, Referrers)
@@ -114,6 +116,26 @@ class Registry:
             lambda endpoint: blobs.head_blob(endpoint, scope, digest),
             unknown=ErrorCode.BLOB_UNKNOWN,
         )
+
+    async def ask_in(self, authorization: str) -> None:
+        """Have upstream say whether it lets somebody in with this authorization ("": none)."""
+        await first_answer(
+            self._tag_endpoints,
+            lambda endpoint: endpoint.ask_in(authorization),
+            unknown=ErrorCode.NAME_UNKNOWN,
+        )
+
+    def has_named(self, server: ServerKey) -> bool:
+        """Whether a token server is known by that key."""
+        return any(server in endpoint.token_servers for endpoint in self._tag_endpoints)
+
+    async def ask_token_server(self, question: TokenQuestion, authorization: str) -> TokenAnswer:
+        """What a token server that it has named says to a client; Missing: it has named none."""
+        for endpoint in self._tag_endpoints:
+            if question.server in endpoint.token_servers:
+                with reading(endpoint.config.url):
+                    return await endpoint.token_servers.ask(question, authorization)
+        raise Missing(ErrorCode.NAME_UNKNOWN, "the registry names no such token server")
 
     async def list_tags(self, scope: Scope, page: Page) -> TagsPage:
         """A page of the repository's tags."""

@@ -24,6 +24,7 @@ _PASSING = frozenset(
 
 _CODE = re.compile(r"[A-Z0-9_]{1,64}")  # of an error, as the spec has them
 _MOST_ERRORS = 8
+_MOST_CHALLENGES = 8
 
 
 class Closed(Unavailable):
@@ -150,6 +151,12 @@ def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
     )
 
 
+def _challenges(response: aiohttp.ClientResponse) -> list[str]:
+    """Each field of its own, as they came: clients read the first challenge of each."""
+    fields = response.headers.getall("WWW-Authenticate", [])
+    return [value for value in map(field_value, fields[:_MOST_CHALLENGES]) if value is not None]
+
+
 def _raise_refusal(response: aiohttp.ClientResponse) -> None:
     """Raise what a refusal by the registry itself means, if the status is one."""
     status = response.status
@@ -161,5 +168,5 @@ def _raise_refusal(response: aiohttp.ClientResponse) -> None:
         raise Denied(
             ErrorCode.UNAUTHORIZED if is_unknown else ErrorCode.DENIED,
             "upstream denies access to this repository",
-            challenge=field_value(response.headers.get("WWW-Authenticate")),
+            challenges=_challenges(response),
         )

@@ -1,6 +1,8 @@
 """What clients do, and what their users want of them."""
 
 import asyncio
+import base64
+import json
 import re
 
 from tests.bench.wild.kinds import kind
@@ -141,6 +143,25 @@ async def wrong_password(scene: Scene) -> None:
     answer = (await seat.raw(request)).decode(errors="replace")
     assert " 401 " in answer.partition("\r\n")[0] + " ", "whoever logs in is told: Succeeded"
     assert re.search(r"(?i)www-authenticate: bearer", answer), "no challenge"
+
+
+@kind("clients cannot reach a private registry's token server: they get tokens by way of it")
+async def token_server_out_of_reach(scene: Scene) -> None:
+    registry = await scene.registry()
+    registry.auth = BearerAuth(users={"me": "secret"}, anonymous=False)
+    registry.auth.realm = f"{registry.url}/token"
+    settings = {"access": "client", "hosts": ["private.mirror.example"], "relay_tokens": "http"}
+    seat = await scene.seat(registry.url, upstream=settings)
+    host = f"private.mirror.example:{seat.port}"
+    challenge = (await seat.client.get("/v2/", headers={"Host": host})).headers["WWW-Authenticate"]
+    realm = re.search(r'realm="http://([^/]*)(/[^"]*)"', challenge)
+    assert realm is not None, "no token server is named"
+    assert realm[1] == host, "sent to where clients cannot go"
+    user = {"Authorization": "Basic " + base64.b64encode(b"me:secret").decode()}
+    answer = await seat.client.get(f"{realm[2]}?service=registry.test", headers=user)
+    assert answer.status == 200, f"{answer.status} for a token"
+    token = {"Host": host, "Authorization": f"Bearer {json.loads(answer.body)['token']}"}
+    assert (await seat.client.get("/v2/", headers=token)).status == 200, "the token is of no use"
 
 
 @kind("containerd asks with ns= and a path of the registry's name together: it is answered")

@@ -125,6 +125,26 @@ def test_who_gets_nothing_is_told(store: dict[str, Any], tmp_path: Path) -> None
     assert all(it.level == "warning" for it in findings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "setting", "words"),
+    [
+        ({}, "hosts", "docker, podman and skopeo"),
+        ({"hosts": ["hub.mirror.example"]}, "access", "in the clear"),
+        ({"hosts": ["hub.mirror.example"], "relay_tokens": "http"}, "access", "in the clear"),
+        ({"hosts": ["hub.mirror.example"], "relay_tokens": "https"}, None, None),
+    ],
+)
+def test_clients_that_cannot_log_in_or_only_in_the_clear_are_told(
+    store: dict[str, Any], settings: dict[str, Any], setting: str | None, words: str | None
+) -> None:
+    upstream = {"docker.io": hub()["docker.io"] | {"access": "client"} | settings}
+    findings = found({"store": store, "upstream": upstream})
+    told = [it for it in findings if setting and it.where == f'upstream."docker.io".{setting}']
+    assert findings == told
+    assert [words in it.text for it in told if words] == [True] * len(findings)
+    assert len(findings) == (0 if setting is None else 1)
+
+
 def test_limits_that_cannot_hold_are_told(tmp_path: Path) -> None:
     too_much = {"root": str(tmp_path), "max_size": "900 TiB"}
     [finding] = found({"store": too_much})

@@ -42,8 +42,8 @@ def test_an_error_reads_as_its_message() -> None:
 
 
 def test_a_denial_carries_upstreams_challenge_along() -> None:
-    assert Denied(ErrorCode.UNAUTHORIZED, "log in").challenge is None
-    assert Denied(ErrorCode.UNAUTHORIZED, "log in", challenge="Basic").challenge == "Basic"
+    assert Denied(ErrorCode.UNAUTHORIZED, "log in").challenges == ()
+    assert Denied(ErrorCode.UNAUTHORIZED, "log in", challenges=["Basic"]).challenges == ("Basic",)
 
 
 def test_an_outage_says_how_long_to_wait_where_upstream_did() -> None:

@@ -112,7 +112,7 @@ CHALLENGE = 'Bearer realm="https://auth.example/token"'
 def test_only_who_pulls_with_an_authorization_of_its_own_is_challenged(
     *, code: ErrorCode, challenge: str | None, is_personal: bool, status: int, told: str | None
 ) -> None:
-    error = Denied(code, "no", challenge=challenge)
+    error = Denied(code, "no", challenges=() if challenge is None else (challenge,))
     response = errors.render(
         error, agent=CURL, missing=ErrorCode.BLOB_UNKNOWN, is_personal=is_personal
     )

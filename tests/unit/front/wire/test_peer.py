@@ -167,7 +167,9 @@ ERRORS: list[Exception] = [
     RegistryError(ErrorCode.NAME_UNKNOWN, "no such registry", {"name": "x"}),
     Missing(ErrorCode.MANIFEST_UNKNOWN, "no such tag", {"tag": "1"}),
     MISSING_AGAIN,
-    Denied(ErrorCode.UNAUTHORIZED, "log in", ["pull"], challenge='Bearer realm="https://x"'),
+    Denied(
+        ErrorCode.UNAUTHORIZED, "log in", ["pull"], challenges=['Bearer realm="https://x"', "Basic"]
+    ),
     Refused(400, "no", [{"code": "PAGINATION_NUMBER_INVALID", "message": "too many"}]),
     Unavailable("down"),
     Unavailable(

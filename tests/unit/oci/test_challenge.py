@@ -1,6 +1,6 @@
 import pytest
 
-from mirror.sources.registry.challenge import Challenge, parse_challenges
+from mirror.oci.challenge import Challenge, parse_challenges, with_realms
 from tests.support.auth import ACR_SERVICE
 
 HUB = (
@@ -57,3 +57,24 @@ def test_several_challenges_are_told_apart(headers: list[str], schemes: list[str
 def test_a_parameter_is_read_as_the_grammar_says(header: str, realm: str) -> None:
     [challenge] = parse_challenges([header])
     assert challenge.parameters["realm"] == realm
+
+
+def _elsewhere(realm: str) -> str:
+    return f"https://mirror.example/{len(realm)}"
+
+
+def test_another_address_takes_the_place_of_a_token_server_and_all_else_stays() -> None:
+    assert with_realms(HUB, _elsewhere) == (
+        'Bearer realm="https://mirror.example/28",service="registry.docker.io",'
+        'scope="repository:library/nginx:pull"'
+    )
+    several = r'Basic realm="a \"b\" \\c", bearer Realm=https://x/t, service="y, z"'
+    assert parse_challenges([with_realms(several, _elsewhere)]) == [
+        Challenge("basic", {"realm": r'a "b" \c'}),
+        Challenge("bearer", {"realm": "https://mirror.example/11", "service": "y, z"}),
+    ]
+
+
+@pytest.mark.parametrize("header", ['Basic realm="x"', "Negotiate", "Bearer", 'Bearer service="x"'])
+def test_a_challenge_without_a_token_server_stays_as_it_is(header: str) -> None:
+    assert with_realms(header, _elsewhere) == header

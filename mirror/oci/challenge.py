@@ -1,7 +1,7 @@
 """`WWW-Authenticate` headers, read by their grammar (RFC 9110, 11.6.1); no I/O."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -25,6 +25,26 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
     `service="registry.aliyuncs.com:cn-hangzhou:26842"`).
     """
     return [challenge for header in headers for challenge in _parse(header)]
+
+
+def with_realms(header: str, address_of: Callable[[str], str]) -> str:
+    """The header with other addresses for the token servers that it names; else as it is."""
+    challenges = _parse(header)
+    if not any(it.scheme == "bearer" and "realm" in it.parameters for it in challenges):
+        return header
+    for challenge in challenges:
+        if challenge.scheme == "bearer" and "realm" in challenge.parameters:
+            challenge.parameters["realm"] = address_of(challenge.parameters["realm"])
+    return ", ".join(map(_format, challenges))
+
+
+def _format(challenge: Challenge) -> str:
+    told = (f"{name}={_quote(value)}" for name, value in challenge.parameters.items())
+    return f"{challenge.scheme.capitalize()} {','.join(told)}".rstrip()
+
+
+def _quote(value: str) -> str:
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 def _parse(header: str) -> list[Challenge]:
