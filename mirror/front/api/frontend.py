@@ -72,9 +72,11 @@ class Frontend:
         self._tell("malformed", request, facts, status, 0.0)
         return errors.malformed(status)
 
-    def note_refused(self, peer: object, why: str) -> None:
-        """A connection is let go before there was a request: it counts as one that timed out."""
-        self._traffic.count(Sort("", None, "other", HTTPStatus.REQUEST_TIMEOUT, None), 0.0, 0)
+    def note_refused(
+        self, peer: object, why: str, status: int = HTTPStatus.REQUEST_TIMEOUT
+    ) -> None:
+        """A connection is let go before there was a request; it counts as one with this status."""
+        self._traffic.count(Sort("", None, "other", status, None), 0.0, 0)
         client = peer[0] if isinstance(peer, tuple) else "-"
         tell(_logger, "no request", {"client": client, "error": why})
 
@@ -91,9 +93,9 @@ class Frontend:
                 return errors.unauthorized()
         if request.method not in _METHODS:
             return errors.unsupported()
-        raw = request.raw_path
+        raw, facts.host = request.raw_path, request.headers.get("Host", "")
         if not raw.startswith("/"):
-            raw = origin_form(raw, request.headers.get("Host"))
+            raw, facts.host = origin_form(raw, facts.host)
         target = parse_target(raw)
         response = await self._handlers.answer(request, target, facts)
         # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.

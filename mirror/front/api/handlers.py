@@ -31,6 +31,7 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 class Facts:
     """What log and metrics tell of a request; filled in while it is answered."""
 
+    host: str = ""  # what the client calls us
     upstream: str = ""
     kind: Kind | None = None
     result: Result | None = None
@@ -88,7 +89,7 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.TAG if isinstance(asked.reference, Tag) else Kind.MANIFEST
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
-        route = self._route(request, asked.name, ns, facts)
+        route = self._route(asked.name, ns, facts)
         authorization = _authorization(request)
         answer = await self._cached.get_manifest(route, asked.reference, authorization)
         facts.note(answer.outcome)
@@ -101,7 +102,7 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.BLOB
         facts.missing = ErrorCode.BLOB_UNKNOWN
-        route = self._route(request, asked.name, ns, facts)
+        route = self._route(asked.name, ns, facts)
         authorization = _authorization(request)
         if request.method == "HEAD":
             answer = await self._cached.head_blob(route, asked.digest, authorization)
@@ -131,7 +132,7 @@ class Handlers:
         self, request: web.BaseRequest, asked: TagsRequest, ns: str | None, facts: Facts
     ) -> web.StreamResponse:
         facts.kind = Kind.TAGS
-        route = self._route(request, asked.name, ns, facts)
+        route = self._route(asked.name, ns, facts)
         answer = await self._mirror.list_tags(route.repository, asked.page, _authorization(request))
         content = {"name": asked.name, "tags": answer.names}
         response = responses.page(request, content, answer.next_query, ns)
@@ -143,7 +144,7 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.REFERRERS
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
-        route = self._route(request, asked.name, ns, facts)
+        route = self._route(asked.name, ns, facts)
         answer = await self._mirror.list_referrers(
             route.repository, asked.digest, asked.artifact_type, _authorization(request)
         )
@@ -156,8 +157,8 @@ class Handlers:
         names, following = await self._mirror.list_repositories(asked.page)
         return responses.page(request, {"repositories": names}, following, None)
 
-    def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
-        route = self._router.route(name, ns=ns, host=request.headers.get("Host", ""))
+    def _route(self, name: str, ns: str | None, facts: Facts) -> Route:
+        route = self._router.route(name, ns=ns, host=facts.host)
         facts.upstream = route.upstream
         facts.is_personal = route.is_personal
         return route

@@ -37,6 +37,7 @@ class Server(web.Server):
             max_field_size=_LONGEST_FIELD,
         )
         self._frontend = frontend
+        self.note_refused = frontend.note_refused
         self.request_timeout = request_timeout
 
     def __call__(self) -> web.RequestHandler:

@@ -23,6 +23,7 @@ from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
+from mirror.front.api.handshakes import explain
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
@@ -57,6 +58,7 @@ class Worker:
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
         self._send_timeout = 0  # milliseconds
+        self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
         served = serve(ports.Worker, self)
         self._peer = Peer(connection, served, tasks=tasks, note_fault=faults.note)
@@ -88,21 +90,20 @@ class Worker:
         )
         handlers = Handlers(front, cached, Router(config))
         frontend = Frontend(handlers, access, self._traffic, self._faults)
-        made = Server(
+        self._server = Server(
             frontend,
             request_timeout=server.request_timeout,
             keep_alive_timeout=server.keep_alive_timeout,
         )
-        self._runner = web.ServerRunner(made, shutdown_timeout=server.drain_timeout)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
 
     def connect(self, connection: socket.socket) -> None:
         """Serve a client."""
-        server = self._runner.server if self._runner is not None else None
-        if server is None:
+        if self._runner is None or self._server is None:
             connection.close()
             return
-        _ = self._tasks.create_task(self._serve(server, connection), name="request")
+        _ = self._tasks.create_task(self._serve(self._server, connection), name="request")
 
     def forget(self, what: Forgettable) -> None:
         """Drop what is remembered of it, and do not keep answers that are on their way."""
@@ -118,13 +119,18 @@ class Worker:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
-    async def _serve(self, server: web.Server, connection: socket.socket) -> None:
+    async def _serve(self, server: Server, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with suppress(OSError):  # it has left again, or its TLS is none
             # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
             # a file, a TLS record and the last bytes of a connection that is being closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
-            await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+            peer = connection.getpeername()
+            try:
+                await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+            except ssl.SSLError as error:
+                status, why = explain(error)
+                server.note_refused(peer, why, status)
 
 
 async def serve_until_lost(connection: socket.socket) -> None:
