@@ -112,6 +112,7 @@ class Server(Section):
     keep_alive_timeout: Timeout = 120.0
     send_timeout: Timeout = 120.0
     drain_timeout: Duration = 30.0
+    max_connections_per_client: Count = 1000
     tls_certificate_file: ReadableFile | None = None
     tls_private_key_file: ReadableFile | None = None
     client_ca_file: ReadableFile | None = None

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class Worker:
         self._runner: web.ServerRunner | None = None
         served = serve(ports.Worker, self)
         self._peer = Peer(connection, served, tasks=tasks, note_fault=faults.note)
+        self._front: ports.Front = proxy(ports.Front, self._peer)
         self.lost = self._peer.lost
 
     def close(self) -> None:
@@ -80,15 +82,14 @@ class Worker:
         self._tls = await asyncio.to_thread(_tls, server)
         self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
         self._cache = Cache(config.memory_share, clock=self._clock)
-        front: ports.Front = proxy(ports.Front, self._peer)
         cached = CachedPulls(
-            front,
+            self._front,
             self._cache,
             prefetches=config.fill.prefetch != "off",
             tasks=self._tasks,
             monotonic=self._monotonic,
         )
-        handlers = Handlers(front, cached, Router(config))
+        handlers = Handlers(self._front, cached, Router(config))
         frontend = Frontend(handlers, access, self._traffic, self._faults)
         self._server = Server(
             frontend,
@@ -98,12 +99,13 @@ class Worker:
         self._runner = web.ServerRunner(self._server, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
 
-    def connect(self, connection: socket.socket) -> None:
-        """Serve a client."""
+    def connect(self, connection: socket.socket, number: int) -> None:
+        """Serve a client; the front is told the number when it has left."""
         if self._runner is None or self._server is None:
             connection.close()
+            self._front.note_closed(number)
             return
-        _ = self._tasks.create_task(self._serve(self._server, connection), name="request")
+        _ = self._tasks.create_task(self._serve(self._server, connection, number), name="request")
 
     def forget(self, what: Forgettable) -> None:
         """Drop what is remembered of it, and do not keep answers that are on their way."""
@@ -119,18 +121,23 @@ class Worker:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
-    async def _serve(self, server: Server, connection: socket.socket) -> None:
+    async def _serve(self, server: Server, connection: socket.socket, number: int) -> None:
         loop = asyncio.get_running_loop()
+        served = None
         with suppress(OSError):  # it has left again, or its TLS is none
             # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
             # a file, a TLS record and the last bytes of a connection that is being closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
             peer = connection.getpeername()
             try:
-                await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+                _, served = await loop.connect_accepted_socket(server, connection, ssl=self._tls)
             except ssl.SSLError as error:
                 status, why = explain(error)
                 server.note_refused(peer, why, status)
+        if served is None:
+            self._front.note_closed(number)
+        else:
+            served.call_when_lost(partial(self._front.note_closed, number))
 
 
 async def serve_until_lost(connection: socket.socket) -> None:

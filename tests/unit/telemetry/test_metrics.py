@@ -27,6 +27,8 @@ CONTRACT = {
     "mirror_store_limit_bytes": ("gauge", ""),
     "mirror_evicted_blobs_total": ("counter", ""),
     "mirror_evicted_bytes_total": ("counter", ""),
+    "mirror_connections": ("gauge", ""),
+    "mirror_connections_refused_total": ("counter", ""),
     "mirror_internal_errors_total": ("counter", "task"),
 }
 
@@ -52,6 +54,7 @@ def metrics() -> Metrics:
     metrics.evicted_bytes.inc(7)
     metrics.watch_store(lambda: StoreTotals(2, 300), limit_bytes=1000)
     metrics.watch_referenced(lambda: 500)
+    metrics.watch_connections(lambda: 3)
     return metrics
 
 
