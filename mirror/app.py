@@ -206,7 +206,10 @@ async def run(
 
         admin = web.AppRunner(
             make_admin(
-                metrics, gather=pool.gather, find_problem=partial(_find_problem, pool, store)
+                metrics,
+                gather=pool.gather,
+                find_problem=partial(_find_problem, pool, store),
+                hosts={*config.server.admin_hosts, config.server.admin_listen[0]},
             ),
             access_log=None,
         )
@@ -249,7 +252,7 @@ def _build(parts: _Parts) -> Mirror:
         credentials=lambda upstream: registries[upstream].credentials_version(),
     )  # fmt: skip
     parts.forgetting.subscribe(memory.forget)
-    private = {name for name, its in config.upstream.items() if its.access == "client"}
+    private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fill = config.fill

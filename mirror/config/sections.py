@@ -107,6 +107,7 @@ class Server(Section):
 
     listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
+    admin_hosts: tuple[Host, ...] = ()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     request_timeout: Timeout = 30.0
     keep_alive_timeout: Timeout = 120.0

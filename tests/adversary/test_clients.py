@@ -103,9 +103,9 @@ async def test_a_client_that_has_nothing_more_to_send_is_answered_all_the_same(
         request = f"GET /v2/app/blobs/{layer} HTTP/1.1\r\nHost: x\r\n\r\n"
         writer.write(request.encode() * requests)
         writer.write_eof()
-        await gate.reached()
-        gate.open()
         async with asyncio.timeout(10):
+            await gate.reached()
+            gate.open()
             answer = await reader.read()
     assert answer.count(b"HTTP/1.1 200 OK") == requests
     assert answer.endswith(app.blobs[layer])
