@@ -29,6 +29,7 @@ from mirror.config import Config, Endpoint as EndpointConfig
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
+from mirror.front.workers.reload import Reloading
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
 from mirror.pull.fill.crew import Pace
@@ -75,6 +76,8 @@ class Running:
 
     listen: tuple[str, int]
     admin: tuple[str, int]
+    reload: Callable[[], None]
+    """Have certificates and passwords read anew, soon."""
 
 
 async def serve(config: Config) -> None:
@@ -92,9 +95,12 @@ async def serve(config: Config) -> None:
     _allow_descriptors()
     os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(config, spawn=spawn_process(config.log)) as running:
             _on_signals(stop.set)
+            loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_addresses(running))
             await stop.wait()
             _on_signals(None)  # a second ends it at once
@@ -104,7 +110,7 @@ async def serve(config: Config) -> None:
             )
         _logger.info("stopped")
     except asyncio.CancelledError:
-        _logger.info("stopped before it served")
+        _logger.info("stopped at once" if stop.is_set() else "stopped before it served")
     finally:
         writer.stop()
 
@@ -173,10 +179,11 @@ async def run(
             )
         )
         metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
-        root = config.store.root
-        catalog, file = root / "catalog.sqlite3", root / "records.sqlite3"
+        catalog, index, file = (
+            config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
+        )
         records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
-        await asyncio.to_thread(remove_catalog, catalog, root / "index.sqlite3", file)
+        await asyncio.to_thread(remove_catalog, catalog, index, file)
         sessions = await stack.enter_async_context(open_sessions())
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
@@ -218,7 +225,9 @@ async def run(
         listeners = await stack.enter_async_context(_listening(config.server.listen))
         await stack.enter_async_context(pool.accepting(listeners))
         address = config.server.listen[0], int(listeners[0].getsockname()[1])
-        yield Running(address, admin.addresses[0])
+        reloading = Reloading(config.server, pool.reload, metrics)
+        work.keep(reloading.run, name="reload")
+        yield Running(address, admin.addresses[0], reloading.ask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,12 @@ class Worker(Protocol):
             ConfigError: A file that the configuration names makes no sense.
         """
 
+    async def reload(self) -> list[str]:
+        """Read certificates and passwords anew, for whoever connects from now on.
+
+        What cannot be used stays as it was; gives what is wrong with it.
+        """
+
     def connect(self, connection: socket, number: Number) -> None:
         """Serve a client; `Clients.note_closed` is told the number when it has left."""
 

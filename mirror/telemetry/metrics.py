@@ -58,6 +58,13 @@ class StoreTotals:
     bytes: int = 0
 
 
+class ReloadOutcome(StrEnum):
+    """How reading certificates and passwords anew went; `failed`: some of the old stay in use."""
+
+    DONE = "done"
+    FAILED = "failed"
+
+
 class Metrics:
     """Every metric, ready to be counted on."""
 
@@ -107,6 +114,11 @@ class Metrics:
         self.fill_resumes = counter(
             "fill_resumes", "Broken downloads continued.", "upstream", "endpoint"
         )
+        self.reloads = counter(
+            "reloads", "Certificates and passwords read anew while serving.", "outcome"
+        )
+        for reload_outcome in ReloadOutcome:
+            self.reloads.labels(reload_outcome)
         self.evicted_blobs = counter("evicted_blobs", "Blobs removed to make room.")
         self.evicted_bytes = counter("evicted_bytes", "Bytes removed to make room.")
 

@@ -56,6 +56,9 @@ class Hand(Worker):
     async def report(self) -> Report:
         return Report([], set(), {})
 
+    async def reload(self) -> list[str]:
+        return []
+
     async def drain(self) -> None:
         pass
 

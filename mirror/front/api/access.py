@@ -16,6 +16,10 @@ class Access:
         file = server.htpasswd_file
         self._passwords = None if file is None else Passwords(read_htpasswd(file))
 
+    def renew(self, passwords: Passwords) -> None:
+        """Go by these from now on: who was let in before is asked anew."""
+        self._passwords = passwords
+
     @property
     def is_open(self) -> bool:
         """Whether everyone who can reach the mirror may pull."""

@@ -155,6 +155,14 @@ class Pool:
         for member in self._members:
             member.worker.forget(what)
 
+    async def reload(self) -> set[str]:
+        """Have every worker read certificates and passwords anew; what is wrong with them."""
+        told = await asyncio.gather(
+            *(member.worker.reload() for member in self._members), return_exceptions=True
+        )
+        # Who has died meanwhile is replaced by one that reads them anew.
+        return {problem for one in told if isinstance(one, list) for problem in one}
+
     def find_problem(self) -> str | None:
         """Why nobody is served now, if that is so."""
         if not self._is_accepting:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
 from mirror.front.api.handshakes import explain
+from mirror.front.api.passwords import Passwords, read_htpasswd
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
@@ -58,6 +59,8 @@ class Worker:
         self._traffic = Traffic()
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
+        self._settings = ServerSettings()
+        self._access = Access(self._settings)
         self._send_timeout = 0  # milliseconds
         self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -78,7 +81,8 @@ class Worker:
         """
         config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
         server = config.server
-        access = await asyncio.to_thread(Access, server)
+        self._settings = server
+        access = self._access = await asyncio.to_thread(Access, server)
         self._tls = await asyncio.to_thread(_tls, server)
         self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
         self._cache = Cache(config.memory_share, clock=self._clock)
@@ -98,6 +102,17 @@ class Worker:
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
+
+    async def reload(self) -> list[str]:
+        """As the port says; connections that there are keep what they began with."""
+        problems: list[str] = []
+        file = self._settings.htpasswd_file
+        with _noted(problems):
+            self._tls = await asyncio.to_thread(_tls, self._settings)
+        if file is not None:
+            with _noted(problems):
+                self._access.renew(Passwords(await asyncio.to_thread(read_htpasswd, file)))
+        return problems
 
     def connect(self, connection: socket.socket, number: int) -> None:
         """Serve a client; the front is told the number when it has left."""
@@ -124,7 +139,7 @@ class Worker:
     async def _serve(self, server: Server, connection: socket.socket, number: int) -> None:
         loop = asyncio.get_running_loop()
         served = None
-        with suppress(OSError):  # it has left again, or its TLS is none
+        try:
             # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
             # a file, a TLS record and the last bytes of a connection that is being closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
@@ -134,10 +149,13 @@ class Worker:
             except ssl.SSLError as error:
                 status, why = explain(error)
                 server.note_refused(peer, why, status)
-        if served is None:
-            self._front.note_closed(number)
-        else:
-            served.call_when_lost(partial(self._front.note_closed, number))
+        except OSError:
+            pass  # it has left again
+        finally:
+            if served is None:
+                self._front.note_closed(number)
+            else:
+                served.call_when_lost(partial(self._front.note_closed, number))
 
 
 async def serve_until_lost(connection: socket.socket) -> None:
@@ -161,6 +179,14 @@ def _tls(server: ServerSettings) -> ssl.SSLContext | None:
             context.load_verify_locations(server.client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        problems.append(str(error))
 
 
 @contextmanager

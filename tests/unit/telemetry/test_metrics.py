@@ -13,6 +13,7 @@ CONTRACT = {
     "mirror_upstream_requests_total": ("counter", "upstream endpoint kind method status"),
     "mirror_upstream_bytes_total": ("counter", "upstream endpoint"),
     "mirror_upstream_seconds": ("histogram", "upstream endpoint kind"),
+    "mirror_reloads_total": ("counter", "outcome"),
     "mirror_upstream_credential_failures_total": ("counter", "upstream endpoint"),
     "mirror_upstream_up": ("gauge", "upstream endpoint"),
     "mirror_upstream_ratelimit_limit": ("gauge", "upstream endpoint"),

@@ -1,0 +1,123 @@
+"""Certificates and passwords are renewed while clients pull, and a mistake in them ends nothing."""
+
+import asyncio
+import os
+import shutil
+import signal
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import bcrypt
+import pytest
+
+from tests.support.client import client
+from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
+from tests.support.process import until
+from tests.support.tls import Authority, Identity
+from tests.support.upstream import ScriptedRegistry
+
+CERTIFICATE, KEY, HTPASSWD, CA = "server.pem", "server.key", "htpasswd", "ca.pem"
+
+
+def install(identity: Identity, directory: Path) -> None:
+    shutil.copyfile(identity.certificate_file, directory / CERTIFICATE)
+    shutil.copyfile(identity.private_key_file, directory / KEY)
+
+
+def let_in(directory: Path, *names: str) -> None:
+    lines = [f"{name}:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}" for name in names]
+    (directory / HTPASSWD).write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+@pytest.fixture
+async def mirror(
+    upstream: ScriptedRegistry, tmp_path: Path, authority: Authority
+) -> AsyncIterator[MirrorProcess]:
+    install(authority.issue("old"), tmp_path)
+    let_in(tmp_path, "old")
+    server = {
+        "tls_certificate_file": str(tmp_path / CERTIFICATE),
+        "tls_private_key_file": str(tmp_path / KEY),
+        "htpasswd_file": str(tmp_path / HTPASSWD),
+        "workers": 2,
+    }
+    hub = {"docker.io": upstream_at(upstream.url)}
+    async with running_mirror(tmp_path / "mirror", hub, server=server) as running:
+        yield running
+
+
+async def shown(mirror: MirrorProcess) -> str:
+    """Whose certificate a new connection is shown."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    host, port = mirror.host.split(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return "new" if b"new" in certificate else "old"
+
+
+async def admits(mirror: MirrorProcess, authority: Authority, name: str) -> bool:
+    headers = {"Authorization": aiohttp.encode_basic_auth(name, "secret")}
+    async with client(f"https://{mirror.host}", ca_file=str(authority.ca_file)) as one:
+        return (await one.get("/v2/", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("by", ["signal", "itself"])
+async def test_a_renewed_certificate_is_shown_and_no_connection_is_dropped(
+    mirror: MirrorProcess, tmp_path: Path, authority: Authority, by: str
+) -> None:
+    headers = {"Authorization": aiohttp.encode_basic_auth("old", "secret")}
+    async with client(f"https://{mirror.host}", ca_file=str(authority.ca_file)) as kept:
+        assert (await kept.get("/v2/", headers=headers)).status == 200
+        await asyncio.to_thread(install, authority.issue("new"), tmp_path)
+        if by == "signal":
+            os.kill(mirror.process.pid, signal.SIGHUP)
+
+        async def is_new_everywhere() -> bool:
+            return {await shown(mirror) for _ in range(4)} == {"new"}
+
+        await until(is_new_everywhere)
+        assert (await kept.get("/v2/", headers=headers)).status == 200
+    assert mirror.process.log().count("certificates and passwords have been read anew") == 1
+    assert await mirror.metric("mirror_reloads_total", outcome="done") == 1
+
+
+async def test_who_is_no_longer_in_the_password_file_is_let_in_no_longer(
+    mirror: MirrorProcess, tmp_path: Path, authority: Authority
+) -> None:
+    assert await admits(mirror, authority, "old")
+    await asyncio.to_thread(let_in, tmp_path, "new")
+    os.kill(mirror.process.pid, signal.SIGHUP)
+
+    async def are_exchanged() -> bool:
+        return all(
+            [
+                (await admits(mirror, authority, "new"), await admits(mirror, authority, "old"))
+                == (True, False)
+                for _ in range(4)
+            ]
+        )
+
+    await until(are_exchanged)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(CERTIFICATE, "nonsense"), (KEY, ""), (HTPASSWD, "me:not-a-hash")]
+)
+async def test_a_file_that_makes_no_sense_changes_nothing_and_is_told(
+    mirror: MirrorProcess, tmp_path: Path, authority: Authority, name: str, content: str
+) -> None:
+    await asyncio.to_thread((tmp_path / name).write_text, content)
+    os.kill(mirror.process.pid, signal.SIGHUP)
+    await mirror.until_metric("mirror_reloads_total", 1, outcome="failed")
+    assert await admits(mirror, authority, "old")
+    assert await shown(mirror) == "old"
+    assert "what was read before stays in use" in mirror.process.log()
