@@ -12,26 +12,26 @@ import os
 import random
 import resource
 import signal
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import Config, Endpoint as EndpointConfig
+from mirror.config import Config, Endpoint as EndpointConfig, inherited_sockets
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
+from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.pull.blobs import Blobs
+from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
 from mirror.pull.fill.retries import RetryPolicy
@@ -65,7 +65,6 @@ _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
-_BACKLOG = 1024  # connections that wait to be accepted, when a cluster starts all at once
 
 Clock = Callable[[], float]
 
@@ -74,7 +73,7 @@ Clock = Callable[[], float]
 class Running:
     """Where a running mirror listens: (address, port) for clients, and for operators."""
 
-    listen: tuple[str, int]
+    listen: Sequence[tuple[str, int]]
     admin: tuple[str, int]
     reload: Callable[[], None]
     """Have certificates and passwords read anew, soon."""
@@ -98,7 +97,9 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
-        async with run(config, spawn=spawn_process(config.log)) as running:
+        async with run(
+            config, spawn=spawn_process(config.log), inherited=inherited_sockets()
+        ) as running:
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_addresses(running))
@@ -153,10 +154,13 @@ async def run(
     clock: Clock = _wall_clock,
     monotonic: Clock = time.monotonic,
     spawn: Spawn | None = None,
+    inherited: Sequence[int] = (),
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
     `monotonic` is never set back: what is remembered in this process for a while counts by it.
+
+    `inherited` are the descriptors of sockets to listen on, instead of `server.listen`.
 
     Its workers live in this process, unless `spawn` has them live elsewhere.
 
@@ -222,12 +226,13 @@ async def run(
         )
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
         await stack.enter_async_context(pool.working())
-        listeners = await stack.enter_async_context(_listening(config.server.listen))
+        listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
-        address = config.server.listen[0], int(listeners[0].getsockname()[1])
         reloading = Reloading(config.server, pool.reload, metrics)
         work.keep(reloading.run, name="reload")
-        yield Running(address, admin.addresses[0], reloading.ask)
+        yield Running(
+            [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +294,13 @@ def _build(parts: _Parts) -> Mirror:
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),
         manifests=manifests,
+        complete=Complete(store, links, manifests, registries),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
-            policy=policy, public=config.upstream.keys() - private, clock=clock,
+            tag_flights=SingleFlight(work), policy=policy,
+            public=config.upstream.keys() - private, clock=clock,
         ),
     )  # fmt: skip
 
@@ -322,60 +329,19 @@ def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
 
 
 @asynccontextmanager
-async def _listening(address: tuple[str, int]) -> AsyncIterator[list[socket.socket]]:
-    """Sockets on which clients may connect: one for each address that the name has."""
-    host, port = address
-    loop = asyncio.get_running_loop()
-    with ExitStack() as stack:
-        try:
-            found = await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            listeners = [
-                stack.enter_context(_listen(family, where))
-                for family, where in dict.fromkeys((info[0], info[4]) for info in found)
-            ]
-        except OSError as error:
-            raise _cannot_listen("listen", address, error) from error
-        yield listeners
-
-
-def _listen(family: int, where: tuple[Any, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # IPv4 has a socket of its own, if it is meant at all
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(where)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _cannot_listen(setting: str, address: tuple[str, int], error: OSError) -> OSError:
-    """What to tell: which setting, and why, in the system's words and not the event loop's."""
-    if isinstance(error, socket.gaierror) or error.errno is None:
-        why = error.strerror or str(error)
-    else:
-        why = os.strerror(error.errno)
-    return OSError(f"server.{setting}: cannot listen on {format_listen(address)}: {why}")
-
-
-@asynccontextmanager
 async def _serving(runner: web.AppRunner, address: tuple[str, int]) -> AsyncIterator[None]:
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, *address).start()
         except OSError as error:
-            raise _cannot_listen("admin_listen", address, error) from error
+            raise cannot_listen("admin_listen", address, error) from error
         yield
     finally:
         await runner.cleanup()
 
 
 def _addresses(running: Running) -> dict[str, object]:
-    return log.fields(listen="{}:{}".format(*running.listen), admin="{}:{}".format(*running.admin))
+    return log.fields(
+        listen=",".join(map(format_listen, running.listen)), admin=format_listen(running.admin)
+    )

@@ -14,9 +14,14 @@ from blockbuster import BlockBuster
 
 from tests.support.clock import FakeClock
 from tests.support.leaks import Remains
+from tests.support.loop_watch import watching_the_loop
 from tests.support.mirror import InnerMirror, Settings, document, start_inner_mirror, upstream_at
 from tests.support.relay import Relay
 from tests.support.upstream import ScriptedRegistry
+
+# Seconds of CPU time: the aim is half of it, which holds where the machine is quiet. Where others
+# keep its cores and caches busy, the same work takes up to twice as many.
+_LONGEST_HOLD = 0.1
 
 StartMirror = Callable[..., Awaitable[InnerMirror]]
 StartRelay = Callable[[int], Awaitable[Relay]]
@@ -69,6 +74,21 @@ def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     guard.activate()
     yield
     guard.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def nothing_holds_the_loop(request: pytest.FixtureRequest) -> None:
+    """Fail tests of what peers send in which that keeps everybody else waiting."""
+    folders = {"integration", "adversary"} & {*request.path.parts}
+    if folders and inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("nothing_holds_the_loop_of_the_test")
+
+
+@pytest.fixture
+async def nothing_holds_the_loop_of_the_test() -> AsyncIterator[None]:
+    with watching_the_loop(limit=_LONGEST_HOLD) as holds:
+        yield
+    assert not holds, holds
 
 
 @pytest.fixture

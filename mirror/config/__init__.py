@@ -38,11 +38,14 @@ __all__ = [
     "Store",
     "Tags",
     "Upstream",
+    "inherited_sockets",
     "load",
     "parse",
 ]
 
 CONFIG_VARIABLE = "MIRROR_CONFIG"
+
+_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 
 
 class ConfigError(Exception):
@@ -78,6 +81,14 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not TOML: {error}"]) from error
     return parse(document, source=str(path))
+
+
+def inherited_sockets(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
+    """The descriptors that a service manager has passed to this process (sd_listen_fds(3))."""
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return ()
+    return tuple(range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)))
 
 
 def parse(document: dict[str, Any], *, source: str = "configuration") -> Config:

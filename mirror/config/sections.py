@@ -31,6 +31,7 @@ from mirror.config.units import (
     parse_duration,
     parse_host,
     parse_listen,
+    parse_listens,
     parse_network,
     parse_size,
 )
@@ -77,12 +78,29 @@ def _parse_workers(value: object) -> int | str:
     raise ValueError(f'not a number of processes; write "auto", or 1 to {_WORKERS_ALLOWED}')
 
 
+def _as_written(addresses: tuple[tuple[str, int], ...]) -> str | list[str]:
+    written = [format_listen(address) for address in addresses]
+    return written[0] if len(written) == 1 else written
+
+
+def _tells_tags(value: object) -> object:
+    if isinstance(value, bool) or value == "fallback":
+        return value
+    raise ValueError('must be true, false or "fallback"')
+
+
 Count = Annotated[int, Strict(), Field(ge=1)]
 Flag = Annotated[bool, Strict()]
+TellsTags = Annotated[bool | Literal["fallback"], BeforeValidator(_tells_tags)]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Timeout = Annotated[Duration, AfterValidator(_not_zero)]
 Listen = Annotated[tuple[str, int], BeforeValidator(parse_listen), PlainSerializer(format_listen)]
+Listens = Annotated[
+    tuple[tuple[str, int], ...], BeforeValidator(parse_listens), PlainSerializer(_as_written)
+]
+"""One address or a list of them, written so in the file."""
+
 Directory = Annotated[Path, AfterValidator(_without_tilde), PlainSerializer(str)]
 ReadableFile = Annotated[
     Path, AfterValidator(_without_tilde), AfterValidator(_readable_file), PlainSerializer(str)
@@ -105,7 +123,7 @@ class Section(BaseModel):
 class Server(Section):
     """Where daemons and operators connect, and who may."""
 
-    listen: Listen = ("0.0.0.0", 5000)  # noqa: S104 - a mirror is there for other hosts
+    listen: Listens = (("0.0.0.0", 5000),)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
     admin_hosts: tuple[Host, ...] = ()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
@@ -137,9 +155,13 @@ class Server(Section):
 
     @model_validator(mode="after")
     def _addresses_differ(self) -> Self:
-        (host, port), (admin_host, admin_port) = self.listen, self.admin_listen
-        if port == admin_port != 0 and (host == admin_host or {host, admin_host} & _EVERYWHERE):
-            raise ValueError("listen and admin_listen are the same port; give each its own")
+        if len(set(self.listen)) < len(self.listen):
+            raise ValueError("listen names an address twice")
+        admin_host, admin_port = self.admin_listen
+        for host, port in self.listen:
+            is_same_host = host == admin_host or {host, admin_host} & _EVERYWHERE
+            if port == admin_port != 0 and is_same_host:
+                raise ValueError("listen and admin_listen are the same port; give each its own")
         return self
 
 
@@ -189,7 +211,7 @@ class Endpoint(Section):
     password_file: ReadableFile | None = None
     credential_helper: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     ca_file: ReadableFile | None = None
-    tags: Flag = True
+    tags: TellsTags = True
     max_connections: Count | None = None
     max_bandwidth: Annotated[Size, AfterValidator(_not_zero)] | None = None
     token_hosts: tuple[Host, ...] = ()
@@ -226,6 +248,11 @@ class Endpoint(Section):
         if self.username is not None and self.credential_helper is not None:
             raise ValueError("credential_helper stands instead of username and password_file")
         return self
+
+    @property
+    def is_authority(self) -> bool:
+        """Whether it may say what a tag means, and who is let in."""
+        return self.tags is True
 
     @cached_property
     def host(self) -> str:
@@ -268,7 +295,7 @@ class Upstream(Section):
     def _endpoints_suffice(self) -> Self:
         if not self.endpoints:
             raise ValueError("endpoints is empty: name at least one URL")
-        if not any(endpoint.tags for endpoint in self.endpoints):
+        if not any(endpoint.is_authority for endpoint in self.endpoints):
             raise ValueError("at least one endpoint must answer for tags (tags = true)")
         urls = [endpoint.url for endpoint in self.endpoints]
         if len(set(urls)) != len(urls):

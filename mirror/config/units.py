@@ -64,6 +64,15 @@ def parse_listen(text: object) -> tuple[str, int]:
     return match["ip6"] or match["host"], int(match["port"])
 
 
+def parse_listens(value: object) -> tuple[tuple[str, int], ...]:
+    """One address, or a list of them. Raises ValueError."""
+    if not isinstance(value, list):
+        return (parse_listen(value),)
+    if not value:
+        raise ValueError("is empty: name at least one address")
+    return tuple(map(parse_listen, value))
+
+
 def format_listen(address: tuple[str, int]) -> str:
     """Host and port as they are written."""
     host, port = address

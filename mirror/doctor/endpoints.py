@@ -143,11 +143,11 @@ class Examination:
             yield finding
 
     async def _layer(self, scope: Scope, reference: Reference) -> Descriptor | None:
-        manifest, references = await manifests.get_manifest(self._endpoint, scope, reference)
-        if manifest.media_type in INDEX_TYPES and references.manifests:
-            child = references.manifests[0].digest
-            _, references = await manifests.get_manifest(self._endpoint, scope, child)
-        return _largest(references.blobs)
+        sent = await manifests.get_manifest(self._endpoint, scope, reference)
+        if sent.manifest.media_type in INDEX_TYPES and sent.references.manifests:
+            child = sent.references.manifests[0].digest
+            sent = await manifests.get_manifest(self._endpoint, scope, child)
+        return _largest(sent.references.blobs)
 
     async def _sample(self, scope: Scope, layer: Descriptor) -> AsyncIterator[Finding]:
         stop = min(layer.size, _SAMPLE)

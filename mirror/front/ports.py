@@ -81,6 +81,11 @@ class Pulls(Protocol):
     ) -> None:
         """A client has been given a manifest, and will soon ask for what it refers to."""
 
+    async def can_serve(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> bool:
+        """Whether all that a manifest names can be had here, which a client has been given."""
+
     async def head_blob(
         self, repository: Repository, digest: Digest, authorization: Authorization
     ) -> BlobSize:
@@ -96,9 +101,10 @@ class Pulls(Protocol):
         repository: Repository,
         digest: Digest,
         artifact_type: str | None,
+        page: Page,
         authorization: Authorization,
     ) -> ReferrersAnswer:
-        """What refers to a digest."""
+        """What refers to a digest, of this type alone where one is given."""
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached, and the query of the next page."""

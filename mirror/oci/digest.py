@@ -22,6 +22,15 @@ Chunk = bytes | memoryview
 """A piece of content on its way: whoever has brought it may use the memory again."""
 
 
+class UnknownAlgorithm(RegistryError):
+    """A digest by the grammar, of an algorithm that nothing can be proved by here (blake3 ...)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.DIGEST_INVALID, "the digest's algorithm is neither sha256 nor sha512"
+        )
+
+
 class Hasher(Protocol):
     """The part of `hashlib`'s objects that is used here."""
 
@@ -65,7 +74,8 @@ def parse_digest(text: str) -> Digest:
     """Read a digest by the spec's grammar.
 
     Raises:
-        RegistryError: `DIGEST_INVALID`, for a malformed digest or an unregistered algorithm.
+        RegistryError: `DIGEST_INVALID`, for a malformed digest.
+        UnknownAlgorithm: The same, for one of an algorithm that is not known here.
     """
     match = _GRAMMAR.fullmatch(text)
     if match is None:
@@ -73,9 +83,7 @@ def parse_digest(text: str) -> Digest:
     algorithm, encoded = match["algorithm"], match["encoded"]
     pattern = _ENCODED.get(algorithm)
     if pattern is None:
-        raise RegistryError(
-            ErrorCode.DIGEST_INVALID, "the digest's algorithm is neither sha256 nor sha512"
-        )
+        raise UnknownAlgorithm
     if pattern.fullmatch(encoded) is None:
         raise RegistryError(ErrorCode.DIGEST_INVALID, f"not the hex form of a {algorithm} digest")
     return Digest(algorithm, encoded)

@@ -5,13 +5,15 @@ Nothing here is ever re-encoded: a manifest's bytes are its identity.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mirror.oci.descriptor import Descriptor, Platform
-from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.digest import Digest, UnknownAlgorithm, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.large_manifest import read_large_manifest
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -39,13 +41,21 @@ MAX_REFERENCES = 4096
 """Of a manifest that refers to more, nothing that it refers to is read: it would hold up others."""
 
 
+_LARGE = 256 * 1024  # bytes; a few in a thousand manifests are
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as it travels: bytes, their digest, and the `Content-Type` upstream gave."""
+    """A manifest as it travels: bytes, their digest, and the `Content-Type` upstream gave.
+
+    `is_signed`: the digest is of its payload alone (`oci.signed`). So it is proved, and still can
+    be kept nowhere where bytes are called by their digest.
+    """
 
     digest: Digest
     media_type: str
     content: bytes
+    is_signed: bool = False
 
     @property
     def size(self) -> int:
@@ -59,6 +69,8 @@ class References:
 
     `media_type` is the one that it declares (`is_declared`), or else the one that only its shape
     can have;
+    what it names by an algorithm that is not known here, or without a size, is left out: nothing
+    is known of it, and that is no reason to keep a client from the manifest;
     `is_manifest`: it can be one at all, and is not a login page or an error document.
     """
 
@@ -80,21 +92,27 @@ def parse_references(content: bytes) -> References:
         RegistryError: `MANIFEST_INVALID`.
     """
     try:
-        document = _object(json.loads(content))
+        document = _read(content)
         config = document.get("config")
         manifests = list(document.get("manifests") or ())
         blobs = [*([config] if config else ()), *(document.get("layers") or ())]
         if len(manifests) + len(blobs) > MAX_REFERENCES:
             manifests, blobs = [], []
         return References(
-            manifests=tuple(map(_descriptor, manifests)),
-            blobs=tuple(map(_descriptor, blobs)),
+            manifests=tuple(_descriptors(manifests)),
+            blobs=tuple(_descriptors(blobs)),
             media_type=_media_type(document),
             is_declared=isinstance(document.get("mediaType"), str),
             is_manifest=bool(_MARKS & document.keys()),
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    if len(content) > _LARGE:
+        return read_large_manifest(content, most=MAX_REFERENCES)
+    return _object(json.loads(content))
 
 
 def media_type_of(references: References, said: str | None) -> str | None:
@@ -131,8 +149,15 @@ def _object(value: object) -> dict[str, Any]:
     return value
 
 
-def _descriptor(value: object) -> Descriptor:
-    entry = _object(value)
+def _descriptors(entries: Iterable[object]) -> Iterator[Descriptor]:
+    for entry in map(_object, entries):
+        with suppress(UnknownAlgorithm):
+            digest = parse_digest(str(entry["digest"]))
+            if "size" in entry:
+                yield _descriptor(entry, digest)
+
+
+def _descriptor(entry: dict[str, Any], digest: Digest) -> Descriptor:
     size = entry["size"]
     if type(size) is not int or not 0 <= size < 2**63:  # JSON's true is an int to Python
         raise ValueError("a descriptor's size is a number of bytes")
@@ -140,7 +165,7 @@ def _descriptor(value: object) -> Descriptor:
     media_type = str(entry.get("mediaType", ""))
     return Descriptor(
         media_type=media_type,
-        digest=parse_digest(str(entry["digest"])),
+        digest=digest,
         size=size,
         platform=_platform(platform) if isinstance(platform, dict) else None,
         is_foreign=bool(entry.get("urls")) or _FOREIGN_LAYER.fullmatch(media_type) is not None,

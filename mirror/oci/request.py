@@ -74,11 +74,15 @@ class TagsRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersRequest:
-    """end-12: GET /v2/<name>/referrers/<digest>."""
+    """end-12: GET /v2/<name>/referrers/<digest>.
+
+    `page`: what else the query holds, if a registry's own `Link` asked for that.
+    """
 
     name: str
     digest: Digest
     artifact_type: str | None
+    page: Page = Page()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,9 @@ def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
     if noun == "blobs":
         return BlobRequest(repository, parse_digest(last))
     if noun == "referrers":
-        return ReferrersRequest(repository, parse_digest(last), parameters.get("artifactType"))
+        others = {name: value for name, value in parameters.items() if name != "artifactType"}
+        artifact_type = parameters.get("artifactType") or None
+        return ReferrersRequest(repository, parse_digest(last), artifact_type, _page(others))
     if last != "list":
         raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
     return TagsRequest(repository, _page(parameters))

@@ -6,10 +6,13 @@ from io import FileIO
 from typing import Annotated, Protocol, runtime_checkable
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.telemetry.traffic import Result
+
+_SAID_BY_FALLBACK = "upstream could not be asked; by the word of an endpoint that may lag behind"
 
 
 class Outcome(Struct, frozen=True, array_like=True):
@@ -19,6 +22,13 @@ class Outcome(Struct, frozen=True, array_like=True):
     stored: bool = False  # what was missed is (being) kept
     upstream_status: int | None = None  # of a revalidation
     warning: str | None = None  # for the person who pulls
+    is_fallback: bool = False  # by an endpoint that may say so only in an outage of the others
+
+    def by(self, *, is_fallback: bool) -> "Outcome":
+        """The same, as one of those has it or not."""
+        if not is_fallback:
+            return self
+        return replace(self, is_fallback=True, warning=self.warning or _SAID_BY_FALLBACK)
 
 
 HIT = Outcome(Result.HIT)
@@ -145,17 +155,17 @@ class BlobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TagsAnswer:
-    """A page of tags, and the query of the next one."""
+    """A page of tags, as a JSON array, and the query of the next one."""
 
-    names: list[str]
+    content: bytes
     next_query: dict[str, str] | None
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class ReferrersAnswer:
-    """What refers to a digest, as upstream sent it."""
+    """What refers to a digest, and the query of what follows where that is not all."""
 
     content: bytes
-    filtered: bool
+    next_query: dict[str, str] | None
     outcome: Outcome

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import StoreError
+from mirror.oci.errors import ErrorCode, Missing, StoreError
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
@@ -64,6 +64,7 @@ class Blobs:
         """
         link = await self._links.find(scope.repository, digest)
         if link is not None:
+            await self._require_hope(scope, digest)
             return BlobAnswer(digest, link.size, None, HIT)
         verdict = await self._links.judge(scope.repository, digest, link)
         size = await self._links.confirm_blob(scope, digest)
@@ -94,6 +95,15 @@ class Blobs:
                     return
         async with self._fill(scope, digest, link) as answer:
             yield answer
+
+    async def _require_hope(self, scope: Scope, digest: Digest) -> None:
+        """Whoever is told of a blob asks for it next. Raises Missing where that is of no use."""
+        try:
+            registry = self._registries[scope.repository.namespace]
+            registry.require_hope(digest, unknown=ErrorCode.BLOB_UNKNOWN)
+        except Missing:
+            if not await self._store.is_stored(digest):
+                raise
 
     @asynccontextmanager
     async def _find(self, digest: Digest) -> AsyncIterator[bytes | OpenBlob | None]:

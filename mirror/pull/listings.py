@@ -1,12 +1,17 @@
 """Listings: tags, referrers, and what is cached."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
 
+import msgspec
+
+from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
-from mirror.oci.errors import RegistryError, Unavailable
-from mirror.oci.manifest import parse_references
+from mirror.oci.errors import Unavailable
 from mirror.oci.reference import Repository
+from mirror.oci.referrers import filter_referrers
 from mirror.oci.request import Page
 from mirror.pull.answers import HIT, MISS, STALE, STORED, ReferrersAnswer, TagsAnswer
 from mirror.pull.freshness import Freshness, Policy
@@ -14,7 +19,9 @@ from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
 from mirror.records.ports import Records, ReferrersRecord
 from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.listings import Referrers
 from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.tag_lists import TagsPage
 from mirror.storage.ports import Storage
 
 _BATCH = 500  # names or digests, read at a time
@@ -34,6 +41,7 @@ class Listings:
         *,
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, ReferrersAnswer],
+        tag_flights: SingleFlight[tuple[Scope, Page], TagsPage],
         policy: Policy,
         public: Collection[str],
         clock: Callable[[], float],
@@ -43,6 +51,7 @@ class Listings:
         self._memory = memory
         self._registries = registries
         self._flights = flights
+        self._tag_flights = tag_flights
         self._policy = policy
         self._public = public
         self._clock = clock
@@ -54,37 +63,41 @@ class Listings:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         try:
-            found = await self._registry(scope).list_tags(scope, page)
+            found = await self._tag_flights.join(
+                (scope, page), lambda: self._registry(scope).list_tags(scope, page)
+            )
         except Unavailable:
             names = await self._records.list_tags(scope.repository, after=page.last, limit=page.n)
             if not names and page.last is None:
                 raise
-            return TagsAnswer(names, _next(names, page), STALE)
-        return TagsAnswer(found.names, found.next_query, MISS)
+            return TagsAnswer(msgspec.json.encode(names), _next(names, page), STALE)
+        outcome = MISS.by(is_fallback=found.is_fallback)
+        return TagsAnswer(found.content, found.next_query, outcome)
 
     async def list_referrers(
-        self, scope: Scope, digest: Digest, artifact_type: str | None
+        self, scope: Scope, digest: Digest, artifact_type: str | None, page: Page
     ) -> ReferrersAnswer:
         """What refers to `digest`: remembered as long as a tag would be.
+
+        Upstream's whole list is, and is filtered here: so no filter costs a question, or room. A
+        `page` that a client asks for is passed on; whoever sends no such query is told everything,
+        as far as that makes one answer.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        record = await self._records.find_referrers(scope.repository, digest, artifact_type)
-        age = Freshness.DEAD
-        if record is not None:
-            age = self._policy.decide(record.checked_at, now=self._clock())
-        if record is not None and age is Freshness.FRESH:
-            return ReferrersAnswer(record.content, record.filtered, HIT)
-        key = ("referrers", scope, digest, artifact_type)
-        try:
-            return await self._flights.join(
-                key, lambda: self._fetch_referrers(scope, digest, artifact_type)
-            )
-        except Unavailable:
-            if record is None or age is Freshness.DEAD:
-                raise
-            return ReferrersAnswer(record.content, record.filtered, STALE)
+        if page == Page():
+            answer = await self._list_all_referrers(scope, digest)
+        else:
+            found = await self._ask_for_referrers(scope, digest, page)
+            outcome = MISS.by(is_fallback=found.is_fallback)
+            answer = ReferrersAnswer(found.content, found.next_query, outcome)
+        if artifact_type is None:
+            return answer
+        chosen = await read_aside(
+            partial(filter_referrers, artifact_type=artifact_type), answer.content
+        )
+        return replace(answer, content=chosen)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """The repositories with cached content, as `<namespace>/<name>`, in lexical order.
@@ -117,29 +130,36 @@ class Listings:
             after = digests[-1]
         return False
 
-    async def _fetch_referrers(
-        self, scope: Scope, digest: Digest, artifact_type: str | None
-    ) -> ReferrersAnswer:
-        what = f"referrers {digest}"
-        with self._memory.remembering_missing(scope, what):
-            found = await self._registry(scope).list_referrers(scope, digest, artifact_type)
-        if not _is_index(found.content):
-            raise Unavailable("upstream's list of referrers makes no sense")
-        record = ReferrersRecord(found.content, found.filtered, self._clock())
-        await try_to_keep(
-            self._records.record_referrers(scope.repository, digest, artifact_type, record)
-        )
-        return ReferrersAnswer(found.content, found.filtered, STORED)
+    async def _list_all_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
+        record = await self._records.find_referrers(scope.repository, digest)
+        age = Freshness.DEAD
+        if record is not None:
+            age = self._policy.decide(record.checked_at, now=self._clock())
+        if record is not None and age is Freshness.FRESH:
+            return ReferrersAnswer(record.content, None, HIT)
+        key = ("referrers", scope, digest)
+        try:
+            return await self._flights.join(key, lambda: self._fetch_referrers(scope, digest))
+        except Unavailable:
+            if record is None or age is Freshness.DEAD:
+                raise
+            return ReferrersAnswer(record.content, None, STALE)
+
+    async def _fetch_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
+        found = await self._ask_for_referrers(scope, digest, Page())
+        if found.next_query is not None or found.is_fallback:  # not all, or not to be relied on
+            outcome = MISS.by(is_fallback=found.is_fallback)
+            return ReferrersAnswer(found.content, found.next_query, outcome)
+        record = ReferrersRecord(found.content, self._clock())
+        await try_to_keep(self._records.record_referrers(scope.repository, digest, record))
+        return ReferrersAnswer(found.content, None, STORED)
+
+    async def _ask_for_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
+        with self._memory.remembering_missing(scope, f"referrers {digest}"):
+            return await self._registry(scope).list_referrers(scope, digest, page)
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]
-
-
-def _is_index(content: bytes) -> bool:
-    try:
-        return parse_references(content).is_manifest
-    except RegistryError:
-        return False
 
 
 def _next(names: list[str], page: Page) -> dict[str, str] | None:

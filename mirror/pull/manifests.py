@@ -7,8 +7,10 @@ the manifest is needed next. A tag that has expired is checked by one HEAD, whic
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, Missing, Refused, RegistryError, Unavailable
@@ -85,7 +87,7 @@ class Manifests:
         async def confirm() -> ManifestAnswer:
             with self._memory.remembering_missing(scope, f"manifest {digest}"):
                 await self._registry(scope).confirm_manifest(scope, digest)
-            references = _references(found.content)
+            references = await read_aside(_references, found.content)
             await self._links.record_manifest(scope.repository, found, references, is_sent=False)
             return ManifestAnswer(found, LINKED if await self._links.is_open(digest) else MISS)
 
@@ -102,12 +104,16 @@ class Manifests:
         if record is None:
             return await self._fly(("tag", scope, tag), lambda: self._fetch_tag(scope, tag))
         freshness = self._policy.decide(record.checked_at, now=self._clock())
-        if freshness is Freshness.FRESH:
+        is_word = not record.is_fallback or not self._registry(scope).tells_tags(
+            scope.repository.name
+        )
+        if freshness is Freshness.FRESH and is_word:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
-                return await self.get_by_digest(scope, record.digest)
+                answer = await self.get_by_digest(scope, record.digest)
+                return _marked(answer, is_fallback=record.is_fallback)
         kept = None
         if freshness is not Freshness.DEAD:
-            kept = await self._find_permitted(scope, record.digest)
+            kept = await self.find_permitted(scope, record.digest)
         if kept is not None and self._is_silent(scope):
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, STALE)
@@ -125,12 +131,19 @@ class Manifests:
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
 
+    async def find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
+        """A manifest that may be served without asking anybody."""
+        found = await self._find(scope, digest)
+        if found is not None and await self._judge(scope, digest) is Verdict.SERVE:
+            return found
+        return None
+
     def good_until(self, scope: Scope, reference: Reference, answer: ManifestAnswer) -> float:
         """When this answer must be asked for again, in seconds since the epoch."""
         if not isinstance(reference, Tag):
             return math.inf
         record = self._memory.find_tag(scope.repository, reference.name)
-        if record is None or record.digest != answer.manifest.digest:
+        if record is None or record.digest != answer.manifest.digest or record.is_fallback:
             return 0.0
         if self._policy.decide(record.checked_at, now=self._clock()) is not Freshness.FRESH:
             return 0.0
@@ -141,26 +154,36 @@ class Manifests:
 
     def _patience_for(self, scope: Scope) -> float:
         """How long to wait for upstream, in seconds; it is asked (and its answer kept) anyway."""
-        return self._patience if self._registry(scope).tells_tags(scope.repository.name) else 0.0
+        return (
+            self._patience if self._registry(scope).speaks_of_tags(scope.repository.name) else 0.0
+        )
 
     async def _fly(
         self, key: object, start: Callable[[], Coroutine[Any, Any, ManifestAnswer]]
     ) -> ManifestAnswer:
         joined = self._flights.is_running(key)
         answer = await self._flights.join(key, start)
-        return ManifestAnswer(answer.manifest, JOINED) if joined else answer
+        if not joined:
+            return answer
+        is_fallback = answer.outcome.is_fallback
+        return ManifestAnswer(answer.manifest, JOINED.by(is_fallback=is_fallback))
 
     # Asking upstream; run once, however many wait
 
     async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
-            manifest, references = await self._registry(scope).get_manifest(scope, reference)
-        await try_to_keep(self._keep(scope.repository, manifest, references))
-        return ManifestAnswer(manifest, STORED)
+            sent = await self._registry(scope).get_manifest(scope, reference)
+        if sent.manifest.is_signed:
+            return ManifestAnswer(sent.manifest, MISS.by(is_fallback=sent.is_fallback))
+        await try_to_keep(self._keep(scope.repository, sent.manifest, sent.references))
+        return ManifestAnswer(sent.manifest, STORED.by(is_fallback=sent.is_fallback))
 
     async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
         answer = await self._fetch(scope, tag)
-        await self._record_tag(scope.repository, tag, answer.manifest.digest)
+        is_fallback = answer.outcome.is_fallback
+        await self._record_tag(
+            scope.repository, tag, answer.manifest.digest, is_fallback=is_fallback
+        )
         return answer
 
     async def _check_tag(self, scope: Scope, tag: Tag, record: TagRecord) -> ManifestAnswer:
@@ -169,10 +192,12 @@ class Manifests:
         if state.digest is None:
             return await self._fetch_tag(scope, tag)
         answer = await self.get_by_digest(scope, state.digest)
-        await self._record_tag(scope.repository, tag, state.digest)
-        if answer.outcome is not HIT:
-            return answer
-        return ManifestAnswer(answer.manifest, NOT_MODIFIED if state.not_modified else CONFIRMED)
+        is_fallback = state.is_fallback
+        await self._record_tag(scope.repository, tag, state.digest, is_fallback=is_fallback)
+        if answer.outcome is HIT:
+            outcome = NOT_MODIFIED if state.not_modified else CONFIRMED
+            answer = ManifestAnswer(answer.manifest, outcome)
+        return _marked(answer, is_fallback=is_fallback)
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]
@@ -196,21 +221,16 @@ class Manifests:
                 self._memory.keep_tag(repository, tag.name, record)
         return record
 
-    async def _record_tag(self, repository: Repository, tag: Tag, digest: Digest) -> None:
-        record = TagRecord(digest, self._clock())
+    async def _record_tag(
+        self, repository: Repository, tag: Tag, digest: Digest, *, is_fallback: bool
+    ) -> None:
+        record = TagRecord(digest, self._clock(), is_fallback)
         self._memory.keep_tag(repository, tag.name, record)
         await try_to_keep(self._records.record_tag(repository, tag.name, record))
 
     async def _judge(self, scope: Scope, digest: Digest) -> Verdict:
         link = await self._links.find(scope.repository, digest)
         return await self._links.judge(scope.repository, digest, link)
-
-    async def _find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
-        """A manifest that may be served without asking anybody."""
-        found = await self._find(scope, digest)
-        if found is not None and await self._judge(scope, digest) is Verdict.SERVE:
-            return found
-        return None
 
     async def _find(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest from memory or disk; None for what is not (known to be) one."""
@@ -224,12 +244,16 @@ class Manifests:
         if content is None:
             return None
         media_type = await self._records.find_media_type(upstream, digest)
-        media_type = media_type_of(_references(content), media_type)
+        media_type = media_type_of(await read_aside(_references, content), media_type)
         if media_type is None:
             return None  # a configuration, say: upstream knows no manifest of this name either
         manifest = Manifest(digest, media_type, content)
         self._memory.keep_manifest(upstream, manifest)
         return manifest
+
+
+def _marked(answer: ManifestAnswer, *, is_fallback: bool) -> ManifestAnswer:
+    return replace(answer, outcome=answer.outcome.by(is_fallback=is_fallback))
 
 
 def _references(content: bytes) -> References:

@@ -10,6 +10,7 @@ from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import Page
 from mirror.pull.answers import BlobAnswer, BlobSize, ManifestAnswer, ReferrersAnswer, TagsAnswer
 from mirror.pull.blobs import Blobs
+from mirror.pull.complete import Complete
 from mirror.pull.grants import Grants
 from mirror.pull.listings import Listings
 from mirror.pull.manifests import Manifests
@@ -33,6 +34,7 @@ class Mirror:
         personal: Collection[str],
         grants: Grants,
         manifests: Manifests,
+        complete: Complete,
         prefetch: Prefetch | None,
         blobs: Blobs,
         listings: Listings,
@@ -41,6 +43,7 @@ class Mirror:
         self._personal = personal
         self._grants = grants
         self._manifests = manifests
+        self._complete = complete
         self._prefetch = prefetch
         self._blobs = blobs
         self._listings = listings
@@ -66,6 +69,17 @@ class Mirror:
         """A client has been given a manifest, and will soon ask for what it refers to."""
         if self._prefetch is not None:
             self._prefetch.note(self._scope(repository, authorization), digest)
+
+    async def can_serve(
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> bool:
+        """Whether all that a manifest names can be had here."""
+        scope = self._scope(repository, authorization)
+        registry = self._registries[repository.namespace]
+        await self._grants.require(
+            scope, f"manifest {digest}", lambda: registry.confirm_manifest(scope, digest)
+        )
+        return await self._complete.can_serve(scope, digest)
 
     async def head_blob(
         self, repository: Repository, digest: Digest, authorization: str | None
@@ -98,6 +112,7 @@ class Mirror:
         repository: Repository,
         digest: Digest,
         artifact_type: str | None,
+        page: Page,
         authorization: str | None,
     ) -> ReferrersAnswer:
         """What refers to a digest."""
@@ -106,7 +121,7 @@ class Mirror:
         await self._grants.require(
             scope, f"manifest {digest}", lambda: registry.confirm_manifest(scope, digest)
         )
-        return await self._listings.list_referrers(scope, digest, artifact_type)
+        return await self._listings.list_referrers(scope, digest, artifact_type, page)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], dict[str, str] | None]:
         """What is cached."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from cachetools import LRUCache
 
+from mirror.aio.reading import read_aside
 from mirror.aio.tasks import Starter
 from mirror.oci.descriptor import Descriptor, Platform
 from mirror.oci.digest import Digest
@@ -58,7 +59,7 @@ class Prefetch:
     async def _follow(self, scope: Scope, digest: Digest) -> None:
         try:
             manifest = (await self._manifests.get_by_digest(scope, digest)).manifest
-            references = parse_references(manifest.content)
+            references = await read_aside(parse_references, manifest.content)
             if manifest.media_type in INDEX_TYPES:
                 await self._fetch_manifests(scope, references.manifests)
             else:
@@ -74,7 +75,9 @@ class Prefetch:
             self._platforms[entry.digest] = entry.platform
             if entry.platform in self._seen:
                 answer = await self._manifests.get_by_digest(scope, entry.digest)
-                await self._fetch_blobs(scope, parse_references(answer.manifest.content).blobs)
+                await self._fetch_blobs(
+                    scope, (await read_aside(parse_references, answer.manifest.content)).blobs
+                )
 
     async def _fetch_blobs(self, scope: Scope, blobs: Iterable[Descriptor]) -> None:
         source = self._registries[scope.repository.namespace].blobs(scope)

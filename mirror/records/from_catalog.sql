@@ -10,7 +10,7 @@ INSERT INTO repositories (id, upstream, path)
 INSERT INTO links
   SELECT repository, packed(digest), size, 0 FROM old.links WHERE packed(digest) IS NOT NULL;
 
-INSERT INTO tags
+INSERT INTO tags (repository, name, digest, checked_at)
   SELECT repository, name, packed(digest), checked_at FROM old.tags
   WHERE packed(digest) IS NOT NULL;
 
@@ -19,9 +19,9 @@ UPDATE links SET is_confirmed = 1
     SELECT 1 FROM tags AS t WHERE t.repository = links.repository AND t.digest = links.digest
   );
 
-INSERT INTO referrers
-  SELECT repository, packed(digest), artifact_type, filtered, content, checked_at
-  FROM old.referrers WHERE packed(digest) IS NOT NULL;
+INSERT INTO referrers (repository, digest, checked_at, content)
+  SELECT repository, packed(digest), checked_at, content
+  FROM old.referrers WHERE artifact_type = '' AND packed(digest) IS NOT NULL;
 
 INSERT INTO sent
   SELECT packed(b.digest), min(r.upstream), usable(b.media_type)

@@ -4,7 +4,7 @@
     sent      an upstream has sent the bytes of a digest, and they were proved
     tag       what a tag meant when upstream last said so
     edge      a manifest names a child; proved by the manifest's own digest, whoever sent it
-    referrers upstream's answer to a referrers request, as it came
+    referrers upstream's whole list of what refers to a digest
 
 An upstream is believed for itself alone: a link and a tag belong to a repository, and so to its
 upstream; `sent` and the media type that came with it belong to an upstream and a digest. Nothing
@@ -54,18 +54,21 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
-    """What a tag meant when upstream last said so (`checked_at`)."""
+    """What a tag meant when upstream last said so (`checked_at`).
+
+    `is_fallback`: by the word of an endpoint that may say so only in an outage of the others.
+    """
 
     digest: Digest
     checked_at: float
+    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReferrersRecord:
-    """Upstream's answer to a referrers request, as it came."""
+    """What refers to a digest: upstream's whole list."""
 
     content: bytes
-    filtered: bool
     checked_at: float
 
 
@@ -93,6 +96,7 @@ class Records(Protocol):
 
         Makes the manifest's own link confirmed, a link of each child that is not foreign, and the
         edges: all or nothing. `sent_as`: upstream has just sent it too, as this media type.
+        Where manifests name too much, all together, what only the oldest name goes.
         """
 
     async def list_children(self, digest: Digest) -> list[Digest]:
@@ -133,18 +137,14 @@ class Records(Protocol):
     # Referrers
 
     async def find_referrers(
-        self, repository: Repository, digest: Digest, artifact_type: str | None
+        self, repository: Repository, digest: Digest
     ) -> ReferrersRecord | None:
-        """Upstream's last answer to this referrers request."""
+        """Upstream's last word on what refers to this."""
 
     async def record_referrers(
-        self,
-        repository: Repository,
-        digest: Digest,
-        artifact_type: str | None,
-        record: ReferrersRecord,
+        self, repository: Repository, digest: Digest, record: ReferrersRecord
     ) -> None:
-        """Upstream has answered a referrers request."""
+        """Upstream has said what refers to this; the oldest of such lists go where need be."""
 
     # Lists
 

@@ -1,4 +1,4 @@
-"""What registries have said, in an SQLite file (`records.sql`)."""
+"""What registries have said, in an SQLite file (`records.sql`, and what follows it)."""
 
 # ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY and question marks
 
@@ -17,7 +17,7 @@ SCHEMA = Schema(
     name="records",
     application_id=0x6D697273,  # "mirs"
     package="mirror.records",
-    scripts=("records.sql",),
+    scripts=("records.sql", "records-2.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and what it held is learnt anew from the registries"
@@ -35,21 +35,44 @@ FIND_LINK = (
 _REPOSITORY = "(SELECT id FROM repositories WHERE path = ?)"
 _UPSTREAM = "(SELECT id FROM upstreams WHERE name = ?)"
 _BATCH = 500  # digests asked about in one query
-_REFERRERS = 10_000  # answers; anyone may ask for the referrers of anything
+
+# Anyone may ask for the referrers of anything: of all the lists, the latest are kept.
+_REFERRERS = 16 * 2**20  # bytes
+_REFERRERS_OVERHEAD = 1024  # bytes that a list costs beyond its content
+_REFERRERS_UNTIDIED = 2**20  # bytes more than that there may be for a while
+
+MOST_NAMED = 1_000_000
+"""Digests that manifests name, all together: some 100 MB. Anybody may write a manifest of many."""
+
+_NAMED_UNTIDIED = 16  # part of them that there may be more for a while
+
+
+_OLDEST_REFERRERS_GO = Statement(
+    "DELETE FROM referrers WHERE (repository, digest) IN (SELECT repository, digest FROM ("
+    " SELECT repository, digest, sum(size + ?) OVER ("
+    "  ORDER BY checked_at DESC ROWS UNBOUNDED PRECEDING) AS total FROM referrers)"
+    " WHERE total > ?)",
+    [(_REFERRERS_OVERHEAD, _REFERRERS)],
+)
 
 
 class SqliteRecords:
     """Implements `records.ports.Records`. Use `SqliteRecords.open`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most_named: int = MOST_NAMED) -> None:
         self._database = database
+        self._most_named = most_named
+        self._named = most_named  # digests, since the oldest manifests have gone
+        self._untidied = _REFERRERS_UNTIDIED  # bytes of lists since the oldest have gone
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, *, catalog: Path | None = None
+        cls, path: Path, *, catalog: Path | None = None, most_named: int = MOST_NAMED
     ) -> AsyncIterator["SqliteRecords"]:
         """Open the file, and make it where need be; everything asked for is written at exit.
+
+        Of what manifests name, the latest `most_named` digests are on record, or a little more.
 
         What an older mirror has kept in its `catalog` is taken over into records that are new.
 
@@ -59,7 +82,7 @@ class SqliteRecords:
         async with Database.open(path, SCHEMA) as database:
             if catalog is not None:
                 await take_over(catalog, database, path, SCHEMA)
-            yield cls(database)
+            yield cls(database, most_named)
 
     # Links
 
@@ -99,6 +122,27 @@ class SqliteRecords:
             Statement(
                 "INSERT INTO edges VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 [(parent, position, pack(it.digest)) for position, it in enumerate(children)],
+            ),
+            Statement(
+                "INSERT INTO manifests (digest, children) VALUES (?, ?) ON CONFLICT (digest)"
+                " DO UPDATE SET id = (SELECT max(id) + 1 FROM manifests)",
+                [(parent, len(children))],
+            ),
+            *self._oldest_manifests_go(len(children) + 1),
+        )
+
+    def _oldest_manifests_go(self, named: int) -> tuple[Statement, ...]:
+        """What is to be done about too many, now that so many more are `named`."""
+        self._named += named
+        if self._named < self._most_named // _NAMED_UNTIDIED:
+            return ()
+        self._named = 0
+        return (
+            Statement(
+                "DELETE FROM manifests WHERE id IN (SELECT id FROM (SELECT id, sum(children + 1)"
+                " OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) AS total FROM manifests)"
+                " WHERE total > ?)",
+                [(self._most_named,)],
             ),
         )
 
@@ -152,9 +196,12 @@ class SqliteRecords:
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
         return await self._database.first(
-            f"SELECT digest, checked_at FROM tags WHERE repository = {_REPOSITORY} AND name = ?",
+            "SELECT digest, checked_at, is_fallback FROM tags"
+            f" WHERE repository = {_REPOSITORY} AND name = ?",
             (str(repository), tag),
-            lambda digest, checked_at: TagRecord(unpack(digest), checked_at),
+            lambda digest, checked_at, is_fallback: TagRecord(
+                unpack(digest), checked_at, bool(is_fallback)
+            ),
         )
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
@@ -162,9 +209,19 @@ class SqliteRecords:
         await self._database.write(
             *_repository(repository),
             Statement(
-                f"INSERT INTO tags VALUES ({_REPOSITORY}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " digest = excluded.digest, checked_at = excluded.checked_at",
-                [(str(repository), tag, pack(record.digest), record.checked_at)],
+                "INSERT INTO tags (repository, name, digest, checked_at, is_fallback)"
+                f" VALUES ({_REPOSITORY}, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " digest = excluded.digest, checked_at = excluded.checked_at,"
+                " is_fallback = excluded.is_fallback",
+                [
+                    (
+                        str(repository),
+                        tag,
+                        pack(record.digest),
+                        record.checked_at,
+                        int(record.is_fallback),
+                    )
+                ],
             ),
         )
 
@@ -182,40 +239,33 @@ class SqliteRecords:
     # Referrers
 
     async def find_referrers(
-        self, repository: Repository, digest: Digest, artifact_type: str | None
+        self, repository: Repository, digest: Digest
     ) -> ReferrersRecord | None:
-        """Upstream's last answer to this referrers request."""
+        """Upstream's last word on what refers to this."""
         return await self._database.first(
-            "SELECT content, filtered, checked_at FROM referrers"
-            f" WHERE repository = {_REPOSITORY} AND digest = ? AND artifact_type = ?",
-            (str(repository), pack(digest), artifact_type or ""),
-            lambda content, filtered, checked_at: ReferrersRecord(
-                content, bool(filtered), checked_at
-            ),
+            "SELECT content, checked_at FROM referrers"
+            f" WHERE repository = {_REPOSITORY} AND digest = ?",
+            (str(repository), pack(digest)),
+            ReferrersRecord,
         )
 
     async def record_referrers(
-        self,
-        repository: Repository,
-        digest: Digest,
-        artifact_type: str | None,
-        record: ReferrersRecord,
+        self, repository: Repository, digest: Digest, record: ReferrersRecord
     ) -> None:
-        """Upstream has answered a referrers request."""
-        key = (str(repository), pack(digest), artifact_type or "")
+        """Upstream has said what refers to this; the oldest of such lists go where need be."""
+        self._untidied += len(record.content) + _REFERRERS_OVERHEAD
+        is_due = self._untidied >= _REFERRERS_UNTIDIED
+        if is_due:
+            self._untidied = 0
         await self._database.write(
             *_repository(repository),
             Statement(
-                f"INSERT INTO referrers VALUES ({_REPOSITORY}, ?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET filtered = excluded.filtered,"
+                "INSERT INTO referrers (repository, digest, checked_at, content)"
+                f" VALUES ({_REPOSITORY}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                 " content = excluded.content, checked_at = excluded.checked_at",
-                [(*key, int(record.filtered), record.content, record.checked_at)],
+                [(str(repository), pack(digest), record.checked_at, record.content)],
             ),
-            Statement(
-                "DELETE FROM referrers WHERE checked_at < ("
-                " SELECT checked_at FROM referrers ORDER BY checked_at DESC LIMIT 1 OFFSET ?)",
-                [(_REFERRERS,)],
-            ),
+            *([_OLDEST_REFERRERS_GO] if is_due else ()),
         )
 
     # Lists

@@ -97,6 +97,11 @@ class Metrics:
             "The mirror's own credentials were refused, or could not be had.",
             "upstream", "endpoint",
         )  # fmt: skip
+        self.upstream_fallback_answers = counter(
+            "upstream_fallback_answers",
+            'Answers about tags by endpoints with tags = "fallback".',
+            "upstream", "endpoint",
+        )  # fmt: skip
         self.ratelimit_limit = gauge(
             "upstream_ratelimit_limit", "Pulls allowed per window, by upstream's word.",
             "upstream", "endpoint",
@@ -134,6 +139,7 @@ class Metrics:
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)
+            self.upstream_fallback_answers.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
     def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:

@@ -97,7 +97,7 @@ async def _ask_everything(registry: Registry) -> list[str]:
         registry.head_blob(SCOPE, BLOB),
         registry.get_manifest(SCOPE, Tag("1")),
         registry.list_tags(SCOPE, Page()),
-        registry.list_referrers(SCOPE, BLOB, None),
+        registry.list_referrers(SCOPE, BLOB, Page()),
     ):
         try:
             await question

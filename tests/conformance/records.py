@@ -36,7 +36,7 @@ class RecordsConformance:
         assert await records.list_senders(ONE) == frozenset()
         assert await records.find_tag(ALPINE, "1") is None
         assert await records.list_tags(ALPINE, after=None, limit=None) == []
-        assert await records.find_referrers(ALPINE, ONE, None) is None
+        assert await records.find_referrers(ALPINE, ONE) is None
         assert await records.list_repositories([HUB], after=None, limit=9) == []
         assert await records.list_links(ALPINE, after=None, limit=9) == []
 
@@ -141,6 +141,8 @@ class RecordsConformance:
 
     async def test_a_tag_means_what_upstream_said_last(self, records: Records) -> None:
         await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 1.0))
+        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 2.0, is_fallback=True))
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 2.0, is_fallback=True)
         await records.record_tag(ALPINE, "3.20", TagRecord(LONG, 2.5))
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(LONG, 2.5)
         assert await records.find_tag(NGINX, "3.20") is None
@@ -158,16 +160,12 @@ class RecordsConformance:
 
     # Referrers
 
-    async def test_referrers_are_kept_for_each_filter(self, records: Records) -> None:
-        everything = ReferrersRecord(b"{}", filtered=False, checked_at=1.0)
-        signatures = ReferrersRecord(b"\x00\xff", filtered=True, checked_at=2.0)
-        await records.record_referrers(ALPINE, ONE, None, everything)
-        await records.record_referrers(ALPINE, ONE, "signature", everything)
-        await records.record_referrers(ALPINE, ONE, "signature", signatures)
-        assert await records.find_referrers(ALPINE, ONE, None) == everything
-        assert await records.find_referrers(ALPINE, ONE, "signature") == signatures
-        assert await records.find_referrers(ALPINE, TWO, None) is None
-        assert await records.find_referrers(APP, ONE, None) is None
+    async def test_of_referrers_the_last_list_is_kept(self, records: Records) -> None:
+        for last in (ReferrersRecord(b"{}", 1.0), ReferrersRecord(b"\x00\xff", 2.0)):
+            await records.record_referrers(ALPINE, ONE, last)
+            assert await records.find_referrers(ALPINE, ONE) == last
+        assert await records.find_referrers(ALPINE, TWO) is None
+        assert await records.find_referrers(APP, ONE) is None
 
     # Lists
 

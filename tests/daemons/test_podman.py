@@ -47,6 +47,16 @@ async def test_podman_turns_to_the_origin_when_upstream_is_down_and_nothing_is_c
     assert await mirror.metric("mirror_requests_total", kind="tag", status="502") > 0
 
 
+async def test_podman_turns_to_the_origin_when_upstream_is_down_and_only_a_manifest_is_cached(
+    hub: Registry, mirror: MirrorProcess, tools: Containers, hello: Image
+) -> None:
+    await hub.push(hello, "library/hello", "1")
+    await mirror.client.manifest("docker.io/library/hello", "1")
+    await hub.process.stop()
+    assert "registry-1.docker.io" in await _why_not(tools, HUB_NAME)
+    assert await mirror.metric("mirror_requests_total", kind="tag", status="404") > 0
+
+
 async def _pull(tools: Containers, name: str, wanted: Image) -> None:
     await tools.podman("pull", name)
     told = await tools.podman("image", "inspect", "--format={{.Digest}} sha256:{{.Id}}", name)

@@ -102,12 +102,15 @@ def test_the_unit_gives_the_mirror_longer_to_end_than_it_takes_to_drain() -> Non
     assert float(_unit()["TimeoutStopSec"]) > DRAIN_SECONDS
 
 
-async def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+async def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     require("systemd-analyze")
-    unit = tmp_path / "mirror.service"
+    unit, listening = tmp_path / "mirror.service", tmp_path / "mirror.socket"
     unit.write_text(UNIT.replace("/opt/mirror/bin/mirror", "/bin/true"))
-    checked = await run("systemd-analyze", "verify", "--man=no", unit)
-    assert str(unit) not in checked.stdout + checked.stderr  # what it would complain about
+    listening.write_text((DEPLOY / "mirror.socket").read_text())
+    checked = await run("systemd-analyze", "verify", "--man=no", unit, listening)
+    said = checked.stdout + checked.stderr  # what it would complain about
+    assert str(unit) not in said
+    assert str(listening) not in said
 
 
 async def test_the_unit_starts_a_verb_that_takes_its_configuration() -> None:

@@ -76,7 +76,7 @@ async def served(
         running = await stack.enter_async_context(
             run(config, clock=clock, spawn=spawn_process(config.log))
         )
-        url = "http://{}:{}".format(*running.listen)
+        url = "http://{}:{}".format(*running.listen[0])
         for _ in range(WORKERS):
             one = await stack.enter_async_context(client(url))
             assert (await one.get("/v2/")).status == 200  # each stays with its worker

@@ -199,7 +199,7 @@ async def test_a_registry_that_is_not_configured_is_unknown(start: Start, app: I
         front.get_manifest(elsewhere, Tag("1"), None),
         front.head_blob(elsewhere, digest, None),
         front.list_tags(elsewhere, Page(), None),
-        front.list_referrers(elsewhere, digest, None, None),
+        front.list_referrers(elsewhere, digest, None, Page(), None),
     ):
         with pytest.raises(RegistryError) as refusal:
             await asking
@@ -259,9 +259,9 @@ async def test_what_nobody_has_a_lease_of_any_more_is_unavailable(start: Start) 
 async def test_what_there_is_is_listed(start: Start, app: Image) -> None:
     front = (await start()).front
     await front.get_manifest(APP, Tag("1"), None)
-    assert (await front.list_tags(APP, Page(), None)).names == ["1"]
+    assert (await front.list_tags(APP, Page(), None)).content == b'["1"]'
     assert await front.list_repositories(Page()) == (["docker.io/org/app"], None)
-    referrers = await front.list_referrers(APP, parse_digest(app.digest), None, None)
+    referrers = await front.list_referrers(APP, parse_digest(app.digest), None, Page(), None)
     assert b"manifests" in referrers.content
 
 

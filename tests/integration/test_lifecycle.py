@@ -56,7 +56,7 @@ def test_it_can_run_again_in_the_same_loop(
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
         for _ in range(2):
             async with asyncio.timeout(20), run_mirror(parse(settings)) as running:
-                answer = await get("http://{}:{}/v2/".format(*running.listen))
+                answer = await get("http://{}:{}/v2/".format(*running.listen[0]))
                 assert answer.status == 200
 
     with asyncio.Runner(loop_factory=new_loop) as runner:

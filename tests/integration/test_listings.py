@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
-from tests.support.images import OCI_INDEX, artifact, digest_of, image, random_layer
+from tests.support.images import OCI_INDEX, Image, artifact, digest_of, image, random_layer
 from tests.support.mirror import upstream_at
 from tests.support.upstream import ScriptedRegistry
 
@@ -178,18 +178,135 @@ async def test_referrers_are_upstreams_and_remembered_like_a_tag(
     assert len(upstream.requests) == 2
 
 
-async def test_a_filter_is_passed_on_and_its_header_back(
+def referring(subject: Image, upstream: ScriptedRegistry, *kinds: str) -> list[str]:
+    """Artifacts of these types that refer to `subject`; their digests."""
+    made = [artifact(kind.encode(), subject=subject, artifact_type=kind) for kind in kinds]
+    return [upstream.add(it, "library/app").digest for it in made]
+
+
+def listed(answer: Any) -> list[str]:
+    return [entry["digest"] for entry in document(answer)["manifests"]]
+
+
+async def test_a_filter_is_applied_here_to_the_one_list_that_is_kept(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
     subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    first, second = referring(subject, upstream, "a/b+c", "a/d")
     mirror = await start_mirror()
     target = f"/v2/app/referrers/{subject.digest}"
-    filtered = await mirror.client.get(f"{target}?artifactType=application/vnd.a%2Bb")
+    filtered = await mirror.client.get(f"{target}?artifactType=a%2Fb%2Bc")
+    nothing = await mirror.client.get(f"{target}?artifactType=a/b")
     plain = await mirror.client.get(target)
-    assert upstream.requests[0].query == "artifactType=application%2Fvnd.a%2Bb"
+    everything = await mirror.client.get(f"{target}?artifactType=")
+    assert upstream.questions() == [("referrers", "GET", subject.digest)]
+    assert upstream.requests[0].query == ""
     assert filtered.headers["OCI-Filters-Applied"] == "artifactType"
     assert "OCI-Filters-Applied" not in plain.headers
-    assert document(filtered)["manifests"] == []
+    assert listed(filtered) == [first]
+    assert document(filtered)["mediaType"] == OCI_INDEX
+    assert listed(nothing) == []
+    assert listed(plain) == listed(everything) == [first, second]
+
+
+async def test_a_thousand_filters_cost_one_question_and_the_room_of_one_list(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    referring(subject, upstream, *(f"kind/{number}" for number in range(200)))
+    mirror = await start_mirror()
+    for number in range(1_000):
+        target = f"/v2/app/referrers/{subject.digest}?artifactType=kind/{number}"
+        answer = await mirror.client.get(target)
+        assert len(listed(answer)) == (number < 200)
+    assert len(upstream.requests) == 1
+    files = mirror.store_root.glob("records.sqlite3*")
+    assert sum(file.stat().st_size for file in files) < 2**20
+
+
+@pytest.mark.parametrize("query", ["page=2", "n=1&last=abc", "artifactType=a%2Fb&next_page=gA%3D"])
+@pytest.mark.parametrize("where", ["/v2/library/app", "", "http://elsewhere.example"])
+async def test_referrers_that_come_in_pages_are_all_told_at_once(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, query: str, where: str
+) -> None:
+    """Zot and Harbor page; the address in a Link is never dialled, its query is sent back."""
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    pages = [[{"mediaType": "a/b", "digest": f"sha256:{n:064}", "size": n}] for n in (1, 2)]
+    link = {"Link": f'<{where}/v2/library/app/referrers/{subject.digest}?{query}>; rel="next"'}
+    for is_second, found in enumerate(pages):
+        upstream.fault(
+            kind="referrers",
+            where=lambda asked, wanted=bool(is_second): (asked.query == query) is wanted,
+            body=json.dumps(
+                {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
+            ).encode(),
+            headers={} if is_second else link,
+        )
+    mirror = await start_mirror()
+    target = f"/v2/app/referrers/{subject.digest}"
+    answer = await mirror.client.get(target)
+    assert document(answer)["manifests"] == pages[0] + pages[1]
+    assert "Link" not in answer.headers
+    assert (await mirror.client.get(target)).headers["Cache-Status"] == "mirror; hit"
+    assert [asked.query for asked in upstream.requests] == ["", query]
+
+
+async def test_more_referrers_than_one_answer_holds_are_told_page_by_page(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    upstream.has_referrers = True
+    digests = [f"sha256:{number:064}" for number in range(7)]
+    for number, digest in enumerate(digests):
+        entry = {"mediaType": "a/b", "digest": digest, "size": 1, "artifactType": "a/b"}
+        more = [{**entry, "digest": f"sha256:{'a' * 64}", "artifactType": "x" * 2**20}]
+        following = f'</v2/library/app/referrers/{subject.digest}?token={number + 1}>; rel="next"'
+        upstream.fault(
+            kind="referrers",
+            where=lambda asked, wanted=f"token={number}" if number else "": asked.query == wanted,
+            body=json.dumps({"schemaVersion": 2, "manifests": [entry, *more]}).encode(),
+            headers={"Link": following} if number < 6 else {},
+        )
+    mirror = await start_mirror()
+    target, found, answers = (
+        f"/v2/app/referrers/{subject.digest}?artifactType=a/b&ns=docker.io",
+        [],
+        0,
+    )
+    while target:
+        answer = await mirror.client.get(target)
+        found += listed(answer)
+        answers += 1
+        target = answer.headers.get("Link", "<>").removeprefix("<").partition(">")[0]
+        assert not target or target.startswith(f"/v2/app/referrers/{subject.digest}?token=")
+        assert answer.headers["Cache-Status"] == "mirror; fwd=miss"
+    assert found == digests
+    assert answers == 3
+
+
+@pytest.mark.parametrize("query", ["", "?token=1"])
+async def test_pages_of_referrers_that_lead_nowhere_are_an_outage(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, query: str
+) -> None:
+    """Half a list of signatures is worse than none: what is missing looks like unsigned."""
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    link = f'</v2/library/app/referrers/{subject.digest}{query}>; rel="next"'
+    upstream.fault(kind="referrers", headers={"Link": link}, times=2)
+    mirror = await start_mirror()
+    target = f"/v2/app/referrers/{subject.digest}"
+    assert (await mirror.client.get(target)).status == 502
+    assert (await mirror.client.get(target)).status == 200
+
+
+async def test_a_page_of_referrers_that_is_gone_is_not_a_registry_without_referrers(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    subject = upstream.add(image(random_layer(10, seed=1)), "library/app", "1")
+    link = f'</v2/library/app/referrers/{subject.digest}?token=1>; rel="next"'
+    upstream.fault(kind="referrers", headers={"Link": link}, where=lambda it: not it.query)
+    upstream.fault(kind="referrers", status=404, where=lambda it: bool(it.query))
+    mirror = await start_mirror()
+    assert (await mirror.client.get(f"/v2/app/referrers/{subject.digest}")).status == 502
 
 
 async def test_a_registry_without_referrers_stays_one(

@@ -6,6 +6,7 @@ import pytest
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_layer
+from tests.support.mirror import upstream_at
 from tests.support.upstream import Cdn, ScriptedRegistry
 
 APP = image(random_layer(1_000, seed=71))
@@ -102,5 +103,33 @@ async def test_after_a_mismatch_the_digest_is_missing_so_that_clients_go_to_the_
         with pytest.raises(aiohttp.ClientPayloadError):
             await mirror.client.blob("app", LAYER)
     upstream.forget()
-    assert (await mirror.client.blob("app", LAYER)).status == 404
-    assert upstream.asked("blob", method="GET") == []
+    target = f"/v2/app/blobs/{LAYER}"
+    assert (await mirror.client.get(target)).status == 404
+    assert (await mirror.client.head(target)).status == 404
+    assert upstream.asked("blob") == []
+    assert (await mirror.client.blob("other", OTHER_LAYER)).status == 200
+
+
+async def test_so_is_the_digest_of_a_manifest_and_its_tag_is_asked_for_again(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    mirror = await start_mirror()
+    lie = upstream.fault(kind="manifest", reference=APP.digest, corrupt_at=50)
+    for status in (502, 502, 404):
+        assert (await mirror.client.manifest("app", APP.digest)).status == status
+    assert len(lie.struck) == 2
+    assert (await mirror.client.manifest("app", "1")).body == APP.manifest
+    assert (await mirror.client.manifest("app", APP.digest)).status == 200
+
+
+async def test_one_endpoint_that_lies_about_a_manifest_is_no_reason_for_a_404(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    async with ScriptedRegistry() as liar:
+        liar.add(APP, "library/app", "1")
+        liar.fault(kind="manifest", corrupt_at=50)
+        mirror = await start_mirror({"docker.io": upstream_at(liar.url, upstream.url)})
+        outage = upstream.fault(status=503, times=2)
+        for status in (502, 502, 200):
+            assert (await mirror.client.manifest("app", APP.digest)).status == status
+        assert len(outage.struck) == 2

@@ -99,7 +99,7 @@ class Door:
         self._check(*asked)
         raise Missing(ErrorCode.MANIFEST_UNKNOWN, "not here")
 
-    head_blob = get_manifest
+    head_blob = can_serve = get_manifest
 
     @asynccontextmanager
     async def open_blob(self, *asked: Any) -> AsyncIterator[Lease]:
@@ -114,9 +114,10 @@ class Door:
         await self.get_manifest(repository, Tag("1"), authorization)
 
     async def list_referrers(
-        self, repository: Repository, digest: Digest, kind: Any, authorization: Any
+        self, repository: Repository, digest: Digest, kind: Any, page: Page, authorization: Any
     ) -> None:
         assert kind is None or type(kind) is str
+        assert type(page) is Page
         await self.get_manifest(repository, digest, authorization)
 
     async def list_repositories(self, page: Page) -> tuple[list[str], None]:

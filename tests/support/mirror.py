@@ -151,7 +151,7 @@ async def _serve(
     task = asyncio.current_task()
     assert task is not None
     async with run(config, clock=clock, monotonic=clock.monotonic) as running:
-        host, admin_host = (f"{name}:{port}" for name, port in (running.listen, running.admin))
+        host, admin_host = (f"{name}:{port}" for name, port in (running.listen[0], running.admin))
         async with client(f"http://{host}") as connected:
             started.set_result(
                 InnerMirror(

@@ -14,7 +14,7 @@ README = (CHECKOUT / "README.md").read_text()
 FIRST_SCREEN = README.partition("\n## ")[0]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "mirror/README.md", "deploy/README.md"]
 
-PORT = Config().server.listen[1]
+PORT = Config().server.listen[0][1]
 MIRROR = f"127.0.0.1:{PORT}"
 
 

@@ -23,7 +23,7 @@ def test_the_first_upstream_is_the_default() -> None:
     assert [name for name, upstream in config.upstream.items() if upstream.default] == ["docker.io"]
     assert [endpoint.max_connections for endpoint in config.upstream["ghcr.io"].endpoints] == [2, 2]
     assert config.tags.fresh_for == 5
-    assert config.server.listen == ("127.0.0.1", 0)
+    assert config.server.listen == (("127.0.0.1", 0),)
 
 
 def test_an_override_replaces_one_setting_and_keeps_the_others() -> None:

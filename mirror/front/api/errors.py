@@ -7,6 +7,9 @@ What cannot be had is told so that *this* client turns to the origin at once :
     containerd, BuildKit      502, 504 (slow)    404   it repeats a 429 five times at once
     podman, Buildah, skopeo   502, 504           404   it sleeps on a 429 (CRI-O too)
     anything else             502, 504           429 with Retry-After
+
+podman and its kin take all of an image from whoever has given them its manifest: they get 404 for a
+manifest of which not everything can be had (`handlers`, `pull.complete`).
 """
 
 import json

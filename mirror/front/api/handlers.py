@@ -4,12 +4,14 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import assert_never
 
+import msgspec
 from aiohttp import web
 
 from mirror.front.api import responses
+from mirror.front.api.agents import takes_all_from_one
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.ports import Pulls
-from mirror.oci.errors import Denied, ErrorCode
+from mirror.oci.errors import Denied, ErrorCode, Missing
 from mirror.oci.reference import Tag
 from mirror.oci.request import (
     BlobRequest,
@@ -92,9 +94,16 @@ class Handlers:
         route = self._route(asked.name, ns, facts)
         authorization = _authorization(request)
         answer = await self._cached.get_manifest(route, asked.reference, authorization)
+        digest = answer.manifest.digest
+        if takes_all_from_one(request.headers.get("User-Agent", "")) and not (
+            await self._cached.can_serve(route, digest, authorization)
+        ):
+            raise Missing(
+                ErrorCode.MANIFEST_UNKNOWN, "not all that this manifest names can be had here now"
+            )
         facts.note(answer.outcome)
         if request.method == "GET":
-            self._cached.note_served(route.repository, answer.manifest.digest, authorization)
+            self._cached.note_served(route.repository, digest, authorization)
         return responses.manifest(request, answer)
 
     async def _blob(
@@ -134,7 +143,8 @@ class Handlers:
         facts.kind = Kind.TAGS
         route = self._route(asked.name, ns, facts)
         answer = await self._mirror.list_tags(route.repository, asked.page, _authorization(request))
-        content = {"name": asked.name, "tags": answer.names}
+        name = msgspec.json.encode(asked.name)
+        content = b'{"name":%b,"tags":%b}' % (name, answer.content)
         response = responses.page(request, content, answer.next_query, ns)
         response.headers.update(responses.outcome_headers(facts.note(answer.outcome)))
         return response
@@ -146,16 +156,21 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(asked.name, ns, facts)
         answer = await self._mirror.list_referrers(
-            route.repository, asked.digest, asked.artifact_type, _authorization(request)
+            route.repository, asked.digest, asked.artifact_type, asked.page, _authorization(request)
         )
         headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
-        if answer.filtered:
+        following = answer.next_query
+        if asked.artifact_type is not None:
             headers["OCI-Filters-Applied"] = "artifactType"
+            following = following and following | {"artifactType": asked.artifact_type}
+        if following is not None:
+            headers["Link"] = responses.next_link(request, following, ns)
         return web.Response(body=answer.content, content_type=_INDEX, headers=headers)
 
     async def _catalog(self, request: web.BaseRequest, asked: CatalogRequest) -> web.StreamResponse:
         names, following = await self._mirror.list_repositories(asked.page)
-        return responses.page(request, {"repositories": names}, following, None)
+        content = msgspec.json.encode({"repositories": names})
+        return responses.page(request, content, following, None)
 
     def _route(self, name: str, ns: str | None, facts: Facts) -> Route:
         route = self._router.route(name, ns=ns, host=facts.host)

@@ -21,6 +21,7 @@ from mirror.oci.reference import Reference, Repository
 from mirror.pull.answers import HIT, BlobAnswer, ManifestAnswer, Progress, Reader, Stream
 from mirror.pull.routing import Route
 
+_COMPLETE_FOR = 2.0  # seconds
 _NOTED = 16384  # manifests
 _NOTED_FOR = 10.0  # seconds; what has been served again after that is told again
 
@@ -48,6 +49,9 @@ class CachedPulls:
         self._noted: TTLCache[tuple[Repository, Digest], None] = TTLCache(
             _NOTED, ttl=_NOTED_FOR, timer=monotonic
         )
+        self._complete: TTLCache[tuple[Repository, Digest], None] = TTLCache(
+            _NOTED, ttl=_COMPLETE_FOR, timer=monotonic
+        )
 
     async def get_manifest(
         self, route: Route, reference: Reference, authorization: Authorization
@@ -61,6 +65,16 @@ class CachedPulls:
         if not route.is_personal:
             self._cache.keep_manifest(route.repository, reference, answer, generation)
         return answer
+
+    async def can_serve(self, route: Route, digest: Digest, authorization: Authorization) -> bool:
+        """Whether all that a manifest names can be had; what was so a moment ago, still is."""
+        key = (route.repository, digest)
+        if key in self._complete and not route.is_personal:
+            return True
+        can_serve = await self._front.can_serve(route.repository, digest, authorization)
+        if can_serve:
+            self._complete[key] = None
+        return can_serve
 
     def note_served(
         self, repository: Repository, digest: Digest, authorization: Authorization

@@ -39,6 +39,8 @@ def cache_status(outcome: Outcome) -> str:
         status += "; stored"
     if outcome.upstream_status is not None:
         status += f"; fwd-status={outcome.upstream_status}"
+    if outcome.is_fallback:
+        status += "; detail=fallback"
     return status
 
 
@@ -63,18 +65,23 @@ def manifest(request: web.BaseRequest, answer: ManifestAnswer) -> web.Response:
 
 def page(
     request: web.BaseRequest,
-    content: Mapping[str, object],
+    content: bytes,
     following: dict[str, str] | None,
     ns: str | None,
 ) -> web.Response:
     """A page of a listing, with the `Link` to the next one under the path that was asked for."""
-    response = web.json_response(content)
+    response = web.Response(body=content, content_type="application/json", charset="utf-8")
     if following is not None:
-        path = request.raw_path.partition("?")[0]
-        if ns is not None:
-            following = following | {"ns": ns}
-        response.headers["Link"] = f'<{path}?{urlencode(following)}>; rel="next"'
+        response.headers["Link"] = next_link(request, following, ns)
     return response
+
+
+def next_link(request: web.BaseRequest, following: dict[str, str], ns: str | None) -> str:
+    """The `Link` to what follows, under the path that was asked for."""
+    path = request.raw_path.partition("?")[0]
+    if ns is not None:
+        following = following | {"ns": ns}
+    return f'<{path}?{urlencode(following)}>; rel="next"'
 
 
 @dataclass(slots=True)

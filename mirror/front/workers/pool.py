@@ -240,9 +240,9 @@ class Pool:
         while True:
             member = await self._next()
             try:
-                connection, (host, *_) = await loop.sock_accept(listener)
+                connection, address = await loop.sock_accept(listener)
                 with connection:
-                    client = client_of(host)
+                    client = client_of(address[0] if isinstance(address, tuple) else "")
                     if not member.is_fit(self._clock()):  # nobody had come for long
                         member = await self._next()
                     if self.connections.admit(client):

@@ -44,7 +44,7 @@ _LONGEST_LIFE = 86400.0  # seconds; what is revoked meanwhile is found out by a 
 _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its way
 _REMEMBERED = 4096  # tokens, one for each repository
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
-_LARGEST = 1 << 20  # bytes of a token server's answer
+_LARGEST = 1 << 18  # bytes of a token server's answer
 _CLIENT_ID = "oci-mirror"
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})

@@ -56,13 +56,12 @@ class Distrust:
         default_factory=lambda: TTLCache(_LIES, ttl=_HOPELESS_FOR), init=False
     )
 
-    def note(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
-        """These have."""
-        for sender in senders:
-            self._liars[digest, sender.name] = True
+    def note(self, digest: Digest, names: Iterable[str], *, is_disproved: bool) -> None:
+        """Those of these names have."""
+        for name in names:
+            self._liars[digest, name] = True
             if is_disproved:
-                lies = self._disproved.get((digest, sender.name), 0) + 1
-                self._disproved[digest, sender.name] = lies
+                self._disproved[digest, name] = self._disproved.get((digest, name), 0) + 1
 
     def is_noted(self, digest: Digest, name: str) -> bool:
         """Whether the one of this name has."""
@@ -153,7 +152,8 @@ class RegistryBlobs:
 
     def distrust(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
         """As `BlobSource.distrust`."""
-        self._distrust.note(digest, senders, is_disproved=is_disproved)
+        names = [sender.name for sender in senders]
+        self._distrust.note(digest, names, is_disproved=is_disproved)
 
 
 async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:

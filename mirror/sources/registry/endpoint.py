@@ -237,7 +237,7 @@ class Endpoint:
 
     def _is_personal(self, scope: Scope) -> bool:
         """Whether the client's own authorization goes here: not to an accelerator of others."""
-        return scope.authorization is not None and self.config.tags
+        return scope.authorization is not None and self.config.is_authority
 
     async def _better_header(
         self, response: aiohttp.ClientResponse, url: URL, scope: Scope, sent: str | None
@@ -318,6 +318,10 @@ class Endpoint:
                     requests=question.quota.name.lower(),
                 ),
             )
+
+    def note_fallback(self) -> None:
+        """It has said what a tag means, or which there are, in place of those who may."""
+        self._metrics.upstream_fallback_answers.labels(self.label.upstream, self.name).inc()
 
     def body_broke(self, repository: str) -> None:
         """The body of a blob has stalled, or brought nothing at all."""

@@ -23,6 +23,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.registry.connections import Trip, over_a_living_one
+from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.reach import is_literal
 from mirror.sources.registry.reading import Senseless
@@ -119,7 +120,7 @@ class Exchange:
                 response.close()
 
     async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
-        """The whole body.
+        """The whole body, decoded where it is encoded.
 
         Raises:
             Unavailable: It is larger than `limit` bytes, breaks, or drips: clients wait for all of
@@ -128,16 +129,29 @@ class Exchange:
         if (response.content_length or 0) > limit:
             raise Senseless(f"upstream's answer is larger than {limit} bytes")
         content = bytearray()
+        decoder = Decoder(response.headers.get("Content-Encoding"))
         due = asyncio.get_running_loop().time() + self._stall_timeout
         with _receiving(response.url):
             async with asyncio.timeout_at(due) as patience:
                 async for chunk in response.content.iter_any():
                     self.count(len(chunk))
-                    content += chunk
-                    if len(content) > limit:
-                        raise Senseless(f"upstream's answer is larger than {limit} bytes")
+                    await self._decode(decoder, chunk, content, limit=limit)
                     patience.reschedule(due + len(content) / _SLOWEST)
+        with _decoding():
+            content += decoder.end()
         return bytes(content)
+
+    async def _decode(
+        self, decoder: Decoder, chunk: bytes, content: bytearray, *, limit: int
+    ) -> None:
+        """Add what a chunk stands for. Raises Senseless."""
+        with _decoding():
+            for piece in decoder.feed(chunk):
+                content += piece
+                if len(content) > limit:
+                    raise Senseless(f"upstream's answer is larger than {limit} bytes")
+                if len(piece) == PIECE:
+                    await asyncio.sleep(0)  # a little that stands for much: others have a turn
 
     async def chunks(
         self, response: aiohttp.ClientResponse, urgency: Urgency | None = None
@@ -306,6 +320,14 @@ def _sending(url: URL) -> Iterator[None]:
         raise Senseless(
             f"{_host(url)} answered with something that is no HTTP: {type(error).__name__}"
         ) from error
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Senseless(f"upstream's answer is {error}") from error
 
 
 @contextmanager

@@ -39,7 +39,9 @@ async def first_answer(
             errors.append(error)
         except Denied as error:
             # Whoever may not say what a tag means may not say who is let in either.
-            errors.append(error if endpoint.config.tags else Missing(unknown, error.message))
+            errors.append(
+                error if endpoint.config.is_authority else Missing(unknown, error.message)
+            )
         except Senseless as error:
             errors.append(Unavailable(error.message, status_seen=error.status_seen))
         except (Refused, Unavailable, DigestMismatch) as error:

@@ -1,33 +1,34 @@
 """Lists, as a registry's endpoint gives them: of tags, of what refers to a digest."""
 
 from dataclasses import dataclass
-from urllib.parse import urlencode
+from functools import partial
+from urllib.parse import parse_qsl, urlencode
 
+from mirror.aio.reading import read_aside
 from mirror.oci.digest import Digest
+from mirror.oci.errors import Missing, RegistryError
 from mirror.oci.manifest import MAX_SIZE
+from mirror.oci.referrers import merge_referrers
 from mirror.oci.request import Page
 from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.headers import field_value, parse_next_query
-from mirror.sources.registry.reading import Senseless, read_json
+from mirror.sources.registry.headers import parse_next_query
+from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.tag_lists import TagsPage, read_tags
 
 _LARGEST_LIST = 32 * 2**20  # bytes of a list of tags
-_WHAT = "upstream's list of tags"
-
-
-@dataclass(frozen=True, slots=True)
-class TagsPage:
-    """A page of tags, and the query that leads to the next one."""
-
-    names: list[str]
-    next_query: dict[str, str] | None
+_MOST_PAGES = 64  # of referrers, that are made one; more are asked for as upstream pages them
 
 
 @dataclass(frozen=True, slots=True)
 class Referrers:
-    """The index of what refers to a digest, as upstream sent it."""
+    """What refers to a digest, and the query that leads to more where there is too much of it.
+
+    `is_fallback`: as with tags.
+    """
 
     content: bytes
-    filtered: bool  # upstream has applied the artifactType filter
+    next_query: dict[str, str] | None
+    is_fallback: bool = False
 
 
 async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
@@ -35,19 +36,59 @@ async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     path = f"tags/list{_page_query(page)}"
     async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
         document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
-        return _tags_page(document, response.headers.get("Link"), page)
+        following = _next_query(response.headers.get("Link"))
+    return await read_aside(partial(read_tags, following, page), document)
 
 
-async def list_referrers(
-    endpoint: Endpoint, scope: Scope, digest: Digest, artifact_type: str | None
-) -> Referrers:
-    """What refers to `digest`. Raises as `Endpoint.ask`."""
-    query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
+async def list_referrers(endpoint: Endpoint, scope: Scope, digest: Digest, page: Page) -> Referrers:
+    """What refers to `digest`, from `page` on, through as many pages as make one answer.
+
+    Of upstream's `Link` the query alone is followed, so that nobody else is asked. Raises as
+    `Endpoint.ask`.
+    """
+    pages: list[bytes] = []
+    asked: set[str] = set()
+    query, following = _page_query(page), None
+    for _ in range(_MOST_PAGES):
+        asked.add(query)
+        try:
+            content, following = await _referrers_page(endpoint, scope, digest, query)
+        except Missing as error:
+            if not pages:
+                raise  # it knows no such list
+            raise Senseless("upstream's next page is not there") from error
+        if pages and sum(map(len, pages)) + len(content) > MAX_SIZE:
+            return Referrers(_merged(pages), dict(parse_qsl(query[1:])))
+        pages.append(content)
+        if following is None:
+            break
+        query = f"?{urlencode(following)}"
+        if query in asked:
+            raise Senseless("upstream's next page is one that it has sent")
+    return Referrers(_merged(pages), following)
+
+
+def _merged(pages: list[bytes]) -> bytes:
+    try:
+        return merge_referrers(pages)
+    except RegistryError as error:
+        raise Senseless("upstream's list of referrers makes no sense") from error
+
+
+async def _referrers_page(
+    endpoint: Endpoint, scope: Scope, digest: Digest, query: str
+) -> tuple[bytes, dict[str, str] | None]:
     path = f"referrers/{digest}{query}"
     async with endpoint.ask("GET", path, scope, {}, kind="referrers") as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
-        filters = response.headers.get("OCI-Filters-Applied", "")
-        return Referrers(content, "artifactType" in filters)
+        return content, _next_query(response.headers.get("Link"))
+
+
+def _next_query(link: str | None) -> dict[str, str] | None:
+    try:
+        return parse_next_query(link)
+    except ValueError as error:
+        raise Senseless("upstream's next page is at no address") from error
 
 
 def _page_query(page: Page) -> str:
@@ -57,31 +98,3 @@ def _page_query(page: Page) -> str:
     if page.last is not None:
         query["last"] = page.last
     return f"?{urlencode(query)}" if query else ""
-
-
-def _tags_page(document: bytes, link: str | None, page: Page) -> TagsPage:
-    names = _tag_names(document)
-    try:
-        following = parse_next_query(link)
-    except ValueError as error:
-        raise Senseless("upstream's next page is at no address") from error
-    if following is not None:
-        return TagsPage(names, following)
-    # Some registries ignore n and last, and send everything.
-    if page.last is not None and page.last in names:
-        names = names[names.index(page.last) + 1 :]
-    if page.n is not None and len(names) > page.n:
-        names = names[: page.n]
-        return TagsPage(names, {"n": str(page.n), "last": names[-1]} if names else None)
-    return TagsPage(names, None)
-
-
-def _tag_names(document: bytes) -> list[str]:
-    answer = read_json(document, what=_WHAT)
-    names = answer.get("tags", ...) if isinstance(answer, dict) else ...
-    if names is None:
-        return []  # distribution says so where there are none
-    if not isinstance(names, list):
-        raise Senseless(f"{_WHAT} makes no sense")
-    # What is no tag by any grammar can be asked for by nobody.
-    return [name for name in names if isinstance(name, str) and field_value(name)]

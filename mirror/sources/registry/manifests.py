@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
 
+from mirror.aio.reading import read_aside
 from mirror.oci.digest import Digest, digest_of, parse_digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, Refused, RegistryError
 from mirror.oci.manifest import (
@@ -18,6 +20,7 @@ from mirror.oci.manifest import (
     parse_references,
 )
 from mirror.oci.reference import Reference, Tag
+from mirror.oci.signed import SIGNED_MANIFEST, payload_of
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.reading import Senseless
 
@@ -29,11 +32,25 @@ _ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 class TagState:
     """What upstream says of a tag, without sending its manifest.
 
-    `digest` is None where upstream does not name it; `not_modified`: it is what we knew.
+    `digest` is None where upstream does not name it; `not_modified`: it is what we knew;
+    `is_fallback`: as `SentManifest` has it.
     """
 
     digest: Digest | None
     not_modified: bool = False
+    is_fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SentManifest:
+    """A manifest that upstream has sent, and what it refers to.
+
+    `is_fallback`: by tag, of an endpoint that may say what a tag means only in an outage.
+    """
+
+    manifest: Manifest
+    references: References
+    is_fallback: bool = False
 
 
 async def head_tag(endpoint: Endpoint, scope: Scope, tag: Tag, known: Digest | None) -> TagState:
@@ -47,15 +64,13 @@ async def head_tag(endpoint: Endpoint, scope: Scope, tag: Tag, known: Digest | N
         return TagState(_digest_header(response))
 
 
-async def get_manifest(
-    endpoint: Endpoint, scope: Scope, reference: Reference
-) -> tuple[Manifest, References]:
+async def get_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -> SentManifest:
     """The manifest, proved as far as its digest is known, and read. Raises as `Endpoint.ask`."""
     path = f"manifests/{reference}"
     async with endpoint.ask("GET", path, scope, _ACCEPT, kind=_kind(reference)) as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
         endpoint.heads.answered_by_get(scope.repository.name, str(reference))
-        return _manifest(response, content, reference)
+        return await read_aside(partial(_manifest, response, reference), content)
 
 
 async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -> None:
@@ -106,9 +121,15 @@ def _digest_header(response: aiohttp.ClientResponse) -> Digest | None:
 
 
 def _manifest(
-    response: aiohttp.ClientResponse, content: bytes, reference: Reference
-) -> tuple[Manifest, References]:
+    response: aiohttp.ClientResponse, reference: Reference, content: bytes
+) -> SentManifest:
     promised = _digest_header(response) if isinstance(reference, Tag) else reference
+    if promised is None or not promised.names(content):
+        payload = payload_of(content)
+        if payload is not None and (promised is None or promised.names(payload)):
+            digest = promised or digest_of(payload)
+            manifest = Manifest(digest, SIGNED_MANIFEST, content, is_signed=True)
+            return SentManifest(manifest, References())
     if promised is not None and not promised.names(content):
         raise DigestMismatch("upstream sent a manifest that is not what its digest says")
     references = _references(content)
@@ -117,7 +138,8 @@ def _manifest(
         raise Senseless("upstream answered with something that is no manifest")
     declared = response.headers.get("Content-Type", "").partition(";")[0].strip()
     media_type = media_type_of(references, declared) or MANIFEST_TYPES[0]
-    return Manifest(promised or digest_of(content), media_type, content), references
+    manifest = Manifest(promised or digest_of(content), media_type, content)
+    return SentManifest(manifest, references)
 
 
 def _references(content: bytes) -> References:

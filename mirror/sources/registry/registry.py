@@ -1,14 +1,17 @@
 """One upstream: what the mirror asks of it, at whichever of its endpoints can answer.
 
 Endpoints are tried in the order of the configuration. Only those with `tags = true` may say what a
-tag means; content by digest may come from any, since its digest proves it.
+tag means, and while none of them can be asked, those with `tags = "fallback"`; content by digest
+may come from any, since its digest proves it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode
-from mirror.oci.manifest import Manifest, References
+from mirror.oci.errors import DigestMismatch, ErrorCode, RegistryError, Unavailable
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.sources.registry import blobs, listings, manifests
@@ -16,8 +19,11 @@ from mirror.sources.registry.blobs import Distrust, RegistryBlobs
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.health import Quota
-from mirror.sources.registry.listings import Referrers, TagsPage
-from mirror.sources.registry.manifests import TagState
+from mirror.sources.registry.listings import Referrers
+from mirror.sources.registry.manifests import SentManifest, TagState
+from mirror.sources.registry.tag_lists import TagsPage
+
+_Word = TypeVar("_Word", SentManifest, TagState, TagsPage, Referrers)
 
 
 @dataclass(slots=True, eq=False)
@@ -31,14 +37,30 @@ class Registry:
     name: str
     endpoints: list[Endpoint]
     _tag_endpoints: list[Endpoint] = field(init=False)
+    _fallbacks: list[Endpoint] = field(init=False)
     _distrust: Distrust = field(default_factory=Distrust, init=False)
 
     def __post_init__(self) -> None:
-        self._tag_endpoints = [endpoint for endpoint in self.endpoints if endpoint.config.tags]
+        self._tag_endpoints = [it for it in self.endpoints if it.config.is_authority]
+        self._fallbacks = [it for it in self.endpoints if it.config.tags == "fallback"]
 
     def tells_tags(self, repository: str) -> bool:
         """Whether an endpoint that may say what tags mean would, for all that is known."""
         return any(it.is_up_for(Quota.CHECKS, repository) for it in self._tag_endpoints)
+
+    def speaks_of_tags(self, repository: str) -> bool:
+        """The same, or one that may in their place."""
+        return self.tells_tags(repository) or any(
+            it.is_up_for(Quota.CHECKS, repository) for it in self._fallbacks
+        )
+
+    def gives_manifests(self, repository: str) -> bool:
+        """Whether an endpoint would send manifests, for all that is known."""
+        return any(it.is_up_for(Quota.MANIFESTS, repository) for it in self.endpoints)
+
+    def gives_blobs(self, repository: str) -> bool:
+        """Whether an endpoint would send blobs, for all that is known."""
+        return any(it.is_up_for(Quota.BLOBS, repository) for it in self.endpoints)
 
     def credentials_version(self) -> tuple[object, ...]:
         """Changes when the mirror's credentials have: what was denied may be granted now."""
@@ -48,18 +70,34 @@ class Registry:
         """The blobs of a repository, as a source of bytes; equal where registry and scope are."""
         return RegistryBlobs(self.name, scope, tuple(self.endpoints), self._distrust)
 
+    def require_hope(self, digest: Digest, *, unknown: ErrorCode) -> None:
+        """Raises Missing where every endpoint has sent something else under this digest."""
+        names = (endpoint.name for endpoint in self.endpoints)
+        self._distrust.require_hope(digest, names, unknown=unknown)
+
     async def head_tag(self, scope: Scope, tag: Tag, known: Digest | None) -> TagState:
         """What `tag` means now; costs no pull (Docker Hub counts GETs only)."""
-        return await first_answer(
-            self._tag_endpoints, lambda endpoint: manifests.head_tag(endpoint, scope, tag, known)
+        return await self._first_word(
+            scope, lambda endpoint: manifests.head_tag(endpoint, scope, tag, known)
         )
 
-    async def get_manifest(self, scope: Scope, reference: Reference) -> tuple[Manifest, References]:
+    async def get_manifest(self, scope: Scope, reference: Reference) -> SentManifest:
         """The manifest, proved by its digest (as far as one is known beforehand), and read."""
-        endpoints = self._tag_endpoints if isinstance(reference, Tag) else self.endpoints
-        return await first_answer(
-            endpoints, lambda endpoint: manifests.get_manifest(endpoint, scope, reference)
-        )
+        if isinstance(reference, Tag):
+            return await self._first_word(
+                scope, lambda endpoint: manifests.get_manifest(endpoint, scope, reference)
+            )
+        digest = reference
+        self.require_hope(digest, unknown=ErrorCode.MANIFEST_UNKNOWN)
+
+        async def ask(endpoint: Endpoint) -> SentManifest:
+            try:
+                return await manifests.get_manifest(endpoint, scope, digest)
+            except DigestMismatch:
+                self._distrust.note(digest, [endpoint.name], is_disproved=True)
+                raise
+
+        return await first_answer(self.endpoints, ask)
 
     async def confirm_manifest(self, scope: Scope, reference: Reference) -> None:
         """Have upstream confirm that this repository has this manifest, and lets us have it."""
@@ -70,6 +108,7 @@ class Registry:
 
     async def head_blob(self, scope: Scope, digest: Digest) -> int:
         """The size of a blob that this repository has, in bytes; nothing is transferred."""
+        self.require_hope(digest, unknown=ErrorCode.BLOB_UNKNOWN)
         return await first_answer(
             self._authorities(scope, digest),
             lambda endpoint: blobs.head_blob(endpoint, scope, digest),
@@ -78,23 +117,45 @@ class Registry:
 
     async def list_tags(self, scope: Scope, page: Page) -> TagsPage:
         """A page of the repository's tags."""
-        return await first_answer(
-            self._tag_endpoints,
+        return await self._first_word(
+            scope,
             lambda endpoint: listings.list_tags(endpoint, scope, page),
             unknown=ErrorCode.NAME_UNKNOWN,
         )
 
-    async def list_referrers(
-        self, scope: Scope, digest: Digest, artifact_type: str | None
-    ) -> Referrers:
+    async def list_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
         """What refers to `digest` (Missing: upstream does not support the request)."""
-        return await first_answer(
-            self._tag_endpoints,
-            lambda endpoint: listings.list_referrers(endpoint, scope, digest, artifact_type),
+        return await self._first_word(
+            scope,
+            lambda endpoint: listings.list_referrers(endpoint, scope, digest, page),
         )
+
+    async def _first_word(
+        self,
+        scope: Scope,
+        ask: Callable[[Endpoint], Awaitable[_Word]],
+        *,
+        unknown: ErrorCode = ErrorCode.MANIFEST_UNKNOWN,
+    ) -> _Word:
+        """What nothing proves: of those who may say so, or who may while those cannot be asked."""
+        try:
+            return await first_answer(self._tag_endpoints, ask, unknown=unknown)
+        except Unavailable:
+            # They do not know who is let in, and the refusal of one that lags behind says nothing.
+            if self._fallbacks and scope.authorization is None:
+                with suppress(RegistryError):
+                    return await first_answer(self._fallbacks, lambda it: _in_place(it, ask))
+            raise
 
     def _authorities(self, scope: Scope, reference: Reference) -> list[Endpoint]:
         """Who may say that this repository has something, and lets this client have it."""
         if isinstance(reference, Tag) or scope.authorization is not None:
             return self._tag_endpoints
         return self.endpoints
+
+
+async def _in_place(endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[_Word]]) -> _Word:
+    """The answer of an endpoint in place of those that it stands for, marked."""
+    word = replace(await ask(endpoint), is_fallback=True)
+    endpoint.note_fallback()
+    return word

@@ -12,8 +12,9 @@ from tests.bench.wild.kinds import kind
 from tests.bench.wild.seat import Scene
 from tests.support.auth import BearerAuth
 from tests.support.evil import Behaviour, says, tells
-from tests.support.images import OCI_INDEX, OCI_MANIFEST, Image, image, random_layer
+from tests.support.images import OCI_INDEX, OCI_MANIFEST, Image, digest_of, image, random_layer
 from tests.support.relay import Relay
+from tests.support.signed import signed
 from tests.support.upstream import Cdn, RateLimit
 
 _MIB = 2**20
@@ -237,6 +238,21 @@ async def gzip_unasked(scene: Scene) -> None:
     answer = await seat.client.get("/v2/library/app/tags/list")
     body = gzip.decompress(answer.body) if "Content-Encoding" in answer.headers else answer.body
     assert json.loads(body)["tags"] == ["1", "2"], "not readable"
+
+
+@kind("an image of 2016, whose manifest is signed (schema 1): it is passed on")
+async def signed_manifest(scene: Scene) -> None:
+    evil = await scene.evil()
+    layer = b"a layer of 2016"
+    old = signed(digest_of(layer))
+    named = f"Docker-Content-Digest: {old.digest}".encode()
+    typed = b"Content-Type: application/vnd.docker.distribution.manifest.v1+prettyjws"
+    evil.on("/manifests/", tells(old.content, typed, named))
+    evil.on("/blobs/", tells(layer))
+    seat = await scene.seat(evil.url)
+    await seat.manifest("library/old", "1", old.content)
+    await seat.manifest("library/old", old.digest, old.content)
+    await seat.blob("library/old", digest_of(layer), layer)
 
 
 @kind("referrers come in several pages: all are to be had")

@@ -14,6 +14,7 @@ from mirror.config import (
     ConfigError,
     Endpoint,
     Upstream,
+    inherited_sockets,
     load,
     parse,
 )
@@ -37,7 +38,7 @@ def endpoint(settings: str) -> str:
 
 def test_without_a_file_docker_hub_is_mirrored_on_port_5000() -> None:
     config = load(None, environ={})
-    assert config.server.listen == ("0.0.0.0", 5000)  # noqa: S104 - what users are promised
+    assert config.server.listen == (("0.0.0.0", 5000),)  # noqa: S104 - what users are promised
     assert config.server.admin_listen == ("127.0.0.1", 5001)
     assert config.store.root == Path("mirror-data")
     hub = config.upstream["docker.io"]
@@ -142,7 +143,7 @@ def test_every_shipped_file_is_valid(file: Path, tmp_path: Path) -> None:
     assert [name for name, each in parse(tomllib.loads(text)).upstream.items() if each.default]
 
 
-def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_never_for_tags(
+def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_for_tags_only_without_it(
     tmp_path: Path,
 ) -> None:
     secret = tmp_path / "acr-password"
@@ -150,7 +151,7 @@ def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_never_for_tags(
     text = (FILES / "aliyun.toml").read_text(encoding="utf-8")
     config = parse(tomllib.loads(text.replace("/etc/mirror/acr-password", str(secret))))
     accelerator, hub = config.upstream["docker.io"].endpoints
-    assert (accelerator.tags, hub.tags) == (False, True)
+    assert (accelerator.tags, hub.tags) == ("fallback", True)
     assert accelerator.host.endswith(".mirror.aliyuncs.com")
     (private,) = config.upstream["registry.cn-hangzhou.aliyuncs.com"].endpoints
     assert private.password_file == secret
@@ -279,6 +280,7 @@ def test_a_table_is_told_from_a_value(section: str) -> None:
         (endpoint('username = "a"'), "username and password_file go together"),
         (endpoint('password_file = "F"'), "username and password_file go together"),
         (endpoint("tags = false"), "at least one endpoint must answer for tags"),
+        (endpoint('tags = "fallback"'), "at least one endpoint must answer for tags"),
         (endpoint("") + endpoint(""), "the same endpoint URL stands there twice"),
         (
             (
@@ -342,7 +344,7 @@ def test_a_name_may_be_an_alias_of_itself_and_a_host() -> None:
 )
 def test_an_address_is_a_host_and_a_port(text: str, address: tuple[str, int]) -> None:
     config = parse({"server": {"listen": text}})
-    assert config.server.listen == address
+    assert config.server.listen == (address,)
     assert config.redacted()["server"]["listen"] == text
 
 
@@ -357,7 +359,7 @@ def test_anything_else_is_not_an_address(text: str) -> None:
 
 def test_ports_that_the_system_chooses_do_not_collide() -> None:
     config = parse({"server": {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}})
-    assert config.server.listen == config.server.admin_listen
+    assert config.server.listen == (config.server.admin_listen,)
 
 
 def test_networks_are_of_either_family() -> None:
@@ -439,7 +441,7 @@ def test_any_other_url_is_refused_without_being_repeated(url: str) -> None:
     [
         ("max_connections = 0", "must be greater than or equal to 1"),
         ('max_bandwidth = "0 B"', "must be more than zero"),
-        ('tags = "yes"', "must be true or false"),
+        ('tags = "yes"', 'must be true, false or "fallback"'),
         ("token_hosts = ['https://a.io/token']", "not a registry host"),
         ("ca_file = '/nowhere/ca.crt'", "cannot be read: No such file or directory"),
         ("ca_file = '/'", "cannot be read: Is a directory"),
@@ -515,7 +517,7 @@ def test_a_relative_file_that_is_missing_is_told_with_where_it_was_looked_for() 
 
 def test_a_configuration_does_not_change_once_it_is_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Config().server.listen = ("127.0.0.1", 1)  # type: ignore[misc]
+        Config().server.listen = (("127.0.0.1", 1),)  # type: ignore[misc]
 
 
 # --- what newcomers write ---
@@ -552,3 +554,32 @@ def test_what_cannot_be_meant_is_refused(text: str, words: str) -> None:
 def test_a_size_is_shown_as_it_was_written(size: str) -> None:
     store = parse({"store": {"max_size": size}}).redacted()["store"]
     assert store["max_size"] == size
+
+
+def test_a_mirror_may_listen_on_several_addresses() -> None:
+    document = {"server": {"listen": ["127.0.0.1:5000", "[::1]:5010"]}}
+    config = parse(document)
+    assert config.server.listen == (("127.0.0.1", 5000), ("::1", 5010))
+    assert config.redacted()["server"]["listen"] == document["server"]["listen"]
+    assert parse(config.redacted()) == config
+
+
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ([], "is empty"),
+        (["127.0.0.1:5000", "127.0.0.1:5000"], "twice"),
+        (["127.0.0.1:5000", "127.0.0.1:5001"], "same port"),
+        (["127.0.0.1:5000", "nonsense"], "not an address"),
+    ],
+)
+def test_addresses_that_cannot_be_meant_are_refused(listen: list[str], words: str) -> None:
+    [problem] = problems(f"[server]\nlisten = {listen}")
+    assert words in problem
+
+
+def test_sockets_of_a_service_manager_are_those_that_were_passed_to_this_process() -> None:
+    mine = str(os.getpid())
+    assert inherited_sockets({"LISTEN_PID": mine, "LISTEN_FDS": "2"}) == (3, 4)
+    for others in ({}, {"LISTEN_PID": "1", "LISTEN_FDS": "2"}, {"LISTEN_PID": mine}):
+        assert inherited_sockets(others) == ()

@@ -94,6 +94,29 @@ def test_an_artifact_does_not_depend_on_its_subject() -> None:
     assert [found.digest for found in references] == [CONFIG]
 
 
+@pytest.mark.parametrize("digest", ["blake3:" + "a" * 64, "sha384:" + "0" * 96, "x+y.z:A_b-c="])
+@pytest.mark.parametrize("place", ["manifests", "layers"])
+def test_what_is_named_by_another_algorithm_is_left_out_and_the_rest_is_read(
+    place: str, digest: str
+) -> None:
+    document = {
+        "schemaVersion": 2,
+        "subject": entry(digest),
+        place: [entry(digest), entry(LAYER_1)],
+    }
+    references = parse_references(encoded(document))
+    assert [found.digest for found in references] == [LAYER_1]
+    assert references.is_manifest
+    assert list(parse_references(encoded({"config": entry(digest), "layers": []}))) == []
+
+
+def test_what_is_named_without_a_size_is_left_out_and_the_rest_is_read() -> None:
+    """Clients written in Go take it for 0 and pull it: upstream is asked when they do."""
+    layers = [{"digest": str(LAYER_1), "mediaType": LAYER_TYPE}, entry(LAYER_2)]
+    references = parse_references(encoded({"config": entry(CONFIG), "layers": layers}))
+    assert [found.digest for found in references] == [CONFIG, LAYER_2]
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -142,9 +165,8 @@ def test_a_manifest_may_refer_to_nothing(document: dict[str, Any]) -> None:
         b'{"config": "abc"}',
         b'{"manifests": [{"size": 1}]}',
         b'{"layers": [{"digest": null, "size": 1}]}',
-        encoded({"layers": [{"digest": str(LAYER_1)}]}),
         encoded({"layers": [entry("sha256:abc")]}),
-        encoded({"layers": [entry("md5:" + "a" * 32)]}),
+        encoded({"layers": [entry("md5:")]}),
         encoded({"layers": [entry(LAYER_1, -1)]}),
         encoded({"layers": [entry(LAYER_1, "7")]}),
         encoded({"layers": [entry(LAYER_1, 7.0)]}),

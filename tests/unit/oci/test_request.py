@@ -36,6 +36,10 @@ PARSED_DIGEST = parse_digest(DIGEST)
             f"/v2/alpine/referrers/{DIGEST}?artifactType=application%2Fspdx%2Bjson",
             ReferrersRequest("alpine", PARSED_DIGEST, "application/spdx+json"),
         ),
+        (
+            f"/v2/alpine/referrers/{DIGEST}?artifactType=&ns=a.io&last=x&token=y",
+            ReferrersRequest("alpine", PARSED_DIGEST, None, Page(None, "x", (("token", "y"),))),
+        ),
     ],
 )
 def test_each_path_of_the_spec_is_recognised(target: str, request_: Request) -> None:

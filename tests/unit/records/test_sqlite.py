@@ -4,13 +4,16 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from mirror.oci.digest import digest_of
 from mirror.oci.errors import StoreError
+from mirror.records.compact import pack
 from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
-from mirror.records.sqlite import FIND_LINK, SqliteRecords
+from mirror.records.sqlite import FIND_LINK, SCHEMA, SqliteRecords
 from tests.conformance.records import ALPINE, HUB, ONE, TWO, RecordsConformance
 
 
@@ -39,12 +42,53 @@ async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
 
 async def test_of_the_referrers_only_the_latest_are_kept(path: Path) -> None:
     async with SqliteRecords.open(path) as records, asyncio.TaskGroup() as tasks:
-        for number in range(10_100):
-            record = ReferrersRecord(b"{}", filtered=False, checked_at=float(number))
-            tasks.create_task(records.record_referrers(ALPINE, ONE, f"a/{number}", record))
+        for number in range(100):
+            record = ReferrersRecord(b" " * 2**18, checked_at=float(number))
+            tasks.create_task(records.record_referrers(ALPINE, digest_of(b"%d" % number), record))
     async with SqliteRecords.open(path) as records:
-        assert await records.find_referrers(ALPINE, ONE, "a/0") is None
-        assert await records.find_referrers(ALPINE, ONE, "a/10099") is not None
+        digests = [digest_of(b"%d" % number) for number in range(100)]
+        kept = [await records.find_referrers(ALPINE, digest) is not None for digest in digests]
+    assert kept == sorted(kept)  # the oldest are gone
+    assert 60 <= sum(kept) <= 68  # 16 MiB of them
+
+
+async def test_what_only_the_oldest_manifests_name_goes_where_manifests_name_too_much(
+    path: Path,
+) -> None:
+    """Anybody may write manifests of thousands of digests, and have them asked for."""
+    own = [digest_of(b"%d" % number) for number in range(100)]
+    manifests = [digest_of(b"manifest %d" % number) for number in range(100)]
+    confirmed, shared = own[1], digest_of(b"shared")
+    async with SqliteRecords.open(path, most_named=60) as records:
+        await records.record_link(ALPINE, confirmed, 7)
+        for manifest, child in zip(manifests, own, strict=True):
+            children = [Named(child, 1), Named(shared, 2)]
+            await records.record_manifest(ALPINE, manifest, 5, children)
+            await records.record_manifest(ALPINE, manifests[0], 5, [Named(own[0], 1)])  # in use
+    async with SqliteRecords.open(path) as records:
+        kept = [child for child in own if await records.find_link(ALPINE, child) is not None]
+        assert 15 <= len(kept) <= 25
+        assert kept[:2] == [own[0], confirmed]  # the one was used lately, the other upstream's word
+        assert kept[2:] == own[-len(kept) + 2 :]
+        assert await records.find_link(ALPINE, shared) is not None
+        assert await records.find_link(ALPINE, manifests[50]) is not None  # confirmed by itself
+        assert await records.list_children(manifests[50]) == []
+        assert await records.list_children(manifests[-1]) == [own[-1], shared]
+
+
+async def test_lists_of_referrers_by_filter_of_an_older_mirror_are_gone(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        script = files("mirror.records").joinpath("records.sql").read_text(encoding="utf-8")
+        connection.executescript(
+            f"{script}; PRAGMA application_id = {SCHEMA.application_id}; PRAGMA user_version = 1"
+        )
+        connection.execute("INSERT INTO upstreams VALUES (1, 'docker.io')")
+        connection.execute("INSERT INTO repositories VALUES (1, 1, ?)", (str(ALPINE),))
+        insert = "INSERT INTO referrers VALUES (1, ?, ?, 0, ?, 1.5)"
+        connection.execute(insert, (pack(ONE), "", b"all"))
+        connection.execute(insert, (pack(ONE), "a/b", b"some"))
+    async with SqliteRecords.open(path) as records:
+        assert await records.find_referrers(ALPINE, ONE) == ReferrersRecord(b"all", 1.5)
 
 
 # Files that are not what they should be

@@ -15,6 +15,7 @@ CONTRACT = {
     "mirror_upstream_seconds": ("histogram", "upstream endpoint kind"),
     "mirror_reloads_total": ("counter", "outcome"),
     "mirror_upstream_credential_failures_total": ("counter", "upstream endpoint"),
+    "mirror_upstream_fallback_answers_total": ("counter", "upstream endpoint"),
     "mirror_upstream_up": ("gauge", "upstream endpoint"),
     "mirror_upstream_ratelimit_limit": ("gauge", "upstream endpoint"),
     "mirror_upstream_ratelimit_remaining": ("gauge", "upstream endpoint"),
@@ -43,6 +44,7 @@ def metrics() -> Metrics:
     metrics.traffic.count(Sort("docker.io", Kind.BLOB, "GET", 200, Result.HIT), 0.1, 100)
     metrics.upstream_requests.labels(**where, **asked).inc()
     metrics.upstream_bytes.labels(**where).inc()
+    metrics.upstream_fallback_answers.labels(**where).inc()
     metrics.upstream_credential_failures.labels(**where).inc()
     metrics.upstream_seconds.labels(**where, kind="blob").observe(0.1)
     for gauge in (metrics.upstream_up, metrics.ratelimit_limit, metrics.ratelimit_remaining):

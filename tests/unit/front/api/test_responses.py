@@ -178,7 +178,7 @@ def test_a_blob_of_unknown_size_has_neither_length_nor_ranges() -> None:
 def test_the_link_leads_to_the_path_that_was_asked_for(
     following: dict[str, str] | None, ns: str | None, link: str | None
 ) -> None:
-    response = responses.page(request(path="/v2/a/tags/list?n=2&x=y"), {}, following, ns)
+    response = responses.page(request(path="/v2/a/tags/list?n=2&x=y"), b"{}", following, ns)
     assert response.headers.get("Link") == link
 
 

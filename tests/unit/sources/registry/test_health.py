@@ -41,6 +41,7 @@ def test_a_success_in_between_forgets_the_failures() -> None:
     for _ in range(5):
         breaker.failed(NOW, roll=0, grave=False)
         breaker.failed(NOW, roll=0, grave=False)
+        assert breaker.is_up
         breaker.succeeded()
     assert breaker.lets_in(NOW)
 
@@ -189,3 +190,11 @@ def test_what_is_remembered_of_repositories_is_bounded() -> None:
         health.succeeded(ELSEWHERE)
     assert health.may_ask(Question(Quota.BLOBS, "app0"), NOW)  # forgotten
     assert not health.may_ask(Question(Quota.BLOBS, "app9999"), NOW)
+
+
+def test_repositories_that_fail_with_answers_in_between_are_no_outage_of_the_registry() -> None:
+    health = Health()
+    for name in "abcdef":
+        health.failed(Question(Quota.MANIFESTS, name), Trouble.ERROR, NOW, roll=1)
+        assert health.is_up
+        health.succeeded(ELSEWHERE)

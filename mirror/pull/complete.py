@@ -1,0 +1,117 @@
+"""Whether all that a manifest names can be had here, for clients that ask nobody else for the rest.
+
+podman, Buildah, skopeo and CRI-O (containers/image) take everything from the first mirror whose
+manifest they can load, and fail with it, while the registry itself may be well.
+
+    of what it names                          upstream                           answer
+    all is at hand (of an index: for one      -                                  yes
+    platform)
+    something is not                          confirms that (the first of it)    yes
+    something is not                          is merely slow, and not down       yes
+    something is not                          anything else, or nothing          no
+
+At hand is what may be served without asking anybody (`pull.links`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.errors import RegistryError, Unavailable
+from mirror.oci.manifest import References, parse_references
+from mirror.pull.links import Links, Verdict
+from mirror.pull.manifests import Manifests
+from mirror.sources.registry.endpoint import Scope
+from mirror.sources.registry.registry import Registry
+from mirror.storage.ports import Storage
+
+_NO_PLATFORM = "unknown"  # of what is no image, such as BuildKit's attestations
+
+
+class Complete:
+    """Looks at what is at hand, and asks upstream about the first thing that is not."""
+
+    def __init__(
+        self,
+        store: Storage,
+        links: Links,
+        manifests: Manifests,
+        registries: Mapping[str, Registry],
+    ) -> None:
+        self._store = store
+        self._links = links
+        self._manifests = manifests
+        self._registries = registries
+
+    async def can_serve(self, scope: Scope, digest: Digest) -> bool:
+        """Whether whoever is given this manifest can be given the rest of the image too."""
+        references = await self._references(scope, digest)
+        if references is None:
+            return True  # it was passed through, so upstream has just answered
+        if not references.manifests:
+            lacking = await self._first_lacking(scope, _needed(references.blobs))
+            return lacking is None or await self._has_blob(scope, lacking)
+        return await self._can_serve_a_platform(scope, references.manifests)
+
+    async def _can_serve_a_platform(self, scope: Scope, entries: Iterable[Descriptor]) -> bool:
+        children = [
+            it.digest for it in entries if not (it.platform and it.platform.os == _NO_PLATFORM)
+        ]
+        lacking_blob = None
+        for child in await self._store.find_stored(children):
+            references = await self._references(scope, child)
+            if references is not None:
+                lacking = await self._first_lacking(scope, _needed(references.blobs))
+                if lacking is None:
+                    return True
+                lacking_blob = lacking_blob or lacking
+        if lacking_blob is not None and await self._has_blob(scope, lacking_blob):
+            return True
+        lacking_child = await self._first_lacking(scope, children)
+        return lacking_child is not None and await self._has_manifest(scope, lacking_child)
+
+    async def _references(self, scope: Scope, digest: Digest) -> References | None:
+        manifest = await self._manifests.find_permitted(scope, digest)
+        if manifest is None:
+            return None
+        try:
+            return parse_references(manifest.content)
+        except RegistryError:
+            return References()
+
+    async def _first_lacking(self, scope: Scope, wanted: Sequence[Digest]) -> Digest | None:
+        stored = await self._store.find_stored(wanted)
+        for digest in wanted:
+            if digest not in stored:
+                return digest
+            link = await self._links.find(scope.repository, digest)
+            verdict = await self._links.judge(scope.repository, digest, link)
+            if verdict is not Verdict.SERVE:
+                return digest
+        return None
+
+    async def _has_blob(self, scope: Scope, digest: Digest) -> bool:
+        registry = self._registries[scope.repository.namespace]
+        try:
+            await self._links.confirm_blob(scope, digest)
+        except Unavailable as error:
+            return error.timed_out and registry.gives_blobs(scope.repository.name)
+        except RegistryError:
+            return False
+        return True
+
+    async def _has_manifest(self, scope: Scope, digest: Digest) -> bool:
+        registry = self._registries[scope.repository.namespace]
+        if not registry.gives_manifests(scope.repository.name):
+            return False  # HEAD may be answered, and GET is not
+        try:
+            await registry.confirm_manifest(scope, digest)
+        except Unavailable as error:
+            return error.timed_out and registry.gives_manifests(scope.repository.name)
+        except RegistryError:
+            return False
+        return True
+
+
+def _needed(blobs: Iterable[Descriptor]) -> list[Digest]:
+    return [it.digest for it in blobs if not it.is_foreign]

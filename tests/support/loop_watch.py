@@ -1,0 +1,122 @@
+"""Sees that no callback of the mirror's holds the event loop for long.
+
+    with watching_the_loop(limit=0.05) as holds:
+        ...
+    assert not holds
+
+What counts is the CPU time of the loop's thread, not the time on the wall: a busy machine is not
+the mirror's fault, and a collection of garbage is the test's. uvloop tells of no callback, so
+another thread asks the loop for a turn again and again, and looks at what it does until there is
+one. A call into C that keeps the interpreter's lock is seen as it returns.
+"""
+
+import gc
+import sys
+import threading
+import time
+import traceback
+from asyncio import AbstractEventLoop, get_running_loop
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+_OFTEN = 0.002  # seconds between two looks
+_OURS = str(Path(__file__).parents[2] / "mirror") + "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A callback that has held the loop for so many seconds of CPU time, and where it was seen."""
+
+    seconds: float
+    stack: str
+
+    def __repr__(self) -> str:
+        return f"{1000 * self.seconds:.0f} ms:\n{self.stack}"
+
+
+@contextmanager
+def watching_the_loop(*, limit: float, of: str = _OURS) -> Iterator[list[Hold]]:
+    """Gather, inside the block, what holds the running loop for more than `limit` seconds.
+
+    Only callbacks with code of files that begin with `of` on their stack count.
+    """
+    watch = _Watch(get_running_loop(), limit, of)
+    thread = threading.Thread(target=watch.run, name="loop watch", daemon=True)
+    gc.callbacks.append(watch.on_collection)
+    thread.start()
+    try:
+        yield watch.holds
+    finally:
+        watch.is_over.set()
+        gc.callbacks.remove(watch.on_collection)
+        thread.join()
+
+
+@dataclass
+class _Watch:
+    loop: AbstractEventLoop
+    limit: float
+    of: str
+    holds: list[Hold] = field(default_factory=list)
+    is_over: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._clock = time.pthread_getcpuclockid(self._thread)
+        self._seen = 0.0  # seconds that had been used at the last look
+        self._collected = 0.0  # seconds
+        self._collecting_since = 0.0
+
+    def on_collection(self, phase: str, _: object) -> None:
+        """Python collects garbage, in whichever thread it is time to."""
+        if threading.get_ident() != self._thread:
+            return
+        if phase == "start":
+            self._collecting_since = time.thread_time()
+        else:
+            self._collected += time.thread_time() - self._collecting_since
+
+    def run(self) -> None:
+        self._seen = self._used()
+        used: dict[FrameType, float] = {}
+        while not self.is_over.wait(_OFTEN):
+            self._look(used)
+            turn = threading.Event()
+            try:
+                self.loop.call_soon_threadsafe(turn.set)
+            except RuntimeError:  # it has been closed
+                return
+            while not turn.wait(_OFTEN) and not self.is_over.is_set():
+                self._look(used)
+            used = {}
+            # A call that keeps the interpreter to itself has kept this thread from seeing the turn.
+            self._look(used)
+
+    def _look(self, used: dict[FrameType, float]) -> None:
+        """Add what has been `used` since the last look to the callback that runs."""
+        seen, self._seen = self._seen, self._used()
+        top = sys._current_frames().get(self._thread)  # noqa: SLF001 - there is no other way
+        callback = self._callback(top)
+        if top is None or callback is None:
+            return
+        used[callback] = used.get(callback, 0.0) + self._seen - seen
+        if used[callback] > self.limit:
+            stack = "".join(traceback.format_stack(top)[-8:])
+            self.holds.append(Hold(used.pop(callback), stack))
+
+    def _used(self) -> float:
+        """CPU seconds of the loop's thread, without those that went into collecting garbage."""
+        return time.clock_gettime(self._clock) - self._collected
+
+    def _callback(self, top: FrameType | None) -> FrameType | None:
+        """The first frame of what the loop has called, if any of it is of the code in question."""
+        is_ours = False
+        while top is not None and top.f_back is not None:
+            is_ours = is_ours or top.f_code.co_filename.startswith(self.of)
+            if top.f_back.f_code.co_filename.endswith("/asyncio/runners.py"):
+                return top if is_ours else None
+            top = top.f_back
+        return None

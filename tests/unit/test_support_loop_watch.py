@@ -1,0 +1,40 @@
+import asyncio
+import time
+
+from tests.support.loop_watch import watching_the_loop
+
+
+def _spin(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+async def _see(work: object) -> bool:
+    with watching_the_loop(limit=0.05, of=__file__) as holds:
+        await asyncio.sleep(0.02)
+        work()  # type: ignore[operator]
+        await asyncio.sleep(0.02)
+    return bool(holds)
+
+
+async def test_python_that_computes_for_long_is_seen() -> None:
+    assert await _see(lambda: _spin(0.2))
+
+
+async def test_a_long_call_into_c_is_seen() -> None:
+    assert await _see(lambda: sum(range(20_000_000)))
+
+
+async def test_what_waits_or_computes_for_a_short_while_is_not() -> None:
+    assert not await _see(lambda: time.sleep(0.2))  # blockbuster's to find
+    assert not await _see(lambda: _spin(0.01))
+
+
+async def test_many_short_callbacks_are_not_one_that_is_long() -> None:
+    async def work() -> None:
+        _spin(0.005)
+
+    with watching_the_loop(limit=0.05, of=__file__) as holds:
+        await asyncio.gather(*(work() for _ in range(60)))
+    assert not holds
