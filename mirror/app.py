@@ -16,6 +16,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -68,6 +70,7 @@ _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from tha
 _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
+_MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
 Clock = Callable[[], float]
 
@@ -137,6 +140,21 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+async def _find_problem(pool: Pool, store: LocalStorage) -> str | None:
+    """Why clients cannot be served now, if that is so."""
+    if (problem := pool.find_problem()) is not None:
+        return problem
+    if await asyncio.to_thread(_descriptors_run_out):
+        return "nearly all file descriptors are in use: raise the limit (LimitNOFILE, ulimit -n)"
+    return None if await store.is_writable() else "store.root cannot be written to"
+
+
+def _descriptors_run_out() -> bool:
+    """Whether hardly any is left for the next download."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()) > limit * _MOST_DESCRIPTORS
+
+
 @asynccontextmanager
 async def run(
     config: Config,
@@ -199,18 +217,21 @@ async def run(
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
+            refused=metrics.connections_refused.inc,
             random=dice,
         )
+        metrics.watch_connections(lambda: pool.connections.count)
 
         forgetting.subscribe(pool.forget)
 
-        async def find_problem() -> str | None:
-            if (problem := pool.find_problem()) is not None:
-                return problem
-            return None if await store.is_writable() else "store.root cannot be written to"
-
         admin = web.AppRunner(
-            make_admin(metrics, gather=pool.gather, find_problem=find_problem), access_log=None
+            make_admin(
+                metrics,
+                gather=pool.gather,
+                find_problem=partial(_find_problem, pool, store),
+                hosts={*config.server.admin_hosts, config.server.admin_listen[0]},
+            ),
+            access_log=None,
         )
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
         await stack.enter_async_context(pool.working())
@@ -254,7 +275,7 @@ def _build(parts: _Parts) -> Mirror:
         credentials=lambda upstream: registries[upstream].credentials_version(),
     )  # fmt: skip
     parts.forgetting.subscribe(memory.forget)
-    private = {name for name, its in config.upstream.items() if its.access == "client"}
+    private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fill = config.fill

@@ -131,11 +131,13 @@ class Server(Section):
 
     listen: Listens = (("0.0.0.0", 5000),)  # noqa: S104 - a mirror is there for other hosts
     admin_listen: Listen = ("127.0.0.1", 5001)
+    admin_hosts: tuple[Host, ...] = ()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     request_timeout: Timeout = 30.0
     keep_alive_timeout: Timeout = 120.0
     send_timeout: Timeout = 120.0
     drain_timeout: Duration = 30.0
+    max_connections_per_client: Count = 1000
     tls_certificate_file: ReadableFile | None = None
     tls_private_key_file: ReadableFile | None = None
     client_ca_file: ReadableFile | None = None

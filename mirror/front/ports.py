@@ -139,7 +139,14 @@ class Leases(Protocol):
         """What follows in a leased stream, read from `start` to `stop`; None at its end."""
 
 
-class Front(Pulls, Leases, Protocol):
+class Clients(Protocol):
+    """Connections, given to one worker."""
+
+    def note_closed(self, number: Number) -> None:
+        """The connection that was given under this number has ended."""
+
+
+class Front(Pulls, Leases, Clients, Protocol):
     """All that a worker may ask."""
 
 
@@ -167,8 +174,8 @@ class Worker(Protocol):
         What cannot be used stays as it was; gives what is wrong with it.
         """
 
-    def connect(self, connection: socket) -> None:
-        """Serve a client."""
+    def connect(self, connection: socket, number: Number) -> None:
+        """Serve a client; `Clients.note_closed` is told the number when it has left."""
 
     def forget(self, what: Forgettable) -> None:
         """Drop what is remembered of it, and do not keep answers that are on their way."""

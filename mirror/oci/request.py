@@ -138,22 +138,16 @@ def parse_target(raw: str) -> Target:
     return _parse_target(raw)
 
 
-def origin_form(raw: str, host: str | None) -> str:
-    """A request target as it is parsed: without the address that proxies are shown (RFC 9112, 3.2).
+def origin_form(raw: str, host: str) -> tuple[str, str]:
+    """A request target as it is parsed, and the host that it is for.
 
-    Raises:
-        RegistryError: `NAME_UNKNOWN`: the address is not the one that the `Host` field (None:
-            there is none) names. That is a request to a proxy, or one that two servers read
-            differently.
+    A target with an address, as proxies are shown, says the host itself: what the `Host` field says
+    then counts for nothing (RFC 9112, 3.2.2).
     """
     match = _ABSOLUTE.match(raw)
     if match is None:
-        return raw
-    if host is not None and match["authority"].lower() != host.strip().lower():
-        raise RegistryError(
-            ErrorCode.NAME_UNKNOWN, "the request's target and its Host header name different hosts"
-        )
-    return raw[match.end() :]
+        return raw, host
+    return raw[match.end() :], match["authority"]
 
 
 def _parse_target(raw: str) -> Target:

@@ -8,6 +8,9 @@
     no                         no         fill; its start is upstream's confirmation
     no                         coming     joined, once upstream has confirmed by one HEAD
 
+"Linked" tells that somebody has it by another name: where only clients' own authorizations have
+brought it (`Links.is_open`), it is called a miss.
+
 What is small is read into memory, and proved anew on the way: what is damaged is not at hand.
 """
 
@@ -68,7 +71,8 @@ class Blobs:
         if verdict is Verdict.FETCH:
             return BlobAnswer(digest, size, None, MISS)
         async with self._find(digest) as found:
-            return BlobAnswer(digest, size, None, MISS if found is None else LINKED)
+            is_told = found is not None and await self._links.is_open(digest)
+            return BlobAnswer(digest, size, None, LINKED if is_told else MISS)
 
     @asynccontextmanager
     async def open(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
@@ -82,9 +86,12 @@ class Blobs:
             if found is not None:
                 verdict = await self._links.judge(scope.repository, digest, link)
                 if verdict is not Verdict.FETCH:
+                    outcome = HIT
                     if verdict is Verdict.CONFIRM:
+                        is_told = await self._links.is_open(digest)
+                        outcome = LINKED if is_told else MISS
                         await self._links.confirm_blob(scope, digest)
-                    yield _answer(digest, found, HIT if verdict is Verdict.SERVE else LINKED)
+                    yield _answer(digest, found, outcome)
                     return
         async with self._fill(scope, digest, link) as answer:
             yield answer

@@ -62,7 +62,7 @@ class Links:
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, int],
         *,
-        private: Collection[str],
+        private: frozenset[str],
     ) -> None:
         self._records = records
         self._memory = memory
@@ -92,6 +92,15 @@ class Links:
                 self._memory.keep_link(repository, digest, recorded)
                 return decide(recorded, repository.namespace, senders, self._private)
         return verdict
+
+    async def is_open(self, digest: Digest) -> bool:
+        """Whether everybody may know that a digest is here.
+
+        What has come through upstreams with `access = "client"` alone tells that another client
+        has pulled it.
+        """
+        senders = await self._senders(digest)
+        return not senders or not senders <= self._private
 
     async def record(self, repository: Repository, digest: Digest, size: int) -> None:
         """Upstream has confirmed that the repository has this digest, of so many bytes."""

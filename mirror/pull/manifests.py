@@ -89,7 +89,7 @@ class Manifests:
                 await self._registry(scope).confirm_manifest(scope, digest)
             references = await read_aside(_references, found.content)
             await self._links.record_manifest(scope.repository, found, references, is_sent=False)
-            return ManifestAnswer(found, LINKED)
+            return ManifestAnswer(found, LINKED if await self._links.is_open(digest) else MISS)
 
         return await self._flights.join(("confirm", scope, digest), confirm)
 

@@ -110,6 +110,9 @@ class Metrics:
             "upstream_ratelimit_remaining", "Pulls left in this window, by upstream's word.",
             "upstream", "endpoint",
         )  # fmt: skip
+        self.connections_refused = counter(
+            "connections_refused", "Connections closed at once: their client has too many."
+        )
         self.fills_active = gauge("fills_active", "Downloads in flight.")
         self.fill_readers = gauge("fill_readers", "Clients reading from downloads in flight.")
         self.fills = counter("fills", "Downloads ended.", "upstream", "outcome")
@@ -142,6 +145,12 @@ class Metrics:
     def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:
         """Report the store's totals, read at each scrape."""
         self.registry.register(_StoreCollector(read, limit_bytes))
+
+    def watch_connections(self, read: Callable[[], int]) -> None:
+        """Report how many connections clients have, read at each scrape."""
+        Gauge("mirror_connections", "Connections of clients.", registry=self.registry).set_function(
+            read
+        )
 
     def watch_referenced(self, read: Callable[[], int]) -> None:
         """Report what the store would take without deduplication, read at each scrape."""

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.client import get
 from tests.support.images import image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -102,9 +103,9 @@ async def test_a_client_that_has_nothing_more_to_send_is_answered_all_the_same(
         request = f"GET /v2/app/blobs/{layer} HTTP/1.1\r\nHost: x\r\n\r\n"
         writer.write(request.encode() * requests)
         writer.write_eof()
-        await gate.reached()
-        gate.open()
         async with asyncio.timeout(10):
+            await gate.reached()
+            gate.open()
             answer = await reader.read()
     assert answer.count(b"HTTP/1.1 200 OK") == requests
     assert answer.endswith(app.blobs[layer])
@@ -124,3 +125,52 @@ async def test_who_drips_a_form_for_a_token_server_is_let_go(
             async with asyncio.timeout(10):
                 assert await reader.read() == b""
     assert upstream.requests == []
+
+
+async def test_a_client_with_too_many_connections_gets_no_more_and_the_others_are_served(
+    start_mirror: StartMirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = await start_mirror(server={"max_connections_per_client": 5})
+    host, _, port = mirror.host.partition(":")
+    async with AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(connection(mirror)) for _ in range(5)]
+        for reader, writer in others:
+            writer.write(PING)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        for _ in range(3):
+            async with connection(mirror) as (reader, writer):
+                writer.write(PING)
+                async with asyncio.timeout(10):
+                    assert await read_all(reader) == b""
+        elsewhere = await asyncio.open_connection(host, int(port), local_addr=("127.0.0.2", 0))
+        elsewhere[1].write(PING)
+        assert (await elsewhere[0].readline()).startswith(b"HTTP/1.1 200")
+        elsewhere[1].transport.abort()
+        await mirror.until_metric("mirror_connections", 5)
+        assert await mirror.metric("mirror_connections_refused_total") == 3
+        assert [it.message for it in caplog.records if "as many connections" in it.message] != []
+        others[0][1].transport.abort()
+        await mirror.until_metric("mirror_connections", 4)
+        assert (await mirror.client.get("/v2/")).status == 200
+    await mirror.until_metric("mirror_connections", 1)  # our own client's
+
+
+async def test_where_there_is_room_for_nobody_the_mirror_says_that_it_is_not_ready(
+    start_mirror: StartMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.front.workers.pool.room_for", lambda _: 2)
+    mirror = await start_mirror(server={"workers": 1})
+    host, _, port = mirror.host.partition(":")
+    for _ in range(2):  # and it recovers
+        async with AsyncExitStack() as stack:
+            held = []  # a writer that nobody holds closes its connection
+            for address in ("127.0.0.1", "127.0.0.2"):
+                opened = await asyncio.open_connection(host, int(port), local_addr=(address, 0))
+                held.append(opened)
+                stack.callback(opened[1].transport.abort)
+                opened[1].write(PING)
+                assert (await opened[0].readline()).startswith(b"HTTP/1.1 200")
+            answer = await get(f"{mirror.admin_url}/readyz")
+            assert (answer.status, b"descriptors allow no more" in answer.body) == (503, True)
+        await mirror.until_metric("mirror_connections", 0)
+        assert (await get(f"{mirror.admin_url}/readyz")).status == 200

@@ -70,7 +70,7 @@ def _read_next_query(text: str) -> None:
 
 
 def _read_target(text: str) -> None:
-    parse_target(origin_form(text, "mirror.example"))
+    parse_target(origin_form(text, "mirror.example")[0])
 
 
 def _read_challenges(text: str) -> None:

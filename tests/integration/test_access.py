@@ -5,6 +5,7 @@ import base64
 import json
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -230,6 +231,50 @@ async def test_only_clients_with_a_certificate_may_connect(
     context = ssl.create_default_context(cafile=authority.ca_file)
     context.load_cert_chain(anna.certificate_file, anna.private_key_file)
     assert await over_tls(mirror, context, "/v2/org/app/manifests/1") == (200, app.manifest)
+
+
+async def test_why_a_client_is_not_let_in_by_tls_is_told_and_counted(
+    start_mirror: StartMirror,
+    authority: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No certificate, another authority's, and plain HTTP: each in words, with its setting."""
+    caplog.set_level("INFO", "mirror")
+    server = authority.issue("server")
+    stranger = Authority(tmp_path / "elsewhere").issue("anna")
+    mirror = await start_mirror(
+        server={
+            "tls_certificate_file": str(server.certificate_file),
+            "tls_private_key_file": str(server.private_key_file),
+            "client_ca_file": str(authority.ca_file),
+        }
+    )
+    nobody = ssl.create_default_context(cafile=authority.ca_file)
+    anna = ssl.create_default_context(cafile=authority.ca_file)
+    anna.load_cert_chain(stranger.certificate_file, stranger.private_key_file)
+    for context in (nobody, anna, None):
+        await knock(mirror, context)
+    for status in ("496", "495", "497"):
+        await mirror.until_metric("mirror_requests_total", 1, status=status)
+    told = [vars(it)["fields"]["error"] for it in caplog.records if it.msg == "no request"]
+    assert len(told) == 3
+    assert "no certificate" in told[0]
+    assert "its certificate does not do for server.client_ca_file" in told[1]
+    assert "plain HTTP" in told[2]
+
+
+async def knock(mirror: InnerMirror, context: ssl.SSLContext | None) -> None:
+    """Ask for something, and wait until the mirror hangs up."""
+    host, _, port = mirror.host.partition(":")
+    with suppress(ssl.SSLError, ConnectionError):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        try:
+            writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(10):
+                await reader.read()
+        finally:
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize(

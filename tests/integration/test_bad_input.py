@@ -114,7 +114,7 @@ async def test_what_is_no_http_is_400_and_the_next_client_is_served(
 
 
 @pytest.mark.parametrize(
-    "target", ["http://127.0.0.1:9/v2/a/manifests/1", "//127.0.0.1:9/v2/a/manifests/1"]
+    "target", ["http://a@127.0.0.1:9/v2/a/manifests/1", "//127.0.0.1:9/v2/a/manifests/1"]
 )
 async def test_the_mirror_is_no_proxy(
     upstream: ScriptedRegistry, start_mirror: StartMirror, target: str

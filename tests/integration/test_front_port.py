@@ -14,7 +14,7 @@ import pytest
 from mirror.aio.tasks import owned_tasks
 from mirror.app import run
 from mirror.config import parse
-from mirror.front.ports import Front, Leases, Pulls, Report, Worker
+from mirror.front.ports import Clients, Front, Leases, Pulls, Report, Worker
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.lender import Lender, OpenBlob
@@ -47,8 +47,9 @@ class Hand(Worker):
     async def start(self, settings: dict[str, Any]) -> None:
         self.settings = settings
 
-    def connect(self, connection: socket) -> None:
+    def connect(self, connection: socket, number: int) -> None:
         connection.close()
+        self.last_number = number
 
     def forget(self, what: Forgettable) -> None:
         self.forgotten.put_nowait(what)
@@ -72,11 +73,19 @@ class Under:
     hand: Hand
 
 
+class _Nobody:
+    """No connections are given here."""
+
+    def note_closed(self, number: int) -> None:
+        pass
+
+
 class Itself:
     """The mirror's own implementation, as it is served to a worker."""
 
     def __init__(self, mirror: Pulls, leases: Leases) -> None:
-        for port, implementation in ((Pulls, mirror), (Leases, leases)):
+        clients: Clients = _Nobody()
+        for port, implementation in ((Pulls, mirror), (Leases, leases), (Clients, clients)):
             for name, (_, method) in serve(port, implementation).items():
                 setattr(self, name, method)
 

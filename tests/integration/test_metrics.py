@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
-from tests.support.client import get
+from tests.support.client import get, raw_request
 from tests.support.clock import FakeClock
 from tests.support.images import Image, digest_of, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
@@ -181,3 +181,28 @@ async def test_no_secret_reaches_log_or_metrics(
     ):
         assert secret not in exposition
         assert secret not in told
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:5001", 200),
+        ("[::1]:5001", 200),
+        ("localhost", 200),
+        ("mirror:5001", 200),
+        ("metrics.example:5001", 200),
+        ("METRICS.example.", 200),
+        ("rebound.example", 421),
+        ("127.0.0.1.rebound.example:5001", 421),
+    ],
+)
+async def test_a_web_page_cannot_read_metrics_by_a_name_of_its_own(
+    start_mirror: StartMirror, host: str, status: int
+) -> None:
+    mirror = await start_mirror(server={"admin_hosts": ["metrics.example"]})
+    address, _, port = mirror.admin_host.partition(":")
+    request = f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    answer = await raw_request(address, int(port), request)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert (b"mirror_requests" in answer) == (status == 200)
+    assert (b"server.admin_hosts" in answer) == (status == 421)

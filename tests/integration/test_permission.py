@@ -377,3 +377,20 @@ async def test_however_many_requests_a_client_begins_with_it_is_let_in_once(
         gate.open()
     assert all(pull.result().body == secret.blobs[layer] for pull in pulls)
     assert private.questions() == [("blob", "HEAD", layer)]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("kind", ["blobs", "manifests"])
+async def test_nobody_is_told_that_another_client_has_pulled_a_digest(
+    mirror: InnerMirror, private: ScriptedRegistry, secret: Image, method: str, kind: str
+) -> None:
+    """Who may pull the same from another repository is answered as if it were not here."""
+    private.auth = BasicAuth(users={"anna": "secret", "bert": "hidden"})
+    private.add(secret, "org/another", "1")
+    bert = {"Authorization": "Basic " + base64.b64encode(b"bert:hidden").decode()}
+    digest = secret.layers[0] if kind == "blobs" else secret.digest
+    target = f"/v2/private.example/org/another/{kind}/{digest}"
+    async with mirror.client.open(target, method=method, headers=bert) as response:
+        assert response.status == 200
+        assert response.headers["Cache-Status"] == "mirror; fwd=miss"
+        await response.read()

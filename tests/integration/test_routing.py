@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.client import raw_request
 from tests.support.images import image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -211,3 +212,26 @@ async def test_a_repository_that_is_not_to_be_served_is_asked_of_nobody(
     assert not upstream.requests
     assert (await mirror.client.get(f"/v2/alpine/{target}")).status == 404
     assert upstream.requests
+
+
+@pytest.mark.parametrize("host", ["mirror.example:5000", "elsewhere.example", "a", ""])
+async def test_a_target_in_absolute_form_says_itself_what_host_is_meant(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, quay: ScriptedRegistry, host: str
+) -> None:
+    """As a proxy in between writes it, whatever that makes of `Host` (RFC 9112, 3.2.2)."""
+    meant = {"hosts": ["quay.mirror.example"], "default": False}
+    mirror = await start_mirror(
+        {
+            "docker.io": upstream_at(upstream.url) | {"default": True},
+            "quay.io": upstream_at(quay.url) | meant,
+        }
+    )
+    app = quay.add(image(random_layer(10, seed=5)), "org/app", "absolute")
+    address, _, port = mirror.host.partition(":")
+    for authority in ("quay.mirror.example", "QUAY.mirror.example:5000"):
+        line = f"GET http://{authority}/v2/org/app/manifests/absolute HTTP/1.1\r\n"
+        request = f"{line}Host: {host}\r\nConnection: close\r\n\r\n".encode()
+        answer = await raw_request(address, int(port), request)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert answer.endswith(app.manifest)
+    assert not upstream.requests

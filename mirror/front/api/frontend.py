@@ -72,9 +72,11 @@ class Frontend:
         self._tell("malformed", request, facts, status, 0.0)
         return errors.malformed(status)
 
-    def note_refused(self, peer: object, why: str) -> None:
-        """A connection is let go before there was a request: it counts as one that timed out."""
-        self._traffic.count(Sort("", None, "other", HTTPStatus.REQUEST_TIMEOUT, None), 0.0, 0)
+    def note_refused(
+        self, peer: object, why: str, status: int = HTTPStatus.REQUEST_TIMEOUT
+    ) -> None:
+        """A connection is let go before there was a request; it counts as one with this status."""
+        self._traffic.count(Sort("", None, "other", status, None), 0.0, 0)
         client = peer[0] if isinstance(peer, tuple) else "-"
         tell(_logger, "no request", {"client": client, "error": why})
 
@@ -89,9 +91,9 @@ class Frontend:
                 raise Denied(ErrorCode.DENIED, "this mirror does not serve your network")
             if not await self._access.admits_password(request):
                 return errors.unauthorized()
-        raw = request.raw_path
+        raw, facts.host = request.raw_path, request.headers.get("Host", "")
         if not raw.startswith("/"):
-            raw = origin_form(raw, request.headers.get("Host"))
+            raw, facts.host = origin_form(raw, facts.host)
         if not _takes(request.method, raw):
             return errors.unsupported()
         target = parse_target(raw)

@@ -35,6 +35,7 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 class Facts:
     """What log and metrics tell of a request; filled in while it is answered."""
 
+    host: str = ""  # what the client calls us
     upstream: str = ""
     kind: Kind | None = None
     result: Result | None = None
@@ -104,7 +105,7 @@ class Handlers:
         self, request: web.BaseRequest, ns: str | None, facts: Facts
     ) -> web.StreamResponse:
         """At the shared address everybody is let in, and no password is asked for."""
-        upstream = self._router.find_personal(ns=ns, host=request.headers.get("Host", ""))
+        upstream = self._router.find_personal(ns=ns, host=facts.host)
         if upstream is not None:
             facts.upstream, facts.is_personal, facts.is_login = upstream, True, True
             scheme = self._router.relay_scheme(upstream)
@@ -217,7 +218,7 @@ class Handlers:
         )
 
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
-        route = self._router.route(name, ns=ns, host=request.headers.get("Host", ""))
+        route = self._router.route(name, ns=ns, host=facts.host)
         facts.upstream = route.upstream
         facts.is_personal = route.is_personal
         if route.relay is not None:

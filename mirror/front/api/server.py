@@ -8,6 +8,7 @@ for one that has left.
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -37,21 +38,27 @@ class Server(web.Server):
             max_field_size=_LONGEST_FIELD,
         )
         self._frontend = frontend
+        self.note_refused = frontend.note_refused
         self.request_timeout = request_timeout
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> "_Connection":
         """What answers on one connection."""
         return _Connection(self._frontend, self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_deadline", "_frontend", "_half_closed", "_request_timeout", "_taken", "_unread")
+    __slots__ = (
+        "_deadline", "_frontend", "_half_closed", "_is_lost", "_request_timeout", "_taken",
+        "_unread", "_when_lost",
+    )  # fmt: skip
 
     def __init__(self, frontend: Frontend, server: Server, **settings: object) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]  # the library's own, as it passes them
         self._frontend = frontend
         self._request_timeout = server.request_timeout
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_lost = False
+        self._when_lost: Callable[[], None] | None = None
         self._unread = 0  # bytes since the last request was whole
         self._half_closed = False
         self._taken = -1  # bytes that the client's system had, when that was last looked at
@@ -66,6 +73,16 @@ class _Connection(web.RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
+        self._is_lost = True
+        if self._when_lost is not None:
+            self._when_lost()
+
+    def call_when_lost(self, act: Callable[[], None]) -> None:
+        """Have somebody told when the connection has ended; at once, if it has."""
+        if self._is_lost:
+            act()
+        else:
+            self._when_lost = act
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request's fields are counted, up to where it is whole."""

@@ -7,21 +7,23 @@ worker that dies is replaced; one that hangs gets no more clients, and then is k
 
 import asyncio
 import logging
+import resource
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
-from mirror.front.ports import Leases, Pulls, Worker
+from mirror.front.ports import Clients, Leases, Pulls, Worker
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve
 from mirror.front.wire.peer import Peer, proxy
+from mirror.front.workers.connections import Connections, Given, client_of, room_for
 from mirror.front.workers.lender import Lender, OpenBlob
 from mirror.front.workers.reports import check_report
 from mirror.front.workers.settings import settings_for_workers
@@ -50,6 +52,8 @@ class _Member:
     peer: Peer
     worker: Worker
     kill: Kill
+    given: Given
+    room: int = field(default_factory=lambda: room_for(_descriptors()))
     asked_at: float | None = None
 
     def silence(self, now: float) -> float:
@@ -58,12 +62,17 @@ class _Member:
 
     def is_fit(self, now: float) -> bool:
         """Whether one more client is well served by it."""
+        if len(self.given) >= self.room:
+            return False
         is_behind = self.silence(now) >= _SILENT or self.peer.waiting >= _BEHIND
         return not is_behind and not self.peer.lost.is_set()
 
 
 class Pool:
-    """The workers. `used` is called with what they have served from their caches."""
+    """The workers. `used` is called with what they have served from their caches.
+
+    `refused` is called for each connection that is closed since its client has too many.
+    """
 
     def __init__(
         self,
@@ -75,6 +84,7 @@ class Pool:
         traffic: Traffic,
         faults: Faults,
         used: Callable[[Digest], None],
+        refused: Callable[[], None],
         random: Random,
     ) -> None:
         self._config = config
@@ -84,9 +94,14 @@ class Pool:
         self._traffic = traffic
         self._faults = faults
         self._used = used
+        self._refused = refused
         self._random = random
         self._backoff = Backoff()
         self._members: deque[_Member] = deque()
+        server = config.server
+        self.connections = Connections(
+            room_for(_descriptors()) * server.worker_count, server.max_connections_per_client
+        )
         self._clock = asyncio.get_running_loop().time
         self._is_accepting = False
         self._stopping = False
@@ -152,7 +167,11 @@ class Pool:
         """Why nobody is served now, if that is so."""
         if not self._is_accepting:
             return "it is being started, or stopped"
-        return None if self._members else "no worker is running"
+        if not self._members:
+            return "no worker is running"
+        if self.connections.is_full:
+            return f"{self.connections.count} clients are connected, and descriptors allow no more"
+        return None
 
     # A worker's life
 
@@ -186,10 +205,11 @@ class Pool:
         self, connection: socket.socket, kill: Kill, started: asyncio.Future[None]
     ) -> None:
         leases: Leases = Lender(self._open_blob)
-        served = serve(Pulls, self._mirror) | serve(Leases, leases)
+        given = Given(self.connections)
+        served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
         peer = Peer(connection, served, tasks=self._tasks, note_fault=self._faults.note)
         worker: Worker = proxy(Worker, peer)
-        member = _Member(peer, worker, kill)
+        member = _Member(peer, worker, kill, given)
         try:
             async with asyncio.timeout(_START_WITHIN):
                 await worker.start(settings_for_workers(self._config))
@@ -201,6 +221,7 @@ class Pool:
             peer.close()
             if member in self._members:
                 self._members.remove(member)
+            given.close()
 
     async def _drain(self) -> None:
         self._stopping = True
@@ -219,15 +240,28 @@ class Pool:
         while True:
             member = await self._next()
             try:
-                connection, _ = await loop.sock_accept(listener)
+                connection, address = await loop.sock_accept(listener)
                 with connection:
+                    client = client_of(address[0] if isinstance(address, tuple) else "")
                     if not member.is_fit(self._clock()):  # nobody had come for long
                         member = await self._next()
-                    member.worker.connect(connection)
+                    if self.connections.admit(client):
+                        member.worker.connect(connection, member.given.add(client))
+                    else:
+                        self._refuse(client)
             except OSError as error:
                 _logger.error("no more clients for now: %s", error)  # noqa: TRY400 - no fault
                 await asyncio.sleep(_RETRY)
             await asyncio.sleep(0)  # others have their turn, also when a cluster arrives
+
+    def _refuse(self, client: str) -> None:
+        """Leave it without an answer: it is for others that there must be room."""
+        self._refused()
+        if self.connections.is_news(client):
+            _logger.warning(
+                "a client has as many connections as one may: more of them are closed",
+                extra=fields(client=client, connections=self.connections.per_client),
+            )
 
     async def _next(self) -> _Member:
         """Whose turn it is, of those that are fit."""
@@ -266,6 +300,11 @@ class Pool:
         self._faults.add(report.faults)
         for digest in report.used:
             self._used(digest)
+
+
+def _descriptors() -> int:
+    """How many a process may have: workers are started with our limit."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _first(error: Exception) -> Exception:

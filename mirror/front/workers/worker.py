@@ -10,7 +10,8 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
+from mirror.front.api.handshakes import explain
 from mirror.front.api.passwords import Passwords, read_htpasswd
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
@@ -60,9 +62,11 @@ class Worker:
         self._settings = ServerSettings()
         self._access = Access(self._settings)
         self._send_timeout = 0  # milliseconds
+        self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
         served = serve(ports.Worker, self)
         self._peer = Peer(connection, served, tasks=tasks, note_fault=faults.note)
+        self._front: ports.Front = proxy(ports.Front, self._peer)
         self.lost = self._peer.lost
 
     def close(self) -> None:
@@ -82,22 +86,23 @@ class Worker:
         self._tls = await asyncio.to_thread(_tls, server)
         self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
         self._cache = Cache(config.memory_share, clock=self._clock)
-        front: ports.Front = proxy(ports.Front, self._peer)
         cached = CachedPulls(
-            front,
+            self._front,
             self._cache,
             prefetches=config.fill.prefetch != "off",
             tasks=self._tasks,
             monotonic=self._monotonic,
         )
-        handlers = Handlers(front, cached, Router(config), request_timeout=server.request_timeout)
+        handlers = Handlers(
+            self._front, cached, Router(config), request_timeout=server.request_timeout
+        )
         frontend = Frontend(handlers, access, self._traffic, self._faults)
-        made = Server(
+        self._server = Server(
             frontend,
             request_timeout=server.request_timeout,
             keep_alive_timeout=server.keep_alive_timeout,
         )
-        self._runner = web.ServerRunner(made, shutdown_timeout=server.drain_timeout)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
 
     async def reload(self) -> list[str]:
@@ -111,13 +116,13 @@ class Worker:
                 self._access.renew(Passwords(await asyncio.to_thread(read_htpasswd, file)))
         return problems
 
-    def connect(self, connection: socket.socket) -> None:
-        """Serve a client."""
-        server = self._runner.server if self._runner is not None else None
-        if server is None:
+    def connect(self, connection: socket.socket, number: int) -> None:
+        """Serve a client; the front is told the number when it has left."""
+        if self._runner is None or self._server is None:
             connection.close()
+            self._front.note_closed(number)
             return
-        _ = self._tasks.create_task(self._serve(server, connection), name="request")
+        _ = self._tasks.create_task(self._serve(self._server, connection, number), name="request")
 
     def forget(self, what: Forgettable) -> None:
         """Drop what is remembered of it, and do not keep answers that are on their way."""
@@ -133,13 +138,26 @@ class Worker:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
-    async def _serve(self, server: web.Server, connection: socket.socket) -> None:
+    async def _serve(self, server: Server, connection: socket.socket, number: int) -> None:
         loop = asyncio.get_running_loop()
-        with suppress(OSError):  # it has left again, or its TLS is none
+        served = None
+        try:
             # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
             # a file, a TLS record and the last bytes of a connection that is being closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
-            await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+            peer = connection.getpeername()
+            try:
+                _, served = await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+            except ssl.SSLError as error:
+                status, why = explain(error)
+                server.note_refused(peer, why, status)
+        except OSError:
+            pass  # it has left again
+        finally:
+            if served is None:
+                self._front.note_closed(number)
+            else:
+                served.call_when_lost(partial(self._front.note_closed, number))
 
 
 async def serve_until_lost(connection: socket.socket) -> None:

@@ -71,6 +71,14 @@ async def absolute_form(scene: Scene) -> None:
     _is_ok(answer, held.blobs[held.layers[0]])
 
 
+@kind("a proxy in between writes another Host than the absolute form's: it is answered")
+async def absolute_form_elsewhere(scene: Scene) -> None:
+    seat, held = await _with_image(scene, 59)
+    line = f"GET http://mirror/v2/library/app/blobs/{held.layers[0]}"
+    answer = await seat.raw(_request(line, "Host: proxy.example", "Connection: close"))
+    _is_ok(answer, held.blobs[held.layers[0]])
+
+
 @kind("podman asks for several ranges at once (zstd:chunked): it gets them")
 async def several_ranges(scene: Scene) -> None:
     seat, held = await _with_image(scene, 54)

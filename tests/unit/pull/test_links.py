@@ -64,7 +64,7 @@ async def opened(path: Path) -> AsyncIterator[Links]:
         records = await stack.enter_async_context(SqliteRecords.open(path))
         tasks = await stack.enter_async_context(owned_tasks())
         memory = Memory(10_000, missing_for=10, clock=lambda: 0.0)
-        yield Links(records, memory, {}, SingleFlight(tasks), private={PRIVATE})
+        yield Links(records, memory, {}, SingleFlight(tasks), private=frozenset({PRIVATE}))
 
 
 async def judged(links: Links) -> Verdict:

@@ -29,6 +29,8 @@ CONTRACT = {
     "mirror_store_limit_bytes": ("gauge", ""),
     "mirror_evicted_blobs_total": ("counter", ""),
     "mirror_evicted_bytes_total": ("counter", ""),
+    "mirror_connections": ("gauge", ""),
+    "mirror_connections_refused_total": ("counter", ""),
     "mirror_internal_errors_total": ("counter", "task"),
 }
 
@@ -55,6 +57,7 @@ def metrics() -> Metrics:
     metrics.evicted_bytes.inc(7)
     metrics.watch_store(lambda: StoreTotals(2, 300), limit_bytes=1000)
     metrics.watch_referenced(lambda: 500)
+    metrics.watch_connections(lambda: 3)
     return metrics
 
 
