@@ -53,7 +53,7 @@ async def test_four_clients_at_once_cost_upstream_each_byte_once(
     assert (copy / "manifest.json").read_bytes() == hello.manifest
     for digest, blob in hello.blobs.items():
         assert (copy / digest.removeprefix("sha256:")).read_bytes() == blob
-        assert len(upstream.asked("blob", reference=digest)) == 1
+        assert len(upstream.asked("blob", method="GET", reference=digest)) == 1
         assert upstream.bytes_sent(digest) == len(blob)
     assert len(upstream.asked("tag")) == 1
     assert upstream.asked("manifest") == []

@@ -1,5 +1,6 @@
 """`tags = "fallback"`: where Docker Hub cannot be reached, an accelerator says what tags mean."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -140,7 +141,7 @@ async def test_lists_are_told_by_a_fallback_too(
     mirror = await start_mirror(settings(accelerator, upstream))
     await upstream.stop()
     tags = await mirror.client.get("/v2/app/tags/list")
-    assert b'"tags": ["1"]' in tags.body
+    assert json.loads(tags.body)["tags"] == ["1"]
     assert is_marked(tags)
     target = f"/v2/app/referrers/{OLD.digest}"
     referrers = await mirror.client.get(target)

@@ -257,10 +257,10 @@ async def test_what_another_host_answers_after_a_redirect_is_not_passed_back(
     answer = await ask(mirror, realm, basic("anna", "secret"))
     assert answer.status == 502
     assert b"plugh" not in answer.body
-    assert [user for _, _, user, _ in server.asked] == [None]
+    assert server.asked == []  # nor is it asked
     upstream.fault(kind="token", status=307, headers={"Location": f"{elsewhere}/token"})
     assert (await ask(mirror, realm, form=b"password=secret")).status == 502
-    assert len(server.asked) == 1  # a form follows no redirect
+    assert server.asked == []  # a form follows no redirect at all
 
 
 async def test_a_token_server_that_sends_too_much_or_nothing_is_an_outage(

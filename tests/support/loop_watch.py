@@ -67,17 +67,20 @@ class _Watch:
         self._thread = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._thread)
         self._seen = 0.0  # seconds that had been used at the last look
-        self._collected = 0.0  # seconds
-        self._collecting_since = 0.0
+        # Seconds that collections took, and when the one that runs began. One value: a collection
+        # lets others look in its midst, where it calls back.
+        self._garbage: tuple[float, float | None] = (0.0, None)
 
     def on_collection(self, phase: str, _: object) -> None:
         """Python collects garbage, in whichever thread it is time to."""
         if threading.get_ident() != self._thread:
             return
+        collected, since = self._garbage
+        now = time.clock_gettime(self._clock)
         if phase == "start":
-            self._collecting_since = time.thread_time()
-        else:
-            self._collected += time.thread_time() - self._collecting_since
+            self._garbage = (collected, now)
+        elif since is not None:
+            self._garbage = (collected + now - since, None)
 
     def run(self) -> None:
         self._seen = self._used()
@@ -109,7 +112,9 @@ class _Watch:
 
     def _used(self) -> float:
         """CPU seconds of the loop's thread, without those that went into collecting garbage."""
-        return time.clock_gettime(self._clock) - self._collected
+        now = time.clock_gettime(self._clock)
+        collected, since = self._garbage
+        return (now if since is None else min(now, since)) - collected
 
     def _callback(self, top: FrameType | None) -> FrameType | None:
         """The first frame of what the loop has called, if any of it is of the code in question."""

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import time
 
 from tests.support.loop_watch import watching_the_loop
@@ -29,6 +30,20 @@ async def test_a_long_call_into_c_is_seen() -> None:
 async def test_what_waits_or_computes_for_a_short_while_is_not() -> None:
     assert not await _see(lambda: time.sleep(0.2))  # blockbuster's to find
     assert not await _see(lambda: _spin(0.01))
+
+
+class _Cycle:
+    def __init__(self, after: float) -> None:
+        self.me, self.after = self, after
+
+    def __del__(self) -> None:
+        _spin(self.after)
+
+
+async def test_a_collection_of_garbage_is_not_even_while_it_calls_finalizers() -> None:
+    for _ in range(20):
+        _Cycle(0.01)
+    assert not await _see(gc.collect)
 
 
 async def test_many_short_callbacks_are_not_one_that_is_long() -> None:

@@ -164,17 +164,22 @@ class HelperCredentials(Credentials):
         return credential
 
     async def _run(self) -> bytes:
-        pipe = asyncio.subprocess.PIPE
+        # Its question waits for it in a pipe: one that ends without having read it is no trouble.
+        reading, writing = os.pipe()
         try:
+            os.write(writing, f"{self._address}\n".encode())
+            os.close(writing)
             process = await asyncio.create_subprocess_exec(
-                self._program, "get", stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
+                self._program, "get", stdin=reading, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise Unusable(f"{self._program} cannot be run: {error.strerror}") from error
+        finally:
+            os.close(reading)
         try:
             async with asyncio.timeout(_HELPER_TIMEOUT):
-                output, _ = await process.communicate(f"{self._address}\n".encode())
+                output, _ = await process.communicate()
         except TimeoutError as error:
             raise Unusable(f"{self._program} takes more than {_HELPER_TIMEOUT:.0f} s") from error
         finally:
