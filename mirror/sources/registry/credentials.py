@@ -165,18 +165,16 @@ class HelperCredentials(Credentials):
 
     async def _run(self) -> bytes:
         # Its question waits for it in a pipe: one that ends without having read it is no trouble.
-        reading, writing = os.pipe()
+        question = await asyncio.to_thread(_pipe_with, f"{self._address}\n".encode())
         try:
-            os.write(writing, f"{self._address}\n".encode())
-            os.close(writing)
             process = await asyncio.create_subprocess_exec(
-                self._program, "get", stdin=reading, stdout=asyncio.subprocess.PIPE,
+                self._program, "get", stdin=question, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise Unusable(f"{self._program} cannot be run: {error.strerror}") from error
         finally:
-            os.close(reading)
+            os.close(question)
         try:
             async with asyncio.timeout(_HELPER_TIMEOUT):
                 output, _ = await process.communicate()
@@ -204,6 +202,14 @@ def credentials_of(config: EndpointConfig, *, clock: Callable[[], float]) -> Cre
 def log_unusable(endpoint: str, error: Unusable) -> None:
     """Tell an operator what a client is not told: paths and programs are none of its business."""
     _logger.error("no credentials: %s", error, extra=fields(endpoint=endpoint))
+
+
+def _pipe_with(content: bytes) -> int:
+    """The reading end of a pipe that holds this, and nothing more."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return reading
 
 
 def _parse_helper(program: str, output: bytes) -> Credential:
