@@ -125,6 +125,9 @@ class Door:
     def note_served(self, *asked: Any) -> None:
         self._check(*asked)
 
+    def note_closed(self, number: int) -> None:
+        assert 0 <= number < 2**53
+
     async def list_tags(self, repository: Repository, page: Page, authorization: Any) -> None:
         assert page.n is None or 0 <= page.n < 10**9
         await self.get_manifest(repository, Tag("1"), authorization)
