@@ -1,6 +1,8 @@
 """Clients that wait, drip, flood or hang up halfway: each costs its own connection, and no more."""
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -174,3 +176,29 @@ async def test_where_there_is_room_for_nobody_the_mirror_says_that_it_is_not_rea
             assert (answer.status, b"descriptors allow no more" in answer.body) == (503, True)
         await mirror.until_metric("mirror_connections", 0)
         assert (await get(f"{mirror.admin_url}/readyz")).status == 200
+
+
+async def test_a_client_that_cannot_be_handed_on_does_not_count_for_ever(
+    start_mirror: StartMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is free for it: it is let go, and its share is as it was."""
+    mirror = await start_mirror()
+    left, duplicate = [None] * 3, os.dup
+
+    def dup(descriptor: int) -> int:
+        if left:
+            left.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return duplicate(descriptor)
+
+    monkeypatch.setattr(os, "dup", dup)
+    for _ in range(3):
+        async with connection(mirror) as (reader, writer):
+            writer.write(PING)
+            async with asyncio.timeout(10):
+                with suppress(ConnectionResetError):
+                    assert await read_all(reader) == b""
+    async with connection(mirror) as (reader, writer):
+        writer.write(PING)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    await mirror.until_metric("mirror_connections", 0)

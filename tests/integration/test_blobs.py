@@ -626,3 +626,16 @@ async def test_podman_gets_several_ranges_of_a_layer_at_once(
     parts = cast("list[Message]", email.message_from_bytes(head + answer.body).get_payload())
     found = [part.get_payload(decode=True) for part in parts]
     assert found == [content[start:stop] for start, stop in wanted]
+
+
+async def test_several_ranges_of_a_layer_that_cannot_be_kept_are_answered_with_all_of_it(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """It streams by once, in its own order (RFC 9110, 14.2)."""
+    mirror = await start_mirror(store={"max_size": "100 KiB"})
+    content = random_bytes(SIZE, seed=9)
+    digest = upstream.add_blob(content, "library/app")
+    answer = await mirror.client.get(
+        f"/v2/library/app/blobs/{digest}", headers={"Range": "bytes=5000-5009,0-9"}
+    )
+    assert (answer.status, answer.digest) == (200, digest)

@@ -246,13 +246,22 @@ class Pool:
                     if not member.is_fit(self._clock()):  # nobody had come for long
                         member = await self._next()
                     if self.connections.admit(client):
-                        member.worker.connect(connection, member.given.add(client))
+                        self._give(member, connection, client)
                     else:
                         self._refuse(client)
             except OSError as error:
                 _logger.error("no more clients for now: %s", error)  # noqa: TRY400 - no fault
                 await asyncio.sleep(_RETRY)
             await asyncio.sleep(0)  # others have their turn, also when a cluster arrives
+
+    def _give(self, member: _Member, connection: socket.socket, client: str) -> None:
+        """Have a worker serve an admitted client. Raises OSError: it cannot be handed on."""
+        number = member.given.add(client)
+        try:
+            member.worker.connect(connection, number)
+        except BaseException:
+            member.given.note_closed(number)  # or it would count for ever
+            raise
 
     def _refuse(self, client: str) -> None:
         """Leave it without an answer: it is for others that there must be room."""
