@@ -281,7 +281,12 @@ def _build(parts: _Parts) -> Mirror:
     fill = config.fill
     fills = Fills(
         store,
-        Pace(fill.connections, fill.segment_size, RetryPolicy(fill.attempts)),
+        Pace(
+            fill.connections,
+            fill.segment_size,
+            RetryPolicy(fill.attempts),
+            whole=fill.whole == "always",
+        ),
         max_active=fill.max_active,
         is_shared=len(config.upstream) > 1,
         patience=fill.connect_timeout + _GRACE,

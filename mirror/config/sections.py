@@ -200,6 +200,7 @@ class Fill(Section):
     attempts: Count = 8
     keep_partial_for: Duration = 86400.0
     prefetch: Literal["off", "platform"] = "off"
+    whole: Literal["always", "never"] = "always"
 
 
 class Log(Section):

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Protocol
 from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest
+from mirror.oci.ranges import MOST_RANGES, ByteRange
 from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
 from mirror.oci.token import TokenAnswer, TokenQuestion
@@ -35,6 +36,9 @@ from mirror.telemetry.traffic import Sort, Tally
 
 Authorization = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]*\Z", max_length=2**16)] | None
 """What the client sent (RFC 9110, 11.4); it may become a header of ours, so it is printable."""
+
+Ranges = Annotated[tuple[ByteRange, ...], Meta(max_length=MOST_RANGES)]
+"""What a client asks for of a blob, in this order; empty: all of it."""
 
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Position = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -126,12 +130,21 @@ class Leases(Protocol):
     """Blobs, leased to one worker; raises as `Pulls`."""
 
     def open_blob(
-        self, repository: Repository, digest: Digest, authorization: Authorization
+        self, repository: Repository, digest: Digest, authorization: Authorization, ranges: Ranges
     ) -> AbstractAsyncContextManager[Lease]:
         """A blob, open for reading inside the block."""
 
     async def follow(self, number: Number, seen: Progress) -> Progress:
-        """How far a leased file has come, once that is another progress than `seen`."""
+        """How far a leased file has come, once that is another progress than `seen`.
+
+        Who follows it reads all of it.
+        """
+
+    async def reach(self, number: Number, position: Position, stop: Position) -> Position:
+        """Up to where a range that ends at `stop` may have a leased file, from `position` on.
+
+        Answered once that is beyond `position`; its bytes come before others.
+        """
 
     async def next_chunk(
         self, number: Number, start: Position, stop: Position | None

@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from mirror.oci.errors import RangeNotSatisfiable
 
@@ -14,13 +17,16 @@ MOST_RANGES = 1024
 """In one request; podman asks for up to 256 of a zstd:chunked layer, and RFC 9110 (14.2) warns."""
 
 
+_Position = Annotated[int, Meta(ge=0)]
+
+
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """What a client asked for: `first` to `last` inclusive, or the final `suffix` bytes."""
 
-    first: int | None = None
-    last: int | None = None
-    suffix: int | None = None
+    first: _Position | None = None
+    last: _Position | None = None
+    suffix: _Position | None = None
 
     def resolve(self, size: int) -> tuple[int, int]:
         """The half-open span [start, stop) of content of `size` bytes.
@@ -57,7 +63,9 @@ def parse_ranges(header: str | None) -> tuple[ByteRange, ...]:
 
     More than `MOST_RANGES` are nobody's honest wish, and are ignored like what is malformed.
     """
-    unit, _, wanted = (header or "").partition("=")
+    if header is None:
+        return ()
+    unit, _, wanted = header.partition("=")
     parts = wanted.split(",", MOST_RANGES)
     if len(parts) > MOST_RANGES:
         return ()

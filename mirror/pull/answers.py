@@ -46,22 +46,27 @@ class Progress(Struct, frozen=True, array_like=True):
     """How far a fill has come: so many bytes are `written`, without a gap from the first.
 
     `size` in bytes is None where nobody knows it yet. `is_proved`: all is there, and is the blob.
+    `is_doubted`: this upstream has sent something else under this digest before.
     """
 
     written: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     size: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None
     is_proved: bool
+    is_doubted: bool = False
 
     def limit(self, stop: int | None) -> int:
         """Up to where a response may have the bytes.
 
-        `stop` is where that response ends (None: at the blob's end, which nobody knows yet); the
-        byte before it is not handed out before the digest is proved.
+        `stop` is where that response ends (None: at the blob's end, which nobody knows yet). The
+        blob's last byte is not handed out before the digest is proved; where that is doubted,
+        neither is the last of any range.
         """
         if self.is_proved:
             return self.written if stop is None else min(self.written, stop)
-        end = self.size if stop is None else stop
-        return self.written if end is None else min(self.written, end - 1)
+        is_end_held = self.size is None or stop is None or self.is_doubted
+        end = (self.size if stop is None else stop) if is_end_held else self.size
+        held = self.written if end is None else min(self.written, end - 1)
+        return held if stop is None else min(held, stop)
 
 
 @runtime_checkable
@@ -83,14 +88,26 @@ class Reader(Protocol):
             RegistryError, NoRoom: It will come no farther.
         """
 
+    async def reach(self, position: int, stop: int) -> int:
+        """Wait for bytes from `position` on; up to where a range may have them that ends at `stop`.
 
-async def readable(reader: Reader, position: int, stop: int | None) -> int:
+        They come before others, wherever they lie. Raises as `follow`.
+        """
+
+
+async def readable(
+    reader: Reader, position: int, stop: int | None, *, is_whole: bool = True
+) -> int:
     """Wait for bytes beyond `position`; up to where they may be sent. At the end: `position`.
+
+    `is_whole`: all of the blob is read, from its start.
 
     Raises:
         RegistryError, NoRoom: There will be no more.
     """
     while (limit := reader.progress.limit(stop)) <= position and not reader.progress.is_proved:
+        if not is_whole and stop is not None:
+            return await reader.reach(position, stop)
         await reader.follow(reader.progress)
     return max(position, limit)
 
@@ -104,6 +121,10 @@ class WholeFile:
 
     async def follow(self, seen: Progress) -> None:
         """Nobody has to wait for it."""
+
+    async def reach(self, position: int, stop: int) -> int:  # noqa: ARG002 - all is there
+        """Neither for a part of it."""
+        return min(stop, self.progress.written)
 
 
 @runtime_checkable

@@ -15,14 +15,16 @@ What is small is read into memory, and proved anew on the way: what is damaged i
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing, StoreError
+from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.wants import Want
 from mirror.pull.keeping import try_to_open, try_to_read
 from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import SMALL, Memory
@@ -75,8 +77,10 @@ class Blobs:
             return BlobAnswer(digest, size, None, LINKED if is_told else MISS)
 
     @asynccontextmanager
-    async def open(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
-        """Open a blob for reading.
+    async def open(
+        self, scope: Scope, digest: Digest, ranges: Sequence[ByteRange] = ()
+    ) -> AsyncIterator[BlobAnswer]:
+        """Open a blob for reading; `ranges` of it, in this order, or (none) all.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
@@ -93,7 +97,7 @@ class Blobs:
                         await self._links.confirm_blob(scope, digest)
                     yield _answer(digest, found, outcome)
                     return
-        async with self._fill(scope, digest, link) as answer:
+        async with self._fill(scope, digest, link, ranges) as answer:
             yield answer
 
     async def _require_hope(self, scope: Scope, digest: Digest) -> None:
@@ -132,14 +136,15 @@ class Blobs:
 
     @asynccontextmanager
     async def _fill(
-        self, scope: Scope, digest: Digest, link: Link | None
+        self, scope: Scope, digest: Digest, link: Link | None, ranges: Sequence[ByteRange]
     ) -> AsyncIterator[BlobAnswer]:
+        want = Want(ranges) if ranges else None
         size = None if link is None else link.size
         source = self._source(scope)
         outcome = JOINED if self._fills.is_running(source.upstream, digest) else STORED
         try:
             with self._memory.remembering_missing(scope, f"blob {digest}"):
-                fill = await self._fills.join(source, digest, size)
+                fill = await self._fills.join(source, digest, size, want)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
             async with self._pass_through(scope, digest) as answer:
@@ -149,7 +154,7 @@ class Blobs:
             await self._link(scope, fill, link)
             yield BlobAnswer(digest, fill.readers.size, fill.readers, outcome)
         finally:
-            fill.readers.leave()
+            fill.leave(want)
 
     async def _link(self, scope: Scope, fill: Fill, link: Link | None) -> None:
         """See that upstream lets the repository have what is coming; remember it, and its size."""

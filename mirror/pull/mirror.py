@@ -1,11 +1,12 @@
 """The mirror: every question that a client may ask of it, and the one way to each answer."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.ranges import ByteRange
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import Page
 from mirror.oci.token import TokenAnswer, TokenQuestion
@@ -98,11 +99,15 @@ class Mirror:
 
     @asynccontextmanager
     async def open_blob(
-        self, repository: Repository, digest: Digest, authorization: str | None
+        self,
+        repository: Repository,
+        digest: Digest,
+        authorization: str | None,
+        ranges: Sequence[ByteRange] = (),
     ) -> AsyncIterator[BlobAnswer]:
-        """A blob, open for reading inside the block."""
+        """A blob, open for reading inside the block; `ranges` of it, or (none) all."""
         scope = await self._scope_for_blob(repository, digest, authorization)
-        async with self._blobs.open(scope, digest) as answer:
+        async with self._blobs.open(scope, digest, ranges) as answer:
             yield answer
 
     async def list_tags(

@@ -3,6 +3,9 @@
 Values are immutable, so that one thread may read what another is about to replace.
 """
 
+from bisect import bisect_right
+from operator import itemgetter
+
 Range = tuple[int, int]
 """From the first byte up to, and not including, the second."""
 
@@ -41,6 +44,12 @@ def missing(extents: Extents, start: int, end: int) -> list[Range]:
     if start < end:
         gaps.append((start, end))
     return gaps
+
+
+def end_at(extents: Extents, position: int) -> int:
+    """Where what is there from `position` on ends; `position` where that byte is not there."""
+    index = bisect_right(extents, position, key=itemgetter(0)) - 1
+    return position if index < 0 else max(position, extents[index][1])
 
 
 def prefix(extents: Extents) -> int:

@@ -61,6 +61,9 @@ class Writer(Protocol):
     def written(self) -> int:
         """Bytes from the first that are all in `file`, and hashed."""
 
+    def end_at(self, position: int) -> int:
+        """Up to where bytes from `position` on are in `file`, hashed or not; else `position`."""
+
     @property
     def reach(self) -> int:
         """Where the last byte of what is there, or is being written, ends."""

@@ -72,6 +72,10 @@ class LocalWriter:
         """Bytes from the first that are all in `file`, and hashed."""
         return self._partial.hashed
 
+    def end_at(self, position: int) -> int:
+        """Up to where bytes from `position` on are in `file`, hashed or not; else `position`."""
+        return extents.end_at(self._partial.present, position)
+
     @property
     def reach(self) -> int:
         """Where the last byte of what is there, or is being written, ends."""

@@ -39,6 +39,7 @@ class FillOutcome(StrEnum):
     DENIED = "denied"
     UNAVAILABLE = "unavailable"
     NO_ROOM = "no_room"
+    RESTED = "rested"  # nobody waits for what is lacking (fill.whole = "never")
     STOPPED = "stopped"  # with the mirror; or nobody waited for it when its turn came
     FAILED = "failed"
 

@@ -160,7 +160,7 @@ def app(upstream: ScriptedRegistry) -> Image:
 
 async def read_all(front: Front, app: Image) -> bytes:
     """A blob by its lease, to the end."""
-    async with front.open_blob(APP, parse_digest(app.layers[0]), None) as lease:
+    async with front.open_blob(APP, parse_digest(app.layers[0]), None, ()) as lease:
         assert lease.file is not None
         progress = lease.progress
         assert progress is not None
@@ -185,7 +185,7 @@ async def test_what_there_is_not_is_missing(start: Start, app: Image) -> None:
         await front.get_manifest(APP, Tag("2"), None)
     assert missing.value.code is ErrorCode.MANIFEST_UNKNOWN
     with pytest.raises(Missing):
-        async with front.open_blob(APP, digest_of(b"never"), None):
+        async with front.open_blob(APP, digest_of(b"never"), None, ()):
             pass
     with pytest.raises(Missing):
         await front.head_blob(APP, digest_of(b"never"), None)
@@ -233,19 +233,19 @@ async def test_a_blob_grows_in_the_hands_of_whoever_reads_it(
     digest = parse_digest(app.layers[0])
     assert (await front.head_blob(APP, digest, None)).size == SIZE
     gate = upstream.hold(app.layers[0], after=SIZE // 2)
-    async with front.open_blob(APP, digest, None) as one:
-        async with front.open_blob(APP, digest, None) as other:
+    async with front.open_blob(APP, digest, None, ()) as one:
+        async with front.open_blob(APP, digest, None, ()) as other:
             assert one.number == other.number != 0
             gate.open()
         assert await read_all(front, app) == app.blobs[app.layers[0]]
-    async with front.open_blob(APP, digest, None) as lease:
+    async with front.open_blob(APP, digest, None, ()) as lease:
         assert (lease.size, lease.number) == (SIZE, 0)
         assert lease.progress == Progress(SIZE, SIZE, is_proved=True)
 
 
 async def test_what_is_not_kept_is_streamed(start: Start, app: Image) -> None:
     front = (await start(store={"max_size": "1 B", "min_free": "0 B"})).front
-    async with front.open_blob(APP, parse_digest(app.layers[0]), None) as lease:
+    async with front.open_blob(APP, parse_digest(app.layers[0]), None, ()) as lease:
         received = b""
         while (chunk := await front.next_chunk(lease.number, 0, None)) is not None:
             received += chunk

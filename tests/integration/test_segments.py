@@ -156,6 +156,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             store,
             promised=SIZE,
             is_size_proved=False,
+            is_doubted=False,
             pace=Pace(2, SEGMENT, RetryPolicy(attempts=3), alone=0.01),
             slots=Slots(1),
             is_shared=False,

@@ -287,6 +287,7 @@ def _fill(store: LocalStorage, upstream: Upstream, size: int | None, pace: Pace)
         store,
         promised=size,
         is_size_proved=False,
+        is_doubted=False,
         pace=pace,
         slots=Slots(1),
         is_shared=False,

@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mirror.pull.fill.plan import Claim, Plan
+from mirror.pull.fill.wants import Wants
 
 SEGMENT = 10
 
@@ -92,7 +93,8 @@ class PlanMachine(RuleBasedStateMachine):
             got = [int(position // SEGMENT in have) for position in range(size)]
             missing = list(_gaps(got))
         known = size if knows_size else None
-        plan = Plan(missing, segment_size=SEGMENT, connections=most, size=known)
+        wants = Wants(is_whole=True)
+        plan = Plan(missing, segment_size=SEGMENT, connections=most, size=known, wants=wants)
         self.most, self.always_ranges = most, sends_ranges
         self.download = _Download(plan, size, knows_size or tells_size, sends_ranges, got)
 
@@ -169,7 +171,8 @@ def test_undisturbed_claims_follow_each_other_and_cover_everything(
     size: int, connections: int, pace: float
 ) -> None:
     missing: list[tuple[int, int | None]] = [(0, size)] if size else []
-    plan = Plan(missing, segment_size=SEGMENT, connections=connections, size=size)
+    wants = Wants(is_whole=True)
+    plan = Plan(missing, segment_size=SEGMENT, connections=connections, size=size, wants=wants)
     now, end = 0.0, 0
     while (claim := plan.claim(now=now)) is not None:
         assert claim.start == end

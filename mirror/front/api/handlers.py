@@ -147,7 +147,8 @@ class Handlers:
             facts.note(answer.outcome)
             response, _ = responses.blob_head(request, answer)
             return response
-        async with self._cached.open_blob(route, asked.digest, authorization) as answer:
+        ranges = responses.wanted_ranges(request, asked.digest)
+        async with self._cached.open_blob(route, asked.digest, authorization, ranges) as answer:
             facts.note(answer.outcome)
             return await self._send_blob(request, answer, ns, facts)
 

@@ -15,7 +15,7 @@ from cachetools import TTLCache
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Starter
 from mirror.front.api.cache import Cache
-from mirror.front.ports import Authorization, Front, Lease
+from mirror.front.ports import Authorization, Front, Lease, Ranges
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Reference, Repository
 from mirror.pull.answers import HIT, BlobAnswer, ManifestAnswer, Progress, Reader, Stream
@@ -97,15 +97,16 @@ class CachedPulls:
 
     @asynccontextmanager
     async def open_blob(
-        self, route: Route, digest: Digest, authorization: Authorization
+        self, route: Route, digest: Digest, authorization: Authorization, ranges: Ranges
     ) -> AsyncIterator[BlobAnswer]:
-        """A blob, open for reading inside the block."""
+        """A blob, open for reading inside the block; `ranges` of it, or (none) all."""
         content = self._cache.find_blob(route.repository, digest)
         if content is not None:
             yield BlobAnswer(digest, len(content), content, HIT)
             return
         generation = self._cache.generation
-        async with self._front.open_blob(route.repository, digest, authorization) as lease:
+        opening = self._front.open_blob(route.repository, digest, authorization, ranges)
+        async with opening as lease:
             if lease.content is not None and not route.is_personal:
                 self._cache.keep_blob(route.repository, digest, lease.content, generation)
             yield BlobAnswer(digest, lease.size, self._body(lease), lease.outcome)
@@ -151,6 +152,10 @@ class _LeasedFile:
             self._growth.progress = await self._flights.join(
                 self._number, lambda: self._front.follow(self._number, seen)
             )
+
+    async def reach(self, position: int, stop: int) -> int:
+        """Wait for bytes from `position` on; each reader asks for its own."""
+        return await self._front.reach(self._number, position, stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,16 +157,21 @@ async def send_body(
                 await response.write(chunk)
                 yield len(chunk)
         elif answer.body is not None and not isinstance(answer.body, bytes):
-            async for sent in _send_file(request, response, answer.body, span):
+            async for sent in _send_file(request, response, answer.body, span, answer.size):
                 yield sent
     if layout.after:
         await response.write(layout.after)
 
 
 async def _send_file(
-    request: web.BaseRequest, response: web.StreamResponse, reader: Reader, span: Span
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    reader: Reader,
+    span: Span,
+    size: int | None,
 ) -> AsyncIterator[int]:
     """Send a file as far as it has grown, again and again."""
+    is_whole = span.start == 0 and span.stop in {None, size}
     with ExitStack() as stack:
         sender = None
         # A TLS connection and a chunked body need the bytes in our hands; else the kernel does it.
@@ -174,7 +179,7 @@ async def _send_file(
             sender = stack.enter_context(sending_to(request))
         position = span.start
         while position != span.stop:
-            limit = await readable(reader, position, span.stop)
+            limit = await readable(reader, position, span.stop, is_whole=is_whole)
             if limit <= position:
                 return
             if sender is not None:
@@ -197,19 +202,26 @@ async def _send_by_hand(
         position += len(block)
 
 
-def _layout(request: web.BaseRequest, answer: BlobAnswer) -> Layout:
+def wanted_ranges(request: web.BaseRequest, digest: Digest) -> tuple[ByteRange, ...]:
+    """What a client wants of a blob, in this order; empty: all of it."""
     # RFC 9110, 14.2: a range is a GET's; a HEAD tells of the whole.
     wanted = parse_ranges(request.headers.get("Range")) if request.method == "GET" else ()
-    if_range = request.headers.get("If-Range")
+    if wanted and request.headers.get("If-Range") not in {None, f'"{digest}"'}:
+        return ()
+    return wanted
+
+
+def _layout(request: web.BaseRequest, answer: BlobAnswer) -> Layout:
+    wanted = wanted_ranges(request, answer.digest)
     whole = Layout([Span(0, answer.size)])
-    if not wanted or answer.size is None or if_range not in {None, f'"{answer.digest}"'}:
+    if not wanted or answer.size is None:
         return whole
     spans = _spans(wanted, answer.size)
     if len(spans) == 1:
         return Layout(spans, is_partial=True)
-    # Who is to read more than there is is sent all of it once; and what streams by cannot be
-    # sent in another order. Either may be answered so (RFC 9110, 14.2).
-    if sum((span.stop or 0) - span.start for span in spans) > answer.size:
+    # Who is to read as much as there is, or more, is sent all of it once, and proved; and what
+    # streams by cannot be sent in another order. Either may be answered so (RFC 9110, 14.2).
+    if sum((span.stop or 0) - span.start for span in spans) >= answer.size:
         return whole
     if isinstance(answer.body, Stream):
         return whole

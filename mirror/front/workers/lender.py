@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from mirror.front.ports import Authorization, Lease
+from mirror.front.ports import Authorization, Lease, Ranges
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Unavailable
 from mirror.oci.reference import Repository
@@ -14,7 +14,9 @@ from mirror.pull.answers import BlobAnswer, Progress, Reader, Stream
 
 _GATHERED = 0.002  # seconds for which progress is gathered: each message has its price
 
-OpenBlob = Callable[[Repository, Digest, Authorization], AbstractAsyncContextManager[BlobAnswer]]
+OpenBlob = Callable[
+    [Repository, Digest, Authorization, Ranges], AbstractAsyncContextManager[BlobAnswer]
+]
 
 
 class Lender:
@@ -30,10 +32,10 @@ class Lender:
 
     @asynccontextmanager
     async def open_blob(
-        self, repository: Repository, digest: Digest, authorization: Authorization
+        self, repository: Repository, digest: Digest, authorization: Authorization, ranges: Ranges
     ) -> AsyncIterator[Lease]:
         """A blob, open for reading inside the block."""
-        async with self._open_blob(repository, digest, authorization) as answer:
+        async with self._open_blob(repository, digest, authorization, ranges) as answer:
             match answer.body:
                 case bytes() as content:
                     yield Lease(answer.size, answer.outcome, content=content)
@@ -49,13 +51,19 @@ class Lender:
 
     async def follow(self, number: int, seen: Progress) -> Progress:
         """How far a leased file has come, once that is another progress than `seen`."""
-        reader = self._readers.get(number)
-        if reader is None:
-            raise Unavailable("nobody reads it any more")
+        reader = self._reader(number)
         await reader.follow(seen)
         if seen.written and not reader.progress.is_proved:
             await asyncio.sleep(_GATHERED)
         return reader.progress
+
+    async def reach(self, number: int, position: int, stop: int) -> int:
+        """Up to where a range may have a leased file, once that is beyond `position`."""
+        reader = self._reader(number)
+        if (limit := await reader.reach(position, stop)) == stop:
+            return limit
+        await asyncio.sleep(_GATHERED)
+        return await reader.reach(position, stop)
 
     async def next_chunk(self, number: int, start: int, stop: int | None) -> bytes | None:
         """What follows in a leased stream; None at its end."""
@@ -63,6 +71,12 @@ class Lender:
         if leased is None:
             raise Unavailable("nobody reads it any more")
         return await leased.next_chunk(start, stop)
+
+    def _reader(self, number: int) -> Reader:
+        reader = self._readers.get(number)
+        if reader is None:
+            raise Unavailable("nobody reads it any more")
+        return reader
 
     def _number_of(self, reader: Reader) -> int:
         number = self._growing.get(reader)

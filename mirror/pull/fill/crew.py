@@ -1,13 +1,16 @@
 """The crew: the connections that fetch one blob, claim after claim.
 
 It begins as one connection. Others join it once it shows that one alone would take long: on a fast
-line they would only cost more, since bytes out of order are read again to be hashed.
+line they would only cost more, since bytes out of order are read again to be hashed. They join it
+at once where a reader waits for what none of them fetches; then there may be one more than
+`connections`. Where nobody wants the rest of a blob, the crew waits for wants, and rests when
+nobody has any.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -24,16 +27,21 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _LONG = 1.0  # seconds that a blob may take over the connections there are
+_LINGERS = 10.0  # seconds that a crew waits for wants
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fills go about it."""
+    """How fills go about it, and how far.
+
+    `whole`: what a blob that is asked for by ranges has beyond them follows.
+    """
 
     connections: int
     segment_size: int  # bytes
     retries: RetryPolicy
     alone: float = 0.25  # seconds, before a second connection is thought of
+    whole: bool = True
 
 
 class Odd(Unavailable):
@@ -42,6 +50,13 @@ class Odd(Unavailable):
     def __init__(self, sender: Sender) -> None:
         super().__init__("upstream's blob has not the size that was expected")
         self.sender = sender
+
+
+class Rested(Unavailable):
+    """Nobody wants the rest."""
+
+    def __init__(self) -> None:
+        super().__init__("nobody waits for more of it")
 
 
 class _Broken(Unavailable):
@@ -58,7 +73,7 @@ class Crew:
 
     `accept` is told of each body before it is read, and raises Odd for one that is not to be;
     `progressed` is called whenever there is more to read, `resumed` when a sender continues where
-    another one broke.
+    another one broke. `is_read`: somebody may want more of it. Tell it by `wake`.
     """
 
     digest: Digest
@@ -72,12 +87,14 @@ class Crew:
     accept: Callable[[Body], Awaitable[int | None]]
     progressed: Callable[[], None]
     resumed: Callable[[Sender], None]
+    is_read: Callable[[], bool]
 
     received: int = 0  # bytes
     _has_begun: bool = False  # a body has been accepted
     _broken: set[int] = field(default_factory=set)  # positions that nobody has continued yet
     _working: int = 0
-    _all_left: asyncio.Event = field(default_factory=asyncio.Event)
+    _pausing: int = 0  # of those, before they try again
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __repr__(self) -> str:
         return f"<Crew: {self.received} received, {self.plan}>"
@@ -86,10 +103,11 @@ class Crew:
         """Return when everything is written.
 
         Raises:
+            Rested: Nobody waits for more of it.
             RegistryError: What upstream says, or the store, or that upstream says nothing.
         """
         while not self.plan.is_complete:
-            self._all_left.clear()
+            await self._until_wanted()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._work())
@@ -97,19 +115,40 @@ class Crew:
             except BaseExceptionGroup as group:
                 raise _cause_of(group) from group
 
-    async def _call_help(self, tasks: asyncio.TaskGroup) -> None:
-        while not await self._is_over(within=self.pace.alone):
-            seconds = self.plan.seconds_left(self.clock())
-            if self._has_begun and self.plan.active and seconds > _LONG:
-                for _ in range(min(self.plan.waiting, self.pace.connections - 1)):
-                    tasks.create_task(self._work())
-                return
+    def wake(self) -> None:
+        """Somebody wants something, or all that is left is for nobody any more."""
+        self._news.set()
 
-    async def _is_over(self, *, within: float) -> bool:
-        with suppress(TimeoutError):
+    async def _until_wanted(self) -> None:
+        while self._has_begun and not self.plan.is_wanted(self.clock()):
+            if not await self._has_news(within=_LINGERS) and not self.is_read():
+                raise Rested
+
+    async def _call_help(self, tasks: asyncio.TaskGroup) -> None:
+        is_alone = True
+        while True:
+            await self._has_news(
+                within=self.pace.alone if is_alone or self.plan.has_wants else None
+            )
+            if not self._working:
+                return
+            if not self._has_begun:
+                continue
+            now, most = self.clock(), self.pace.connections
+            calls = min(self.plan.calls(now) - self._pausing, most + 1 - self._working)
+            if is_alone and self.plan.active and self.plan.seconds_left(now) > _LONG:
+                is_alone, calls = False, max(calls, min(self.plan.waiting, most - self._working))
+            for _ in range(calls):
+                tasks.create_task(self._work())
+
+    async def _has_news(self, *, within: float | None) -> bool:
+        try:
             async with asyncio.timeout(within):
-                await self._all_left.wait()
-        return self._all_left.is_set()
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -120,13 +159,13 @@ class Crew:
         finally:
             self._working -= 1
             if not self._working:
-                self._all_left.set()
+                self.wake()
 
     async def _work(self) -> None:
         """Fetch claim after claim over one connection at a time."""
         streak, avoid = Streak(self.received), None
         with self._at_work():
-            while (claim := self.plan.claim(now=self.clock())) is not None:
+            while (claim := self._claim()) is not None:
                 source = self.authorities.current
                 try:
                     if not await self._fetch(claim, source, avoid):
@@ -143,21 +182,37 @@ class Crew:
                 finally:
                     self.plan.release(claim, now=self.clock())
 
+    def _claim(self) -> Claim | None:
+        claim = self.plan.claim(now=self.clock())
+        if claim is None and not self._has_begun and not self.plan.active:
+            return self.plan.claim_least(now=self.clock())
+        return claim
+
     async def _fetch(self, claim: Claim, source: BlobSource, avoid: Sender | None) -> bool:
         """Fetch one claim; False: this connection is of no use."""
         stop = None if self.plan.is_whole(claim) else claim.stop
         async with source.open_blob(
             self.digest, claim.start, stop, avoid=avoid, urgency=self.urgency
         ) as body:
+            has_sent_range = (claim.start, stop) != (0, None)
+            ignores_ranges = has_sent_range and not body.is_range and body.stop != body.start
             if len(self.plan.active) > 1 and not body.is_range:
-                return False  # upstream ignores ranges: one connection will have to do
+                if ignores_ranges:  # one connection will have to do
+                    self.plan.forgo_ranges(claim, now=self.clock())
+                return False
+            if ignores_ranges and self.plan.lacks_before(claim):  # then better from there
+                self.plan.forgo_ranges(claim, now=self.clock())
+                return True
             size = await self.accept(body)
             self.authorities.note_accepted(source)
+            claim.body_stop = body.stop
             if not body.is_range:
-                self.plan.take_rest(claim, size)
+                self.plan.take_rest(claim, size, ignores_ranges=ignores_ranges)
             elif size is not None:
                 self.plan.learn_size(claim, size)
-            self._has_begun = True
+            if not self._has_begun:
+                self._has_begun = True
+                self.wake()
             if claim.start in self._broken:
                 self._broken.remove(claim.start)
                 self.resumed(body.sender)
@@ -206,7 +261,11 @@ class Crew:
             "fill interrupted: %s", error.message,
             extra=fields(digest=self.digest, received=self.received, retry_in=round(delay, 2)),
         )  # fmt: skip
-        await asyncio.sleep(delay)
+        self._pausing += 1
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._pausing -= 1
 
 
 _KINDS: dict[type[Unavailable], Failure] = {Odd: Failure.ODD, _Broken: Failure.BROKEN}

@@ -12,7 +12,8 @@
 
 It belongs to the application and goes on when its readers leave. Only while it waits for a slot,
 it is given up with the last of them; and one without readers gives its slot to a client that waits
-for one (what it has fetched stays). Whoever comes while it ends waits, and begins anew.
+for one (what it has fetched stays). Whoever comes while it ends waits, and begins anew. So ends one
+that is asked for by ranges only, where the rest is not to follow (`fill.whole`).
 
 Readers are let in with the first body; but where that is empty, or is small and not of the size
 that was promised (a login page), it is proved first. So is what is small and comes from a host that
@@ -37,10 +38,11 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.pull.fill.authorities import Authorities
-from mirror.pull.fill.crew import Crew, Odd, Pace
+from mirror.pull.fill.crew import Crew, Odd, Pace, Rested
 from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.readers import Readers
 from mirror.pull.fill.sizes import Sizes
+from mirror.pull.fill.wants import Want, Wants
 from mirror.sources.ports import BlobSource, Body, Sender
 from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.ports import Writer, Writers
@@ -49,7 +51,7 @@ from mirror.telemetry.metrics import FillOutcome, Metrics
 
 _logger = logging.getLogger(__name__)
 
-_SMALL = 2**20  # bytes; so much is proved at once where it is suspicious
+_SMALL = 2**20  # bytes; so much is proved at once where it is suspicious, and always fetched whole
 _FIRST = 2**16  # bytes from elsewhere that nobody reads before there are more of them, or a proof
 
 NoteSent = Callable[[str, Digest], Awaitable[None]]
@@ -82,7 +84,10 @@ _NEXT = {
 
 
 class Fill:
-    """One download. `run` does it; `authorities` and `readers` are of those who wait for it."""
+    """One download. `run` does it; `authorities` and `readers` are of those who wait for it.
+
+    `is_doubted`: what came before was not what its digest says, so that ranges too are proved.
+    """
 
     def __init__(
         self,
@@ -92,6 +97,7 @@ class Fill:
         *,
         promised: int | None,
         is_size_proved: bool,
+        is_doubted: bool,
         pace: Pace,
         slots: Slots,
         is_shared: bool,
@@ -106,7 +112,9 @@ class Fill:
         self.digest = digest
         self.upstream = source.upstream
         self.authorities = Authorities(source)
-        self.readers = Readers(metrics.fill_readers, deserted)
+        is_small = promised is not None and promised <= _SMALL
+        self._wants = Wants(is_whole=pace.whole or is_doubted or is_small or not urgency.is_urgent)
+        self.readers = Readers(metrics.fill_readers, deserted, self._wants, is_doubted=is_doubted)
         self.state = State.WAITING
         self._storage = storage
         self._proved = promised if is_size_proved else None
@@ -145,11 +153,23 @@ class Fill:
         """The size in bytes, by the word of a manifest."""
         return self._sizes.promised
 
-    def join(self, source: BlobSource) -> None:
-        """One more reader waits for it, on the authority of `source`."""
+    def join(self, source: BlobSource, want: Want | None = None) -> None:
+        """One more reader waits for it, on the authority of `source`; all of it, or a part."""
         self.authorities.add(source)
         self.readers.join()
         self._urgency.is_urgent = True
+        if want is None:
+            self._wants.want_whole()
+        else:
+            self._wants.add(want)
+
+    def leave(self, want: Want | None = None) -> None:
+        """One reader that has joined is gone."""
+        if want is not None:
+            self._wants.discard(want)
+            if self._crew is not None:
+                self._crew.plan.let_go()
+        self.readers.leave()
 
     @property
     def is_waited_for(self) -> bool:
@@ -240,12 +260,15 @@ class Fill:
             segment_size=self._pace.segment_size,
             connections=self._pace.connections if source.is_lasting else 1,
             size=writer.size or None,
+            wants=self._wants,
         )
         self._crew = Crew(
             digest=self.digest, authorities=self.authorities, writer=writer, plan=plan,
             pace=self._pace, urgency=self._urgency, clock=self._clock, random=self._random,
             accept=self._accept, progressed=self._progressed, resumed=self._count_resume,
+            is_read=lambda: self.readers.count > 0,
         )  # fmt: skip
+        self._wants.changed = self._crew.wake
         await self._crew.fetch()
         self._move(State.VERIFYING)
 
@@ -271,6 +294,8 @@ class Fill:
                 sizes.told = body.size
                 raise
         sizes.begin(body.size)
+        if (sizes.told or 0) <= _SMALL:
+            self._wants.want_whole()
         is_suspicious = sizes.told == 0 or (sizes.is_odd and (sizes.told or 0) <= _SMALL)
         if is_suspicious:
             return sizes.told
@@ -322,6 +347,11 @@ class Fill:
         if not isinstance(error, RegistryError):
             self._note_fault("fill", error)
             error = Unavailable("the mirror has a fault of its own; see its log")
+        elif isinstance(error, Rested):
+            _logger.debug(
+                "a part is kept, and the rest left",
+                extra=fields(digest=self.digest, upstream=self.upstream),
+            )
         elif isinstance(error, NoRoom):
             self.is_too_large = isinstance(error, TooLarge)
             if self._crew is not None and self._crew.received:
@@ -352,6 +382,7 @@ _CONTINUED = (Unavailable, Missing, Denied)  # after these, what is there is wor
 _OUTCOMES: dict[type[RegistryError], FillOutcome] = {
     NoRoom: FillOutcome.NO_ROOM,
     DigestMismatch: FillOutcome.MISMATCH,
+    Rested: FillOutcome.RESTED,
     Missing: FillOutcome.MISSING,
     Denied: FillOutcome.DENIED,
     Unavailable: FillOutcome.UNAVAILABLE,

@@ -20,9 +20,10 @@ from cachetools import LRUCache, TTLCache
 from mirror.aio.slots import Slots, Urgency
 from mirror.aio.tasks import NoteFault, Starter
 from mirror.oci.digest import Digest
-from mirror.oci.errors import RegistryError, Unavailable
+from mirror.oci.errors import DigestMismatch, RegistryError, Unavailable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill, NoteSent
+from mirror.pull.fill.wants import Want
 from mirror.sources.ports import BlobSource
 from mirror.storage.errors import TooLarge
 from mirror.storage.ports import Writers
@@ -32,6 +33,7 @@ from mirror.telemetry.metrics import Metrics
 _logger = logging.getLogger(__name__)
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
+_DOUBTED_FOR = 3600.0  # seconds after wrong bytes for which no range leaves before its proof
 _REMEMBERED = 1024  # blobs
 
 _Key = tuple[str, Digest]  # upstream, digest
@@ -85,6 +87,7 @@ class Fills:
         self._too_large: TTLCache[_Key, int | None] = TTLCache(
             _REMEMBERED, ttl=_TOO_LARGE_FOR, timer=clock
         )
+        self._disproved: TTLCache[_Key, None] = TTLCache(_REMEMBERED, ttl=_DOUBTED_FOR, timer=clock)
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
 
@@ -109,10 +112,12 @@ class Fills:
         self._told[key] = self._proved[key] = size
         self._too_large.pop(key, None)  # it may have been for want of a size
 
-    async def join(self, source: BlobSource, digest: Digest, size: int | None) -> Fill:
-        """Read along with the fill of `digest`, begun now if need be; `readers.leave` when done.
+    async def join(
+        self, source: BlobSource, digest: Digest, size: int | None, want: Want | None = None
+    ) -> Fill:
+        """Read along with the fill of `digest`, begun now if need be; `Fill.leave` when done.
 
-        `size` is what a manifest promises, in bytes.
+        `size` is what a manifest promises, in bytes; `want` what is read, where that is not all.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing in time.
@@ -123,7 +128,7 @@ class Fills:
             raise TooLarge("larger than store.max_size")
         try:
             async with asyncio.timeout(self._patience):
-                return await self._join(key, source, size)
+                return await self._join(key, source, size, want)
         except TimeoutError as error:
             raise Unavailable("the blob has not begun to arrive in time", timed_out=True) from error
 
@@ -133,25 +138,27 @@ class Fills:
         if key not in self._flights and not self._is_too_large(key, size):
             self._start(key, source, size, Urgency(is_urgent=False))
 
-    async def _join(self, key: _Key, source: BlobSource, size: int | None) -> Fill:
+    async def _join(
+        self, key: _Key, source: BlobSource, size: int | None, want: Want | None
+    ) -> Fill:
         while True:
             flight = self._flights.get(key) or self._start(key, source, size, Urgency())
             fill = flight.fill
             if fill.is_over:
                 await flight.over.wait()
                 continue
-            fill.join(source)
+            fill.join(source, want)
             self._make_way()  # it may have waited, and nobody for it
             try:
                 await fill.readers.started()
                 fill.authorities.check(source)
             except RegistryError:
-                fill.readers.leave()
+                fill.leave(want)
                 # What upstream told another repository or client need not hold for this one.
                 if source in fill.authorities:
                     raise
             except BaseException:
-                fill.readers.leave()
+                fill.leave(want)
                 raise
             else:
                 return fill
@@ -165,6 +172,7 @@ class Fills:
         fill = Fill(
             key[1], source, self._storage,
             promised=self._told.get(key, size), is_size_proved=key in self._proved,
+            is_doubted=key in self._disproved,
             pace=self._pace, slots=self._slots, is_shared=self._is_shared, urgency=urgency,
             deserted=self._make_way, metrics=self._metrics,
             note_fault=self._note_fault, note_sent=self._note_sent, clock=self._clock,
@@ -202,6 +210,8 @@ class Fills:
             self._remember(key, flight.fill)
 
     def _remember(self, key: _Key, fill: Fill) -> None:
+        if isinstance(fill.readers.error, DigestMismatch):
+            self._disproved[key] = None
         if not fill.is_too_large:
             return
         if fill.told is not None:

@@ -1,8 +1,9 @@
 """Everyone who reads a blob while it arrives: how far it has come, and one outcome for all.
 
 To each of them this is the `Reader` of their answer. They are let in when bytes can be read and the
-size is known, if anybody tells it. No reader gets the last byte before the digest is proved
-(`Progress.limit`).
+size is known, if anybody tells it. Most follow it in order, and none of them gets the last byte
+before the digest is proved (`Progress.limit`). Who asks for a range ahead of that has it as soon as
+it is there. For what of it is not proved by then, see SECURITY.md, "Ranges".
 """
 
 import asyncio
@@ -12,23 +13,30 @@ from io import FileIO
 from prometheus_client import Gauge
 
 from mirror.oci.errors import RegistryError
+from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import Progress
+from mirror.pull.fill.wants import Want, Wants
 from mirror.storage.ports import Writer
 
 
 class Readers:
     """Who reads from one fill, and what they may know of it; `gauge` counts them.
 
-    `deserted` is called when the last of them has left.
+    `deserted` is called when the last of them has left; `wants` is told what they wait for.
+    `is_doubted`: no range is complete before the proof.
     """
 
-    def __init__(self, gauge: Gauge, deserted: Callable[[], None]) -> None:
+    def __init__(
+        self, gauge: Gauge, deserted: Callable[[], None], wants: Wants, *, is_doubted: bool
+    ) -> None:
         self.count = 0
         self.size: int | None = None  # bytes; None where nobody has told it
         self.is_proved = False  # every byte is there and is what the digest promises
         self.error: RegistryError | None = None  # which all of them get
         self._gauge = gauge
         self._deserted = deserted
+        self._wants = wants
+        self._is_doubted = is_doubted
         self._writer: Writer | None = None
         self._are_in = False
         self._is_over = False
@@ -38,7 +46,7 @@ class Readers:
     def progress(self) -> Progress:
         """How far it has come."""
         written = 0 if self._writer is None else self._writer.written
-        return Progress(written, self.size, self.is_proved)
+        return Progress(written, self.size, self.is_proved, self._is_doubted)
 
     @property
     def file(self) -> FileIO:
@@ -56,9 +64,46 @@ class Readers:
     async def follow(self, seen: Progress) -> None:
         """Wait until it has come farther than that. Raises the error that all get."""
         self._check()
-        while self.progress == seen:
-            await self._changed.wait()
-            self._check()
+        if self.progress != seen:
+            return
+        self._wants.follow()
+        try:
+            while self.progress == seen:
+                await self._changed.wait()
+                self._check()
+        finally:
+            self._wants.unfollow()
+
+    async def reach(self, position: int, stop: int) -> int:
+        """Wait for bytes from `position` on; up to where a range may have them that ends at `stop`.
+
+        Raises the error that all get.
+        """
+        self._check()
+        want = None
+        try:
+            while (limit := self._limit(position, stop)) <= position:
+                if want is None:
+                    want = Want([ByteRange(position, stop - 1)])
+                    self._wants.add(want)
+                await self._changed.wait()
+                self._check()
+        finally:
+            if want is not None:
+                self._wants.discard(want)
+        return limit
+
+    def _limit(self, position: int, stop: int) -> int:
+        """Up to where there are bytes from `position` on, and may be sent."""
+        if self._writer is None or self.size is None:
+            return position
+        if self.is_proved:
+            return min(stop, self.size)
+        limit = min(stop, self._writer.end_at(position))
+        if self._is_doubted:
+            return min(limit, stop - 1)
+        is_all_there = self._writer.end_at(0) >= self.size
+        return min(limit, self.size - 1) if is_all_there else limit
 
     # For the fill
 

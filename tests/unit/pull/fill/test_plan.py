@@ -1,11 +1,15 @@
 from mirror.pull.fill.plan import Claim, Plan
+from mirror.pull.fill.wants import Wants
 
 SEGMENT = 100
 
 
 def _plan(*missing: tuple[int, int | None], connections: int = 4) -> Plan:
     size = missing[-1][1]
-    return Plan(list(missing), segment_size=SEGMENT, connections=connections, size=size)
+    wants = Wants(is_whole=True)
+    return Plan(
+        list(missing), segment_size=SEGMENT, connections=connections, size=size, wants=wants
+    )
 
 
 def _claim(plan: Plan, now: float = 0) -> Claim:
