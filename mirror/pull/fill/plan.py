@@ -195,7 +195,8 @@ class Plan:
         if claim not in self.active:
             return
         self.active.remove(claim)
-        self._rate = claim.rate(now) or self._rate
+        if not claim.is_ahead or claim.position - claim.start > _CRUMB:  # else it tells little
+            self._rate = claim.rate(now) or self._rate
         if not claim.is_done:
             self._put_back(claim.position, claim.stop)
 
