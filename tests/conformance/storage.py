@@ -84,7 +84,11 @@ class StorageConformance:
         await _write(writer, 60_000, CONTENT[60_000:])
         assert writer.written == 0
         assert writer.missing() == [(0, 60_000)]
+        assert [writer.end_at(position) for position in (0, 59_999)] == [0, 59_999]
+        assert writer.end_at(70_000) == len(CONTENT)
+        assert os.pread(writer.file.fileno(), ROOM, 70_000) == CONTENT[70_000:]
         await _write(writer, 0, CONTENT[:60_000])
+        assert writer.end_at(0) == len(CONTENT)
         assert writer.written == len(CONTENT)
         assert os.pread(writer.file.fileno(), ROOM, 0) == CONTENT
         assert writer.is_proved()

@@ -22,6 +22,7 @@ from mirror.front.workers.pool import Pool
 from mirror.front.workers.spawn import Kill, Spawn
 from mirror.oci.digest import digest_of, parse_digest
 from mirror.oci.errors import Denied, ErrorCode, Missing, RegistryError, Unavailable
+from mirror.oci.ranges import ByteRange
 from mirror.oci.reference import Repository, Tag
 from mirror.oci.request import Page
 from mirror.oci.token import TokenQuestion
@@ -243,6 +244,27 @@ async def test_a_blob_grows_in_the_hands_of_whoever_reads_it(
         assert lease.progress == Progress(SIZE, SIZE, is_proved=True)
 
 
+async def test_a_part_far_ahead_is_reached_before_what_is_between(
+    start: Start, upstream: ScriptedRegistry
+) -> None:
+    large = upstream.add(image(random_layer(8_000_000, seed=2)), "org/app", "2")
+    front = (await start(fill={"whole": "never"})).front
+    await front.get_manifest(APP, Tag("2"), None)
+    digest, content = parse_digest(large.layers[0]), large.blobs[large.layers[0]]
+    gate = upstream.hold(large.layers[0], after=500_000)
+    wanted = (ByteRange(suffix=100), ByteRange(5_000_000, 5_099_999))
+    async with front.open_blob(APP, digest, None, wanted) as lease:
+        assert (lease.size, lease.progress) == (8_000_000, Progress(0, 8_000_000, is_proved=False))
+        assert lease.file is not None
+        for begin, end in ((7_999_900, 8_000_000), (5_000_000, 5_100_000), (6_000_000, 6_010_000)):
+            position = begin
+            while position < end:
+                position = await front.reach(lease.number, position, end)
+            assert os.pread(lease.file.fileno(), end - begin, begin) == content[begin:end]
+    gate.open()
+    assert upstream.bytes_sent(large.layers[0]) < 200_000
+
+
 async def test_what_is_not_kept_is_streamed(start: Start, app: Image) -> None:
     front = (await start(store={"max_size": "1 B", "min_free": "0 B"})).front
     async with front.open_blob(APP, parse_digest(app.layers[0]), None, ()) as lease:
@@ -258,6 +280,8 @@ async def test_what_nobody_has_a_lease_of_any_more_is_unavailable(start: Start) 
         await front.follow(7, Progress(0, None, is_proved=False))
     with pytest.raises(Unavailable):
         await front.next_chunk(7, 0, None)
+    with pytest.raises(Unavailable):
+        await front.reach(7, 0, 1)
 
 
 async def test_what_there_is_is_listed(start: Start, app: Image) -> None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from mirror.storage.extents import Extents, add, clip, missing, prefix, total
+from mirror.storage.extents import Extents, add, clip, end_at, missing, prefix, total
 
 POSITIONS = st.integers(0, 60)
 RANGES = st.tuples(POSITIONS, POSITIONS)
@@ -48,6 +48,14 @@ def test_the_prefix_ends_at_the_first_byte_that_is_not_there(
 ) -> None:
     extents, there = _build(ranges)
     assert prefix(extents) == min(set(range(62)) - there)
+
+
+@given(st.lists(RANGES), POSITIONS)
+def test_what_is_there_from_a_position_on_ends_at_the_next_byte_that_is_not(
+    ranges: list[tuple[int, int]], position: int
+) -> None:
+    extents, there = _build(ranges)
+    assert end_at(extents, position) == min(set(range(position, 62)) - there)
 
 
 @given(st.lists(RANGES), POSITIONS)

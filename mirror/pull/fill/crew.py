@@ -27,7 +27,6 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _LONG = 1.0  # seconds that a blob may take over the connections there are
-_LINGERS = 10.0  # seconds that a crew waits for wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class Pace:
     retries: RetryPolicy
     alone: float = 0.25  # seconds, before a second connection is thought of
     whole: bool = True
+    lingers: float = 10.0  # seconds that a crew waits for wants where the rest is not to follow
 
 
 class Odd(Unavailable):
@@ -121,7 +121,7 @@ class Crew:
 
     async def _until_wanted(self) -> None:
         while self._has_begun and not self.plan.is_wanted(self.clock()):
-            if not await self._has_news(within=_LINGERS) and not self.is_read():
+            if not await self._has_news(within=self.pace.lingers) and not self.is_read():
                 raise Rested
 
     async def _call_help(self, tasks: asyncio.TaskGroup) -> None:

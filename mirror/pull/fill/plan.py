@@ -209,7 +209,7 @@ class Plan:
 
     @property
     def _is_best_begun(self) -> bool:
-        """Whether one request for it is best, whatever is wanted: as far as is known it is small."""
+        """Whether one request for all is best, whatever is wanted: it is small, or may be."""
         is_small = self.size is None or self.size <= _NEAR
         return self._is_in_order and not self.active and is_small
 

@@ -12,11 +12,13 @@ from mirror.aio.backoff import Backoff
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest, digest_of
 from mirror.oci.errors import Denied, DigestMismatch, ErrorCode, Missing, Unavailable
+from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import readable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
 from mirror.pull.fill.retries import RetryPolicy
+from mirror.pull.fill.wants import Want
 from mirror.sources.ports import Body, Sender
 from mirror.storage.errors import TooLarge
 from mirror.storage.ports import Writer, Writers
@@ -106,11 +108,12 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             max_active: int = 8,
             is_shared: bool = False,
             patience: float = 30,
+            whole: bool = True,
             storage: Writers = storage,
         ) -> Fills:
             return Fills(
                 storage,
-                Pace(2, 100_000, RetryPolicy(2, Backoff(first=0, most=0))),
+                Pace(2, 100_000, RetryPolicy(2, Backoff(first=0, most=0)), whole=whole, lingers=0),
                 max_active=max_active,
                 is_shared=is_shared,
                 patience=patience,
@@ -207,6 +210,49 @@ async def _outcome(fills: Fills, source: MemorySource) -> bytes | Exception:
         return await _read(await fills.join(source, DIGEST, None))
     except (Denied, DigestMismatch, Missing, Unavailable) as error:
         return error
+
+
+LARGE = random_bytes(2_000_000, seed=92)
+LARGE_DIGEST = digest_of(LARGE)
+
+
+async def _read_range(fills: Fills, source: MemorySource, start: int, stop: int) -> bytes:
+    want = Want([ByteRange(start, stop - 1)])
+    fill = await fills.join(source, LARGE_DIGEST, len(LARGE), want)
+    try:
+        position = start
+        while position < stop:
+            position = await readable(fill.readers, position, stop, is_whole=False)
+        return os.pread(fill.readers.file.fileno(), stop - start, start)
+    finally:
+        fill.leave(want)
+
+
+async def test_a_part_is_kept_when_nobody_waits_for_more_and_continued_for_who_does(
+    house: House,
+) -> None:
+    fills, source = house.make(whole=False), MemorySource({LARGE_DIGEST: LARGE}, upstream="hub")
+    for start, stop in ((1_500_000, 1_500_100), (700_000, 720_000)):
+        assert await _read_range(fills, source, start, stop) == LARGE[start:stop]
+        await _until(lambda: not fills.is_running("hub", LARGE_DIGEST))
+    assert not await house.storage.is_stored(LARGE_DIGEST)
+    so_far = [stop - start for start, stop in source.asked if stop is not None]
+    assert sum(so_far) <= 20_100 + 4 * 4096
+    labels = {"upstream": "hub", "outcome": "rested"}
+    registry = house.metrics.registry
+    await _until(lambda: registry.get_sample_value("mirror_fills_total", labels) == 2)
+    source.asked.clear()
+    assert await _read(await fills.join(source, LARGE_DIGEST, len(LARGE))) == LARGE
+    assert (0, None) not in source.asked
+    await _until(lambda: not fills.is_running("hub", LARGE_DIGEST))
+    assert await house.storage.is_stored(LARGE_DIGEST)
+
+
+async def test_what_is_begun_before_anybody_asks_is_fetched_whole(house: House) -> None:
+    fills, source = house.make(whole=False), MemorySource({LARGE_DIGEST: LARGE}, upstream="hub")
+    fills.prefetch(source, LARGE_DIGEST, len(LARGE))
+    await _until(lambda: not fills.is_running("hub", LARGE_DIGEST))
+    assert await house.storage.is_stored(LARGE_DIGEST)
 
 
 async def test_wrong_bytes_are_no_ones_and_whoever_sent_them_is_distrusted(house: House) -> None:
