@@ -147,7 +147,8 @@ async def test_who_watches_is_told_again_and_again(mirror: InnerMirror) -> None:
     ("method", "path", "options", "wanted"),
     [
         ("GET", "/nothing", {}, 404),
-        ("POST", "/status", {}, 404),
+        ("POST", "/status", {}, 405),
+        ("DELETE", "/openapi.json", {}, 405),
         ("PUT", "/log-level", {"json": {"level": "loud"}}, 400),
         ("PUT", "/log-level", {"data": {"level": "info"}}, 415),
         ("PUT", "/log-level", {"data": b"{", "headers": {"Content-Type": "application/json"}}, 400),

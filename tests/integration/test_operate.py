@@ -6,8 +6,27 @@ from pathlib import Path
 
 from tests.support.images import image, random_layer
 from tests.support.mirror import running_mirror, upstream_at
-from tests.support.process import run
+from tests.support.process import CHILD_ENVIRONMENT, run
 from tests.support.upstream import ScriptedRegistry
+
+
+async def test_the_api_is_as_it_is_described(upstream: ScriptedRegistry, tmp_path: Path) -> None:
+    """By schemathesis, which makes requests of the description, and of what it does not hold."""
+    straight = {**CHILD_ENVIRONMENT, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        url = f"{mirror.admin_url}/api/v1/openapi.json"
+        command = (
+            "env",
+            "-C",
+            tmp_path,
+            Path(sys.executable).with_name("st"),
+            "run",
+            url,
+            "--max-examples",
+            "20",
+        )
+        result = await run(*command, "--no-color", environment=straight, check=False, within=120)
+    assert result.returncode == 0, result.stdout[-4000:]
 
 
 async def test_status_finds_the_mirror_by_its_configuration(

@@ -12,10 +12,15 @@ from mirror.control.problems import CONTENT_TYPE, ProblemDetails
 
 _JSON = "application/json"
 _REFUSALS = (
-    HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
+    HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.MISDIRECTED_REQUEST,
+)
+_REFUSALS_OF_BODIES = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 )
 
 
@@ -48,6 +53,7 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
+    refusals = (*_REFUSALS, *(_REFUSALS_OF_BODIES if operation.takes is not None else ()))
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -55,7 +61,7 @@ def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) ->
             "200": _content("As asked.", _JSON, schemas[operation.answer]),
             **{
                 str(status.value): _content(status.phrase, CONTENT_TYPE, schemas[ProblemDetails])
-                for status in _REFUSALS
+                for status in refusals
             },
         },
     }

@@ -39,6 +39,7 @@ def add_api(
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one)) for one in operations),
         ("GET", "/events", _telling(status)),
+        *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
     ]
     for method, path, handler in handlers:
@@ -60,6 +61,25 @@ def _guarded(
             note_fault("api", error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return problem(Refusal(status, "a fault of the mirror's own; see its log"))
+
+    return handle
+
+
+def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
+    """What may be asked of each path."""
+    found: dict[str, set[str]] = {"/openapi.json": {"GET"}, "/events": {"GET"}}
+    for one in operations:
+        found.setdefault(one.path, set()).add(one.method)
+    return found
+
+
+def _refusing(methods: set[str]) -> _Handler:
+    allowed = ", ".join(sorted(methods))
+
+    async def handle(_: web.Request) -> web.StreamResponse:
+        raise Refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed} is answered here", {"Allow": allowed}
+        )
 
     return handle
 
