@@ -63,9 +63,7 @@ def parse_ranges(header: str | None) -> tuple[ByteRange, ...]:
 
     More than `MOST_RANGES` are nobody's honest wish, and are ignored like what is malformed.
     """
-    if header is None:
-        return ()
-    unit, _, wanted = header.partition("=")
+    unit, _, wanted = (header or "").partition("=")
     parts = wanted.split(",", MOST_RANGES)
     if len(parts) > MOST_RANGES:
         return ()

@@ -169,11 +169,11 @@ class Plan:
         self._sends_ranges = False
         self.release(claim, now=now)
         for other in self.active:
-            for gap in self._todo:
-                is_next = gap[0] == other.stop and gap[1] is not None and other.left > 0
-                if is_next and other.body_stop is not None and gap[1] <= other.body_stop:
-                    self._todo.remove(gap)
-                    other.stop = gap[1]
+            for start, stop in self._todo:
+                is_next = start == other.stop and other.left > 0
+                if is_next and stop is not None and stop <= (other.body_stop or 0):
+                    self._todo.remove((start, stop))
+                    other.stop = stop
                     break
 
     def let_go(self) -> None:
