@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.client import client
 from tests.support.estargz import LazyReader, layer
 from tests.support.images import Image, Layer, digest_of, image, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
@@ -171,16 +172,14 @@ async def test_a_mirror_that_is_stopped_in_the_middle_of_a_far_range_continues_i
     mirror = await start_mirror(fill=NEVER, server={"drain_timeout": "100ms"})
     await mirror.client.manifest("app", "1")
     held = upstream.hold(DIGEST, after=LARGE)
-
-    async def read() -> None:
-        with suppress(aiohttp.ClientError):
-            await _range(mirror, 3_000_000, 3_400_000)
-
-    async with asyncio.TaskGroup() as clients:
-        clients.create_task(read())
+    wanted = {"Range": "bytes=3000000-3399999"}
+    async with client(mirror.url) as one, one.open(TARGET, headers=wanted) as response:
+        assert await response.content.readexactly(200_000) == CONTENT[3_000_000:3_200_000]
         await held.reached()
         await mirror.stop()
-        held.cut()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    held.cut()
     mirror = await start_mirror(fill=NEVER)
     await _range(mirror, 3_000_000, 3_400_000)
     assert upstream.bytes_sent(DIGEST) <= 400_000 + 3 * BLOCK

@@ -363,11 +363,6 @@ class Fill:
         if not isinstance(error, RegistryError):
             self._note_fault("fill", error)
             error = Unavailable("the mirror has a fault of its own; see its log")
-        elif isinstance(error, Rested):
-            _logger.debug(
-                "a part is kept, and the rest left",
-                extra=fields(digest=self.digest, upstream=self.upstream),
-            )
         elif isinstance(error, NoRoom):
             self.is_too_large = isinstance(error, TooLarge)
             if self._crew is not None and self._crew.received:
@@ -375,7 +370,7 @@ class Fill:
                     "fill given up, and its readers cut off: %s", error,
                     extra=fields(digest=self.digest, upstream=self.upstream),
                 )  # fmt: skip
-        else:
+        elif not isinstance(error, Rested):
             _logger.warning(
                 "fill failed: %s", error,
                 extra=fields(digest=self.digest, upstream=self.upstream),

@@ -13,6 +13,7 @@ of what the slowest one has left.
 from bisect import bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from mirror.pull.fill.wants import Want, Wants
 
@@ -24,6 +25,7 @@ _NEAR = 2**20  # bytes; what lies so near to what comes is thought to come soon 
 _CRUMB = 2**16  # bytes; not worth a request of their own
 _CALM = 10.0  # seconds after the last want, before all connections fetch in order again
 _GRAIN = 4096  # bytes; a file system counts in blocks, whatever is asked for
+_MOST_LOOKED_AT = 64  # ranges of one reader, at a time: those before them are on their way
 _MOST_GAPS = 1024  # with more of them, what is wanted comes in whole segments
 
 
@@ -178,11 +180,12 @@ class Plan:
 
     def let_go(self) -> None:
         """Somebody has left: what was fetched for them alone, and nobody else, is left alone."""
-        if self._is_in_order:
+        if self._is_in_order or self.size is None:
             return
         for claim in self.active:
-            is_wanted = self._wants.overlap(claim.position, claim.stop, self.size)
-            if claim.is_ahead and claim.left and not is_wanted:
+            if not claim.is_ahead or claim.stop is None or claim.is_done:
+                continue
+            if not self._wants.overlap(claim.position, claim.stop, self.size):
                 self._put_back(claim.position, claim.stop)
                 claim.stop = claim.position
 
@@ -243,7 +246,7 @@ class Plan:
             return
         for want in self._wants:
             spans, is_first = want.spans(self.size), True
-            for start, stop in spans:
+            for start, stop in islice(spans, _MOST_LOOKED_AT):
                 found = self._find_lacking(start, stop, now)
                 if found is not None:
                     yield want, *self._widen(*found, spans)

@@ -16,11 +16,12 @@ _AHEAD = 16 * 2**20  # bytes of one range that are wanted before its reader asks
 class Want:
     """Ranges that one reader sends, in this order."""
 
-    __slots__ = ("_all", "_left")
+    __slots__ = ("_all", "_hull", "_left")
 
     def __init__(self, ranges: Sequence[ByteRange]) -> None:
         self._all = ranges
         self._left = list(reversed(ranges))
+        self._hull: tuple[int, int, int] | None = None  # of which size; from where, to where
 
     def __repr__(self) -> str:
         return f"<Want: {len(self._left)} of {len(self._all)} ranges>"
@@ -37,14 +38,13 @@ class Want:
         while self._left and _resolve(self._left.pop(), size) is None:
             pass
 
-    def overlaps(self, start: int, stop: int | None, size: int | None) -> bool:
-        """Whether its reader sends anything of [start, stop)."""
-        spans = (_resolve(one, size) for one in self._all)
-        return any(
-            (stop is None or span[0] < stop) and (span[1] is None or start < span[1])
-            for span in spans
-            if span is not None
-        )
+    def overlaps(self, start: int, stop: int, size: int) -> bool:
+        """Whether anything of [start, stop) lies between the ends of what its reader sends."""
+        if self._hull is None or self._hull[0] != size:
+            spans = [span for one in self._all if (span := _resolve(one, size)) is not None]
+            first = min((span[0] for span in spans), default=size)
+            self._hull = size, first, max((span[1] or size for span in spans), default=0)
+        return self._hull[1] < stop and start < self._hull[2]
 
 
 class Wants:
@@ -96,8 +96,8 @@ class Wants:
         del self._wants[want]
         self._wants[want] = None
 
-    def overlap(self, start: int, stop: int | None, size: int | None) -> bool:
-        """Whether anybody who asks for ranges sends anything of [start, stop)."""
+    def overlap(self, start: int, stop: int, size: int) -> bool:
+        """Whether anybody who asks for ranges may send anything of [start, stop)."""
         return any(want.overlaps(start, stop, size) for want in self._wants)
 
 
