@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mirror.oci.ranges import ByteRange
-from mirror.pull.fill.plan import Claim, Plan
+from mirror.pull.fill.claims import Claim
+from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.wants import Want, Wants
 from mirror.storage import extents
 

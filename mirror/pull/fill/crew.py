@@ -18,7 +18,8 @@ from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import Denied, Missing, Refused, Unavailable
 from mirror.pull.fill.authorities import Authorities
-from mirror.pull.fill.plan import Claim, Plan
+from mirror.pull.fill.claims import Claim
+from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
 from mirror.sources.ports import BlobSource, Body, Sender
 from mirror.storage.ports import Pen, Writer

@@ -6,15 +6,14 @@ from the other. A claim that breaks returns what is left of it; one in whose mid
 something leaves that, and what follows, to others. Near the end, an idle connection takes over half
 of what the slowest one has left.
 
-    todo     ranges that nobody has claimed, in order, none next to another
+    todo     ranges that nobody has claimed
     active   claims being fetched: [position, stop) is what is left of each
 """
 
-from bisect import bisect_right, insort
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 
+from mirror.pull.fill.claims import Claim, Gap, Gaps
 from mirror.pull.fill.wants import Want, Wants
 
 _CLAIM_SECONDS = 4.0  # a claim is as large as its connection may need so long for
@@ -29,33 +28,6 @@ _MOST_LOOKED_AT = 64  # ranges of one reader, at a time: those before them are o
 _MOST_GAPS = 1024  # with more of them, what is wanted comes in whole segments
 
 
-@dataclass(eq=False, slots=True)
-class Claim:
-    """A range that one connection fetches; `stop` is None while nobody knows the blob's end."""
-
-    start: int
-    stop: int | None
-    began_at: float
-    position: int
-    may_split: bool = True  # not where upstream would send everything to both halves
-    is_ahead: bool = False  # somebody wants it before what comes in order
-    body_stop: int | None = None  # up to where its connection would bring more, if that was wanted
-
-    @property
-    def left(self) -> int:
-        """Bytes still to come; 0 where that is unknown."""
-        return 0 if self.stop is None else max(0, self.stop - self.position)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every byte of it is there."""
-        return self.stop is not None and self.position >= self.stop
-
-    def rate(self, now: float) -> float:
-        """Bytes a second, so far."""
-        return (self.position - self.start) / max(now - self.began_at, 0.001)
-
-
 class Plan:
     """The claims on one blob.
 
@@ -65,14 +37,14 @@ class Plan:
 
     def __init__(
         self,
-        missing: list[tuple[int, int | None]],
+        missing: list[Gap],
         *,
         segment_size: int,
         connections: int,
         size: int | None,
         wants: Wants,
     ) -> None:
-        self._todo = missing
+        self._todo = Gaps(missing)
         self._segment_size = segment_size
         self._connections = connections
         self._wants = wants
@@ -133,7 +105,7 @@ class Plan:
         """A few bytes of what is not there: upstream has to say that it has the blob."""
         if not self._todo:
             return None
-        start, end = self._todo[0]
+        start, end = self._todo.first
         return self._take(start, start + _GRAIN if end is None else min(end, start + _GRAIN), now)
 
     def is_whole(self, claim: Claim) -> bool:
@@ -147,21 +119,20 @@ class Plan:
         if known == size:
             return
         claim.stop = max(claim.start, size if claim.stop is None else min(claim.stop, size))
-        todo = [(start, min(size, size if stop is None else stop)) for start, stop in self._todo]
-        self._todo = [(start, stop) for start, stop in todo if start < stop]
+        self._todo.end_at(size)
         if known is not None and known < size:
-            self._put_back(known, size)
+            self._todo.put_back(known, size)
 
     def take_rest(self, claim: Claim, size: int | None, *, ignores_ranges: bool = True) -> None:
         """`claim`, the only one, gets everything to the end: so upstream sends it."""
-        self._todo = [gap for gap in self._todo if gap[0] < claim.start]  # of one that has broken
+        self._todo.keep_before(claim.start)  # that is of one that has broken
         self.size = size
         claim.stop, claim.is_ahead = size, False
         claim.may_split = self._sends_ranges = not ignores_ranges and size is not None
 
     def lacks_before(self, claim: Claim) -> bool:
         """Whether something before a claim is for nobody yet."""
-        return bool(self._todo) and self._todo[0][0] < claim.start
+        return bool(self._todo) and self._todo.first[0] < claim.start
 
     def forgo_ranges(self, claim: Claim, *, now: float) -> None:
         """Upstream answers a range with everything: `claim` is of no use.
@@ -186,7 +157,7 @@ class Plan:
             if not claim.is_ahead or claim.stop is None or claim.is_done:
                 continue
             if not self._wants.overlap(claim.position, claim.stop, self.size):
-                self._put_back(claim.position, claim.stop)
+                self._todo.put_back(claim.position, claim.stop)
                 claim.stop = claim.position
 
     def end(self, claim: Claim) -> None:
@@ -201,7 +172,7 @@ class Plan:
         if not claim.is_ahead or claim.position - claim.start > _CRUMB:  # else it tells little
             self._rate = claim.rate(now) or self._rate
         if not claim.is_done:
-            self._put_back(claim.position, claim.stop)
+            self._todo.put_back(claim.position, claim.stop)
 
     # What is wanted
 
@@ -233,7 +204,7 @@ class Plan:
             if holder is None:
                 return self._take(start, stop, now, is_ahead=True)
             if stop is not None and holder.stop is not None and stop < holder.stop:
-                self._put_back(stop, holder.stop)
+                self._todo.put_back(stop, holder.stop)
             claim = Claim(start, stop, now, start, is_ahead=True)
             holder.stop = start
             self.active.add(claim)
@@ -261,11 +232,11 @@ class Plan:
     ) -> tuple[int, int | None, Claim | None] | None:
         """The first of [start, stop) that is not there, and that nobody brings soon."""
         found: list[tuple[int, int | None, Claim | None]] = []
-        gap = self._find_gap(start, stop)
+        gap = self._todo.find(start, stop)
         if gap is not None:
             found.append((max(start, gap[0]), stop, None))
         for claim in self.active:
-            if not _overlap(claim.position, claim.stop, start, stop):
+            if not claim.overlaps(start, stop):
                 continue
             first = max(start, claim.position)
             if claim.may_split and claim.stop is not None and not self._is_soon(claim, first, now):
@@ -273,16 +244,9 @@ class Plan:
         return min(found, key=lambda one: one[0], default=None)
 
     def _is_there(self, start: int, stop: int | None) -> bool:
-        return self._find_gap(start, stop) is None and not any(
-            _overlap(claim.position, claim.stop, start, stop) for claim in self.active
+        return self._todo.find(start, stop) is None and not any(
+            claim.overlaps(start, stop) for claim in self.active
         )
-
-    def _find_gap(self, start: int, stop: int | None) -> tuple[int, int | None] | None:
-        index = max(0, bisect_right(self._todo, start, key=lambda gap: gap[0]) - 1)
-        for gap in self._todo[index : index + 2]:
-            if _overlap(*gap, start, stop):
-                return gap
-        return None
 
     def _is_soon(self, claim: Claim, position: int, now: float) -> bool:
         """Whether a claim is about to come there."""
@@ -300,7 +264,7 @@ class Plan:
     ) -> tuple[int, int | None, Claim | None]:
         """What to claim for what is lacking: whole blocks, of one gap, a segment at most."""
         if holder is None:
-            gap = self._find_gap(start, stop)
+            gap = self._todo.find(start, stop)
             assert gap is not None  # noqa: S101 - it was found in one
             first, end = gap
         else:
@@ -324,27 +288,15 @@ class Plan:
 
     def _take(self, start: int, stop: int | None, now: float, *, is_ahead: bool = False) -> Claim:
         """Claim [start, stop), which lies in a gap."""
-        index = bisect_right(self._todo, start, key=lambda gap: gap[0]) - 1
-        first, end = self._todo.pop(index)
-        if stop is not None and (end is None or stop < end):
-            self._todo.insert(index, (stop, end))
-        if first < start:
-            self._todo.insert(index, (first, start))
+        self._todo.take(start, stop)
         claim = Claim(start, stop, now, start, is_ahead=is_ahead)
         self.active.add(claim)
         return claim
 
-    def _put_back(self, start: int, stop: int | None) -> None:
-        """[start, stop) is to do (again)."""
-        for gap in [gap for gap in self._todo if gap[0] == stop or gap[1] == start]:
-            self._todo.remove(gap)
-            start, stop = min(start, gap[0]), gap[1] if gap[0] == stop else stop
-        insort(self._todo, (start, stop), key=lambda gap: gap[0])
-
     def _claim_next(self, now: float) -> Claim | None:
         if not self._todo:
             return self._split(now)
-        start, end = self._todo[0]
+        start, end = self._todo.first
         return self._take(start, self._cut(start, end), now)
 
     def _cut(self, start: int, end: int | None) -> int | None:
@@ -379,7 +331,3 @@ class Plan:
             if not self._rate:
                 return 0.0
         return claim.left / max(rate, 1.0)
-
-
-def _overlap(start: int, stop: int | None, other: int, end: int | None) -> bool:
-    return (end is None or start < end) and (stop is None or other < stop)

@@ -1,5 +1,6 @@
 from mirror.oci.ranges import ByteRange
-from mirror.pull.fill.plan import Claim, Plan
+from mirror.pull.fill.claims import Claim
+from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.wants import Want, Wants
 
 SEGMENT = 100
