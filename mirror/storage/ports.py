@@ -61,6 +61,10 @@ class Writer(Protocol):
     def written(self) -> int:
         """Bytes from the first that are all in `file`, and hashed."""
 
+    @property
+    def total(self) -> int:
+        """Bytes that are in `file`, wherever they lie."""
+
     def end_at(self, position: int) -> int:
         """Up to where bytes from `position` on are in `file`, hashed or not; else `position`."""
 

@@ -72,6 +72,11 @@ class LocalWriter:
         """Bytes from the first that are all in `file`, and hashed."""
         return self._partial.hashed
 
+    @property
+    def total(self) -> int:
+        """Bytes that are in `file`, wherever they lie."""
+        return extents.total(self._partial.present)
+
     def end_at(self, position: int) -> int:
         """Up to where bytes from `position` on are in `file`, hashed or not; else `position`."""
         return extents.end_at(self._partial.present, position)

@@ -151,8 +151,8 @@ class Fill:
 
     @property
     def written(self) -> int:
-        """Bytes from the first that are there."""
-        return 0 if self._writer is None else self._writer.written
+        """Bytes that are there, wherever they lie."""
+        return 0 if self._writer is None else self._writer.total
 
     @property
     def size(self) -> int | None:

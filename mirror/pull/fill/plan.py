@@ -127,6 +127,8 @@ class Plan:
         """`claim`, the only one, gets everything to the end: so upstream sends it."""
         self._todo.keep_before(claim.start)  # that is of one that has broken
         self.size = size
+        if size is not None:
+            self._todo.end_at(size)
         claim.stop, claim.is_ahead = size, False
         claim.may_split = self._sends_ranges = not ignores_ranges and size is not None
 

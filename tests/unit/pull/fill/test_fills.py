@@ -223,6 +223,7 @@ async def _read_range(fills: Fills, source: MemorySource, start: int, stop: int)
         position = start
         while position < stop:
             position = await readable(fill.readers, position, stop, is_whole=False)
+            assert fill.written >= position - start  # as operators are shown
         return os.pread(fill.readers.file.fileno(), stop - start, start)
     finally:
         fill.leave(want)
