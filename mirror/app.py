@@ -195,7 +195,9 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
-        records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
+        records = await stack.enter_async_context(
+            SqliteRecords.open(file, clock=clock, catalog=catalog)
+        )
         await asyncio.to_thread(remove_catalog, catalog, index, file)
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))

@@ -13,10 +13,10 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from mirror.oci.compact import pack
 from mirror.oci.digest import parse_digest
 from mirror.oci.errors import RegistryError
 from mirror.oci.manifest import is_media_type
-from mirror.records.compact import pack
 from mirror.sqlite import Database, Schema, explained
 
 _TABLES = frozenset({"repositories", "links", "tags", "referrers", "blobs"})

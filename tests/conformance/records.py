@@ -6,6 +6,7 @@ class TestSomeRecords(RecordsConformance):
 """
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
@@ -20,6 +21,17 @@ ALPINE, NGINX = Repository(HUB, "library/alpine"), Repository(HUB, "library/ngin
 APP, LURE = Repository(GHCR, "org/app"), Repository(EVIL, "lure")
 ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
 LONG = Digest("sha512", "ab" * 64)
+
+
+async def list_all_links(records: Records, upstreams: Collection[str]) -> list[tuple[str, Digest]]:
+    """Path and digest, as they are listed page by page."""
+    links: list[tuple[str, Digest]] = []
+    after = ("", -1)
+    while page := await records.list_links(upstreams, after=after, limit=10):
+        assert len(page) <= 10
+        links += [(link.path, link.digest) for link in page]
+        after = page[-1].path, page[-1].number
+    return links
 
 
 class RecordsConformance:
@@ -37,8 +49,7 @@ class RecordsConformance:
         assert await records.find_tag(ALPINE, "1") is None
         assert await records.list_tags(ALPINE, after=None, limit=None) == []
         assert await records.find_referrers(ALPINE, ONE) is None
-        assert await records.list_repositories([HUB], after=None, limit=9) == []
-        assert await records.list_links(ALPINE, after=None, limit=9) == []
+        assert await list_all_links(records, [HUB]) == []
 
     @pytest.mark.parametrize("digest", [ONE, LONG])
     async def test_what_upstream_has_confirmed_stands_for_that_repository_alone(
@@ -169,36 +180,37 @@ class RecordsConformance:
 
     # Lists
 
-    async def test_repositories_are_listed_by_their_whole_names(self, records: Records) -> None:
+    async def test_links_are_listed_by_the_whole_names_of_repositories(
+        self, records: Records
+    ) -> None:
         names = [Repository("a", "x"), Repository("a.b", "x"), Repository("a-b", "x"), ALPINE]
         for repository in names:
             await records.record_link(repository, ONE, 1)
         upstreams = {repository.namespace for repository in names} | {GHCR}
-        inorder = sorted(names, key=str)
-        assert await records.list_repositories(upstreams, after=None, limit=9) == inorder
-        assert await records.list_repositories(upstreams, after=None, limit=2) == inorder[:2]
-        after = str(inorder[1])
-        assert await records.list_repositories(upstreams, after=after, limit=9) == inorder[2:]
-        assert await records.list_repositories(upstreams, after="a.", limit=1) == [names[1]]
-        assert await records.list_repositories([HUB], after=None, limit=9) == [ALPINE]
-        assert await records.list_repositories([], after=None, limit=9) == []
+        inorder = sorted(map(str, names))
 
-    async def test_the_links_of_a_repository_are_paged_and_none_is_left_out(
-        self, records: Records
-    ) -> None:
+        async def paths(upstreams: Collection[str], after: str, limit: int) -> list[str]:
+            found = await records.list_links(upstreams, after=(after, 2**62), limit=limit)
+            assert {link.digest for link in found} <= {ONE}
+            return [link.path for link in found]
+
+        assert await paths(upstreams, "", 9) == inorder
+        assert await paths(upstreams, "", 2) == inorder[:2]
+        assert await paths(upstreams, inorder[1], 9) == inorder[2:]
+        assert await paths(upstreams, "a.", 1) == [str(names[1])]
+        assert await paths([HUB], "", 9) == [str(ALPINE)]
+        assert await paths([], "", 9) == []
+
+    async def test_links_are_paged_and_none_is_left_out(self, records: Records) -> None:
         digests = {digest_of(b"%d" % number) for number in range(25)} | {LONG}
         await records.record_manifest(
             ALPINE, ONE, 5, [Named(digest, 1) for digest in digests - {ONE}]
         )
         await records.record_link(NGINX, TWO, 1)
-        found: list[Digest] = []
-        while page := await records.list_links(
-            ALPINE, after=found[-1] if found else None, limit=10
-        ):
-            assert len(page) <= 10
-            found += page
-        assert len(found) == len(set(found))
-        assert set(found) == digests | {ONE}
+        found = await list_all_links(records, [HUB])
+        assert len(found) == len(set(found)) == len(digests | {ONE}) + 1
+        assert {digest for path, digest in found if path == str(ALPINE)} == digests | {ONE}
+        assert found[-1] == (str(NGINX), TWO)
 
     # What is no longer so
 
@@ -239,7 +251,7 @@ class RecordsConformance:
             for digest in digests:
                 tasks.create_task(records.record_link(ALPINE, digest, 1))
                 tasks.create_task(records.record_sent(HUB, digest))
-        assert set(await records.list_links(ALPINE, after=None, limit=999)) == set(digests)
+        assert {digest for _, digest in await list_all_links(records, [HUB])} == set(digests)
         link = await records.find_link(ALPINE, digests[-1])
         assert link == Link(1, is_confirmed=True, is_sent=True)
 
