@@ -51,6 +51,7 @@ from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
+from mirror.pull.retention import Retention, room_for_records
 from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
@@ -61,7 +62,7 @@ from mirror.sources.registry.sessions import Sessions, open_sessions
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
-from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.metrics import Database, Metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -206,7 +207,14 @@ async def run(
             config, store, records, sessions, work, metrics, forgetting, dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
-        mirror = _build(parts)
+        mirror, memory = _build(parts)
+        retention = Retention(
+            store, records, memory,
+            databases={Database.INDEX: store.index, Database.RECORDS: records},
+            may_forget=lambda: store.is_adopted, room=lambda: room_for_records(store.totals.blobs),
+            forget_after=config.store.forget_after, clock=clock, metrics=metrics,
+        )  # fmt: skip
+        work.keep(retention.sweep_forever, name="forget")
         referenced = ReferencedBytes(
             store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
         )
@@ -263,7 +271,7 @@ class _Parts:
     monotonic: Clock
 
 
-def _build(parts: _Parts) -> Mirror:
+def _build(parts: _Parts) -> tuple[Mirror, Memory]:
     config, store, records, work = parts.config, parts.store, parts.records, parts.work
     clock, monotonic = parts.clock, parts.monotonic
     registries = {
@@ -299,7 +307,7 @@ def _build(parts: _Parts) -> Mirror:
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
-    return Mirror(
+    mirror = Mirror(
         registries=registries,
         personal=private,
         relaying={name for name, its in config.upstream.items() if its.relay_tokens},
@@ -320,6 +328,7 @@ def _build(parts: _Parts) -> Mirror:
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
+    return mirror, memory
 
 
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

@@ -307,18 +307,8 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None
     Raises:
         StoreError: Not a mirror, or a newer one, wrote this file.
     """
-    version = _number(connection, "PRAGMA user_version")
-    is_new = not version and not _number(connection, "SELECT count(*) FROM sqlite_master")
-    if not is_new and _number(connection, "PRAGMA application_id") != schema.application_id:
-        raise StoreError(
-            f"{path} is not a mirror's {schema.name} but somebody else's database{schema.remedy}"
-        )
-    if version > len(schema.scripts):
-        raise StoreError(
-            f"the {schema.name} {path} is of version {version}, this mirror knows"
-            f" {len(schema.scripts)}: it was written by a newer mirror; run that one"
-        )
-    if is_new:
+    version = _check_version(connection, path, schema)
+    if version is None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # else it never shrinks
     elif version < len(schema.scripts):
         _logger.info(
@@ -328,7 +318,8 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None
     for pragma in _PRAGMAS:
         connection.execute(pragma)
     connection.create_function("packed", 1, _packed, deterministic=True)
-    for number, name in enumerate(schema.scripts[version:], start=version + 1):
+    done = version or 0
+    for number, name in enumerate(schema.scripts[done:], start=done + 1):
         script = files(schema.package).joinpath(name).read_text("utf-8")
         try:
             connection.executescript(
@@ -340,6 +331,24 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None
             raise
     if not _number(connection, "PRAGMA auto_vacuum"):
         _let_it_shrink(connection, schema)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int | None:
+    """The schema's version that the file is of; None where there is nothing in it yet."""
+    version = _number(connection, "PRAGMA user_version")
+    if _number(connection, "PRAGMA application_id") != schema.application_id:
+        if version or _number(connection, "SELECT count(*) FROM sqlite_master"):
+            raise StoreError(
+                f"{path} is not a mirror's {schema.name} but somebody else's"
+                f" database{schema.remedy}"
+            )
+        return None
+    if version > len(schema.scripts):
+        raise StoreError(
+            f"the {schema.name} {path} is of version {version}, this mirror knows"
+            f" {len(schema.scripts)}: it was written by a newer mirror; run that one"
+        )
+    return version
 
 
 def _let_it_shrink(connection: sqlite3.Connection, schema: Schema) -> None:

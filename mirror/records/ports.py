@@ -195,7 +195,7 @@ class Records(Protocol):
     # What has become of no use
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
-        """Digests that were last seen `before`, the longest ago first, from the first one `after`."""
+        """Digests that were last seen `before`: the longest ago first, `after` one."""
 
     async def note_seen(self, digests: Collection[Digest]) -> None:
         """These are of use."""

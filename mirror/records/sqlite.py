@@ -304,7 +304,7 @@ class SqliteRecords:
     # What has become of no use
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
-        """Digests that were last seen `before`, the longest ago first, from the first one `after`."""
+        """Digests that were last seen `before`: the longest ago first, `after` one."""
         cursor = (-1, 0) if after is None else (after.hour, after.number)
         return await self._database.page(
             "SELECT digest, seen, id FROM digests WHERE (seen, id) > (?, ?) AND seen <= ?"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mirror.oci.compact import pack, unpack
 from mirror.oci.digest import Digest, parse_digest
-from mirror.sqlite import Database, Row, Schema, Statement
+from mirror.sqlite import Database, Extent, Row, Schema, Statement
 from mirror.storage.policy import Candidate, Kind
 from mirror.storage.states import PartialKey
 from mirror.telemetry.metrics import StoreTotals
@@ -55,6 +55,14 @@ class Index:
     def is_adopted(self) -> bool:
         """Whether what was on disk before this index was is in it."""
         return bool(self._database.summary[2])
+
+    async def measure(self) -> Extent:
+        """What the index takes on disk."""
+        return await self._database.measure()
+
+    async def give_back(self, most: int) -> None:
+        """Have the file shrink by so many bytes, as far as they are of no use."""
+        await self._database.give_back(most)
 
     # What is known
 

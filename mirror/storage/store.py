@@ -127,6 +127,11 @@ class LocalStorage:
         return self._index.totals
 
     @property
+    def index(self) -> Index:
+        """What is recorded of what is here; only what it takes itself is anybody else's affair."""
+        return self._index
+
+    @property
     def is_adopted(self) -> bool:
         """Whether all that is on disk is in the index."""
         return self._index.is_adopted

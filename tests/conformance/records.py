@@ -15,11 +15,13 @@ from mirror.oci.errors import StoreError
 from mirror.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from mirror.oci.reference import Repository
 from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
+from tests.support.clock import FakeClock
 
 HUB, GHCR, EVIL = "docker.io", "ghcr.io", "evil.example"
 ALPINE, NGINX = Repository(HUB, "library/alpine"), Repository(HUB, "library/nginx")
 APP, LURE = Repository(GHCR, "org/app"), Repository(EVIL, "lure")
 ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
+HOUR = 3600.0
 LONG = Digest("sha512", "ab" * 64)
 
 
@@ -242,6 +244,112 @@ class RecordsConformance:
         await records.forget_tag(NGINX, "1")  # there was none
         assert await records.find_tag(ALPINE, "1") is None
         assert await records.list_tags(ALPINE, after=None, limit=None) == ["2"]
+
+    # What has become of no use
+
+    async def test_what_was_seen_the_longest_ago_is_listed_first_and_page_by_page(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        for digest in (TWO, ONE, THREE):
+            await records.record_link(ALPINE, digest, 1)
+            clock.advance(2 * HOUR)
+        await records.note_seen([TWO])
+        clock.advance(2 * HOUR)
+        first = await records.list_unseen(before=clock(), after=None, limit=2)
+        assert [seen.digest for seen in first] == [ONE, THREE]
+        rest = await records.list_unseen(before=clock(), after=first[-1], limit=2)
+        assert [seen.digest for seen in rest] == [TWO]
+        assert await records.list_unseen(before=clock(), after=rest[-1], limit=2) == []
+        lately = await records.list_unseen(before=clock() - 5 * HOUR, after=None, limit=2)
+        assert [seen.digest for seen in lately] == [ONE]
+
+    async def test_all_that_is_known_of_a_digest_is_forgotten_together(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        for repository in (ALPINE, APP):
+            await records.record_manifest(
+                repository, ONE, 5, [Named(TWO, 20)], sent_as=OCI_MANIFEST
+            )
+            await records.record_tag(repository, "1", TagRecord(ONE, 1.0))
+        await records.record_referrers(ALPINE, ONE, ReferrersRecord(b"{}", 1.0))
+        await records.record_link(NGINX, THREE, 3)
+        clock.advance(2 * HOUR)
+        assert await records.forget_unseen([ONE, TWO, LONG], before=clock()) == {ONE, TWO, LONG}
+        for repository in (ALPINE, APP):
+            assert await records.find_link(repository, ONE) is None
+            assert await records.find_link(repository, TWO) is None
+            assert await records.find_tag(repository, "1") is None
+        assert await records.find_referrers(ALPINE, ONE) is None
+        assert await records.list_senders(ONE) == frozenset()
+        assert await records.find_media_type(HUB, ONE) is None
+        assert await records.list_children(ONE) == []
+        assert await list_all_links(records, [HUB, GHCR]) == [(str(NGINX), THREE)]
+
+    @pytest.mark.parametrize("sent_again_by", [HUB, GHCR])
+    async def test_what_was_recorded_again_since_it_was_looked_at_is_not_forgotten(
+        self, records: Records, clock: FakeClock, sent_again_by: str
+    ) -> None:
+        """Or private bytes would be kept that nobody is known to have sent."""
+        await records.record_sent(HUB, ONE)
+        clock.advance(100 * HOUR)
+        before = clock()
+        await records.record_sent(sent_again_by, ONE)
+        assert await records.forget_unseen([ONE], before=before) == set()
+        assert await records.list_senders(ONE) == {HUB, sent_again_by}
+
+    async def test_what_a_manifest_names_is_not_forgotten_before_the_manifest(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        await records.record_manifest(ALPINE, TWO, 5, [Named(THREE, 30)])
+        await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)])
+        clock.advance(100 * HOUR)
+        await records.note_seen([ONE])
+        before = clock()
+        clock.advance(2 * HOUR)
+        assert await records.forget_unseen([TWO, THREE], before=before) == set()
+        assert await records.find_link(ALPINE, THREE) is not None
+        assert await records.list_children(ONE) == [TWO]
+        assert await records.list_unseen(before=before, after=None, limit=9) == []
+        assert await records.forget_unseen([ONE, TWO, THREE], before=clock()) == {ONE, TWO, THREE}
+
+    async def test_a_layer_that_other_manifests_name_outlives_the_one(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(THREE, 30)])
+        clock.advance(100 * HOUR)
+        await records.record_manifest(ALPINE, TWO, 5, [Named(THREE, 30)])
+        assert await records.forget_unseen([ONE], before=clock()) == {ONE}
+        assert await records.find_link(ALPINE, THREE) is not None
+        assert await records.list_children(TWO) == [THREE]
+
+    async def test_what_only_a_forgotten_manifest_has_named_stays_linked_while_it_is_of_use(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)])
+        await records.record_sent(HUB, TWO)
+        clock.advance(100 * HOUR)
+        await records.note_seen([TWO])
+        assert await records.forget_unseen([ONE], before=clock()) == {ONE}
+        link = await records.find_link(ALPINE, TWO)
+        assert link == Link(20, is_confirmed=False, is_sent=True)
+
+    async def test_repositories_of_which_nothing_is_known_are_forgotten(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        for number in range(25):
+            await records.record_link(Repository(HUB, f"r{number:02}"), ONE, 1)
+        await records.record_tag(ALPINE, "1", TagRecord(TWO, 1.0))
+        clock.advance(100 * HOUR)
+        await records.forget_unseen([ONE], before=clock())
+        after: str | None = ""
+        turns = 0
+        while after is not None:
+            after = await records.forget_empty(after=after, limit=10)
+            turns += 1
+        assert turns == 4
+        assert await records.find_tag(ALPINE, "1") == TagRecord(TWO, 1.0)
+        await records.record_link(Repository(HUB, "r03"), ONE, 1)
+        assert await list_all_links(records, [HUB]) == [(f"{HUB}/r03", ONE)]
 
     # Together
 

@@ -13,6 +13,7 @@ from mirror.oci.errors import StoreError
 from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
 from mirror.records.sqlite import FIND_LINK, SqliteRecords
 from tests.conformance.records import ALPINE, HUB, ONE, TWO, RecordsConformance
+from tests.support.clock import FakeClock
 
 
 def _clock() -> float:
@@ -26,8 +27,8 @@ def path(tmp_path: Path) -> Path:
 
 class TestSqliteRecords(RecordsConformance):
     @pytest.fixture
-    async def records(self, path: Path) -> AsyncIterator[Records]:
-        async with SqliteRecords.open(path, clock=_clock) as records:
+    async def records(self, path: Path, clock: FakeClock) -> AsyncIterator[Records]:
+        async with SqliteRecords.open(path, clock=clock) as records:
             yield records
 
 
