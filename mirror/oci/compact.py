@@ -4,7 +4,7 @@ One byte says the algorithm, the hash follows as it is: 33 bytes where the text 
 form they sort as their texts do.
 """
 
-from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
 
 _CODES = {"sha256": b"\x01", "sha512": b"\x02"}
@@ -25,4 +25,7 @@ def unpack(packed: bytes) -> Digest:
     algorithm = _ALGORITHMS.get(packed[0]) if packed else None
     if algorithm is None:
         raise RegistryError(ErrorCode.DIGEST_INVALID, "not a compact digest")
-    return parse_digest(f"{algorithm}:{packed[1:].hex()}")
+    try:
+        return Digest(algorithm, packed[1:].hex())
+    except ValueError as error:
+        raise RegistryError(ErrorCode.DIGEST_INVALID, "not a compact digest") from error

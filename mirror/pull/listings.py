@@ -10,6 +10,7 @@ from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Unavailable
+from mirror.oci.reference import Repository
 from mirror.oci.referrers import filter_referrers
 from mirror.oci.request import Page
 from mirror.pull.answers import HIT, MISS, STALE, STORED, ReferrersAnswer, TagsAnswer
@@ -23,8 +24,8 @@ from mirror.sources.registry.registry import Registry
 from mirror.sources.registry.tag_lists import TagsPage
 from mirror.storage.ports import Storage
 
-_BATCH = 500  # links, read at a time
-_FIRST, _LAST = -1, 2**63 - 1  # numbers of links, before and after any
+_BATCH = 500  # digests, read at a time
+_REPOSITORIES = 200  # read at a time
 
 
 class Listings:
@@ -105,19 +106,32 @@ class Listings:
         Where each client's own authorization decides, the names are nobody else's business.
         """
         names: list[str] = []
-        after = ("", _FIRST) if page.last is None else (page.last, _LAST)
-        while links := await self._records.list_links(self._public, after=after, limit=_BATCH):
-            stored = await self._store.find_stored([link.digest for link in links], can_wait=True)
-            for path in dict.fromkeys(link.path for link in links if link.digest in stored):
-                if names and names[-1] == path:
+        after, limit = (
+            page.last,
+            _REPOSITORIES if page.n is None else min(page.n + 1, _REPOSITORIES),
+        )
+        while listed := await self._records.list_repositories(
+            self._public, after=after, limit=limit
+        ):
+            latest = [digest for it in listed for digest in it.latest]
+            stored = await self._store.find_stored(latest, can_wait=True)
+            for repository, digests in listed:
+                if stored.isdisjoint(digests) and not await self._is_cached(repository):
                     continue
                 if page.n is not None and len(names) == page.n:
                     return names, _next(names, page)
-                names.append(path)
-            path, number, _ = links[-1]
-            # Of a repository with cached content, no other link has to be looked at.
-            after = path, _LAST if names and names[-1] == path else number
+                names.append(str(repository))
+            after = str(listed[-1].repository)
         return names, None
+
+    async def _is_cached(self, repository: Repository) -> bool:
+        """Whether anything is here of what the repository is linked to."""
+        after: Digest | None = None
+        while digests := await self._records.list_links(repository, after=after, limit=_BATCH):
+            if await self._store.find_stored(digests, can_wait=True):
+                return True
+            after = digests[-1]
+        return False
 
     async def _list_all_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
         record = await self._records.find_referrers(scope.repository, digest)

@@ -86,12 +86,11 @@ class Seen(NamedTuple):
     number: int
 
 
-class RepositoryLink(NamedTuple):
-    """A repository, by `<namespace>/<name>`, is linked to a digest; `number` sorts its links."""
+class Listed(NamedTuple):
+    """A repository, and the few digests that were linked to it last."""
 
-    path: str
-    number: int
-    digest: Digest
+    repository: Repository
+    latest: tuple[Digest, ...]
 
 
 class Records(Protocol):
@@ -179,10 +178,18 @@ class Records(Protocol):
 
     # Lists
 
+    async def list_repositories(
+        self, upstreams: Collection[str], *, after: str | None, limit: int
+    ) -> list[Listed]:
+        """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one.
+
+        Such that are linked to anything.
+        """
+
     async def list_links(
-        self, upstreams: Collection[str], *, after: tuple[str, int], limit: int
-    ) -> list[RepositoryLink]:
-        """What repositories of these upstreams are linked to, by path and number, `after` one."""
+        self, repository: Repository, *, after: Digest | None, limit: int
+    ) -> list[Digest]:
+        """Digests that are linked to a repository, in a stable order."""
 
     # What is no longer so
 

@@ -4,6 +4,8 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from mirror.oci.compact import pack, unpack
@@ -13,9 +15,9 @@ from mirror.records import statements
 from mirror.records.from_catalog import take_over
 from mirror.records.ports import (
     Link,
+    Listed,
     Named,
     ReferrersRecord,
-    RepositoryLink,
     Seen,
     TagRecord,
 )
@@ -43,6 +45,7 @@ FIND_LINK = (
 """Asked for each pull of what is not in memory."""
 
 _BATCH = 500  # digests asked about in one query
+_LATEST = 4  # links of a repository
 
 _REFERRERS_UNTIDIED = 2**20  # bytes more of referrers than are kept there may be for a while
 
@@ -265,20 +268,37 @@ class SqliteRecords:
 
     # Lists
 
-    async def list_links(
-        self, upstreams: Collection[str], *, after: tuple[str, int], limit: int
-    ) -> list[RepositoryLink]:
-        """What repositories of these upstreams are linked to, by their whole names."""
+    async def list_repositories(
+        self, upstreams: Collection[str], *, after: str | None, limit: int
+    ) -> list[Listed]:
+        """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one."""
         names = list(upstreams)
+        rows = await self._database.page(
+            "SELECT r.path, d.digest FROM ("
+            "  SELECT id, path FROM repositories AS it WHERE path > ? AND upstream IN"
+            f"   (SELECT id FROM upstreams WHERE name IN ({marks(names)}))"
+            "  AND EXISTS (SELECT 1 FROM links WHERE repository = it.id) ORDER BY path LIMIT ?"
+            " ) AS r CROSS JOIN links AS l ON l.repository = r.id AND l.digest IN ("
+            "  SELECT digest FROM links WHERE repository = r.id ORDER BY digest DESC LIMIT ?)"
+            " CROSS JOIN digests AS d ON d.id = l.digest ORDER BY r.path",
+            (after or "", *names, limit, _LATEST),
+            lambda path, digest: (path, unpack(digest)),
+        )
+        return [
+            Listed(_parse_path(path), tuple(digest for _, digest in links))
+            for path, links in groupby(rows, key=itemgetter(0))
+        ]
+
+    async def list_links(
+        self, repository: Repository, *, after: Digest | None, limit: int
+    ) -> list[Digest]:
+        """Digests that are linked to a repository, in a stable order."""
         return await self._database.page(
-            "SELECT r.path, l.digest, d.digest"
-            " FROM repositories AS r CROSS JOIN links AS l ON l.repository = r.id"
-            " CROSS JOIN digests AS d ON d.id = l.digest"
-            " WHERE (r.path, l.digest) > (?, ?) AND r.path >= ?"
-            f" AND r.upstream IN (SELECT id FROM upstreams WHERE name IN ({marks(names)}))"
-            " ORDER BY r.path, l.digest LIMIT ?",
-            (*after, after[0], *names, limit),
-            lambda path, number, digest: RepositoryLink(path, number, unpack(digest)),
+            "SELECT d.digest FROM links AS l JOIN digests AS d ON d.id = l.digest"
+            f" WHERE l.repository = {REPOSITORY} AND l.digest > coalesce({DIGEST}, 0)"
+            " ORDER BY l.digest LIMIT ?",
+            (str(repository), None if after is None else pack(after), limit),
+            unpack,
         )
 
     # What is no longer so
@@ -358,6 +378,11 @@ class SqliteRecords:
 def _last_hour(before: float) -> int:
     """The last hour that is over `before`."""
     return int(before // statements.HOUR) - 1
+
+
+def _parse_path(path: str) -> Repository:
+    namespace, _, name = path.partition("/")
+    return Repository(namespace, name)
 
 
 def _batches(values: Row) -> list[Row]:

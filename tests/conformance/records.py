@@ -26,13 +26,20 @@ LONG = Digest("sha512", "ab" * 64)
 
 
 async def list_all_links(records: Records, upstreams: Collection[str]) -> list[tuple[str, Digest]]:
-    """Path and digest, as they are listed page by page."""
+    """Repository and digest, as they are listed page by page."""
     links: list[tuple[str, Digest]] = []
-    after = ("", -1)
-    while page := await records.list_links(upstreams, after=after, limit=10):
-        assert len(page) <= 10
-        links += [(link.path, link.digest) for link in page]
-        after = page[-1].path, page[-1].number
+    last = None
+    while listed := await records.list_repositories(upstreams, after=last, limit=3):
+        for repository, latest in listed:
+            after, found = None, list[Digest]()
+            while page := await records.list_links(repository, after=after, limit=10):
+                assert len(page) <= 10
+                found += page
+                after = page[-1]
+            assert set(latest) <= set(found)
+            assert latest
+            links += [(str(repository), digest) for digest in found]
+        last = str(listed[-1].repository)
     return links
 
 
@@ -182,26 +189,35 @@ class RecordsConformance:
 
     # Lists
 
-    async def test_links_are_listed_by_the_whole_names_of_repositories(
-        self, records: Records
-    ) -> None:
+    async def test_repositories_are_listed_by_their_whole_names(self, records: Records) -> None:
         names = [Repository("a", "x"), Repository("a.b", "x"), Repository("a-b", "x"), ALPINE]
         for repository in names:
             await records.record_link(repository, ONE, 1)
         upstreams = {repository.namespace for repository in names} | {GHCR}
         inorder = sorted(map(str, names))
 
-        async def paths(upstreams: Collection[str], after: str, limit: int) -> list[str]:
-            found = await records.list_links(upstreams, after=(after, 2**62), limit=limit)
-            assert {link.digest for link in found} <= {ONE}
-            return [link.path for link in found]
+        async def paths(upstreams: Collection[str], after: str | None, limit: int) -> list[str]:
+            found = await records.list_repositories(upstreams, after=after, limit=limit)
+            assert {digest for listed in found for digest in listed.latest} <= {ONE}
+            return [str(listed.repository) for listed in found]
 
-        assert await paths(upstreams, "", 9) == inorder
-        assert await paths(upstreams, "", 2) == inorder[:2]
+        assert await paths(upstreams, None, 9) == inorder
+        assert await paths(upstreams, None, 2) == inorder[:2]
         assert await paths(upstreams, inorder[1], 9) == inorder[2:]
         assert await paths(upstreams, "a.", 1) == [str(names[1])]
-        assert await paths([HUB], "", 9) == [str(ALPINE)]
-        assert await paths([], "", 9) == []
+        assert await paths([HUB], None, 9) == [str(ALPINE)]
+        assert await paths([], None, 9) == []
+
+    async def test_the_few_digests_that_were_linked_last_are_listed_with_a_repository(
+        self, records: Records
+    ) -> None:
+        digests = [digest_of(b"%d" % number) for number in range(25)]
+        for digest in digests:
+            await records.record_link(ALPINE, digest, 1)
+            await records.record_link(NGINX, digest, 1)
+        for listed in await records.list_repositories([HUB], after=None, limit=9):
+            assert 1 <= len(listed.latest) < 10
+            assert set(listed.latest) == set(digests[-len(listed.latest) :])
 
     async def test_links_are_paged_and_none_is_left_out(self, records: Records) -> None:
         digests = {digest_of(b"%d" % number) for number in range(25)} | {LONG}
