@@ -21,6 +21,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import (
@@ -109,6 +110,7 @@ async def serve(config: Config, proxies: EnvironmentProxies) -> None:
         async with run(
             config, spawn=spawn_process(config.log), inherited=inherited_sockets(), proxies=proxies
         ) as running:
+            spare_what_is_there()
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_addresses(running))

@@ -39,8 +39,8 @@ _YOUNG = 3600.0  # seconds within which nothing is forgotten: who sends it may b
 _UNAVAILING = 6 * 3600.0  # seconds until the next try, where there was too little to forget
 _TOLD_OF = 20_000  # forgotten digests of which memory is told at a time: it looks at everything
 
-_RECORDS = 32 * 2**20  # bytes that records may take, and
-_RECORDS_PER_BLOB = 512  # more bytes for each blob that is here
+_RECORDS = 24 * 2**20  # bytes that records may take, and
+_RECORDS_PER_BLOB = 384  # more bytes for each blob that is here
 
 _SLACK = 2**18  # bytes that a database may have to spare, and
 _SLACK_SHARE = 8  # that part of it
