@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from mirror.aio.waiting import finish, to_the_end
-from mirror.oci.compact import pack
-from mirror.oci.digest import parse_digest
+from mirror.oci.compact import try_to_pack
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.telemetry.log import fields
 
@@ -317,7 +316,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None
         )  # fmt: skip
     for pragma in _PRAGMAS:
         connection.execute(pragma)
-    connection.create_function("packed", 1, _packed, deterministic=True)
+    connection.create_function("packed", 1, try_to_pack, deterministic=True)  # for scripts
     done = version or 0
     for number, name in enumerate(schema.scripts[done:], start=done + 1):
         script = files(schema.package).joinpath(name).read_text("utf-8")
@@ -358,14 +357,6 @@ def _let_it_shrink(connection: sqlite3.Connection, schema: Schema) -> None:
         connection.execute("VACUUM")
     except sqlite3.OperationalError as error:
         _logger.warning("the %s cannot shrink yet: %s", schema.name, error, extra=fields())
-
-
-def _packed(digest: str) -> bytes | None:
-    """For migrations: the compact form of a digest, NULL for what is none."""
-    try:
-        return pack(parse_digest(digest))
-    except RegistryError:
-        return None
 
 
 class DiskFull(StoreError):

@@ -17,7 +17,7 @@ by that hour, the longest ago first, a small batch at a time.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mirror.oci.digest import Digest
@@ -25,9 +25,8 @@ from mirror.oci.errors import StoreError
 from mirror.pull.memory import Memory
 from mirror.records.ports import Records, Seen
 from mirror.sqlite import Extent
-from mirror.storage.ports import Storage
 from mirror.telemetry.log import fields
-from mirror.telemetry.metrics import Database, Metrics
+from mirror.telemetry.metrics import Database, Metrics, StoreTotals
 
 _logger = logging.getLogger(__name__)
 
@@ -62,32 +61,48 @@ class Measured(Protocol):
         """Have the file shrink by up to so many bytes."""
 
 
+class Store(Protocol):
+    """What is asked of this node's storage."""
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether all that is on disk is in the index; before that, nothing is forgotten."""
+
+    @property
+    def totals(self) -> StoreTotals:
+        """What is here."""
+
+    @property
+    def index(self) -> Measured:
+        """The other database."""
+
+    async def find_stored(
+        self, digests: Sequence[Digest], *, can_wait: bool = False
+    ) -> set[Digest]:
+        """Which of these are here."""
+
+
 class Retention:
     """Forgets. `clock` in seconds since the epoch, `forget_after` in seconds.
 
-    `room` says how many bytes the records may take. `may_forget`: the storage knows all that is
-    here.
+    `room` says how many bytes the records may take where so many blobs are here.
     """
 
     def __init__(
         self,
-        store: Storage,
+        store: Store,
         records: Records,
         memory: Memory,
         *,
-        databases: Mapping[Database, Measured],
-        may_forget: Callable[[], bool],
-        room: Callable[[], int],
         forget_after: float,
         clock: Callable[[], float],
         metrics: Metrics,
+        room: Callable[[int], int] = room_for_records,
         pause: float = _PAUSE,
     ) -> None:
         self._store = store
         self._records = records
         self._memory = memory
-        self._databases = databases
-        self._may_forget = may_forget
         self._room = room
         self._forget_after = max(forget_after, _YOUNG)
         self._clock = clock
@@ -107,7 +122,7 @@ class Retention:
 
     async def sweep(self) -> None:
         """Do so once. Raises StoreError."""
-        if self._may_forget():
+        if self._store.is_adopted:
             count = await self._forget()
             if count:
                 await self._forget_repositories()
@@ -116,7 +131,10 @@ class Retention:
                     "forgot what was of no use for long",
                     extra=fields(digests=count, records_bytes=extent.used),
                 )
-        for name, database in self._databases.items():
+        databases: tuple[tuple[Database, Measured], ...] = (
+            (Database.INDEX, self._store.index), (Database.RECORDS, self._records)
+        )  # fmt: skip
+        for name, database in databases:
             extent = await self._shrink(database)
             self._metrics.catalog_bytes.labels(name).set(extent.size)
 
@@ -166,7 +184,7 @@ class Retention:
 
     async def _is_tight(self) -> bool:
         """Whether the records take more than they may."""
-        return (await self._records.measure()).used > self._room()
+        return (await self._records.measure()).used > self._room(self._store.totals.blobs)
 
     async def _shrink(self, database: Measured) -> Extent:
         """Have a database give back what it will hardly need; what it takes then."""

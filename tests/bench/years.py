@@ -27,12 +27,12 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
 from mirror.oci.reference import Repository
 from mirror.pull.memory import Memory
-from mirror.pull.retention import Retention, room_for_records
+from mirror.pull.retention import Retention
 from mirror.records.ports import Named, TagRecord
 from mirror.records.sqlite import SqliteRecords
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
-from mirror.telemetry.metrics import Database, Metrics
+from mirror.telemetry.metrics import Metrics
 from tests.bench.measure import resident_mib
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_layer
@@ -152,8 +152,6 @@ async def _catalog(
     ):  # fmt: skip
         yield store, records, Retention(
             store, records, Memory(2**20, missing_for=1, clock=clock.monotonic),
-            databases={Database.INDEX: store.index, Database.RECORDS: records},
-            may_forget=lambda: True, room=lambda: room_for_records(store.totals.blobs),
             forget_after=90 * 86400.0, clock=clock, metrics=metrics, pause=0.0,
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What is on record is forgotten once it is of no use, and nothing else is."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from mirror.pull.retention import Retention
 from mirror.records.ports import Named, TagRecord
 from mirror.records.sqlite import SqliteRecords
 from mirror.storage.store import LocalStorage
-from mirror.telemetry.metrics import Database, Metrics
+from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.support.tasks import owned_tasks
 from tests.unit.storage.opening import content, open_store, put
@@ -43,12 +43,10 @@ class House:
     metrics: Metrics
     room: int = 2**40  # bytes
 
-    def retention(self, *, may_forget: Callable[[], bool] = lambda: True) -> Retention:
+    def retention(self) -> Retention:
         return Retention(
-            self.store, self.records, self.memory,
-            databases={Database.INDEX: self.store.index, Database.RECORDS: self.records},
-            may_forget=may_forget, room=lambda: self.room, forget_after=90 * DAY,
-            clock=self.clock, metrics=self.metrics, pause=0.0,
+            self.store, self.records, self.memory, room=lambda _: self.room,
+            forget_after=90 * DAY, clock=self.clock, metrics=self.metrics, pause=0.0,
         )  # fmt: skip
 
     async def sweep(self) -> None:
@@ -163,10 +161,13 @@ async def test_what_memory_holds_of_what_is_forgotten_is_put_on_record_anew(hous
     assert await house.knows(ONE, GONE) == [True]
 
 
-async def test_nothing_is_forgotten_before_all_that_is_here_is_known(house: House) -> None:
+async def test_nothing_is_forgotten_before_all_that_is_here_is_known(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await house.have(ONE, GONE, manifest=MANIFEST)
     house.clock.advance(400 * DAY)
-    await house.retention(may_forget=lambda: False).sweep()
+    monkeypatch.setattr(LocalStorage, "is_adopted", False)
+    await house.sweep()
     assert await house.knows(ONE, MANIFEST, GONE) == [True, True]
 
 
