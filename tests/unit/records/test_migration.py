@@ -112,6 +112,8 @@ async def test_a_file_of_an_earlier_mirror_can_shrink_from_now_on(path: Path, ve
         pass
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)  # incremental
+        assert connection.execute("PRAGMA page_size").fetchone() == (1024,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
