@@ -21,6 +21,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import (
@@ -55,6 +56,7 @@ from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
+from mirror.pull.retention import Retention
 from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
@@ -113,6 +115,7 @@ async def serve(config: Config, proxies: EnvironmentProxies) -> None:
         async with run(
             config, spawn=spawn_process(config.log), inherited=inherited_sockets(), proxies=proxies
         ) as running:
+            spare_what_is_there()
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_addresses(running))
@@ -200,7 +203,9 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
-        records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
+        records = await stack.enter_async_context(
+            SqliteRecords.open(file, clock=clock, catalog=catalog)
+        )
         await asyncio.to_thread(remove_catalog, catalog, index, file)
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
@@ -365,6 +370,11 @@ def _build(parts: _Parts) -> _Built:
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
+    retention = Retention(
+        store, records, memory,
+        forget_after=config.store.forget_after, clock=clock, metrics=parts.metrics,
+    )  # fmt: skip
+    work.keep(retention.sweep_forever, name="forget")
     return _Built(mirror, fills, registries)
 
 

@@ -1,13 +1,17 @@
 """One SQLite file: opened, migrated, read, and written in as few transactions as there can be.
 
 Writes from everywhere are gathered into one transaction at a time, so that fifty fills that end
-together cost one commit. A write returns when it is committed and synced, and is not undone when
-its caller is cancelled. What SQLite raises comes out as StoreError, in the operator's words.
+together cost one commit. A write returns when it is committed, and is not undone when its caller is
+cancelled. What `is_durable` is synced too; the rest is with the next such commit, or when SQLite
+copies it into the file: a power cut may undo the last of it, in whole transactions. What SQLite
+raises comes out as StoreError, in the operator's words.
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,14 +21,25 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from mirror.aio.waiting import finish
+from mirror.aio.waiting import finish, to_the_end
+from mirror.oci.compact import try_to_pack
 from mirror.oci.errors import RegistryError, StoreError
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+# A transaction is a handful of small rows in as many places: in pages of 4 KiB, a small image cost
+# nine times its bytes. And a file can shrink.
+_LAYOUT = ("PRAGMA page_size = 1024", "PRAGMA auto_vacuum = INCREMENTAL")
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # or a power cut loses what there is, and it piles up
+    "PRAGMA journal_size_limit = 16777216",  # a WAL that was once larger is cut when it is done
+    "PRAGMA wal_autocheckpoint = 4000",  # pages
     "PRAGMA foreign_keys = ON",
 )
+
+_SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = NORMAL"}
 
 Row = Sequence[object]
 _T = TypeVar("_T")
@@ -53,10 +68,24 @@ class Statement:
 @dataclass(slots=True)
 class _Write:
     statements: tuple[Statement, ...]
+    is_durable: bool
     done: asyncio.Future[None]
     error: StoreError | None = field(
         default_factory=lambda: StoreError("the database did not get to it")
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a file takes, in bytes: all of it, and what of that is in use."""
+
+    size: int
+    used: int
+
+    @property
+    def spare(self) -> int:
+        """Bytes that could be given back."""
+        return self.size - self.used
 
 
 class Database:
@@ -73,7 +102,7 @@ class Database:
         *,
         reader: aiosqlite.Connection,
         lister: aiosqlite.Connection,
-        writer: aiosqlite.Connection,
+        writer: "_Writer",
     ) -> None:
         self._path = path
         self._schema = schema
@@ -95,16 +124,16 @@ class Database:
         """
         async with AsyncExitStack() as connections:
             with explained(path, schema):
-                await asyncio.to_thread(_try_to_open, path)
+                writer = _Writer(path, schema)
+                connections.push_async_callback(writer.close)
+                summary = await writer.do(writer.begin)
                 connect = partial(aiosqlite.connect, path, isolation_level=None)
-                writer = await connections.enter_async_context(connect())
-                await _migrate(writer, path, schema)
                 reader = await connections.enter_async_context(connect())
                 lister = await connections.enter_async_context(connect())
                 for only_reads in (reader, lister):
                     await only_reads.execute("PRAGMA query_only = ON")
-                database = cls(path, schema, reader=reader, lister=lister, writer=writer)
-                database.summary = await database._summarize()
+            database = cls(path, schema, reader=reader, lister=lister, writer=writer)
+            database.summary = summary
             try:
                 yield database
             finally:
@@ -123,16 +152,34 @@ class Database:
         rows = await self.rows(sql, values, read)
         return rows[0] if rows else None
 
-    async def write(self, *statements: Statement) -> None:
+    async def write(self, *statements: Statement, is_durable: bool = True) -> None:
         """Do all of `statements`, or none. Raises StoreError."""
         if self._closed:
             raise StoreError(f"the {self._schema.name} is closed")
         loop = asyncio.get_running_loop()
-        write = _Write(statements, loop.create_future())
+        write = _Write(statements, is_durable, loop.create_future())
         self._pending.append(write)
         if self._flushing is None:
             self._flushing = loop.create_task(self._flush())
         await write.done
+
+    async def measure(self) -> Extent:
+        """What the file takes, without its WAL. Raises StoreError."""
+        ((size, pages, spare),) = await self.page(
+            "SELECT page_size, page_count, freelist_count"
+            " FROM pragma_page_size, pragma_page_count, pragma_freelist_count",
+            (),
+            lambda *columns: columns,
+        )
+        return Extent(size * pages, size * (pages - spare))
+
+    async def give_back(self, most: int) -> None:
+        """Cut up to so many bytes off the file, as far as it has them to spare. Raises StoreError.
+
+        They are moved for that: in small portions, nobody who writes waits for long.
+        """
+        with explained(self._path, self._schema):
+            await to_the_end(self._writer.do(partial(self._writer.give_back, most)))
 
     async def _fetch(
         self, connection: aiosqlite.Connection, sql: str, values: Row, read: Callable[..., _T]
@@ -167,9 +214,13 @@ class Database:
             self._pending = []
 
     async def _commit(self, writes: list[_Write]) -> bool:
+        statements = [statement for write in writes for statement in write.statements]
+        is_durable = any(write.is_durable for write in writes)
         try:
             with explained(self._path, self._schema):
-                self.summary = await self._transact(writes)
+                self.summary = await self._writer.do(
+                    partial(self._writer.transact, statements, is_durable=is_durable)
+                )
         except StoreError as error:
             for write in writes:
                 write.error = error
@@ -178,24 +229,67 @@ class Database:
             write.error = None
         return True
 
-    async def _transact(self, writes: list[_Write]) -> tuple[Any, ...]:
-        await self._writer.execute("BEGIN IMMEDIATE")
+
+class _Writer:
+    """The connection that writes, in a thread of its own: a transaction is one trip there.
+
+    All but `do` and `close` is done there.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._thread = ThreadPoolExecutor(1, f"write {schema.name}")
+        self._connection: sqlite3.Connection | None = None
+        self._is_durable: bool | None = None
+
+    async def do(self, work: Callable[[], _T]) -> _T:
+        """Do `work` in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def close(self) -> None:
+        """Close the connection, and end the thread."""
+        if self._connection is not None:
+            await to_the_end(self.do(self._connection.close))
+        self._thread.shutdown(wait=False)
+
+    def begin(self) -> tuple[Any, ...]:
+        """Open the file, and bring it up to date; what the summary is then."""
+        self._connection = sqlite3.connect(self._path, isolation_level=None)
+        _migrate(self._connection, self._path, self._schema)
+        return self._summarize()
+
+    def transact(self, statements: Iterable[Statement], *, is_durable: bool) -> tuple[Any, ...]:
+        """Do all, or none; what the summary is then."""
+        connection = self._open()
+        if is_durable is not self._is_durable:
+            connection.execute(_SYNCHRONOUS[is_durable])
+            self._is_durable = is_durable
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            for write in writes:
-                for statement in write.statements:
-                    await self._writer.executemany(statement.sql, statement.rows)
-            summary = await self._summarize()
-            await self._writer.execute("COMMIT")
+            for statement in statements:
+                connection.executemany(statement.sql, statement.rows)
+            summary = self._summarize()
+            connection.execute("COMMIT")
         except BaseException:
-            await self._writer.rollback()
+            connection.rollback()
             raise
         return summary
 
-    async def _summarize(self) -> tuple[Any, ...]:
+    def give_back(self, most: int) -> None:
+        """Move pages from the end of the file to where there is room, and cut it."""
+        ((size,),) = self._open().execute("PRAGMA page_size")
+        self._open().execute(f"PRAGMA incremental_vacuum({most // size})").fetchall()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("it is not open")
+        return self._connection
+
+    def _summarize(self) -> tuple[Any, ...]:
         if self._schema.summary is None:
             return ()
-        async with self._writer.execute(self._schema.summary) as rows:
-            row = await rows.fetchone()
+        row = self._open().execute(self._schema.summary).fetchone()
         if row is None:
             raise sqlite3.DatabaseError("it has lost its totals")
         return tuple(row)
@@ -211,47 +305,73 @@ def _settle(writes: Iterable[_Write]) -> None:
             write.done.set_exception(write.error)
 
 
-def _try_to_open(path: Path) -> None:
-    """Find out here: aiosqlite leaves a thread to itself when it cannot open a file."""
-    sqlite3.connect(path).close()
-
-
-async def _migrate(connection: aiosqlite.Connection, path: Path, schema: Schema) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
     """Bring the schema up to date.
 
     Raises:
         StoreError: Not a mirror, or a newer one, wrote this file.
     """
-    await connection.execute("PRAGMA busy_timeout = 5000")
-    version = await _number(connection, "PRAGMA user_version")
-    if await _number(connection, "PRAGMA application_id") != schema.application_id and (
-        version or await _number(connection, "SELECT count(*) FROM sqlite_master")
-    ):
-        raise StoreError(
-            f"{path} is not a mirror's {schema.name} but somebody else's database{schema.remedy}"
-        )
+    version = _check_version(connection, path, schema)
+    if version is None:
+        _set(connection, _LAYOUT)
+    elif version < len(schema.scripts):
+        told = fields(path=path, version=version)
+        _logger.info("the %s is brought up to date, once: a minute", schema.name, extra=told)
+    connection.create_function("packed", 1, try_to_pack, deterministic=True)  # for scripts
+    done = version or 0
+    for number, name in enumerate(schema.scripts[done:], start=done + 1):
+        script = files(schema.package).joinpath(name).read_text("utf-8")
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {schema.application_id};"
+                f" PRAGMA user_version = {number}; COMMIT;"
+            )
+        except BaseException:
+            connection.rollback()
+            raise
+    if not _number(connection, "PRAGMA auto_vacuum"):
+        _rewrite(connection, schema)
+    _set(connection, _PRAGMAS)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int | None:
+    """The schema's version that the file is of; None where there is nothing in it yet."""
+    version = _number(connection, "PRAGMA user_version")
+    if _number(connection, "PRAGMA application_id") != schema.application_id:
+        if version or _number(connection, "SELECT count(*) FROM sqlite_master"):
+            what = f"{path} is not a mirror's {schema.name} but somebody else's database"
+            raise StoreError(what + schema.remedy)
+        return None
     if version > len(schema.scripts):
         raise StoreError(
             f"the {schema.name} {path} is of version {version}, this mirror knows"
             f" {len(schema.scripts)}: it was written by a newer mirror; run that one"
         )
-    for pragma in _PRAGMAS:
-        await connection.execute(pragma)
-    for number, name in enumerate(schema.scripts[version:], start=version + 1):
-        script = await asyncio.to_thread(files(schema.package).joinpath(name).read_text, "utf-8")
-        await connection.executescript(
-            f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {schema.application_id};"
-            f" PRAGMA user_version = {number}; COMMIT;"
-        )
+    return version
+
+
+def _rewrite(connection: sqlite3.Connection, schema: Schema) -> None:
+    """Lay an old file out as a new one; where there is no room for that, another time."""
+    try:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        _set(connection, _LAYOUT)
+        connection.execute("VACUUM")
+    except sqlite3.OperationalError as error:
+        _logger.warning("the %s cannot shrink yet: %s", schema.name, error, extra=fields())
 
 
 class DiskFull(StoreError):
     """Nothing can be written down before something is deleted."""
 
 
-async def _number(connection: aiosqlite.Connection, sql: str) -> int:
-    (row,) = await connection.execute_fetchall(sql)
-    return int(row[0])
+def _set(connection: sqlite3.Connection, pragmas: Iterable[str]) -> None:
+    for pragma in pragmas:
+        connection.execute(pragma)
+
+
+def _number(connection: sqlite3.Connection, sql: str) -> int:
+    ((number,),) = connection.execute(sql)
+    return int(number)
 
 
 def _advice(schema: Schema, code: int) -> str:

@@ -177,6 +177,7 @@ class Store(Section):
     root: Directory = Path("mirror-data")
     max_size: Annotated[Size, AfterValidator(_not_zero)] = 100 * 2**30
     min_free: Size = 2 * 2**30
+    forget_after: Duration = 90 * 86400.0
     memory_cache: Size = 128 * 2**20
 
 

@@ -131,8 +131,9 @@ class Links:
                 self._memory.keep_link(repository, child.digest, named)
         sent_as = manifest.media_type if is_sent else None
         recording = self._records.record_manifest(
-            repository, digest, manifest.size, children, sent_as=sent_as
-        )
+            repository, digest, manifest.size, children,
+            sent_as=sent_as, is_durable=is_sent and repository.namespace in self._private,
+        )  # fmt: skip
         if not is_sent:
             await try_to_keep(recording)
             return
@@ -141,15 +142,15 @@ class Links:
     async def record_sent(self, upstream: str, digest: Digest) -> None:
         """An upstream has sent these bytes, and they are proved. To be told before they are kept.
 
-        Otherwise a crash between the two would leave private bytes that nobody has sent.
+        Otherwise a crash between the two would leave private bytes that nobody has sent. What is
+        known already is said again: so nobody forgets it meanwhile, as of no use (`retention.py`).
 
         Raises:
             StoreError: They are private, and this cannot be put on record: they must not be kept.
         """
-        known = self._memory.find_senders(digest)
-        if known is None or upstream not in known:
-            recording = self._records.record_sent(upstream, digest)
-            await self._record_sender(upstream, digest, recording)
+        is_durable = upstream in self._private
+        recording = self._records.record_sent(upstream, digest, is_durable=is_durable)
+        await self._record_sender(upstream, digest, recording)
 
     async def confirm_blob(self, scope: Scope, digest: Digest) -> int:
         """Have upstream confirm that the repository has a blob; its size in bytes.

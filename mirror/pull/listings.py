@@ -1,6 +1,6 @@
 """Listings: tags, referrers, and what is cached."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +24,8 @@ from mirror.sources.registry.registry import Registry
 from mirror.sources.registry.tag_lists import TagsPage
 from mirror.storage.ports import Storage
 
-_BATCH = 500  # names or digests, read at a time
+_BATCH = 500  # digests, read at a time
+_REPOSITORIES = 200  # read at a time
 
 
 class Listings:
@@ -105,27 +106,29 @@ class Listings:
         Where each client's own authorization decides, the names are nobody else's business.
         """
         names: list[str] = []
-        async for repository in self._known(after=page.last):
-            if not await self._is_cached(repository):
-                continue
-            if page.n is not None and len(names) == page.n:
-                return names, _next(names, page)
-            names.append(str(repository))
-        return names, None
-
-    async def _known(self, *, after: str | None) -> AsyncIterator[Repository]:
-        while batch := await self._records.list_repositories(
-            self._public, after=after, limit=_BATCH
+        after, limit = (
+            page.last,
+            _REPOSITORIES if page.n is None else min(page.n + 1, _REPOSITORIES),
+        )
+        while listed := await self._records.list_repositories(
+            self._public, after=after, limit=limit
         ):
-            for repository in batch:
-                yield repository
-            after = str(batch[-1])
+            latest = [digest for it in listed for digest in it.latest]
+            stored = await self._store.find_stored(latest, can_wait=True)
+            for repository, digests in listed:
+                if stored.isdisjoint(digests) and not await self._is_cached(repository):
+                    continue
+                if page.n is not None and len(names) == page.n:
+                    return names, _next(names, page)
+                names.append(str(repository))
+            after = str(listed[-1].repository)
+        return names, None
 
     async def _is_cached(self, repository: Repository) -> bool:
         """Whether anything is here of what the repository is linked to."""
         after: Digest | None = None
         while digests := await self._records.list_links(repository, after=after, limit=_BATCH):
-            if await self._store.find_stored(digests):
+            if await self._store.find_stored(digests, can_wait=True):
                 return True
             after = digests[-1]
         return False

@@ -5,7 +5,7 @@ read. What is remembered for a while counts by the monotonic `clock`: nobody set
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -93,6 +93,10 @@ class Memory:
         """The whole content of a small blob (or of a manifest, which is one too)."""
         return self._content.get(digest)
 
+    def holds(self, digest: Digest) -> bool:
+        """Whether its content is here; to ask is no use of it."""
+        return digest in self._content
+
     def keep_blob(self, digest: Digest, content: bytes) -> None:
         """Remember content; what is larger than the whole cache is not."""
         if _size(content) <= self._content.maxsize:
@@ -144,6 +148,19 @@ class Memory:
                 _drop(self._tags, lambda key: key[0] == what)
                 _drop(self._missing, lambda key: key.repository == what)
                 _drop(self._denied, lambda key: key.repository == what)
+
+    def forget_records(self, digests: AbstractSet[Digest]) -> None:
+        """Drop what is remembered of what is on record, where that is forgotten.
+
+        What is remembered is true, but would not be put on record anew. It takes a look at
+        everything: for many digests at a time.
+        """
+        for digest in digests:
+            self._senders.pop(digest, None)
+        for links in [key for key in self._links if key[1] in digests]:
+            self._links.pop(links, None)
+        for tag in [key for key, record in self._tags.items() if record.digest in digests]:
+            self._tags.pop(tag, None)
 
     @contextmanager
     def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:

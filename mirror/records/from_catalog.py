@@ -13,10 +13,8 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from mirror.oci.digest import parse_digest
-from mirror.oci.errors import RegistryError
+from mirror.oci.compact import try_to_pack
 from mirror.oci.manifest import is_media_type
-from mirror.records.compact import pack
 from mirror.sqlite import Database, Schema, explained
 
 _TABLES = frozenset({"repositories", "links", "tags", "referrers", "blobs"})
@@ -53,7 +51,7 @@ def _copy(catalog: Path, path: Path) -> None:
         return
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA busy_timeout = 5000")
-        connection.create_function("packed", 1, _packed, deterministic=True)
+        connection.create_function("packed", 1, try_to_pack, deterministic=True)
         connection.create_function("usable", 1, _usable, deterministic=True)
         connection.execute("ATTACH ? AS old", (str(catalog),))
         tables = connection.execute("SELECT name FROM old.sqlite_master WHERE type = 'table'")
@@ -61,13 +59,6 @@ def _copy(catalog: Path, path: Path) -> None:
             return  # not a catalog of the kind that holds what registries have said
         script = files("mirror.records").joinpath("from_catalog.sql").read_text("utf-8")
         connection.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
-
-
-def _packed(digest: str) -> bytes | None:
-    try:
-        return pack(parse_digest(digest))
-    except RegistryError:
-        return None
 
 
 def _usable(media_type: str | None) -> str | None:

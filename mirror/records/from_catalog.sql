@@ -7,12 +7,19 @@ INSERT INTO repositories (id, upstream, path)
   SELECT o.id, u.id, o.namespace || '/' || o.name
   FROM old.repositories AS o JOIN upstreams AS u ON u.name = o.namespace;
 
-INSERT INTO links
-  SELECT repository, packed(digest), size, 0 FROM old.links WHERE packed(digest) IS NOT NULL;
+INSERT INTO digests (digest, seen)
+  SELECT packed(digest), CAST(strftime('%s', 'now') AS INTEGER) / 3600 FROM (
+    SELECT digest FROM old.tags UNION SELECT digest FROM old.links
+    UNION SELECT digest FROM old.referrers
+  ) WHERE packed(digest) IS NOT NULL;
 
-INSERT INTO tags (repository, name, digest, checked_at)
-  SELECT repository, name, packed(digest), checked_at FROM old.tags
-  WHERE packed(digest) IS NOT NULL;
+INSERT INTO links
+  SELECT o.repository, d.id, o.size, 0
+  FROM old.links AS o JOIN digests AS d ON d.digest = packed(o.digest);
+
+INSERT INTO tags (repository, name, digest, checked_at, is_fallback)
+  SELECT o.repository, o.name, d.id, o.checked_at, 0
+  FROM old.tags AS o JOIN digests AS d ON d.digest = packed(o.digest);
 
 UPDATE links SET is_confirmed = 1
   WHERE EXISTS (
@@ -20,13 +27,14 @@ UPDATE links SET is_confirmed = 1
   );
 
 INSERT INTO referrers (repository, digest, checked_at, content)
-  SELECT repository, packed(digest), checked_at, content
-  FROM old.referrers WHERE artifact_type = '' AND packed(digest) IS NOT NULL;
+  SELECT o.repository, d.id, o.checked_at, o.content
+  FROM old.referrers AS o JOIN digests AS d ON d.digest = packed(o.digest)
+  WHERE o.artifact_type = '';
 
 INSERT INTO sent
-  SELECT packed(b.digest), min(r.upstream), usable(b.media_type)
+  SELECT d.id, min(r.upstream), usable(b.media_type)
   FROM old.blobs AS b
+    JOIN digests AS d ON d.digest = packed(b.digest)
     JOIN old.links AS l ON l.digest = b.digest
     JOIN repositories AS r ON r.id = l.repository
-  WHERE packed(b.digest) IS NOT NULL
-  GROUP BY b.digest HAVING count(DISTINCT r.upstream) = 1;
+  GROUP BY d.id HAVING count(DISTINCT r.upstream) = 1;

@@ -9,15 +9,18 @@
 An upstream is believed for itself alone: a link and a tag belong to a repository, and so to its
 upstream; `sent` and the media type that came with it belong to an upstream and a digest. Nothing
 here says what is on this node's disk (that is `mirror.storage`): all of it may be shared by several
-mirrors. Times are seconds since the epoch, sizes are bytes, and hints until the digest is proved.
+mirrors. Of a digest that nothing was seen of for long all may be forgotten: it is learnt anew when
+somebody asks. Times are seconds since the epoch, sizes are bytes, and hints until the digest is
+proved.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
+from mirror.sqlite import Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,24 @@ class ReferrersRecord:
     checked_at: float
 
 
+class Seen(NamedTuple):
+    """A digest on record, and when it was last recorded or noted, in hours since the epoch.
+
+    `number` is where it stands among those of the same hour.
+    """
+
+    digest: Digest
+    hour: int
+    number: int
+
+
+class Listed(NamedTuple):
+    """A repository, and the few digests that were linked to it last."""
+
+    repository: Repository
+    latest: tuple[Digest, ...]
+
+
 class Records(Protocol):
     """What registries have said. All methods raise StoreError where it cannot be kept or read."""
 
@@ -91,11 +112,13 @@ class Records(Protocol):
         children: Sequence[Named],
         *,
         sent_as: str | None = None,
+        is_durable: bool = False,
     ) -> None:
         """Upstream has confirmed a manifest of the repository, and the manifest names `children`.
 
         Makes the manifest's own link confirmed, a link of each child that is not foreign, and the
         edges: all or nothing. `sent_as`: upstream has just sent it too, as this media type.
+        `is_durable`: a power cut must not undo it.
         Where manifests name too much, all together, what only the oldest name goes.
         """
 
@@ -108,9 +131,16 @@ class Records(Protocol):
     # Who sent what
 
     async def record_sent(
-        self, upstream: str, digest: Digest, *, media_type: str | None = None
+        self,
+        upstream: str,
+        digest: Digest,
+        *,
+        media_type: str | None = None,
+        is_durable: bool = False,
     ) -> None:
         """This upstream has sent these bytes, and they are what the digest says.
+
+        The digest counts as seen now, also where this was known. `is_durable` as above.
 
         `media_type` is what it called them, where they are a manifest.
         """
@@ -150,8 +180,11 @@ class Records(Protocol):
 
     async def list_repositories(
         self, upstreams: Collection[str], *, after: str | None, limit: int
-    ) -> list[Repository]:
-        """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one."""
+    ) -> list[Listed]:
+        """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one.
+
+        Such that are linked to anything.
+        """
 
     async def list_links(
         self, repository: Repository, *, after: Digest | None, limit: int
@@ -165,3 +198,29 @@ class Records(Protocol):
 
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
+
+    # What has become of no use
+
+    async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
+        """Digests that were last seen `before`: the longest ago first, `after` one."""
+
+    async def note_seen(self, digests: Collection[Digest]) -> None:
+        """These are of use."""
+
+    async def forget_unseen(self, digests: Sequence[Digest], *, before: float) -> set[Digest]:
+        """Forget all that is known of these, unless they were seen since; what is forgotten.
+
+        What a manifest on record names stays as long as that manifest.
+        """
+
+    async def forget_empty(self, *, after: str, limit: int) -> str | None:
+        """Forget those of `limit` repositories `after` one of which nothing is known.
+
+        The path of the last one that was looked at; None where there is none.
+        """
+
+    async def measure(self) -> Extent:
+        """What the records take on disk."""
+
+    async def give_back(self, most: int) -> None:
+        """Have the file shrink by so many bytes, as far as they are of no use."""

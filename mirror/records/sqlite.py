@@ -1,23 +1,34 @@
 """What registries have said, in an SQLite file (`records.sql`, and what follows it)."""
 
-# ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY and question marks
+# ruff: noqa: S608 - all that is ever put into a statement's text ours (`statements`), and question marks
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
+from mirror.oci.compact import pack, unpack
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
-from mirror.records.compact import pack, unpack
+from mirror.records import statements
 from mirror.records.from_catalog import take_over
-from mirror.records.ports import Link, Named, ReferrersRecord, TagRecord
-from mirror.sqlite import Database, Row, Schema, Statement
+from mirror.records.ports import (
+    Link,
+    Listed,
+    Named,
+    ReferrersRecord,
+    Seen,
+    TagRecord,
+)
+from mirror.records.statements import DIGEST, REPOSITORY, UPSTREAM, marks
+from mirror.sqlite import Database, Extent, Row, Schema, Statement
 
 SCHEMA = Schema(
     name="records",
     application_id=0x6D697273,  # "mirs"
     package="mirror.records",
-    scripts=("records.sql", "records-2.sql"),
+    scripts=("records.sql", "records-2.sql", "records-3.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and what it held is learnt anew from the registries"
@@ -27,19 +38,16 @@ SCHEMA = Schema(
 FIND_LINK = (
     "SELECT l.size, l.is_confirmed, EXISTS ("
     " SELECT 1 FROM sent AS s WHERE s.digest = l.digest AND s.upstream = r.upstream)"
-    " FROM repositories AS r JOIN links AS l ON l.repository = r.id"
-    " WHERE r.path = ? AND l.digest = ?"
+    " FROM repositories AS r, digests AS d"
+    " JOIN links AS l ON l.repository = r.id AND l.digest = d.id"
+    " WHERE r.path = ? AND d.digest = ?"
 )
 """Asked for each pull of what is not in memory."""
 
-_REPOSITORY = "(SELECT id FROM repositories WHERE path = ?)"
-_UPSTREAM = "(SELECT id FROM upstreams WHERE name = ?)"
 _BATCH = 500  # digests asked about in one query
+_LATEST = 4  # links of a repository
 
-# Anyone may ask for the referrers of anything: of all the lists, the latest are kept.
-_REFERRERS = 16 * 2**20  # bytes
-_REFERRERS_OVERHEAD = 1024  # bytes that a list costs beyond its content
-_REFERRERS_UNTIDIED = 2**20  # bytes more than that there may be for a while
+_REFERRERS_UNTIDIED = 2**20  # bytes more of referrers than are kept there may be for a while
 
 MOST_NAMED = 1_000_000
 """Digests that manifests name, all together: some 100 MB. Anybody may write a manifest of many."""
@@ -47,20 +55,14 @@ MOST_NAMED = 1_000_000
 _NAMED_UNTIDIED = 16  # part of them that there may be more for a while
 
 
-_OLDEST_REFERRERS_GO = Statement(
-    "DELETE FROM referrers WHERE (repository, digest) IN (SELECT repository, digest FROM ("
-    " SELECT repository, digest, sum(size + ?) OVER ("
-    "  ORDER BY checked_at DESC ROWS UNBOUNDED PRECEDING) AS total FROM referrers)"
-    " WHERE total > ?)",
-    [(_REFERRERS_OVERHEAD, _REFERRERS)],
-)
-
-
 class SqliteRecords:
     """Implements `records.ports.Records`. Use `SqliteRecords.open`."""
 
-    def __init__(self, database: Database, most_named: int = MOST_NAMED) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float], most_named: int = MOST_NAMED
+    ) -> None:
         self._database = database
+        self._clock = clock
         self._most_named = most_named
         self._named = most_named  # digests, since the oldest manifests have gone
         self._untidied = _REFERRERS_UNTIDIED  # bytes of lists since the oldest have gone
@@ -68,11 +70,17 @@ class SqliteRecords:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, *, catalog: Path | None = None, most_named: int = MOST_NAMED
+        cls,
+        path: Path,
+        *,
+        clock: Callable[[], float],
+        catalog: Path | None = None,
+        most_named: int = MOST_NAMED,
     ) -> AsyncIterator["SqliteRecords"]:
         """Open the file, and make it where need be; everything asked for is written at exit.
 
-        Of what manifests name, the latest `most_named` digests are on record, or a little more.
+        `clock` in seconds since the epoch. Of what manifests name, the latest `most_named` digests
+        are on record, or a little more.
 
         What an older mirror has kept in its `catalog` is taken over into records that are new.
 
@@ -82,7 +90,11 @@ class SqliteRecords:
         async with Database.open(path, SCHEMA) as database:
             if catalog is not None:
                 await take_over(catalog, database, path, SCHEMA)
-            yield cls(database, most_named)
+            hour = int(clock() // statements.HOUR)  # the clock may have been ahead once
+            await database.write(
+                Statement("UPDATE digests SET seen = ? WHERE seen > ?", [(hour, hour)])
+            )
+            yield cls(database, clock, most_named)
 
     # Links
 
@@ -96,7 +108,11 @@ class SqliteRecords:
 
     async def record_link(self, repository: Repository, digest: Digest, size: int) -> None:
         """Upstream has confirmed that the repository has this digest."""
-        await self._database.write(*_repository(repository), _confirmed(repository, digest, size))
+        await self._write(
+            *statements.repository(repository),
+            self._seen(digest),
+            statements.confirmed(repository, digest, size),
+        )
 
     async def record_manifest(
         self,
@@ -106,29 +122,21 @@ class SqliteRecords:
         children: Sequence[Named],
         *,
         sent_as: str | None = None,
+        is_durable: bool = False,
     ) -> None:
         """Upstream has confirmed a manifest, and sent it where `sent_as` says what it called it."""
-        path, parent = str(repository), pack(digest)
         await self._database.write(
-            *_repository(repository),
-            _confirmed(repository, digest, size),
-            *([_sent(repository.namespace, digest, sent_as)] if sent_as is not None else ()),
-            # What an earlier manifest promised of a size is no better than what this one does.
-            Statement(
-                f"INSERT INTO links VALUES ({_REPOSITORY}, ?, ?, 0) ON CONFLICT DO UPDATE SET"
-                " size = excluded.size WHERE is_confirmed = 0 AND links.size <> excluded.size",
-                [(path, pack(it.digest), it.size) for it in children if not it.is_foreign],
+            *statements.repository(repository),
+            self._seen(digest, *(it.digest for it in children)),
+            statements.confirmed(repository, digest, size),
+            *(
+                [statements.sent(repository.namespace, digest, sent_as)]
+                if sent_as is not None
+                else ()
             ),
-            Statement(
-                "INSERT INTO edges VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                [(parent, position, pack(it.digest)) for position, it in enumerate(children)],
-            ),
-            Statement(
-                "INSERT INTO manifests (digest, children) VALUES (?, ?) ON CONFLICT (digest)"
-                " DO UPDATE SET id = (SELECT max(id) + 1 FROM manifests)",
-                [(parent, len(children))],
-            ),
+            *statements.names(repository, digest, children),
             *self._oldest_manifests_go(len(children) + 1),
+            is_durable=is_durable,
         )
 
     def _oldest_manifests_go(self, named: int) -> tuple[Statement, ...]:
@@ -137,19 +145,15 @@ class SqliteRecords:
         if self._named < self._most_named // _NAMED_UNTIDIED:
             return ()
         self._named = 0
-        return (
-            Statement(
-                "DELETE FROM manifests WHERE id IN (SELECT id FROM (SELECT id, sum(children + 1)"
-                " OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) AS total FROM manifests)"
-                " WHERE total > ?)",
-                [(self._most_named,)],
-            ),
-        )
+        return (statements.oldest_manifests_go(self._most_named),)
 
     async def list_children(self, digest: Digest) -> list[Digest]:
         """What a manifest names, in its order."""
         return await self._database.page(
-            "SELECT child FROM edges WHERE parent = ? ORDER BY position", (pack(digest),), unpack
+            f"SELECT d.digest FROM edges AS e JOIN digests AS d ON d.id = e.child"
+            f" WHERE e.parent = {DIGEST} ORDER BY e.position",
+            (pack(digest),),
+            unpack,
         )
 
     async def count_links(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
@@ -157,8 +161,8 @@ class SqliteRecords:
         counts: dict[Digest, int] = {}
         for batch in _batches(list(map(pack, digests))):
             rows = await self._database.page(
-                f"SELECT digest, count(*) FROM links WHERE digest IN ({_marks(batch)})"
-                " GROUP BY digest",
+                "SELECT d.digest, count(*) FROM digests AS d JOIN links AS l ON l.digest = d.id"
+                f" WHERE d.digest IN ({marks(batch)}) GROUP BY d.id",
                 batch,
                 lambda digest, count: (unpack(digest), count),
             )
@@ -168,24 +172,34 @@ class SqliteRecords:
     # Who sent what
 
     async def record_sent(
-        self, upstream: str, digest: Digest, *, media_type: str | None = None
+        self,
+        upstream: str,
+        digest: Digest,
+        *,
+        media_type: str | None = None,
+        is_durable: bool = False,
     ) -> None:
         """This upstream has sent these bytes, and they are what the digest says."""
-        await self._database.write(_upstream(upstream), _sent(upstream, digest, media_type))
+        await self._database.write(
+            statements.upstream(upstream),
+            self._seen(digest),
+            statements.sent(upstream, digest, media_type),
+            is_durable=is_durable,
+        )
 
     async def find_media_type(self, upstream: str, digest: Digest) -> str | None:
         """What this upstream called a manifest."""
         return await self._database.first(
-            f"SELECT media_type FROM sent WHERE digest = ? AND upstream = {_UPSTREAM}",
+            f"SELECT media_type FROM sent WHERE digest = {DIGEST} AND upstream = {UPSTREAM}",
             (pack(digest), upstream),
-            lambda media_type: media_type,
+            statements.unpack_media_type,
         )
 
     async def list_senders(self, digest: Digest) -> frozenset[str]:
         """The upstreams that have sent these bytes."""
         names = await self._database.rows(
             "SELECT u.name FROM sent AS s JOIN upstreams AS u ON u.id = s.upstream"
-            " WHERE s.digest = ?",
+            f" WHERE s.digest = {DIGEST}",
             (pack(digest),),
             str,
         )
@@ -196,8 +210,9 @@ class SqliteRecords:
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
         return await self._database.first(
-            "SELECT digest, checked_at, is_fallback FROM tags"
-            f" WHERE repository = {_REPOSITORY} AND name = ?",
+            "SELECT d.digest, t.checked_at, t.is_fallback"
+            " FROM tags AS t JOIN digests AS d ON d.id = t.digest"
+            f" WHERE t.repository = {REPOSITORY} AND t.name = ?",
             (str(repository), tag),
             lambda digest, checked_at, is_fallback: TagRecord(
                 unpack(digest), checked_at, bool(is_fallback)
@@ -206,23 +221,10 @@ class SqliteRecords:
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""
-        await self._database.write(
-            *_repository(repository),
-            Statement(
-                "INSERT INTO tags (repository, name, digest, checked_at, is_fallback)"
-                f" VALUES ({_REPOSITORY}, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " digest = excluded.digest, checked_at = excluded.checked_at,"
-                " is_fallback = excluded.is_fallback",
-                [
-                    (
-                        str(repository),
-                        tag,
-                        pack(record.digest),
-                        record.checked_at,
-                        int(record.is_fallback),
-                    )
-                ],
-            ),
+        await self._write(
+            *statements.repository(repository),
+            self._seen(record.digest),
+            statements.tag(repository, tag, record),
         )
 
     async def list_tags(
@@ -230,7 +232,7 @@ class SqliteRecords:
     ) -> list[str]:
         """The known tags of a repository, in lexical order, from the first one `after`."""
         return await self._database.page(
-            f"SELECT name FROM tags WHERE repository = {_REPOSITORY} AND name > ?"
+            f"SELECT name FROM tags WHERE repository = {REPOSITORY} AND name > ?"
             " ORDER BY name LIMIT ?",
             (str(repository), after or "", -1 if limit is None else limit),
             str,
@@ -244,7 +246,7 @@ class SqliteRecords:
         """Upstream's last word on what refers to this."""
         return await self._database.first(
             "SELECT content, checked_at FROM referrers"
-            f" WHERE repository = {_REPOSITORY} AND digest = ?",
+            f" WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
             (str(repository), pack(digest)),
             ReferrersRecord,
         )
@@ -253,43 +255,49 @@ class SqliteRecords:
         self, repository: Repository, digest: Digest, record: ReferrersRecord
     ) -> None:
         """Upstream has said what refers to this; the oldest of such lists go where need be."""
-        self._untidied += len(record.content) + _REFERRERS_OVERHEAD
+        self._untidied += len(record.content) + statements.REFERRERS_OVERHEAD
         is_due = self._untidied >= _REFERRERS_UNTIDIED
         if is_due:
             self._untidied = 0
-        await self._database.write(
-            *_repository(repository),
-            Statement(
-                "INSERT INTO referrers (repository, digest, checked_at, content)"
-                f" VALUES ({_REPOSITORY}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " content = excluded.content, checked_at = excluded.checked_at",
-                [(str(repository), pack(digest), record.checked_at, record.content)],
-            ),
-            *([_OLDEST_REFERRERS_GO] if is_due else ()),
+        await self._write(
+            *statements.repository(repository),
+            self._seen(digest),
+            statements.referrers(repository, digest, record),
+            *([statements.OLDEST_REFERRERS_GO] if is_due else ()),
         )
 
     # Lists
 
     async def list_repositories(
         self, upstreams: Collection[str], *, after: str | None, limit: int
-    ) -> list[Repository]:
-        """Repositories of these upstreams, in the order of `<namespace>/<name>`."""
+    ) -> list[Listed]:
+        """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one."""
         names = list(upstreams)
-        return await self._database.page(
-            "SELECT r.path FROM repositories AS r JOIN upstreams AS u ON u.id = r.upstream"
-            f" WHERE r.path > ? AND u.name IN ({_marks(names)}) ORDER BY r.path LIMIT ?",
-            (after or "", *names, limit),
-            _parse_path,
+        rows = await self._database.page(
+            "SELECT r.path, d.digest FROM ("
+            "  SELECT id, path FROM repositories AS it WHERE path > ? AND upstream IN"
+            f"   (SELECT id FROM upstreams WHERE name IN ({marks(names)}))"
+            "  AND EXISTS (SELECT 1 FROM links WHERE repository = it.id) ORDER BY path LIMIT ?"
+            " ) AS r CROSS JOIN links AS l ON l.repository = r.id AND l.digest IN ("
+            "  SELECT digest FROM links WHERE repository = r.id ORDER BY digest DESC LIMIT ?)"
+            " CROSS JOIN digests AS d ON d.id = l.digest ORDER BY r.path",
+            (after or "", *names, limit, _LATEST),
+            lambda path, digest: (path, unpack(digest)),
         )
+        return [
+            Listed(_parse_path(path), tuple(digest for _, digest in links))
+            for path, links in groupby(rows, key=itemgetter(0))
+        ]
 
     async def list_links(
         self, repository: Repository, *, after: Digest | None, limit: int
     ) -> list[Digest]:
         """Digests that are linked to a repository, in a stable order."""
         return await self._database.page(
-            f"SELECT digest FROM links WHERE repository = {_REPOSITORY} AND digest > ?"
-            " ORDER BY digest LIMIT ?",
-            (str(repository), b"" if after is None else pack(after), limit),
+            "SELECT d.digest FROM links AS l JOIN digests AS d ON d.id = l.digest"
+            f" WHERE l.repository = {REPOSITORY} AND l.digest > coalesce({DIGEST}, 0)"
+            " ORDER BY l.digest LIMIT ?",
+            (str(repository), None if after is None else pack(after), limit),
             unpack,
         )
 
@@ -297,52 +305,79 @@ class SqliteRecords:
 
     async def forget_link(self, repository: Repository, digest: Digest) -> None:
         """Upstream has said that the repository does not have it (any more)."""
-        await self._database.write(
+        await self._write(
             Statement(
-                f"DELETE FROM links WHERE repository = {_REPOSITORY} AND digest = ?",
+                f"DELETE FROM links WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
                 [(str(repository), pack(digest))],
             )
         )
 
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
-        await self._database.write(
+        await self._write(
             Statement(
-                f"DELETE FROM tags WHERE repository = {_REPOSITORY} AND name = ?",
+                f"DELETE FROM tags WHERE repository = {REPOSITORY} AND name = ?",
                 [(str(repository), tag)],
             )
         )
 
+    # What has become of no use
 
-def _upstream(name: str) -> Statement:
-    return Statement("INSERT INTO upstreams (name) VALUES (?) ON CONFLICT DO NOTHING", [(name,)])
+    async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
+        """Digests that were last seen `before`: the longest ago first, `after` one."""
+        cursor = (-1, 0) if after is None else (after.hour, after.number)
+        return await self._database.page(
+            "SELECT digest, seen, id FROM digests WHERE (seen, id) > (?, ?) AND seen <= ?"
+            " ORDER BY seen, id LIMIT ?",
+            (*cursor, _last_hour(before), limit),
+            lambda digest, hour, number: Seen(unpack(digest), hour, number),
+        )
+
+    async def note_seen(self, digests: Collection[Digest]) -> None:
+        """These are of use."""
+        await self._write(statements.seen(digests, self._clock()))
+
+    async def forget_unseen(self, digests: Sequence[Digest], *, before: float) -> set[Digest]:
+        """Forget all that is known of these, unless they were seen since; what is forgotten."""
+        packed = [pack(digest) for digest in digests]
+        await self._write(*statements.unseen_go(packed, _last_hour(before)))
+        kept: set[Digest] = set()
+        for batch in _batches(packed):
+            sql = f"SELECT digest FROM digests WHERE digest IN ({marks(batch)})"
+            kept.update(await self._database.page(sql, batch, unpack))
+        return set(digests) - kept
+
+    async def forget_empty(self, *, after: str, limit: int) -> str | None:
+        """Forget those of `limit` repositories `after` one of which nothing is known; the last."""
+        paths = await self._database.page(
+            "SELECT path FROM repositories WHERE path > ? ORDER BY path LIMIT ?",
+            (after, limit),
+            str,
+        )
+        if not paths:
+            return None
+        await self._write(statements.empty_go(paths[0], paths[-1]))
+        return paths[-1]
+
+    async def measure(self) -> Extent:
+        """What the records take on disk."""
+        return await self._database.measure()
+
+    async def give_back(self, most: int) -> None:
+        """Have the file shrink by so many bytes, as far as they are of no use."""
+        await self._database.give_back(most)
+
+    def _seen(self, *digests: Digest) -> Statement:
+        return statements.seen(digests, self._clock())
+
+    async def _write(self, *todo: Statement) -> None:
+        # What is lost in a power cut is learnt anew, by a question.
+        await self._database.write(*todo, is_durable=False)
 
 
-def _repository(repository: Repository) -> tuple[Statement, ...]:
-    return (
-        _upstream(repository.namespace),
-        Statement(
-            f"INSERT INTO repositories (upstream, path) VALUES ({_UPSTREAM}, ?)"
-            " ON CONFLICT DO NOTHING",
-            [(repository.namespace, str(repository))],
-        ),
-    )
-
-
-def _confirmed(repository: Repository, digest: Digest, size: int) -> Statement:
-    return Statement(
-        f"INSERT INTO links VALUES ({_REPOSITORY}, ?, ?, 1) ON CONFLICT DO UPDATE SET"
-        " size = excluded.size, is_confirmed = 1",
-        [(str(repository), pack(digest), size)],
-    )
-
-
-def _sent(upstream: str, digest: Digest, media_type: str | None) -> Statement:
-    return Statement(
-        f"INSERT INTO sent VALUES (?, {_UPSTREAM}, ?) ON CONFLICT DO UPDATE SET"
-        " media_type = coalesce(excluded.media_type, sent.media_type)",
-        [(pack(digest), upstream, media_type)],
-    )
+def _last_hour(before: float) -> int:
+    """The last hour that is over `before`."""
+    return int(before // statements.HOUR) - 1
 
 
 def _parse_path(path: str) -> Repository:
@@ -352,7 +387,3 @@ def _parse_path(path: str) -> Repository:
 
 def _batches(values: Row) -> list[Row]:
     return [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ",".join("?" * len(values))

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from mirror.oci.compact import pack, unpack
 from mirror.oci.digest import Digest, parse_digest
-from mirror.sqlite import Database, Row, Schema, Statement
+from mirror.sqlite import Database, Extent, Row, Schema, Statement
 from mirror.storage.policy import Candidate, Kind
 from mirror.storage.states import PartialKey
 from mirror.telemetry.metrics import StoreTotals
@@ -16,7 +17,7 @@ SCHEMA = Schema(
     name="index",
     application_id=0x6D697278,  # "mirx"
     package="mirror.storage",
-    scripts=("index.sql",),
+    scripts=("index.sql", "index_compact.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
@@ -55,16 +56,27 @@ class Index:
         """Whether what was on disk before this index was is in it."""
         return bool(self._database.summary[2])
 
+    async def measure(self) -> Extent:
+        """What the index takes on disk."""
+        return await self._database.measure()
+
+    async def give_back(self, most: int) -> None:
+        """Have the file shrink by so many bytes, as far as they are of no use."""
+        await self._database.give_back(most)
+
     # What is known
 
     async def find_size(self, digest: Digest) -> int | None:
         """The size in bytes of a blob; None where it is not here, or leaving."""
         return await self._database.first(
-            "SELECT size FROM blobs WHERE digest = ? AND NOT leaving", (str(digest),), int
+            "SELECT size FROM blobs WHERE digest = ? AND NOT leaving", (pack(digest),), int
         )
 
-    async def find_sizes(self, digests: Sequence[Digest]) -> dict[Digest, int]:
-        """The sizes of those that are here, and not leaving."""
+    async def find_sizes(
+        self, digests: Sequence[Digest], *, can_wait: bool = False
+    ) -> dict[Digest, int]:
+        """The sizes of those that are here, and not leaving. `can_wait`: it is no client's pull."""
+        query = self._database.page if can_wait else self._database.rows
         found: dict[Digest, int] = {}
         for start in range(0, len(digests), _VALUES):
             some = digests[start : start + _VALUES]
@@ -72,20 +84,20 @@ class Index:
                 "SELECT digest, size FROM blobs WHERE NOT leaving"
                 f" AND digest IN ({', '.join('?' * len(some))})"
             )
-            found.update(await self._database.rows(sql, [str(digest) for digest in some], _sized))
+            found.update(await query(sql, [pack(digest) for digest in some], _sized))
         return found
 
     async def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches by digest."""
-        after = ""
-        while stored := await self._database.rows(
+        after = b""
+        while stored := await self._database.page(
             "SELECT digest, size FROM blobs WHERE digest > ? AND NOT leaving"
             " ORDER BY digest LIMIT ?",
             (after, _BATCH),
             _sized,
         ):
             yield stored
-            after = str(stored[-1][0])
+            after = pack(stored[-1][0])
 
     async def list_coldest(self, *, limit: int) -> list[Candidate]:
         """What was used longest ago: so many manifests, and so many other blobs."""
@@ -119,7 +131,7 @@ class Index:
         rows = await self._database.rows(
             "SELECT upstream, digest, touched_at FROM partials",
             (),
-            lambda upstream, digest, time: (PartialKey(upstream, parse_digest(digest)), time),
+            lambda upstream, digest, time: (PartialKey(upstream, unpack(digest)), time),
         )
         return dict(rows)
 
@@ -135,15 +147,15 @@ class Index:
         upstream: str | None = None,
     ) -> None:
         """A blob is on disk, complete; the partial that it was of `upstream` is history."""
-        row = (str(digest), size, int(is_manifest), now)
-        history = [] if upstream is None else [(upstream, str(digest))]
+        row = (pack(digest), size, int(is_manifest), now)
+        history = [] if upstream is None else [(upstream, pack(digest))]
         await self._database.write(
             Statement(_UPSERT_BLOB, [row]), Statement(_FORGET_PARTIAL, history)
         )
 
     async def record_accesses(self, accesses: Mapping[Digest, float]) -> None:
         """When blobs were last used, in a batch."""
-        rows = [(time, str(digest)) for digest, time in accesses.items()]
+        rows = [(time, pack(digest)) for digest, time in accesses.items()]
         await self._database.write(
             Statement("UPDATE blobs SET accessed_at = max(accessed_at, ?) WHERE digest = ?", rows)
         )
@@ -161,21 +173,28 @@ class Index:
     async def record_partial(self, key: PartialKey, *, now: float) -> None:
         """A download is begun, or continued."""
         await self._database.write(
-            Statement(_UPSERT_PARTIAL, [(key.upstream, str(key.digest), now)])
+            Statement(_UPSERT_PARTIAL, [(key.upstream, pack(key.digest), now)])
         )
 
     async def forget_partials(self, keys: Iterable[PartialKey]) -> None:
         """Downloads were given up, and their partials removed."""
-        rows = [(key.upstream, str(key.digest)) for key in keys]
+        rows = [(key.upstream, pack(key.digest)) for key in keys]
         await self._database.write(Statement(_FORGET_PARTIAL, rows))
 
     async def adopt(self, blobs: Iterable[Row], partials: Iterable[Row]) -> None:
-        """These were on disk before this index was: rows as the tables have them.
+        """These were on disk before this index was.
 
-        That everything is adopted is for `end_adoption` to say.
+        Blobs are (digest, size, is_manifest, accessed_at), partials (upstream, digest, touched_at),
+        digests as text. That everything is adopted is for `end_adoption` to say.
+
+        Raises RegistryError for what is no digest.
         """
         await self._database.write(
-            Statement(_UPSERT_BLOB, list(blobs)), Statement(_UPSERT_PARTIAL, list(partials))
+            Statement(_UPSERT_BLOB, [(_packed(digest), *rest) for digest, *rest in blobs]),
+            Statement(
+                _UPSERT_PARTIAL,
+                [(upstream, _packed(digest), time) for upstream, digest, time in partials],
+            ),
         )
 
     async def end_adoption(self) -> None:
@@ -198,13 +217,17 @@ _FORGET_PARTIAL = "DELETE FROM partials WHERE upstream = ? AND digest = ?"
 
 
 def _names(digests: Iterable[Digest]) -> Sequence[Row]:
-    return [(str(digest),) for digest in digests]
+    return [(pack(digest),) for digest in digests]
 
 
-def _sized(digest: str, size: int) -> tuple[Digest, int]:
-    return parse_digest(digest), size
+def _packed(digest: object) -> bytes:
+    return pack(parse_digest(str(digest)))
 
 
-def _candidate(is_manifest: int, digest: str, size: int, accessed_at: float) -> Candidate:
+def _sized(digest: bytes, size: int) -> tuple[Digest, int]:
+    return unpack(digest), size
+
+
+def _candidate(is_manifest: int, digest: bytes, size: int, accessed_at: float) -> Candidate:
     kind = Kind.MANIFEST if is_manifest else Kind.BLOB
-    return Candidate(kind, parse_digest(digest), size, accessed_at)
+    return Candidate(kind, unpack(digest), size, accessed_at)

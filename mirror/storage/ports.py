@@ -163,8 +163,10 @@ class Storage(Writers, Protocol):
     async def is_stored(self, digest: Digest) -> bool:
         """Whether a complete blob is here, by the index."""
 
-    async def find_stored(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Which of these are here, by the index."""
+    async def find_stored(
+        self, digests: Sequence[Digest], *, can_wait: bool = False
+    ) -> set[Digest]:
+        """Which of these are here, by the index. `can_wait`: no client's pull waits for it."""
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches; for slow work in the background."""

@@ -127,6 +127,16 @@ class LocalStorage:
         return self._index.totals
 
     @property
+    def index(self) -> Index:
+        """What is recorded of what is here; only what it takes itself is anybody else's affair."""
+        return self._index
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether all that is on disk is in the index."""
+        return self._index.is_adopted
+
+    @property
     def promised(self) -> int:
         """Bytes that blobs on their way take, or may take."""
         return self._parts.space.promised
@@ -205,9 +215,11 @@ class LocalStorage:
         """Whether a complete blob is here, by the index."""
         return await self._index.find_size(digest) is not None
 
-    async def find_stored(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Which of these are here, by the index."""
-        return set(await self._index.find_sizes(digests))
+    async def find_stored(
+        self, digests: Sequence[Digest], *, can_wait: bool = False
+    ) -> set[Digest]:
+        """Which of these are here, by the index. `can_wait`: no client's pull waits for it."""
+        return set(await self._index.find_sizes(digests, can_wait=can_wait))
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches of at most 1,000."""

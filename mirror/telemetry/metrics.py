@@ -66,6 +66,13 @@ class ReloadOutcome(StrEnum):
     FAILED = "failed"
 
 
+class Database(StrEnum):
+    """What is on this disk, and what registries have said."""
+
+    INDEX = "index"
+    RECORDS = "records"
+
+
 class Metrics:
     """Every metric, ready to be counted on."""
 
@@ -127,6 +134,15 @@ class Metrics:
             self.reloads.labels(reload_outcome)
         self.evicted_blobs = counter("evicted_blobs", "Blobs removed to make room.")
         self.evicted_bytes = counter("evicted_bytes", "Bytes removed to make room.")
+        self.forgotten_digests = counter(
+            "forgotten_digests",
+            "Digests not here, and not pulled for long: all about them is forgotten.",
+        )
+        self.catalog_bytes = gauge(
+            "catalog_bytes", "Bytes of the databases, without their WAL.", "database"
+        )
+        for database in Database:
+            self.catalog_bytes.labels(database)
 
     def announce(self, upstream: str, endpoints: Iterable[str]) -> None:
         """Show an upstream's counters at zero, before anything has happened to it.

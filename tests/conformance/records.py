@@ -6,6 +6,7 @@ class TestSomeRecords(RecordsConformance):
 """
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
@@ -14,12 +15,32 @@ from mirror.oci.errors import StoreError
 from mirror.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from mirror.oci.reference import Repository
 from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
+from tests.support.clock import FakeClock
 
 HUB, GHCR, EVIL = "docker.io", "ghcr.io", "evil.example"
 ALPINE, NGINX = Repository(HUB, "library/alpine"), Repository(HUB, "library/nginx")
 APP, LURE = Repository(GHCR, "org/app"), Repository(EVIL, "lure")
 ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
+HOUR = 3600.0
 LONG = Digest("sha512", "ab" * 64)
+
+
+async def list_all_links(records: Records, upstreams: Collection[str]) -> list[tuple[str, Digest]]:
+    """Repository and digest, as they are listed page by page."""
+    links: list[tuple[str, Digest]] = []
+    last = None
+    while listed := await records.list_repositories(upstreams, after=last, limit=3):
+        for repository, latest in listed:
+            after, found = None, list[Digest]()
+            while page := await records.list_links(repository, after=after, limit=10):
+                assert len(page) <= 10
+                found += page
+                after = page[-1]
+            assert set(latest) <= set(found)
+            assert latest
+            links += [(str(repository), digest) for digest in found]
+        last = str(listed[-1].repository)
+    return links
 
 
 class RecordsConformance:
@@ -37,8 +58,7 @@ class RecordsConformance:
         assert await records.find_tag(ALPINE, "1") is None
         assert await records.list_tags(ALPINE, after=None, limit=None) == []
         assert await records.find_referrers(ALPINE, ONE) is None
-        assert await records.list_repositories([HUB], after=None, limit=9) == []
-        assert await records.list_links(ALPINE, after=None, limit=9) == []
+        assert await list_all_links(records, [HUB]) == []
 
     @pytest.mark.parametrize("digest", [ONE, LONG])
     async def test_what_upstream_has_confirmed_stands_for_that_repository_alone(
@@ -174,31 +194,41 @@ class RecordsConformance:
         for repository in names:
             await records.record_link(repository, ONE, 1)
         upstreams = {repository.namespace for repository in names} | {GHCR}
-        inorder = sorted(names, key=str)
-        assert await records.list_repositories(upstreams, after=None, limit=9) == inorder
-        assert await records.list_repositories(upstreams, after=None, limit=2) == inorder[:2]
-        after = str(inorder[1])
-        assert await records.list_repositories(upstreams, after=after, limit=9) == inorder[2:]
-        assert await records.list_repositories(upstreams, after="a.", limit=1) == [names[1]]
-        assert await records.list_repositories([HUB], after=None, limit=9) == [ALPINE]
-        assert await records.list_repositories([], after=None, limit=9) == []
+        inorder = sorted(map(str, names))
 
-    async def test_the_links_of_a_repository_are_paged_and_none_is_left_out(
+        async def paths(upstreams: Collection[str], after: str | None, limit: int) -> list[str]:
+            found = await records.list_repositories(upstreams, after=after, limit=limit)
+            assert {digest for listed in found for digest in listed.latest} <= {ONE}
+            return [str(listed.repository) for listed in found]
+
+        assert await paths(upstreams, None, 9) == inorder
+        assert await paths(upstreams, None, 2) == inorder[:2]
+        assert await paths(upstreams, inorder[1], 9) == inorder[2:]
+        assert await paths(upstreams, "a.", 1) == [str(names[1])]
+        assert await paths([HUB], None, 9) == [str(ALPINE)]
+        assert await paths([], None, 9) == []
+
+    async def test_the_few_digests_that_were_linked_last_are_listed_with_a_repository(
         self, records: Records
     ) -> None:
+        digests = [digest_of(b"%d" % number) for number in range(25)]
+        for digest in digests:
+            await records.record_link(ALPINE, digest, 1)
+            await records.record_link(NGINX, digest, 1)
+        for listed in await records.list_repositories([HUB], after=None, limit=9):
+            assert 1 <= len(listed.latest) < 10
+            assert set(listed.latest) == set(digests[-len(listed.latest) :])
+
+    async def test_links_are_paged_and_none_is_left_out(self, records: Records) -> None:
         digests = {digest_of(b"%d" % number) for number in range(25)} | {LONG}
         await records.record_manifest(
             ALPINE, ONE, 5, [Named(digest, 1) for digest in digests - {ONE}]
         )
         await records.record_link(NGINX, TWO, 1)
-        found: list[Digest] = []
-        while page := await records.list_links(
-            ALPINE, after=found[-1] if found else None, limit=10
-        ):
-            assert len(page) <= 10
-            found += page
-        assert len(found) == len(set(found))
-        assert set(found) == digests | {ONE}
+        found = await list_all_links(records, [HUB])
+        assert len(found) == len(set(found)) == len(digests | {ONE}) + 1
+        assert {digest for path, digest in found if path == str(ALPINE)} == digests | {ONE}
+        assert found[-1] == (str(NGINX), TWO)
 
     # What is no longer so
 
@@ -231,6 +261,112 @@ class RecordsConformance:
         assert await records.find_tag(ALPINE, "1") is None
         assert await records.list_tags(ALPINE, after=None, limit=None) == ["2"]
 
+    # What has become of no use
+
+    async def test_what_was_seen_the_longest_ago_is_listed_first_and_page_by_page(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        for digest in (TWO, ONE, THREE):
+            await records.record_link(ALPINE, digest, 1)
+            clock.advance(2 * HOUR)
+        await records.note_seen([TWO])
+        clock.advance(2 * HOUR)
+        first = await records.list_unseen(before=clock(), after=None, limit=2)
+        assert [seen.digest for seen in first] == [ONE, THREE]
+        rest = await records.list_unseen(before=clock(), after=first[-1], limit=2)
+        assert [seen.digest for seen in rest] == [TWO]
+        assert await records.list_unseen(before=clock(), after=rest[-1], limit=2) == []
+        lately = await records.list_unseen(before=clock() - 5 * HOUR, after=None, limit=2)
+        assert [seen.digest for seen in lately] == [ONE]
+
+    async def test_all_that_is_known_of_a_digest_is_forgotten_together(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        for repository in (ALPINE, APP):
+            await records.record_manifest(
+                repository, ONE, 5, [Named(TWO, 20)], sent_as=OCI_MANIFEST
+            )
+            await records.record_tag(repository, "1", TagRecord(ONE, 1.0))
+        await records.record_referrers(ALPINE, ONE, ReferrersRecord(b"{}", 1.0))
+        await records.record_link(NGINX, THREE, 3)
+        clock.advance(2 * HOUR)
+        assert await records.forget_unseen([ONE, TWO, LONG], before=clock()) == {ONE, TWO, LONG}
+        for repository in (ALPINE, APP):
+            assert await records.find_link(repository, ONE) is None
+            assert await records.find_link(repository, TWO) is None
+            assert await records.find_tag(repository, "1") is None
+        assert await records.find_referrers(ALPINE, ONE) is None
+        assert await records.list_senders(ONE) == frozenset()
+        assert await records.find_media_type(HUB, ONE) is None
+        assert await records.list_children(ONE) == []
+        assert await list_all_links(records, [HUB, GHCR]) == [(str(NGINX), THREE)]
+
+    @pytest.mark.parametrize("sent_again_by", [HUB, GHCR])
+    async def test_what_was_recorded_again_since_it_was_looked_at_is_not_forgotten(
+        self, records: Records, clock: FakeClock, sent_again_by: str
+    ) -> None:
+        """Or private bytes would be kept that nobody is known to have sent."""
+        await records.record_sent(HUB, ONE)
+        clock.advance(100 * HOUR)
+        before = clock()
+        await records.record_sent(sent_again_by, ONE)
+        assert await records.forget_unseen([ONE], before=before) == set()
+        assert await records.list_senders(ONE) == {HUB, sent_again_by}
+
+    async def test_what_a_manifest_names_is_not_forgotten_before_the_manifest(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        await records.record_manifest(ALPINE, TWO, 5, [Named(THREE, 30)])
+        await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)])
+        clock.advance(100 * HOUR)
+        await records.note_seen([ONE])
+        before = clock()
+        clock.advance(2 * HOUR)
+        assert await records.forget_unseen([TWO, THREE], before=before) == set()
+        assert await records.find_link(ALPINE, THREE) is not None
+        assert await records.list_children(ONE) == [TWO]
+        assert await records.list_unseen(before=before, after=None, limit=9) == []
+        assert await records.forget_unseen([ONE, TWO, THREE], before=clock()) == {ONE, TWO, THREE}
+
+    async def test_a_layer_that_other_manifests_name_outlives_the_one(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(THREE, 30)])
+        clock.advance(100 * HOUR)
+        await records.record_manifest(ALPINE, TWO, 5, [Named(THREE, 30)])
+        assert await records.forget_unseen([ONE], before=clock()) == {ONE}
+        assert await records.find_link(ALPINE, THREE) is not None
+        assert await records.list_children(TWO) == [THREE]
+
+    async def test_what_only_a_forgotten_manifest_has_named_stays_linked_while_it_is_of_use(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)])
+        await records.record_sent(HUB, TWO)
+        clock.advance(100 * HOUR)
+        await records.note_seen([TWO])
+        assert await records.forget_unseen([ONE], before=clock()) == {ONE}
+        link = await records.find_link(ALPINE, TWO)
+        assert link == Link(20, is_confirmed=False, is_sent=True)
+
+    async def test_repositories_of_which_nothing_is_known_are_forgotten(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        for number in range(25):
+            await records.record_link(Repository(HUB, f"r{number:02}"), ONE, 1)
+        await records.record_tag(ALPINE, "1", TagRecord(TWO, 1.0))
+        clock.advance(100 * HOUR)
+        await records.forget_unseen([ONE], before=clock())
+        after: str | None = ""
+        turns = 0
+        while after is not None:
+            after = await records.forget_empty(after=after, limit=10)
+            turns += 1
+        assert turns == 4
+        assert await records.find_tag(ALPINE, "1") == TagRecord(TWO, 1.0)
+        await records.record_link(Repository(HUB, "r03"), ONE, 1)
+        assert await list_all_links(records, [HUB]) == [(f"{HUB}/r03", ONE)]
+
     # Together
 
     async def test_what_is_recorded_at_once_is_all_kept(self, records: Records) -> None:
@@ -239,7 +375,7 @@ class RecordsConformance:
             for digest in digests:
                 tasks.create_task(records.record_link(ALPINE, digest, 1))
                 tasks.create_task(records.record_sent(HUB, digest))
-        assert set(await records.list_links(ALPINE, after=None, limit=999)) == set(digests)
+        assert {digest for _, digest in await list_all_links(records, [HUB])} == set(digests)
         link = await records.find_link(ALPINE, digests[-1])
         assert link == Link(1, is_confirmed=True, is_sent=True)
 

@@ -22,6 +22,7 @@ from tests.support.client import Answer
 from tests.support.clock import FakeClock
 from tests.support.images import OCI_INDEX, OCI_MANIFEST, Image, digest_of, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 600_000
@@ -187,6 +188,29 @@ async def test_what_stays_private_stays_so_over_a_restart(
     await mirror.client.manifest("evil.example/lure", "1")
     await mirror.stop()
     mirror = await start()
+    answer = await ask_evil(mirror, "blobs", secret.layers[0])
+    assert answer is not None
+    assert answer.status == 404
+
+
+async def test_what_stays_private_stays_so_however_long_nobody_asks_for_it(
+    start: StartMirror,
+    mirror: InnerMirror,
+    evil: ScriptedRegistry,
+    secret: Image,
+    clock: FakeClock,
+) -> None:
+    lure(evil, secret)
+    say_yes(evil, "blob")
+    await mirror.stop()
+    clock.advance(1000 * 86400.0)
+    mirror = await start()
+
+    async def is_swept() -> bool:
+        return await mirror.metric("mirror_catalog_bytes", database="records") > 0
+
+    await until(is_swept, within=10)
+    await mirror.client.manifest("evil.example/lure", "1")
     answer = await ask_evil(mirror, "blobs", secret.layers[0])
     assert answer is not None
     assert answer.status == 404

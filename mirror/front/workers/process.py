@@ -5,6 +5,7 @@ import socket
 
 import uvloop
 
+from mirror.aio.garbage import spare_what_is_there
 from mirror.front.workers.worker import serve_until_lost
 from mirror.telemetry import log
 
@@ -14,6 +15,7 @@ def main(descriptor: str, level: str, style: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are for the mirror's process, which tells us
     writer = log.start(level, "json" if style == "json" else "text")
+    spare_what_is_there()
     try:
         uvloop.run(serve_until_lost(socket.socket(fileno=int(descriptor))))
     finally:

@@ -54,6 +54,7 @@ def test_each_default_is_the_documented_one() -> None:
     assert config.store.max_size == 100 * 2**30
     assert config.store.min_free == 2 * 2**30
     assert config.store.memory_cache == 128 * 2**20
+    assert config.store.forget_after == 90 * 24 * 3600
     assert (config.tags.fresh_for, config.tags.stale_for) == (60, 30 * 24 * 3600)
     assert config.tags.missing_for == 10
     assert (config.fill.connections, config.fill.segment_size) == (4, 8 * 2**20)

@@ -61,7 +61,7 @@ def test_a_private_upstream_has_what_it_has_sent_itself() -> None:
 async def opened(path: Path) -> AsyncIterator[Links]:
     """Links with a memory of their own, as after a start; no upstream can be asked."""
     async with AsyncExitStack() as stack:
-        records = await stack.enter_async_context(SqliteRecords.open(path))
+        records = await stack.enter_async_context(SqliteRecords.open(path, clock=lambda: 0.0))
         tasks = await stack.enter_async_context(owned_tasks())
         memory = Memory(10_000, missing_for=10, clock=lambda: 0.0)
         yield Links(records, memory, {}, SingleFlight(tasks), private=frozenset({PRIVATE}))

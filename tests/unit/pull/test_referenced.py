@@ -19,7 +19,7 @@ async def test_each_blob_counts_once_for_each_repository_and_not_all_the_time(
 ) -> None:
     async with (
         open_store(tmp_path) as store,
-        SqliteRecords.open(tmp_path / "records.sqlite3") as records,
+        SqliteRecords.open(tmp_path / "records.sqlite3", clock=clock) as records,
         owned_tasks() as tasks,
     ):
         shared, own = await put(store, content(1000)), await put(store, content(300))

@@ -14,7 +14,7 @@ from mirror.oci.reference import Repository
 from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Link, ReferrersRecord, TagRecord
 from mirror.records.sqlite import SqliteRecords
-from tests.conformance.records import ALPINE, APP, GHCR, HUB, NGINX
+from tests.conformance.records import ALPINE, APP, GHCR, HUB, NGINX, list_all_links
 from tests.support.catalog import CATALOG_V1
 
 MANIFEST, LAYER, SHARED, GONE, ODD = map(digest_of, (b"manifest", b"layer", b"both", b"gone", b"o"))
@@ -52,16 +52,20 @@ def catalog(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
+def _clock() -> float:
+    return 1_800_000_000.0
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "records.sqlite3"
 
 
 async def test_what_the_old_catalog_says_is_on_record(path: Path, catalog: Path) -> None:
-    async with SqliteRecords.open(path, catalog=catalog) as records:
-        assert await records.list_repositories([HUB, GHCR], after=None, limit=9) == [
-            ALPINE, NGINX, APP
-        ]  # fmt: skip
+    async with SqliteRecords.open(path, clock=_clock, catalog=catalog) as records:
+        assert set(await list_all_links(records, [HUB, GHCR])) == {
+            (str(repository), digest) for repository, digest, _ in LINKS
+        }
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(MANIFEST, 3.5)
         assert await records.find_referrers(APP, MANIFEST) == ReferrersRecord(b"{}", 4.5)
         assert await records.find_media_type(HUB, MANIFEST) == OCI_MANIFEST
@@ -91,14 +95,14 @@ async def test_what_the_old_catalog_says_is_on_record(path: Path, catalog: Path)
 async def test_an_old_link_stands_where_its_upstream_must_have_sent_the_bytes(
     path: Path, catalog: Path, repository: Repository, digest: Digest, link: Link | None
 ) -> None:
-    async with SqliteRecords.open(path, catalog=catalog) as records:
+    async with SqliteRecords.open(path, clock=_clock, catalog=catalog) as records:
         assert await records.find_link(repository, digest) == link
 
 
 async def test_it_is_taken_over_once_and_left_as_it_is(path: Path, catalog: Path) -> None:
-    async with SqliteRecords.open(path, catalog=catalog) as records:
+    async with SqliteRecords.open(path, clock=_clock, catalog=catalog) as records:
         await records.forget_tag(ALPINE, "3.20")
-    async with SqliteRecords.open(path, catalog=catalog) as records:
+    async with SqliteRecords.open(path, clock=_clock, catalog=catalog) as records:
         assert await records.find_tag(ALPINE, "3.20") is None
     with closing(sqlite3.connect(catalog)) as connection:
         assert connection.execute("SELECT count(*) FROM tags").fetchone() == (1,)
@@ -107,17 +111,19 @@ async def test_it_is_taken_over_once_and_left_as_it_is(path: Path, catalog: Path
 async def test_records_that_hold_something_already_take_nothing_over(
     path: Path, catalog: Path
 ) -> None:
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         await records.record_link(APP, ODD, 1)
-    async with SqliteRecords.open(path, catalog=catalog) as records:
-        assert await records.list_repositories([HUB, GHCR], after=None, limit=9) == [APP]
+    async with SqliteRecords.open(path, clock=_clock, catalog=catalog) as records:
+        assert await list_all_links(records, [HUB, GHCR]) == [(str(APP), ODD)]
 
 
 async def test_without_an_old_catalog_there_is_nothing_to_take_over(
     path: Path, tmp_path: Path
 ) -> None:
-    async with SqliteRecords.open(path, catalog=tmp_path / "catalog.sqlite3") as records:
-        assert await records.list_repositories([HUB], after=None, limit=9) == []
+    async with SqliteRecords.open(
+        path, clock=_clock, catalog=tmp_path / "catalog.sqlite3"
+    ) as records:
+        assert await list_all_links(records, [HUB]) == []
     assert _names(tmp_path) == {"records.sqlite3"}
 
 
@@ -128,10 +134,10 @@ async def test_a_catalog_that_cannot_be_read_is_an_error_and_nothing_is_half_don
         connection.execute("DROP TABLE referrers")
         connection.execute("CREATE TABLE referrers (other TEXT)")
     with pytest.raises(StoreError, match=r"the catalog .*catalog\.sqlite3 cannot be used"):
-        async with SqliteRecords.open(path, catalog=catalog):
+        async with SqliteRecords.open(path, clock=_clock, catalog=catalog):
             pass
-    async with SqliteRecords.open(path) as records:
-        assert await records.list_repositories([HUB, GHCR], after=None, limit=9) == []
+    async with SqliteRecords.open(path, clock=_clock) as records:
+        assert await list_all_links(records, [HUB, GHCR]) == []
 
 
 def test_the_old_catalog_goes_once_all_that_stands_in_for_it_is_there(tmp_path: Path) -> None:

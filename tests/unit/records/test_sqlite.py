@@ -4,17 +4,20 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import StoreError
-from mirror.records.compact import pack
 from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
-from mirror.records.sqlite import FIND_LINK, SCHEMA, SqliteRecords
+from mirror.records.sqlite import FIND_LINK, SqliteRecords
 from tests.conformance.records import ALPINE, HUB, ONE, TWO, RecordsConformance
+from tests.support.clock import FakeClock
+
+
+def _clock() -> float:
+    return 1_800_000_000.0
 
 
 @pytest.fixture
@@ -24,16 +27,16 @@ def path(tmp_path: Path) -> Path:
 
 class TestSqliteRecords(RecordsConformance):
     @pytest.fixture
-    async def records(self, path: Path) -> AsyncIterator[Records]:
-        async with SqliteRecords.open(path) as records:
+    async def records(self, path: Path, clock: FakeClock) -> AsyncIterator[Records]:
+        async with SqliteRecords.open(path, clock=clock) as records:
             yield records
 
 
 async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)], sent_as="a/b")
         await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 3.0))
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         assert await records.find_link(ALPINE, ONE) == Link(5, is_confirmed=True, is_sent=True)
         assert await records.find_link(ALPINE, TWO) == Link(20, is_confirmed=False, is_sent=False)
         assert await records.find_media_type(HUB, ONE) == "a/b"
@@ -41,11 +44,11 @@ async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
 
 
 async def test_of_the_referrers_only_the_latest_are_kept(path: Path) -> None:
-    async with SqliteRecords.open(path) as records, asyncio.TaskGroup() as tasks:
+    async with SqliteRecords.open(path, clock=_clock) as records, asyncio.TaskGroup() as tasks:
         for number in range(100):
             record = ReferrersRecord(b" " * 2**18, checked_at=float(number))
             tasks.create_task(records.record_referrers(ALPINE, digest_of(b"%d" % number), record))
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         digests = [digest_of(b"%d" % number) for number in range(100)]
         kept = [await records.find_referrers(ALPINE, digest) is not None for digest in digests]
     assert kept == sorted(kept)  # the oldest are gone
@@ -59,13 +62,13 @@ async def test_what_only_the_oldest_manifests_name_goes_where_manifests_name_too
     own = [digest_of(b"%d" % number) for number in range(100)]
     manifests = [digest_of(b"manifest %d" % number) for number in range(100)]
     confirmed, shared = own[1], digest_of(b"shared")
-    async with SqliteRecords.open(path, most_named=60) as records:
+    async with SqliteRecords.open(path, clock=_clock, most_named=60) as records:
         await records.record_link(ALPINE, confirmed, 7)
         for manifest, child in zip(manifests, own, strict=True):
             children = [Named(child, 1), Named(shared, 2)]
             await records.record_manifest(ALPINE, manifest, 5, children)
             await records.record_manifest(ALPINE, manifests[0], 5, [Named(own[0], 1)])  # in use
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         kept = [child for child in own if await records.find_link(ALPINE, child) is not None]
         assert 15 <= len(kept) <= 25
         assert kept[:2] == [own[0], confirmed]  # the one was used lately, the other upstream's word
@@ -74,21 +77,6 @@ async def test_what_only_the_oldest_manifests_name_goes_where_manifests_name_too
         assert await records.find_link(ALPINE, manifests[50]) is not None  # confirmed by itself
         assert await records.list_children(manifests[50]) == []
         assert await records.list_children(manifests[-1]) == [own[-1], shared]
-
-
-async def test_lists_of_referrers_by_filter_of_an_older_mirror_are_gone(path: Path) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        script = files("mirror.records").joinpath("records.sql").read_text(encoding="utf-8")
-        connection.executescript(
-            f"{script}; PRAGMA application_id = {SCHEMA.application_id}; PRAGMA user_version = 1"
-        )
-        connection.execute("INSERT INTO upstreams VALUES (1, 'docker.io')")
-        connection.execute("INSERT INTO repositories VALUES (1, 1, ?)", (str(ALPINE),))
-        insert = "INSERT INTO referrers VALUES (1, ?, ?, 0, ?, 1.5)"
-        connection.execute(insert, (pack(ONE), "", b"all"))
-        connection.execute(insert, (pack(ONE), "a/b", b"some"))
-    async with SqliteRecords.open(path) as records:
-        assert await records.find_referrers(ALPINE, ONE) == ReferrersRecord(b"all", 1.5)
 
 
 # Files that are not what they should be
@@ -100,23 +88,23 @@ async def test_a_file_that_is_no_database_is_left_alone_and_the_error_says_what_
     garbage = b"not a database" * 100
     _put(path, garbage)
     with pytest.raises(StoreError, match=r"records\.sqlite3 .*move the file .* aside"):
-        async with SqliteRecords.open(path):
+        async with SqliteRecords.open(path, clock=_clock):
             pass
     assert _content(path) == garbage
 
 
 async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         await records.record_tag(ALPINE, "1", TagRecord(ONE, 1.0))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE tags SET digest = x'07'")
-    async with SqliteRecords.open(path) as records:
+        connection.execute("UPDATE digests SET digest = x'07'")
+    async with SqliteRecords.open(path, clock=_clock) as records:
         with pytest.raises(StoreError, match=r"damaged: .* move the file"):
             await records.find_tag(ALPINE, "1")
 
 
 async def test_a_link_is_found_by_indexes_alone(path: Path) -> None:
-    async with SqliteRecords.open(path) as records:
+    async with SqliteRecords.open(path, clock=_clock) as records:
         await records.record_link(ALPINE, ONE, 10)
     with closing(sqlite3.connect(path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {FIND_LINK}", ("", b"")).fetchall()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+from mirror.oci.compact import unpack
 from mirror.oci.digest import Digest, digest_of
 from mirror.storage.policy import Policy
 from mirror.storage.ports import OpenBlob, Storage, Writer
@@ -129,4 +130,5 @@ def recorded(root: Path, sql: str) -> list[tuple[object, ...]]:
 
 def recorded_partials(root: Path) -> set[tuple[object, ...]]:
     """The upstream and the digest of every partial that the next start would look for."""
-    return set(recorded(root, "SELECT upstream, digest FROM partials"))
+    rows = recorded(root, "SELECT upstream, hex(digest) FROM partials")
+    return {(upstream, str(unpack(bytes.fromhex(str(digest))))) for upstream, digest in rows}

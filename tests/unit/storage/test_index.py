@@ -286,7 +286,7 @@ async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
     async with Index.open(path) as index:
         await index.record_blob(ONE, 1, now=1.0)
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE blobs SET digest = 'sha256:?'")
+        connection.execute("UPDATE blobs SET digest = x'07'")
     connection.close()
     with pytest.raises(StoreError, match=r"damaged: .* move the file"):
         await _use(path, ONE)

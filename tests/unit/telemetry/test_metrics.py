@@ -29,6 +29,8 @@ CONTRACT = {
     "mirror_store_limit_bytes": ("gauge", ""),
     "mirror_evicted_blobs_total": ("counter", ""),
     "mirror_evicted_bytes_total": ("counter", ""),
+    "mirror_forgotten_digests_total": ("counter", ""),
+    "mirror_catalog_bytes": ("gauge", "database"),
     "mirror_connections": ("gauge", ""),
     "mirror_connections_refused_total": ("counter", ""),
     "mirror_internal_errors_total": ("counter", "task"),

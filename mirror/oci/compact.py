@@ -16,6 +16,14 @@ def pack(digest: Digest) -> bytes:
     return _CODES[digest.algorithm] + bytes.fromhex(digest.encoded)
 
 
+def try_to_pack(text: str) -> bytes | None:
+    """The compact form of a digest as text; None for what is none."""
+    try:
+        return pack(parse_digest(text))
+    except RegistryError:
+        return None
+
+
 def unpack(packed: bytes) -> Digest:
     """What `pack` has made.
 
@@ -25,4 +33,7 @@ def unpack(packed: bytes) -> Digest:
     algorithm = _ALGORITHMS.get(packed[0]) if packed else None
     if algorithm is None:
         raise RegistryError(ErrorCode.DIGEST_INVALID, "not a compact digest")
-    return parse_digest(f"{algorithm}:{packed[1:].hex()}")
+    try:
+        return Digest(algorithm, packed[1:].hex())
+    except ValueError as error:
+        raise RegistryError(ErrorCode.DIGEST_INVALID, "not a compact digest") from error

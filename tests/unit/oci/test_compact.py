@@ -2,9 +2,9 @@
 
 import pytest
 
+from mirror.oci.compact import pack, unpack
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import RegistryError
-from mirror.records.compact import pack, unpack
 
 
 @pytest.mark.parametrize(
