@@ -12,6 +12,7 @@ more than a question. It names a repository, and not whose authority counts ther
 """
 
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from io import FileIO
 from socket import socket
 from typing import Annotated, Any, Protocol
@@ -38,6 +39,11 @@ Authorization = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]*\Z", max_length=2**1
 
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Position = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+connection: ContextVar[int] = ContextVar("connection", default=0)
+"""In a worker: the number of the connection whose request is answered; 0 outside one. It goes with
+each question, and tells the mirror's process on which client's share the answer is."""
 
 
 class Lease(Struct, frozen=True, array_like=True):

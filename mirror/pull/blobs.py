@@ -18,6 +18,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 
+from mirror.aio.slots import client
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing, StoreError
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
@@ -149,7 +150,7 @@ class Blobs:
             await self._link(scope, fill, link)
             yield BlobAnswer(digest, fill.readers.size, fill.readers, outcome)
         finally:
-            fill.readers.leave()
+            fill.leave(client.get())
 
     async def _link(self, scope: Scope, fill: Fill, link: Link | None) -> None:
         """See that upstream lets the repository have what is coming; remember it, and its size."""

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mirror.front import ports
 from mirror.front.api.frontend import Frontend
 
 _LONGEST_FIELD = 18 * 2**10  # bytes: tokens of 16 KiB, with their name and scheme
@@ -41,20 +42,21 @@ class Server(web.Server):
         self.note_refused = frontend.note_refused
         self.request_timeout = request_timeout
 
-    def __call__(self) -> "_Connection":
-        """What answers on one connection."""
-        return _Connection(self._frontend, self, loop=self._loop, **self._kwargs)
+    def __call__(self, number: int = 0) -> "_Connection":
+        """What answers on one connection, under the number by which the mirror knows it."""
+        return _Connection(self._frontend, self, number, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
     __slots__ = (
-        "_deadline", "_frontend", "_half_closed", "_is_lost", "_request_timeout", "_taken",
-        "_unread", "_when_lost",
+        "_deadline", "_frontend", "_half_closed", "_is_lost", "_number", "_request_timeout",
+        "_taken", "_unread", "_when_lost",
     )  # fmt: skip
 
-    def __init__(self, frontend: Frontend, server: Server, **settings: object) -> None:
+    def __init__(self, frontend: Frontend, server: Server, number: int, **settings: object) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]  # the library's own, as it passes them
         self._frontend = frontend
+        self._number = number
         self._request_timeout = server.request_timeout
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
@@ -65,7 +67,9 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The first request has a deadline of its own: who connects has something to ask."""
+        token = ports.connection.set(self._number)  # for all that is asked over it
         super().connection_made(transport)
+        ports.connection.reset(token)
         self._deadline = self._loop.call_later(self._request_timeout, self._expect_a_request)
 
     def connection_lost(self, exc: BaseException | None) -> None:

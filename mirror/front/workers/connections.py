@@ -66,7 +66,7 @@ class Given:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(1)
         self._clients: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -77,6 +77,10 @@ class Given:
         number = next(self._numbers)
         self._clients[number] = client
         return number
+
+    def find_client(self, number: int) -> str:
+        """Who is at a connection. All whom a worker cannot name are one: none is on no account."""
+        return self._clients.get(number, "")
 
     def note_closed(self, number: int) -> None:
         """The connection that was given under this number has ended."""

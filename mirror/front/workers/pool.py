@@ -207,7 +207,10 @@ class Pool:
         leases: Leases = Lender(self._open_blob)
         given = Given(self.connections)
         served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
-        peer = Peer(connection, served, tasks=self._tasks, note_fault=self._faults.note)
+        peer = Peer(
+            connection, served, tasks=self._tasks, note_fault=self._faults.note,
+            client_at=given.find_client,
+        )  # fmt: skip
         worker: Worker = proxy(Worker, peer)
         member = _Member(peer, worker, kill, given)
         try:

@@ -147,7 +147,9 @@ class Worker:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
             peer = connection.getpeername()
             try:
-                _, served = await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+                _, served = await loop.connect_accepted_socket(
+                    partial(server, number), connection, ssl=self._tls
+                )
             except ssl.SSLError as error:
                 status, why = explain(error)
                 server.note_refused(peer, why, status)

@@ -145,11 +145,16 @@ class Fill:
         """The size in bytes, by the word of a manifest."""
         return self._sizes.promised
 
-    def join(self, source: BlobSource) -> None:
-        """One more reader waits for it, on the authority of `source`."""
+    def join(self, source: BlobSource, client: str | None) -> None:
+        """One more reader waits for it, on the authority of `source`; of this client."""
         self.authorities.add(source)
         self.readers.join()
-        self._urgency.is_urgent = True
+        self._urgency.join(client)
+
+    def leave(self, client: str | None) -> None:
+        """One less; of this client."""
+        self._urgency.leave(client)
+        self.readers.leave()
 
     @property
     def is_waited_for(self) -> bool:

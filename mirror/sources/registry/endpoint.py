@@ -42,6 +42,7 @@ _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
+_KEPT = 4  # one of so many connections for bodies is for clients that have none
 _MOST_CHALLENGES = 2  # to one question: the registry's, and that of the one it redirects to
 
 _QUOTAS = {
@@ -108,7 +109,8 @@ class Endpoint:
         # The last slot is not for bodies: a question must not wait until a layer is through.
         most = config.max_connections
         self._slots = Slots(most)
-        self._body_slots = Slots(most and max(1, most - 1))
+        for_bodies = most and max(1, most - 1)
+        self._body_slots = Slots(for_bodies, kept=(for_bodies or 0) // _KEPT)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.url}: {self.health}>"
@@ -207,7 +209,9 @@ class Endpoint:
         async with AsyncExitStack() as stack:
             try:
                 within = self.exchange.answer_timeout
-                await stack.enter_async_context(self._slots.take(Urgency(), within=within))
+                await stack.enter_async_context(
+                    self._slots.take(Urgency.of_client(), within=within)
+                )
             except TimeoutError as error:
                 raise Unavailable(
                     f"every connection to {self.config.host} is in use", timed_out=True
