@@ -54,6 +54,7 @@ from mirror.pull.referenced import ReferencedBytes
 from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
+from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
@@ -201,7 +202,8 @@ async def run(
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = _Parts(
-            config, store, records, sessions, work, metrics, forgetting, dice,
+            config, store, records, sessions, work, metrics, forgetting,
+            Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         mirror = _build(parts)
@@ -255,6 +257,7 @@ class _Parts:
     work: Tasks
     metrics: Metrics
     forgetting: Forgetting
+    line: Line
     dice: random.Random
     _: KW_ONLY
     clock: Clock
@@ -337,6 +340,7 @@ def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
         connect_timeout=settings.connect_timeout / others,
         stall_timeout=settings.stall_timeout,
         metrics=parts.metrics,
+        line=parts.line,
     )
     return Endpoint(
         endpoint,

@@ -197,6 +197,7 @@ class Fill(Section):
     max_active: Count = 32
     connect_timeout: Timeout = 5.0
     stall_timeout: Timeout = 20.0
+    min_rate: Size = 2**10
     attempts: Count = 8
     keep_partial_for: Duration = 86400.0
     prefetch: Literal["off", "platform"] = "off"

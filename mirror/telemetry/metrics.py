@@ -97,6 +97,11 @@ class Metrics:
             "The mirror's own credentials were refused, or could not be had.",
             "upstream", "endpoint",
         )  # fmt: skip
+        self.upstream_slow_bodies = counter(
+            "upstream_slow_bodies",
+            "Bodies of blobs that were left since they brought less than fill.min_rate.",
+            "upstream", "endpoint",
+        )  # fmt: skip
         self.upstream_fallback_answers = counter(
             "upstream_fallback_answers",
             'Answers about tags by endpoints with tags = "fallback".',
@@ -140,6 +145,7 @@ class Metrics:
             self.upstream_bytes.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)
             self.upstream_fallback_answers.labels(upstream, endpoint)
+            self.upstream_slow_bodies.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
     def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:

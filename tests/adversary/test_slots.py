@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.client import client
-from tests.support.evil import Ask, Behaviour, Evil, drips, hangs, head
+from tests.support.evil import Ask, Behaviour, Evil, drips, hangs, head, tells
 from tests.support.images import digest_of, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -82,16 +82,12 @@ async def test_downloads_whose_clients_have_left_are_in_nobodys_way(
             asking = await _ask_for_many(mirror, clients, "evil-0.example")
             await mirror.until_metric("mirror_fills_active", 2 * ACTIVE)
             digest = digest_of(well)
-            evil.on(digest, lambda ask: ask.send(_whole(well)))
+            evil.on(digest, tells(well))
             waiting = clients.create_task(mirror.client.blob("evil-0.example/app", digest))
             await mirror.until_metric("mirror_fills_active", 2 * ACTIVE + 1)
             for task in asking:
                 task.cancel()
         assert waiting.result().body == well
-
-
-def _whole(body: bytes) -> bytes:
-    return head(b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body)) + body
 
 
 MINE, OTHERS, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -114,14 +110,13 @@ async def test_one_clients_wish_for_many_blobs_is_not_before_anothers_for_one(
             it.on("blobs/", behaviour)
             asking += await _ask_for_many(mirror, clients, f"evil-{number}.example")
         await mirror.until_metric("mirror_fills_active", 2 * ACTIVE * upstreams)
-        well = random_layer(1000, seed=7).blob
-        for address in (OTHERS, THIRD):
+        for seed, address in enumerate((OTHERS, THIRD)):
+            well = random_layer(1000, seed=seed).blob
             for it in evil:
-                it.on(digest_of(well), lambda ask: ask.send(_whole(well)))
+                it.on(digest_of(well), tells(well))
             async with client(mirror.url, address=address) as other:
                 answer = await other.blob("evil-0.example/app", digest_of(well))
                 assert (answer.status, answer.body) == (200, well)
-            well = random_layer(1000, seed=8).blob
         for task in asking:
             task.cancel()
 
@@ -139,7 +134,7 @@ async def test_what_one_client_has_to_wait_for_comes_when_another_asks_for_it(
         asking = await _ask_for_many(mirror, clients, "evil.example")
         await mirror.until_metric("mirror_fills_active", 2 * ACTIVE)
         well = random_layer(1000, seed=9).blob
-        evil.on(digest_of(well), lambda ask: ask.send(_whole(well)))
+        evil.on(digest_of(well), tells(well))
         mine = clients.create_task(mirror.client.blob("evil.example/app", digest_of(well)))
         await mirror.until_metric("mirror_fills_active", 2 * ACTIVE + 1)
         assert not mine.done()
@@ -163,7 +158,7 @@ async def test_one_clients_many_downloads_leave_a_connection_to_anothers(
         asking = await _ask_for_many(mirror, clients, "evil.example")
         await mirror.until_metric("mirror_fills_active", 2 * ACTIVE)
         well = random_layer(1000, seed=10).blob
-        evil.on(digest_of(well), lambda ask: ask.send(_whole(well)))
+        evil.on(digest_of(well), tells(well))
         async with client(mirror.url, address=OTHERS) as other:
             answer = await other.blob("evil.example/app", digest_of(well))
         assert (answer.status, answer.body) == (200, well)

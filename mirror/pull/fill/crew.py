@@ -17,7 +17,7 @@ from mirror.oci.errors import Denied, Missing, Refused, Unavailable
 from mirror.pull.fill.authorities import Authorities
 from mirror.pull.fill.plan import Claim, Plan
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
-from mirror.sources.ports import BlobSource, Body, Sender
+from mirror.sources.ports import BlobSource, Body, Sender, TooSlow
 from mirror.storage.ports import Pen, Writer
 from mirror.telemetry.log import fields
 
@@ -50,6 +50,7 @@ class _Broken(Unavailable):
     def __init__(self, error: Unavailable, sender: Sender) -> None:
         super().__init__(error.message, timed_out=error.timed_out)
         self.sender = sender
+        self.expected = error.expected if isinstance(error, TooSlow) else 1  # bytes
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -195,7 +196,7 @@ class Crew:
     ) -> None:
         delay = self.pace.retries.decide(
             _KINDS.get(type(error), Failure.REFUSED),
-            streak.add(self.received),
+            streak.add(self.received, enough=error.expected if isinstance(error, _Broken) else 1),
             has_begun=self._has_begun,
             wait=source.wait(),
             roll=self.random.random(),

@@ -22,6 +22,8 @@ from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
+from mirror.sources.ports import TooSlow
+from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.connections import Trip, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.reading import Senseless
@@ -70,12 +72,15 @@ class Exchange:
         connect_timeout: float,
         stall_timeout: float,
         metrics: Metrics,
+        line: Line | None = None,
     ) -> None:
         self._config = config
+        self._line = line or Line(least=0, window=stall_timeout)
         self._label = label
         self._routes = Routes(config, sessions)
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
+        self._slow = metrics.upstream_slow_bodies.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
         self.answer_timeout = connect_timeout
@@ -156,14 +161,22 @@ class Exchange:
         """The body as it arrives; each chunk stays as it is until the next but one is asked for.
 
         Raises:
-            Unavailable: It stalls or breaks.
+            Unavailable: It stalls or breaks. `TooSlow`: it drips.
         """
-        urgency = urgency or Urgency()
-        with _receiving(response.url):
+        urgency, line, now = urgency or Urgency(), self._line, asyncio.get_running_loop().time
+        with _receiving(response.url), line.arriving(now()) as arrival:
+            asked_at = now()
             async for chunk in arriving(response, patience=self._stall_timeout):
                 self.count(len(chunk))
+                if arrival.drips(len(chunk), now() - asked_at, now()):
+                    self._slow.inc()
+                    raise TooSlow(
+                        f"{host_of(response.url)} sends less than fill.min_rate",
+                        round(line.least * line.window),
+                    )
                 await self._keep_to_bandwidth(len(chunk), urgency)
                 yield chunk
+                asked_at = now()
 
     async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
         """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
