@@ -21,6 +21,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from mirror.aio.guessing import Guesses
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import (
@@ -51,6 +52,7 @@ from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
+from mirror.records.bounded import BoundedRecords
 from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
@@ -196,7 +198,11 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
-        records = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
+        on_disk = await stack.enter_async_context(SqliteRecords.open(file, catalog=catalog))
+        records = BoundedRecords(
+            on_disk, per_hour=config.store.new_repositories_per_hour, clock=monotonic,
+            metrics=metrics,
+        )  # fmt: skip
         await asyncio.to_thread(remove_catalog, catalog, index, file)
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
@@ -273,6 +279,7 @@ def _build(parts: _Parts) -> Mirror:
     }
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+    guesses = Guesses(monotonic)
     memory = Memory(
         config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
         credentials=lambda upstream: registries[upstream].credentials_version(),
@@ -305,7 +312,8 @@ def _build(parts: _Parts) -> Mirror:
         personal=private,
         relaying={name for name, its in config.upstream.items() if its.relay_tokens},
         grants=Grants(
-            SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
+            SingleFlight(work), guesses=guesses, longest=config.tags.access_for, clock=clock,
+            monotonic=monotonic,
         ),
         manifests=manifests,
         complete=Complete(store, links, manifests, registries),
@@ -317,7 +325,7 @@ def _build(parts: _Parts) -> Mirror:
             public=config.upstream.keys() - private, clock=clock,
         ),
         logins=Logins(
-            registries, SingleFlight(work),
+            registries, SingleFlight(work), guesses=guesses,
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip

@@ -177,6 +177,7 @@ class Store(Section):
     root: Directory = Path("mirror-data")
     max_size: Annotated[Size, AfterValidator(_not_zero)] = 100 * 2**30
     min_free: Size = 2 * 2**30
+    new_repositories_per_hour: Count = 1000
     memory_cache: Size = 128 * 2**20
 
 

@@ -84,6 +84,13 @@ class SqliteRecords:
                 await take_over(catalog, database, path, SCHEMA)
             yield cls(database, most_named)
 
+    async def knows(self, repository: Repository) -> bool:
+        """Whether anything of this repository is on record, or was."""
+        found = await self._database.first(
+            f"SELECT {_REPOSITORY} IS NOT NULL", (str(repository),), bool
+        )
+        return bool(found)
+
     # Links
 
     async def find_link(self, repository: Repository, digest: Digest) -> Link | None:

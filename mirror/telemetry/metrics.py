@@ -107,6 +107,11 @@ class Metrics:
             'Answers about tags by endpoints with tags = "fallback".',
             "upstream", "endpoint",
         )  # fmt: skip
+        self.repositories_unrecorded = counter(
+            "repositories_unrecorded",
+            "Answers about repositories that were not put on record: too many are new.",
+            "upstream",
+        )  # fmt: skip
         self.ratelimit_limit = gauge(
             "upstream_ratelimit_limit", "Pulls allowed per window, by upstream's word.",
             "upstream", "endpoint",
@@ -141,6 +146,7 @@ class Metrics:
         self._shown.upstreams.append(upstream)
         for outcome in FillOutcome:
             self.fills.labels(upstream, outcome)
+        self.repositories_unrecorded.labels(upstream)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)

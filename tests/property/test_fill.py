@@ -132,7 +132,7 @@ class Reader:
 
     async def read(self, fill: Fill, source: Upstream) -> None:
         """As a response does: send what is there, complete when there is no more to come."""
-        fill.join(source)
+        fill.join(source, None)
         readers = fill.readers
         try:
             await readers.started()

@@ -19,11 +19,12 @@ from random import Random
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
+from mirror.front.api.addresses import client_of
 from mirror.front.ports import Clients, Leases, Pulls, Worker
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve
 from mirror.front.wire.peer import Peer, proxy
-from mirror.front.workers.connections import Connections, Given, client_of, room_for
+from mirror.front.workers.connections import Connections, Given, room_for
 from mirror.front.workers.lender import Lender, OpenBlob
 from mirror.front.workers.reports import check_report
 from mirror.front.workers.settings import settings_for_workers
