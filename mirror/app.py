@@ -36,6 +36,7 @@ from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
+from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
@@ -274,7 +275,9 @@ def _build(parts: _Parts) -> Mirror:
     config, store, records, work = parts.config, parts.store, parts.records, parts.work
     clock, monotonic = parts.clock, parts.monotonic
     registries = {
-        name: Registry(name, [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints])
+        name: Registry(
+            name, [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints], monotonic
+        )
         for name, upstream in config.upstream.items()
     }
     for name, upstream in config.upstream.items():
@@ -285,6 +288,7 @@ def _build(parts: _Parts) -> Mirror:
         credentials=lambda upstream: registries[upstream].credentials_version(),
     )  # fmt: skip
     parts.forgetting.subscribe(memory.forget)
+    served = {name: Selection(its.allow, its.deny) for name, its in config.upstream.items()}
     private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
@@ -310,6 +314,7 @@ def _build(parts: _Parts) -> Mirror:
     return Mirror(
         registries=registries,
         personal=private,
+        served=served,
         relaying={name for name, its in config.upstream.items() if its.relay_tokens},
         grants=Grants(
             SingleFlight(work), guesses=guesses, longest=config.tags.access_for, clock=clock,

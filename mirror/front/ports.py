@@ -167,8 +167,11 @@ class Report(Struct, frozen=True, array_like=True):
 class Worker(Protocol):
     """All that a worker may be asked."""
 
-    async def start(self, settings: dict[str, Any]) -> None:
+    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
         """Get ready to serve, by what `mirror.front.workers.settings` makes of the configuration.
+
+        `last_good`: what certificates and passwords were when they last made sense (by the setting
+        that names the file), in case they do not now; empty if they never have.
 
         Raises:
             ConfigError: A file that the configuration names makes no sense.

@@ -334,7 +334,7 @@ class Endpoint:
             # An endpoint that sends bytes to others meanwhile is there: the line is full.
             is_late = isinstance(error, Unavailable) and error.timed_out
             if not (is_late and self.exchange.received > received):
-                self.note(question, error, is_alone=self.answered > answered)
+                self.note(question, error, others_answered=self.answered > answered)
             raise
 
     def _succeeded(self, question: Question | None) -> None:
@@ -345,14 +345,16 @@ class Endpoint:
         self.health.succeeded(question)
         self._up.set(1 if self.health.is_up else 0)
 
-    def note(self, question: Question | None, error: RegistryError, *, is_alone: bool) -> None:
+    def note(
+        self, question: Question | None, error: RegistryError, *, others_answered: bool
+    ) -> None:
         """Draw conclusions from a refusal, or from a request that failed.
 
-        `is_alone`: others have been answered meanwhile.
+        `others_answered`: others have been answered meanwhile.
         """
         if isinstance(error, (Senseless, Closed)):
             return
-        trouble = trouble_of(error, is_alone=is_alone)
+        trouble = trouble_of(error, others_answered=others_answered)
         if trouble is not None:
             self._failed(question, trouble)
         else:

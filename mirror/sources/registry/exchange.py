@@ -45,6 +45,7 @@ _STEPS = 16  # of what may come at once, for what nobody waits for
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
+_ASKED_AGAIN = "again"  # the status of a request that was asked again over another connection
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
 
@@ -274,7 +275,11 @@ class Exchange:
         if url.scheme == "http":
             headers, proxy_headers = headers | proxy_headers, {}
 
+        tries = 0
+
         async def send(trip: Trip) -> aiohttp.ClientResponse:
+            nonlocal tries
+            tries += 1
             return await session.request(
                 method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
                 ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=form,
@@ -301,10 +306,16 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind
             ).observe(time.monotonic() - began)
         finally:
-            self._metrics.upstream_requests.labels(
-                self._label.upstream, self._label.endpoint, kind, method, status
-            ).inc()
+            self._count_requests(kind, method, status, tries)
         return response
+
+    def _count_requests(self, kind: str, method: str, status: str, tries: int) -> None:
+        """The last of them had this status; the others were over kept connections that are dead."""
+        for counted, number in ((status, 1), (_ASKED_AGAIN, tries - 1)):
+            if number > 0:
+                self._metrics.upstream_requests.labels(
+                    self._label.upstream, self._label.endpoint, kind, method, counted
+                ).inc(number)
 
 
 def _require_own_site(asked: URL, target: URL, kind: str, status: int) -> None:
