@@ -26,6 +26,10 @@ _PRAGMAS = (
     "PRAGMA foreign_keys = ON",
 )
 
+# Milliseconds for which another program may have the file locked, once it is open: clients wait for
+# what is written, and what is not can be had again.
+_BUSY_TIMEOUT = 500
+
 Row = Sequence[object]
 _T = TypeVar("_T")
 
@@ -105,6 +109,7 @@ class Database:
                     await only_reads.execute("PRAGMA query_only = ON")
                 database = cls(path, schema, reader=reader, lister=lister, writer=writer)
                 database.summary = await database._summarize()
+                await writer.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
             try:
                 yield database
             finally:
@@ -157,7 +162,8 @@ class Database:
         try:
             while self._pending:
                 writes, self._pending = self._pending, []
-                if not await self._commit(writes) and len(writes) > 1:
+                refusal = await self._commit(writes)
+                if refusal is not None and not isinstance(refusal, Locked) and len(writes) > 1:
                     for write in writes:  # one is to blame: the others must not suffer
                         await self._commit([write])
                 _settle(writes)
@@ -166,17 +172,18 @@ class Database:
             _settle([*writes, *self._pending])
             self._pending = []
 
-    async def _commit(self, writes: list[_Write]) -> bool:
+    async def _commit(self, writes: list[_Write]) -> StoreError | None:
+        """Do them all, or none: then why not."""
         try:
             with explained(self._path, self._schema):
                 self.summary = await self._transact(writes)
         except StoreError as error:
             for write in writes:
                 write.error = error
-            return False
+            return error
         for write in writes:
             write.error = None
-        return True
+        return None
 
     async def _transact(self, writes: list[_Write]) -> tuple[Any, ...]:
         await self._writer.execute("BEGIN IMMEDIATE")
@@ -249,9 +256,19 @@ class DiskFull(StoreError):
     """Nothing can be written down before something is deleted."""
 
 
+class Locked(StoreError):
+    """Another program has the file locked."""
+
+
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:
     (row,) = await connection.execute_fetchall(sql)
     return int(row[0])
+
+
+_KINDS: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_FULL: DiskFull,
+    sqlite3.SQLITE_BUSY: Locked,
+}
 
 
 def _advice(schema: Schema, code: int) -> str:
@@ -261,6 +278,7 @@ def _advice(schema: Schema, code: int) -> str:
         sqlite3.SQLITE_CANTOPEN: "; give the mirror's user write access to it",
         sqlite3.SQLITE_READONLY: "; give the mirror's user write access to it",
         sqlite3.SQLITE_FULL: "; make room on its disk",
+        sqlite3.SQLITE_BUSY: ": another program uses it",
     }.get(code, "")
 
 
@@ -272,7 +290,7 @@ def explained(path: Path, schema: Schema) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one
-        kind = DiskFull if code == sqlite3.SQLITE_FULL else StoreError
+        kind = _KINDS.get(code, StoreError)
         raise kind(f"{what} cannot be used: {error}{_advice(schema, code)}") from error
     except RegistryError as error:
         raise StoreError(f"{what} is damaged: {error}{schema.remedy}") from error
