@@ -22,6 +22,7 @@ from pathlib import Path
 from aiohttp import web
 
 from mirror.aio.garbage import spare_what_is_there
+from mirror.aio.guessing import Guesses
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Tasks, owned_tasks
 from mirror.config import (
@@ -40,6 +41,7 @@ from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
+from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
@@ -57,9 +59,11 @@ from mirror.pull.mirror import Mirror
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
 from mirror.pull.retention import Retention
+from mirror.records.bounded import BoundedRecords
 from mirror.records.from_catalog import remove_catalog
 from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
+from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
@@ -203,15 +207,20 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
-        records = await stack.enter_async_context(
+        on_disk = await stack.enter_async_context(
             SqliteRecords.open(file, clock=clock, catalog=catalog)
         )
+        records = BoundedRecords(
+            on_disk, per_hour=config.store.new_repositories_per_hour, clock=monotonic,
+            metrics=metrics,
+        )  # fmt: skip
         await asyncio.to_thread(remove_catalog, catalog, index, file)
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = _Parts(
-            config, store, records, sessions, work, metrics, forgetting, dice,
+            config, store, records, sessions, work, metrics, forgetting,
+            Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = _build(parts)
@@ -288,6 +297,7 @@ class _Parts:
     work: Tasks
     metrics: Metrics
     forgetting: Forgetting
+    line: Line
     dice: random.Random
     _: KW_ONLY
     clock: Clock
@@ -308,7 +318,11 @@ def _registries(parts: _Parts) -> dict[str, Registry]:
     for name, upstream in config.upstream.items():
         parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
     return {
-        name: Registry(name, [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints])
+        name: Registry(
+            name,
+            [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints],
+            parts.monotonic,
+        )
         for name, upstream in config.upstream.items()
     }
 
@@ -317,11 +331,13 @@ def _build(parts: _Parts) -> _Built:
     config, store, records, work = parts.config, parts.store, parts.records, parts.work
     clock, monotonic = parts.clock, parts.monotonic
     registries = _registries(parts)
+    guesses = Guesses(monotonic)
     memory = Memory(
         config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
         credentials=lambda upstream: registries[upstream].credentials_version(),
     )  # fmt: skip
     parts.forgetting.subscribe(memory.forget)
+    served = {name: Selection(its.allow, its.deny) for name, its in config.upstream.items()}
     private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
@@ -352,9 +368,11 @@ def _build(parts: _Parts) -> _Built:
     mirror = Mirror(
         registries=registries,
         personal=private,
+        served=served,
         relaying={name for name, its in config.upstream.items() if its.relay_tokens},
         grants=Grants(
-            SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
+            SingleFlight(work), guesses=guesses, longest=config.tags.access_for, clock=clock,
+            monotonic=monotonic,
         ),
         manifests=manifests,
         complete=Complete(store, links, manifests, registries),
@@ -366,7 +384,7 @@ def _build(parts: _Parts) -> _Built:
             public=config.upstream.keys() - private, clock=clock,
         ),
         logins=Logins(
-            registries, SingleFlight(work),
+            registries, SingleFlight(work), guesses=guesses,
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
@@ -395,6 +413,7 @@ def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
         connect_timeout=settings.connect_timeout / others,
         stall_timeout=settings.stall_timeout,
         metrics=parts.metrics,
+        line=parts.line,
     )
     return Endpoint(
         endpoint,

@@ -40,6 +40,9 @@ _PRAGMAS = (
 )
 
 _SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = NORMAL"}
+# Milliseconds for which another program may have the file locked, once it is open: clients wait for
+# what is written, and what is not can be had again.
+_BUSY_TIMEOUT = 500
 
 Row = Sequence[object]
 _T = TypeVar("_T")
@@ -204,7 +207,8 @@ class Database:
         try:
             while self._pending:
                 writes, self._pending = self._pending, []
-                if not await self._commit(writes) and len(writes) > 1:
+                refusal = await self._commit(writes)
+                if refusal is not None and not isinstance(refusal, Locked) and len(writes) > 1:
                     for write in writes:  # one is to blame: the others must not suffer
                         await self._commit([write])
                 _settle(writes)
@@ -213,7 +217,8 @@ class Database:
             _settle([*writes, *self._pending])
             self._pending = []
 
-    async def _commit(self, writes: list[_Write]) -> bool:
+    async def _commit(self, writes: list[_Write]) -> StoreError | None:
+        """Do them all, or none: then why not."""
         statements = [statement for write in writes for statement in write.statements]
         is_durable = any(write.is_durable for write in writes)
         try:
@@ -224,10 +229,10 @@ class Database:
         except StoreError as error:
             for write in writes:
                 write.error = error
-            return False
+            return error
         for write in writes:
             write.error = None
-        return True
+        return None
 
 
 class _Writer:
@@ -257,6 +262,7 @@ class _Writer:
         """Open the file, and bring it up to date; what the summary is then."""
         self._connection = sqlite3.connect(self._path, isolation_level=None)
         _migrate(self._connection, self._path, self._schema)
+        self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
         return self._summarize()
 
     def transact(self, statements: Iterable[Statement], *, is_durable: bool) -> tuple[Any, ...]:
@@ -364,6 +370,10 @@ class DiskFull(StoreError):
     """Nothing can be written down before something is deleted."""
 
 
+class Locked(StoreError):
+    """Another program has the file locked."""
+
+
 def _set(connection: sqlite3.Connection, pragmas: Iterable[str]) -> None:
     for pragma in pragmas:
         connection.execute(pragma)
@@ -374,6 +384,12 @@ def _number(connection: sqlite3.Connection, sql: str) -> int:
     return int(number)
 
 
+_KINDS: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_FULL: DiskFull,
+    sqlite3.SQLITE_BUSY: Locked,
+}
+
+
 def _advice(schema: Schema, code: int) -> str:
     return {
         sqlite3.SQLITE_CORRUPT: schema.remedy,
@@ -381,6 +397,7 @@ def _advice(schema: Schema, code: int) -> str:
         sqlite3.SQLITE_CANTOPEN: "; give the mirror's user write access to it",
         sqlite3.SQLITE_READONLY: "; give the mirror's user write access to it",
         sqlite3.SQLITE_FULL: "; make room on its disk",
+        sqlite3.SQLITE_BUSY: ": another program uses it",
     }.get(code, "")
 
 
@@ -392,7 +409,7 @@ def explained(path: Path, schema: Schema) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one
-        kind = DiskFull if code == sqlite3.SQLITE_FULL else StoreError
+        kind = _KINDS.get(code, StoreError)
         raise kind(f"{what} cannot be used: {error}{_advice(schema, code)}") from error
     except RegistryError as error:
         raise StoreError(f"{what} is damaged: {error}{schema.remedy}") from error

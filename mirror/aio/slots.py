@@ -1,30 +1,69 @@
 """A bounded number of slots, given to what clients wait for before anything else.
 
-Where they are shared, who has one already gets no more than three times as many as would then be
-free: one alone has three quarters of them, two have three sevenths each, and whoever comes next
-finds one.
+Some may be kept for clients that have none: however much one wants, another's first is not behind
+that. Where the others are shared, who has one already gets no more than three times as many as
+would then be free: one alone has three quarters of them, two have three sevenths each, and whoever
+comes next finds one. Of those who wait, the client that has the fewest is next.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 _SHARE = 3  # times what is free
 
+client: ContextVar[str | None] = ContextVar("client", default=None)
+"""The client (an address) whose request is being answered; None where nobody's is."""
+
 
 @dataclass(eq=False, slots=True)
 class Urgency:
-    """Whether a client waits for some piece of work; may change while it waits for its slot."""
+    """Whether clients wait for some piece of work, and which; may change at any time.
+
+    `account` is the client whose slots its slots are: of those who wait for it, or of those who
+    have left, the last.
+    """
 
     is_urgent: bool = True
+    clients: Counter[str] = field(default_factory=Counter)
+    account: str | None = None
+
+    @classmethod
+    def of_client(cls) -> "Urgency":
+        """Of what the client waits for whose request is being answered."""
+        urgency = cls()
+        urgency.join(client.get())
+        return urgency
+
+    def join(self, one: str | None) -> None:
+        """One more waits for it."""
+        self.is_urgent = True
+        if one is not None:
+            self.clients[one] += 1
+            self._settle()
+
+    def leave(self, one: str | None) -> None:
+        """One less; it stays as urgent as it was."""
+        if one is not None:
+            self.clients[one] -= 1
+            self.clients += Counter()  # forgets who has left
+            self._settle()
+
+    def _settle(self) -> None:
+        if self.account not in self.clients and self.clients:
+            self.account = next(iter(self.clients))
 
 
 @dataclass(eq=False, slots=True)
-class _Waiter:
+class _Place:
+    """Of one who waits for a slot, or has it."""
+
     urgency: Urgency
     sharer: str | None
+    is_kept: bool = False  # it is one of those that are kept for clients which have none
     turn: "asyncio.Future[None]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -35,20 +74,22 @@ def _nobody() -> None:
 
 
 class Slots:
-    """`limit` slots (None: no end of them). First come, first served, but urgent ones first.
+    """`limit` slots (None: no end of them), of which `kept` are for clients that have none.
 
     `noticed` is called whenever somebody begins to wait.
     """
 
-    def __init__(self, limit: int | None, noticed: Callable[[], None] = _nobody) -> None:
+    def __init__(
+        self, limit: int | None, noticed: Callable[[], None] = _nobody, *, kept: int = 0
+    ) -> None:
         self._limit = limit
+        self._kept = kept
         self._noticed = noticed
-        self._taken = 0
-        self._held: Counter[str] = Counter()
-        self._waiting: deque[_Waiter] = deque()
+        self._taken = dict[_Place, None]()
+        self._waiting = dict[_Place, None]()
 
     def __repr__(self) -> str:
-        return f"<Slots: {self._taken} of {self._limit} taken, {self.waiting} waiting>"
+        return f"<Slots: {len(self._taken)} of {self._limit} taken, {self.waiting} waiting>"
 
     @property
     def waiting(self) -> int:
@@ -66,55 +107,90 @@ class Slots:
         Raises:
             TimeoutError: There is none within so many seconds (None: as long as it takes).
         """
-        await self._wait(urgency, within, sharer)
+        if self._limit is None:
+            yield
+            return
+        place = _Place(urgency, sharer)
+        await self._wait(place, within)
         try:
             yield
         finally:
-            self._give_back(sharer)
+            del self._taken[place]
+            self.hand_on()
 
-    async def _wait(self, urgency: Urgency, within: float | None, sharer: str | None) -> None:
-        if self._may_take(sharer):
-            self._take(sharer)
+    def hand_on(self) -> None:
+        """Give free slots to those who wait and may have one: also because a client has joined."""
+        while self._waiting and len(self._taken) < (self._limit or 0):
+            use = self._use()
+            places = [it for it in self._waiting if use.may_take(it)]
+            if not places:
+                return
+            following = min(places, key=use.turn_of)  # the first, where it is the same
+            del self._waiting[following]
+            self._give(following, use)
+            following.turn.set_result(None)
+
+    async def _wait(self, place: _Place, within: float | None) -> None:
+        use = self._use()
+        if use.may_take(place):
+            self._give(place, use)
             return
-        waiter = _Waiter(urgency, sharer)
-        self._waiting.append(waiter)
+        self._waiting[place] = None
         self._noticed()
         try:
             async with asyncio.timeout(within):
-                await waiter.turn
+                await place.turn
         except BaseException:
-            if waiter.turn.done() and not waiter.turn.cancelled():
-                self._give_back(sharer)  # it had just been given to us
-            else:
-                self._waiting.remove(waiter)
+            self._waiting.pop(place, None)
+            if place in self._taken:  # it had just been given to us
+                del self._taken[place]
+                self.hand_on()
             raise
 
-    def _may_take(self, sharer: str | None) -> bool:
-        if self._limit is None:
+    def _give(self, place: _Place, use: "_Use") -> None:
+        place.is_kept = not use.is_open_to(place)
+        place.urgency.account = use.poorest(place)
+        self._taken[place] = None
+
+    def _use(self) -> "_Use":
+        kept = sum(place.is_kept for place in self._taken)
+        general = (self._limit or 0) - self._kept - (len(self._taken) - kept)
+        return _Use(
+            general, self._kept - kept,
+            Counter(place.sharer for place in self._taken if not place.is_kept),
+            Counter(place.urgency.account for place in self._taken),
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Use:
+    """Who has slots at a moment, and how many are free: in general, and of those that are kept."""
+
+    free: int
+    free_of_kept: int
+    by_sharer: Counter[str | None]
+    by_client: Counter[str | None]
+
+    def may_take(self, place: _Place) -> bool:
+        """Whether one is free for it."""
+        if self.is_open_to(place):
             return True
-        free = self._limit - self._taken
-        held = 0 if sharer is None else self._held[sharer]
-        return free > 0 and (not held or held < _SHARE * (free - 1))
+        return self.free_of_kept > 0 and any(
+            one not in self.by_client for one in place.urgency.clients
+        )
 
-    def _take(self, sharer: str | None) -> None:
-        self._taken += 1
-        if sharer is not None:
-            self._held[sharer] += 1
+    def is_open_to(self, place: _Place) -> bool:
+        """Whether one is that is not kept for others."""
+        held = 0 if place.sharer is None else self.by_sharer[place.sharer]
+        return self.free > 0 and (not held or held < _SHARE * (self.free - 1))
 
-    def _give_back(self, sharer: str | None) -> None:
-        """Hand slots on to those who wait, and may have one."""
-        self._taken -= 1
-        if sharer is not None:
-            self._held[sharer] -= 1
-            self._held += Counter()  # forgets who has none
-        while (following := self._find_next()) is not None:
-            self._waiting.remove(following)
-            self._take(following.sharer)
-            following.turn.set_result(None)
+    def turn_of(self, place: _Place) -> tuple[bool, int]:
+        """What sorts those who wait."""
+        return not place.urgency.is_urgent, self.by_client[self.poorest(place)]
 
-    def _find_next(self) -> _Waiter | None:
-        waiting = [
-            waiter for waiter in self._waiting
-            if not waiter.turn.done() and self._may_take(waiter.sharer)
-        ]  # fmt: skip
-        return next((w for w in waiting if w.urgency.is_urgent), next(iter(waiting), None))
+    def poorest(self, place: _Place) -> str | None:
+        """Of the clients that wait for it, the one with the fewest slots."""
+        urgency = place.urgency
+        if len(urgency.clients) < 2:  # noqa: PLR2004 - which is nearly always so
+            return urgency.account
+        return min(urgency.clients, key=lambda one: self.by_client[one])

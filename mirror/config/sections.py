@@ -178,6 +178,7 @@ class Store(Section):
     max_size: Annotated[Size, AfterValidator(_not_zero)] = 100 * 2**30
     min_free: Size = 2 * 2**30
     forget_after: Duration = 90 * 86400.0
+    new_repositories_per_hour: Count = 1000
     memory_cache: Size = 128 * 2**20
 
 
@@ -198,6 +199,7 @@ class Fill(Section):
     max_active: Count = 32
     connect_timeout: Timeout = 5.0
     stall_timeout: Timeout = 20.0
+    min_rate: Size = 2**10
     attempts: Count = 8
     keep_partial_for: Duration = 86400.0
     prefetch: Literal["off", "platform"] = "off"

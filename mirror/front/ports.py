@@ -12,6 +12,7 @@ more than a question. It names a repository, and not whose authority counts ther
 """
 
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from io import FileIO
 from socket import socket
 from typing import Annotated, Any, Protocol
@@ -42,6 +43,11 @@ Ranges = Annotated[tuple[ByteRange, ...], Meta(max_length=MOST_RANGES)]
 
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Position = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+connection: ContextVar[int] = ContextVar("connection", default=0)
+"""In a worker: the number of the connection whose request is answered; 0 outside one. It goes with
+each question, and tells the mirror's process on which client's share the answer is."""
 
 
 class Lease(Struct, frozen=True, array_like=True):
@@ -174,8 +180,11 @@ class Report(Struct, frozen=True, array_like=True):
 class Worker(Protocol):
     """All that a worker may be asked."""
 
-    async def start(self, settings: dict[str, Any]) -> None:
+    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
         """Get ready to serve, by what `mirror.front.workers.settings` makes of the configuration.
+
+        `last_good`: what certificates and passwords were when they last made sense (by the setting
+        that names the file), in case they do not now; empty if they never have.
 
         Raises:
             ConfigError: A file that the configuration names makes no sense.

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from mirror.oci.errors import Denied, ErrorCode
+
 _WILDCARDS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 _PIECES = re.compile(r"\*\*|\*|\?|[^*?]+")
 
@@ -23,6 +25,11 @@ class Selection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_allowed", _any_of(self.allow))
         object.__setattr__(self, "_denied", _any_of(self.deny))
+
+    def require(self, name: str) -> None:
+        """See that a repository is one of them. Raises Denied."""
+        if name not in self:
+            raise Denied(ErrorCode.DENIED, "this mirror is configured not to serve this repository")
 
     def __contains__(self, name: str) -> bool:
         if self._denied is not None and self._denied.fullmatch(name):

@@ -18,6 +18,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 
+from mirror.aio.slots import client
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing, StoreError
 from mirror.oci.ranges import ByteRange
@@ -154,7 +155,7 @@ class Blobs:
             await self._link(scope, fill, link)
             yield BlobAnswer(digest, fill.readers.size, fill.readers, outcome)
         finally:
-            fill.leave(want)
+            fill.leave(client.get(), want)
 
     async def _link(self, scope: Scope, fill: Fill, link: Link | None) -> None:
         """See that upstream lets the repository have what is coming; remember it, and its size."""

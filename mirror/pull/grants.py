@@ -9,10 +9,13 @@ import hashlib
 import json
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 from cachetools import TLRUCache
 
+from mirror.aio.guessing import Guesses, is_password
 from mirror.aio.single_flight import SingleFlight
+from mirror.aio.slots import client
 from mirror.oci.errors import Missing
 from mirror.oci.reference import Repository
 from mirror.sources.registry.endpoint import Scope
@@ -36,11 +39,13 @@ class Grants:
         self,
         flights: SingleFlight[object, None],
         *,
+        guesses: Guesses,
         longest: float,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._flights = flights
+        self._guesses = guesses
         self._longest = longest
         self._clock = clock
         self._monotonic = monotonic
@@ -57,7 +62,8 @@ class Grants:
 
         Raises:
             Denied, Missing: Upstream refuses this client, or will not tell it more.
-            Unavailable: Upstream cannot be asked, and nothing is known: that is no permission.
+            Unavailable: Upstream cannot be asked, and nothing is known: that is no permission. Or
+                too many wrong passwords come from this client (429).
         """
         authorization = scope.authorization
         if authorization is None:
@@ -67,8 +73,11 @@ class Grants:
         if key in self._granted:
             return
 
+        is_guess = is_password(authorization)
+
         async def ask() -> None:
-            await probe()  # "not found" is no permission: that is how some registries say no
+            with self._guesses.trying(client.get()) if is_guess else nullcontext():
+                await probe()  # "not found" is no permission: so do some registries say no
             life = min(life_of(authorization, now=self._clock()), self._longest)
             self._granted[key] = self._monotonic() + life
 

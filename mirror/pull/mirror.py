@@ -8,6 +8,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.ranges import ByteRange
 from mirror.oci.reference import Reference, Repository, Tag
+from mirror.oci.repositories import Selection
 from mirror.oci.request import Page
 from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.pull.answers import BlobAnswer, BlobSize, ManifestAnswer, ReferrersAnswer, TagsAnswer
@@ -28,7 +29,8 @@ class Mirror:
     `authorization` is what the client sent; it matters for the upstreams that are `personal` only
     (`access = "client"`), and goes nowhere else. What asks (`mirror.front`) faces the network: it
     is believed what it names, and not whose authority counts for that. `relaying` are the upstreams
-    whose token servers clients may ask by way of us (`relay_tokens`).
+    whose token servers clients may ask by way of us (`relay_tokens`); `served` has the repositories
+    of each upstream that are (`allow`, `deny`).
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Mirror:
         *,
         registries: Mapping[str, Registry],
         personal: Collection[str],
+        served: Mapping[str, Selection],
         relaying: Collection[str],
         grants: Grants,
         manifests: Manifests,
@@ -47,6 +50,7 @@ class Mirror:
     ) -> None:
         self._registries = registries
         self._personal = personal
+        self._served = served
         self._relaying = relaying
         self._grants = grants
         self._manifests = manifests
@@ -165,9 +169,14 @@ class Mirror:
         return scope
 
     def _scope(self, repository: Repository, authorization: str | None) -> Scope:
-        """Whose authority counts: the client's own, or (None) the mirror's."""
+        """Whose authority counts: the client's own, or (None) the mirror's.
+
+        Raises:
+            RegistryError, Denied: What asks should have known that this is not served.
+        """
         if repository.namespace not in self._registries:
             raise _not_configured()
+        self._served[repository.namespace].require(repository.name)
         is_personal = repository.namespace in self._personal
         return Scope(repository, (authorization or "") if is_personal else None)
 

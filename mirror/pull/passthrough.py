@@ -102,7 +102,7 @@ async def passing_through(
         Missing, Denied, Unavailable, DigestMismatch: What upstream says, or that it says nothing.
     """
     async with AsyncExitStack() as stack:
-        opening = source.open_blob(digest, 0, None, avoid=None, urgency=Urgency())
+        opening = source.open_blob(digest, 0, None, avoid=None, urgency=Urgency.of_client())
         try:
             async with asyncio.timeout(patience):
                 body = await stack.enter_async_context(opening)

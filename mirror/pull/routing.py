@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mirror.config import DOCKER_HUB, Config
-from mirror.oci.errors import Denied, ErrorCode, RegistryError
+from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Repository
 from mirror.oci.repositories import Selection
 
@@ -89,8 +89,7 @@ class Router:
             )
         if namespace == DOCKER_HUB and "/" not in name:
             name = f"library/{name}"
-        if name not in self._served[namespace]:
-            raise Denied(ErrorCode.DENIED, "this mirror is configured not to serve this repository")
+        self._served[namespace].require(name)
         return Route(Repository(namespace, name), self._access[namespace], self._relay[namespace])
 
     def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:

@@ -96,6 +96,9 @@ class Listed(NamedTuple):
 class Records(Protocol):
     """What registries have said. All methods raise StoreError where it cannot be kept or read."""
 
+    async def knows(self, repository: Repository) -> bool:
+        """Whether anything of this repository is on record, or was."""
+
     # Links
 
     async def find_link(self, repository: Repository, digest: Digest) -> Link | None:

@@ -96,6 +96,13 @@ class SqliteRecords:
             )
             yield cls(database, clock, most_named)
 
+    async def knows(self, repository: Repository) -> bool:
+        """Whether anything of this repository is on record, or was."""
+        found = await self._database.first(
+            f"SELECT {REPOSITORY} IS NOT NULL", (str(repository),), bool
+        )
+        return bool(found)
+
     # Links
 
     async def find_link(self, repository: Repository, digest: Digest) -> Link | None:

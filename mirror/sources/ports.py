@@ -10,8 +10,17 @@ from typing import Protocol
 
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
+from mirror.oci.errors import Unavailable
 
-__all__ = ["BlobSource", "Body", "Chunk", "Sender"]
+__all__ = ["BlobSource", "Body", "Chunk", "Sender", "TooSlow"]
+
+
+class TooSlow(Unavailable):
+    """A body has brought less than `expected` bytes in a time in which they were waited for."""
+
+    def __init__(self, message: str, expected: int) -> None:
+        super().__init__(message, timed_out=True)
+        self.expected = expected
 
 
 class Sender(Protocol):
@@ -77,7 +86,7 @@ class BlobSource(Protocol):
 
         Raises:
             Missing, Denied, Unavailable: What the source says, or that it says nothing; also while
-                the body is read.
+                the body is read. `TooSlow`: it drips.
         """
 
     def wait(self) -> float:

@@ -105,10 +105,20 @@ class Metrics:
             "The mirror's own credentials were refused, or could not be had.",
             "upstream", "endpoint",
         )  # fmt: skip
+        self.upstream_slow_bodies = counter(
+            "upstream_slow_bodies",
+            "Bodies of blobs that were left since they brought less than fill.min_rate.",
+            "upstream", "endpoint",
+        )  # fmt: skip
         self.upstream_fallback_answers = counter(
             "upstream_fallback_answers",
             'Answers about tags by endpoints with tags = "fallback".',
             "upstream", "endpoint",
+        )  # fmt: skip
+        self.repositories_unrecorded = counter(
+            "repositories_unrecorded",
+            "Answers about repositories that were not put on record: too many are new.",
+            "upstream",
         )  # fmt: skip
         self.ratelimit_limit = gauge(
             "upstream_ratelimit_limit", "Pulls allowed per window, by upstream's word.",
@@ -153,10 +163,12 @@ class Metrics:
         self._shown.upstreams.append(upstream)
         for outcome in FillOutcome:
             self.fills.labels(upstream, outcome)
+        self.repositories_unrecorded.labels(upstream)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)
             self.upstream_fallback_answers.labels(upstream, endpoint)
+            self.upstream_slow_bodies.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
     def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -10,8 +11,10 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.client import get
+from tests.support.evil import Evil, hangs
 from tests.support.images import image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
 
 PING = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -75,6 +78,59 @@ async def test_endless_header_fields_are_not_collected(start_mirror: StartMirror
         async with asyncio.timeout(10):
             assert await read_all(reader) == b""
     assert await mirror.metric("mirror_requests_total", method="other", status="408") == 1
+
+
+_GET = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"
+FLOODS = {
+    "header fields": (_GET, b"a: b\r\n" * 10_000),
+    "trailer fields": (_GET + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n" * 10_000),
+    "chunk extensions": (_GET + b"Transfer-Encoding: chunked\r\n\r\n1", b";a=b" * 15_000),
+    "a body": (_GET + b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nabcde\r\n" * 6_000),
+    "requests": (b"", (_GET + b"\r\n") * 2_000),
+    "large requests": (b"", (_GET + b"X: " + b"a" * 16_000 + b"\r\n\r\n") * 4),
+    "an upgrade": (_GET + b"Connection: upgrade\r\nUpgrade: x\r\n\r\n", b"x" * 60_000),
+    "a target": (b"GET /v2/", b"a" * 60_000),
+    "what is no request": (b"", b"\x16\x03\x01" * 20_000),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("waits", [True, False], ids=["behind a request that waits", "at once"])
+async def test_what_a_client_floods_a_connection_with_is_not_collected(
+    start_mirror: StartMirror, name: str, *, waits: bool
+) -> None:
+    begins, goes_on = FLOODS[name]
+    async with Evil() as evil:
+        evil.on("manifests/", hangs)
+        mirror = await start_mirror(
+            {"docker.io": upstream_at(evil.url)}, fill={"connect_timeout": "60s"}
+        )
+        async with connection(mirror) as (_, writer):
+            if waits:
+                writer.write(b"GET /v2/a/b/manifests/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+                await evil_was_asked(evil)
+            writer.write(begins)
+            tracemalloc.start()
+            with suppress(ConnectionError, TimeoutError):
+                for _ in range(400):
+                    writer.write(goes_on)
+                    async with asyncio.timeout(1):  # it is not read: that is well
+                        await writer.drain()
+            collected = sum(
+                one.size
+                for one in tracemalloc.take_snapshot().statistics("filename")
+                if "/aiohttp/" in one.traceback[0].filename
+            )
+            tracemalloc.stop()
+        assert collected < 2**21
+        assert (await mirror.client.get("/v2/")).status == 200
+
+
+async def evil_was_asked(evil: Evil) -> None:
+    async def asked() -> bool:
+        return bool(evil.asked)
+
+    await until(asked, within=20)
 
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:

@@ -49,6 +49,7 @@ class RecordsConformance:
     # Links
 
     async def test_nothing_is_known_of_what_nobody_has_spoken_of(self, records: Records) -> None:
+        assert not await records.knows(ALPINE)
         assert await records.find_link(ALPINE, ONE) is None
         assert await records.list_children(ONE) == []
         assert await records.count_links([ONE]) == {}
@@ -70,6 +71,8 @@ class RecordsConformance:
         assert link.stands
         assert await records.find_link(NGINX, digest) is None
         assert await records.find_link(APP, digest) is None
+        assert await records.knows(ALPINE)
+        assert not await records.knows(NGINX)
 
     async def test_what_a_manifest_names_stands_once_the_same_upstream_has_sent_it(
         self, records: Records

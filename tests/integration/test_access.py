@@ -144,7 +144,7 @@ async def test_guessers_do_not_hold_up_whoever_knows_the_password(
         nonlocal refused
         answer = await mirror.client.get("/v2/", headers=basic(name, f"wrong {number}"))
         assert answer.status in {401, 429}
-        refused += 1
+        refused += answer.status == 401
 
     async def some_are_refused() -> bool:
         return refused > 0
@@ -155,7 +155,7 @@ async def test_guessers_do_not_hold_up_whoever_knows_the_password(
             tasks.create_task(guess(f"unknown {number}", number))
         await until(some_are_refused, within=20)
         assert (await mirror.client.get("/v2/", headers=basic("b", "b"))).status == 200
-        assert refused < 100  # of twice as many: their turns come one after another
+        assert refused < 30  # of 40 that may be wrong: their turns come one after another
 
 
 def add_line(file: Path, line: str) -> None:

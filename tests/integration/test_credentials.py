@@ -1,5 +1,6 @@
 """How the mirror convinces token servers: by GET, by OAuth2's POST, and with a helper's word."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -134,6 +135,22 @@ async def test_a_credential_helper_as_of_ecr_and_gcr_is_asked_once_and_again_whe
         upstream.auth = BasicAuth(users={user: "two"})
         assert await registry.head_blob(APP, BLOB) == len(LAYER)
     assert log.read_text(encoding="utf-8").split() == [upstream.host] * 2
+
+
+async def test_a_credential_helper_is_asked_once_however_many_want_it_at_once(
+    upstream: ScriptedRegistry, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    answer = '{"Username": "joe", "Secret": "one"}'
+    _helper(tmp_path, f"cat >> {log}\nsleep 0.2\necho '{answer}'", monkeypatch)
+    upstream.auth = BearerAuth(realm=f"{upstream.url}/token", users={"joe": "one"})
+    names = [Repository("hub", f"team/app-{number}") for number in range(10)]
+    for name in names:
+        upstream.add_blob(LAYER, name.name)
+    async with registry_at(upstream.url, clock, credential_helper="test") as registry:
+        asking = [registry.head_blob(Scope(name), BLOB) for name in names]
+        assert await asyncio.gather(*asking) == [len(LAYER)] * len(names)
+    assert log.read_text(encoding="utf-8").split() == [upstream.host]
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '{}'"])

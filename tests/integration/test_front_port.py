@@ -45,8 +45,8 @@ class Hand(Worker):
 
     forgotten: "asyncio.Queue[Forgettable]" = field(default_factory=asyncio.Queue)
 
-    async def start(self, settings: dict[str, Any]) -> None:
-        self.settings = settings
+    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
+        self.settings, self.last_good = settings, last_good
 
     def connect(self, connection: socket, number: int) -> None:
         connection.close()
@@ -190,6 +190,28 @@ async def test_what_there_is_not_is_missing(start: Start, app: Image) -> None:
             pass
     with pytest.raises(Missing):
         await front.head_blob(APP, digest_of(b"never"), None)
+
+
+async def test_a_repository_that_is_not_served_is_denied_whatever_a_worker_asks(
+    start: Start, app: Image, upstream: ScriptedRegistry
+) -> None:
+    hub = upstream_at(upstream.url) | {"deny": ["org/app"]}
+    front = (await start({"docker.io": hub})).front
+    digest = parse_digest(app.layers[0])
+    for asking in (
+        front.get_manifest(APP, Tag("1"), None),
+        front.head_blob(APP, digest, None),
+        front.list_tags(APP, Page(), None),
+        front.list_referrers(APP, digest, None, Page(), None),
+        front.can_serve(APP, digest, None),
+    ):
+        with pytest.raises(Denied):
+            await asking
+    with pytest.raises(Denied):
+        async with front.open_blob(APP, digest, None, ()):
+            pass
+    front.note_served(APP, digest, None)
+    assert not upstream.requests
 
 
 async def test_a_registry_that_is_not_configured_is_unknown(start: Start, app: Image) -> None:

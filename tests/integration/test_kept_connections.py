@@ -74,6 +74,19 @@ async def test_a_kept_connection_that_is_slow_may_still_answer(
     assert await _pull(mirror, range(1, 2)) == [200]
 
 
+async def test_what_is_asked_again_over_another_connection_is_counted_too(
+    start_mirror: StartMirror, relay: Relay, upstream: ScriptedRegistry
+) -> None:
+    """A registry with a quota counts both."""
+    mirror = await start_mirror({"docker.io": upstream_at(relay.url)}, fill=FILL)
+    assert await _pull(mirror, range(1)) == [200]
+    relay.latency = 1.0
+    assert await _pull(mirror, range(1, 2)) == [200]
+    asked = {"kind": "tag", "method": "GET"}
+    assert await mirror.metric("mirror_upstream_requests_total", **asked, status="200") == 2
+    assert await mirror.metric("mirror_upstream_requests_total", **asked, status="again") == 1
+
+
 async def test_a_fresh_connection_that_dies_is_a_failure_of_the_endpoint(
     start_mirror: StartMirror,
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
-from tests.support.client import Answer
+from tests.support.client import Answer, client
 from tests.support.clock import FakeClock
 from tests.support.evil import Evil, says
 from tests.support.images import image, random_layer
@@ -238,3 +238,48 @@ async def test_several_challenges_reach_the_client_each_in_a_field_of_its_own(
         for target in ("/v2/", "/v2/org/app/manifests/1"):
             answer = await mirror.client.get(target, headers=HOST)
             assert answer.headers.getall("WWW-Authenticate") == told
+
+
+async def _guess(mirror: InnerMirror, target: str, number: int) -> int:
+    headers = HOST | basic("anna", f"guess {number}")
+    return (await mirror.client.get(target, headers=headers)).status
+
+
+@pytest.mark.parametrize("target", ["/v2/", "/v2/org/app/manifests/1"])
+async def test_whoever_guesses_passwords_is_stopped_before_the_registry_shuts_the_mirror_out(
+    mirror: InnerMirror,
+    upstream: ScriptedRegistry,
+    passwords: BasicAuth,
+    clock: FakeClock,
+    target: str,
+) -> None:
+    told = [await _guess(mirror, target, number) for number in range(25)]
+    assert told == [401] * 20 + [429] * 5
+    kind = "ping" if target == "/v2/" else "manifest"
+    assert len(upstream.asked(kind)) <= 2 * 20  # a manifest is asked for by HEAD and by GET
+    answer = await mirror.client.get(target, headers=HOST | basic("anna", "secret"))
+    assert answer.status == 429
+    assert answer.headers["Retry-After"] == "6"
+    async with client(mirror.url, address="127.0.0.2") as other:
+        answer = await other.get(target, headers=HOST | basic("anna", "secret"))
+        assert answer.status == 200
+    clock.advance(7)
+    answer = await mirror.client.get(target, headers=HOST | basic("anna", "secret"))
+    assert answer.status == 200
+
+
+async def test_many_guesses_at_once_are_no_more_than_in_a_row(
+    mirror: InnerMirror, passwords: BasicAuth
+) -> None:
+    told = await asyncio.gather(*(_guess(mirror, "/v2/", number) for number in range(60)))
+    assert sorted(told) == [401] * 20 + [429] * 40
+
+
+async def test_tokens_that_have_run_out_are_no_guesses(
+    mirror: InnerMirror, token_server: BearerAuth
+) -> None:
+    for number in range(30):
+        old = f"Bearer token-{number}"
+        for target in ("/v2/", "/v2/org/app/manifests/1"):
+            answer = await mirror.client.get(target, headers=HOST | {"Authorization": old})
+            assert answer.status == 401

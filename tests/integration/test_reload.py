@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.client import client
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
-from tests.support.process import until
+from tests.support.process import children_of, until
 from tests.support.tls import Authority, Identity
 from tests.support.upstream import ScriptedRegistry
 
@@ -121,3 +121,39 @@ async def test_a_file_that_makes_no_sense_changes_nothing_and_is_told(
     assert await admits(mirror, authority, "old")
     assert await shown(mirror) == "old"
     assert "what was read before stays in use" in mirror.process.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(CERTIFICATE, "nonsense"), (KEY, None), (HTPASSWD, "me:not-a-hash")]
+)
+async def test_a_worker_that_takes_anothers_place_goes_on_with_what_last_made_sense(
+    mirror: MirrorProcess, tmp_path: Path, authority: Authority, name: str, content: str | None
+) -> None:
+    """Also what has been renewed since the start; and a file that is there again is read again."""
+    await asyncio.to_thread(install, authority.issue("new"), tmp_path)
+    os.kill(mirror.process.pid, signal.SIGHUP)
+    await mirror.until_metric("mirror_reloads_total", 1, outcome="done")
+    good = (tmp_path / name).read_bytes()
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    for worker in children_of(mirror.process):
+        os.kill(worker, signal.SIGKILL)
+    await until(lambda: _log_has(mirror, "what was read before is used", 2), within=30)
+
+    async def serves() -> bool:
+        try:
+            return [await shown(mirror) for _ in range(4)] == ["new"] * 4
+        except OSError:
+            return False
+
+    await until(serves, within=30)
+    assert await admits(mirror, authority, "old")
+    (tmp_path / name).write_bytes(good)
+    os.kill(mirror.process.pid, signal.SIGHUP)
+    await mirror.until_metric("mirror_reloads_total", 2, outcome="done")
+
+
+async def _log_has(mirror: MirrorProcess, text: str, times: int) -> bool:
+    return mirror.process.log().count(text) >= times

@@ -168,7 +168,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             clock=clock,
             random=dice,
         )
-        fill.join(fill.authorities.current)
+        fill.join(fill.authorities.current, None)
         _ = tasks.create_task(fill.run())
         yield fill
 

@@ -384,3 +384,17 @@ async def test_a_relay_that_would_give_passwords_away_is_refused_with_words(
     upstreams = {"ghcr.io": relaying(upstream)["ghcr.io"] | settings}
     with pytest.raises(ConfigError, match=why):
         await start_mirror(upstreams)
+
+
+async def test_whoever_guesses_at_a_token_server_by_way_of_the_mirror_is_stopped(
+    mirror: InnerMirror, upstream: ScriptedRegistry
+) -> None:
+    told = (await challenge(mirror)).parameters
+    query = f"?service={told['service']}"
+    answers = [
+        await ask(mirror, told["realm"] + query, basic("anna", f"guess {number}"))
+        for number in range(22)
+    ]
+    assert [answer.status for answer in answers] == [401] * 20 + [429] * 2
+    assert len(upstream.asked("token")) == 20
+    assert (await ask(mirror, told["realm"] + query)).status == 200  # who shows none guesses none

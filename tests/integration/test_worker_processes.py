@@ -20,7 +20,7 @@ import tomli_w
 from tests.support.client import Client, client, get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
-from tests.support.process import Process, answers, free_port, run, until
+from tests.support.process import Process, answers, children_of, free_port, run, until
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 3 * 2**20
@@ -63,11 +63,6 @@ async def clients_of(mirror: MirrorProcess) -> AsyncIterator[list[Client]]:
 def workers_of(mirror: MirrorProcess) -> set[int]:
     """The ids of its processes."""
     return children_of(mirror.process)
-
-
-def children_of(process: Process) -> set[int]:
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-    return {int(child) for task in tasks for child in task.read_text(encoding="utf-8").split()}
 
 
 def lives(pid: int) -> bool:

@@ -144,7 +144,7 @@ class Reader:
         """As a response does: send what is there, complete when there is no more to come."""
         is_range = self.start > 0 and self.stop is not None
         want = Want([ByteRange(self.start, (self.stop or 0) - 1)]) if is_range else None
-        fill.join(source, want)
+        fill.join(source, None, want)
         readers = fill.readers
         try:
             await readers.started()
@@ -162,7 +162,7 @@ class Reader:
         except RegistryError:
             self.refused = True
         finally:
-            fill.leave(want)
+            fill.leave(None, want)
 
 
 Action = tuple[str, int, int]

@@ -81,13 +81,19 @@ class Client:
 
 
 @asynccontextmanager
-async def client(url: str, *, ca_file: str | None = None) -> AsyncIterator[Client]:
-    """A client of the server at `url`; its connections are closed afterwards."""
+async def client(
+    url: str, *, ca_file: str | None = None, address: str | None = None
+) -> AsyncIterator[Client]:
+    """A client of the server at `url`, which has this address; its connections end afterwards."""
     context = ssl.create_default_context(cafile=ca_file) if ca_file else True
     patience = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_PATIENCE_SECONDS)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            ssl=context, limit=0, force_close=False, socket_factory=_small_socket
+            ssl=context,
+            limit=0,
+            force_close=False,
+            socket_factory=_small_socket,
+            local_addr=(address, 0) if address else None,
         ),
         timeout=patience,
         auto_decompress=False,

@@ -228,3 +228,8 @@ async def _end_group(child: asyncio.subprocess.Process) -> None:
 
 def _shown(command: Sequence[str | Path]) -> str:
     return shlex.join(str(part) for part in command)
+
+
+def children_of(process: Process) -> set[int]:
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text(encoding="utf-8").split()}

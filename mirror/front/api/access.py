@@ -41,7 +41,7 @@ class Access:
         """Whether the client has shown a name and password of `htpasswd_file`, if there is one.
 
         Raises:
-            Unavailable: Too many others are tried from there for the same name.
+            Unavailable: Too many from there have been wrong for the same name.
         """
         if self._passwords is None:
             return True

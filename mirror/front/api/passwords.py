@@ -3,43 +3,50 @@
 A check costs tens of milliseconds of a core, by design of bcrypt. So what was right is remembered,
 and for a short while what was wrong; whoever asks the same meanwhile waits for the same check; and
 checks take turns: by the address that asks and the name it gives, those first that have not failed
-lately. A name that there is not costs as much as one that there is.
+lately. Of each of these, too, only so many are wrong before it has to wait (`mirror.aio.guessing`);
+who has shown the right one a while ago is not concerned. A name that there is not costs as much as
+one that there is.
 """
 
 import asyncio
 import base64
 import hashlib
 import re
+import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import bcrypt
 from cachetools import TTLCache
 
+from mirror.aio.guessing import Guesses
 from mirror.aio.waiting import finish
 from mirror.config import ConfigError
-from mirror.oci.errors import ErrorCode, Unavailable
+from mirror.front.api.addresses import client_of
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _CHECKS = 2  # at once, in each worker: guessing passwords takes no more of the machine
-_MOST_WAITING = 64  # passwords for one name from one address; more are not even tried
 _REMEMBERED = 4096
 _RIGHT_FOR = 300.0  # seconds
-_WRONG_FOR = 10.0  # seconds
+_WRONG_FOR = 300.0  # seconds; with another file all is forgotten
+_FAILING_FOR = 10.0  # seconds
 _NOBODY = ""  # all names that there are not take turns as one
 
-_Client = tuple[str, str]  # the address, and the name that it gives
+_Client = tuple[str, str]  # whose address it is, and the name that it gives
 
 
 class Passwords:
     """Tells right from wrong ones; `hashes` by name."""
 
-    def __init__(self, hashes: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, hashes: Mapping[str, bytes], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._hashes = hashes
         self._right: TTLCache[bytes, None] = TTLCache(_REMEMBERED, ttl=_RIGHT_FOR)
         self._wrong: TTLCache[bytes, None] = TTLCache(_REMEMBERED, ttl=_WRONG_FOR)
-        self._failing: TTLCache[_Client, None] = TTLCache(_REMEMBERED, ttl=_WRONG_FOR)
+        self._failing: TTLCache[_Client, None] = TTLCache(_REMEMBERED, ttl=_FAILING_FOR)
+        self._guesses = Guesses(clock)
         self._checking: dict[bytes, asyncio.Future[bool]] = {}
         self._turns = _Turns(_CHECKS)
         # What no password is known for, as dear as the dearest in the file.
@@ -50,7 +57,7 @@ class Passwords:
         """Whether an `Authorization` header that comes from there holds a name and its password.
 
         Raises:
-            Unavailable: Too many others are tried from there for the same name.
+            Unavailable: Too many from there have been wrong for the same name.
         """
         key = hashlib.sha256(header.encode(errors="surrogateescape")).digest()
         if key in self._right:
@@ -58,15 +65,18 @@ class Passwords:
         credentials = _parse_basic(header)
         if credentials is None:
             return False
-        wrong = hashlib.sha256(key + address.encode()).digest()  # one's mistake is not another's
+        wrong = hashlib.sha256(
+            key + client_of(address).encode()
+        ).digest()  # one's mistake is not another's
         if wrong in self._wrong:
             return False
         name, password = credentials
-        client = (address, name if name in self._hashes else _NOBODY)
+        client = (client_of(address), name if name in self._hashes else _NOBODY)
         while (checking := self._checking.get(key)) is not None:
             await asyncio.wait([checking])
             if not checking.cancelled():
                 return checking.result()
+        self._guesses.begin(client)
         checking = self._checking[key] = asyncio.get_running_loop().create_future()
         try:
             is_right = await self._check(client, password)
@@ -76,6 +86,7 @@ class Passwords:
             checking.cancel()  # whoever waited for it tries itself, where its owner has left
         if is_right:
             self._right[key] = None
+            self._guesses.take_back(client)
         else:
             self._wrong[wrong] = self._failing[client] = None
         return is_right
@@ -103,15 +114,11 @@ class _Turns:
         self._late: _Queues = OrderedDict()
 
     async def take(self, client: _Client, *, is_late: bool) -> None:
-        """Wait for a place. Raises Unavailable: too many of this client's wait already."""
+        """Wait for a place."""
         if self._free:
             self._free -= 1
             return
         queue = (self._late if is_late else self._early).setdefault(client, deque())
-        if len(queue) >= _MOST_WAITING:
-            raise Unavailable(
-                "too many passwords are being tried", code=ErrorCode.TOOMANYREQUESTS, retry_after=1
-            )
         turn = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:

@@ -14,10 +14,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 
+from mirror.front import ports
 from mirror.front.api.frontend import Frontend
 
 _LONGEST_FIELD = 18 * 2**10  # bytes: tokens of 16 KiB, with their name and scheme
 _LONGEST_HEAD = 64 * 2**10  # bytes: all fields of a request
+_MOST_AHEAD = 2 * _LONGEST_HEAD  # bytes of requests that wait for the one before
 _LINGERING = 2.0  # seconds for which the rest of a body that nobody wants is read
 _HALF_CLOSED = 3.0  # seconds in which a client that sends nothing more must take something
 _BYTES_ACKED = 120  # where tcpi_bytes_acked is in a tcp_info (linux/tcp.h)
@@ -41,29 +43,35 @@ class Server(web.Server):
         self.note_refused = frontend.note_refused
         self.request_timeout = request_timeout
 
-    def __call__(self) -> "_Connection":
-        """What answers on one connection."""
-        return _Connection(self._frontend, self, loop=self._loop, **self._kwargs)
+    def __call__(self, number: int = 0) -> "_Connection":
+        """What answers on one connection, under the number by which the mirror knows it."""
+        return _Connection(self._frontend, self, number, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
     __slots__ = (
-        "_deadline", "_frontend", "_is_lost", "_request_timeout", "_taken", "_unread", "_when_lost",
+        "_ahead", "_deadline", "_frontend", "_is_lost", "_is_spoilt", "_number", "_request_timeout",
+        "_taken", "_unread", "_when_lost",
     )  # fmt: skip
 
-    def __init__(self, frontend: Frontend, server: Server, **settings: object) -> None:
+    def __init__(self, frontend: Frontend, server: Server, number: int, **settings: object) -> None:
         super().__init__(server, **settings)  # type: ignore[arg-type]  # the library's own, as it passes them
         self._frontend = frontend
+        self._number = number
         self._request_timeout = server.request_timeout
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
         self._when_lost: Callable[[], None] | None = None
+        self._is_spoilt = False  # by what is no request: nothing more is read
+        self._ahead = 0  # bytes that have come since a request began to wait behind others
         self._unread = 0  # bytes since the last request was whole
         self._taken = -1  # bytes that the client's system had, when that was last looked at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The first request has a deadline of its own: who connects has something to ask."""
+        token = ports.connection.set(self._number)  # for all that is asked over it
         super().connection_made(transport)
+        ports.connection.reset(token)
         self._deadline = self._loop.call_later(self._request_timeout, self._expect_a_request)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -84,14 +92,33 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request's fields are counted, up to where it is whole."""
+        if self._is_spoilt:
+            return
         count = self._request_count
         super().data_received(data)
+        if self._request_count != count:
+            self._find_what_is_none()
         if self._request_count != count or self._waiter is None:  # or it is a body's
             self._unread = 0
+            self._note_ahead(len(data))
             return
         self._unread += len(data)
         if self._unread > _LONGEST_HEAD and not self._force_close:
             self._frontend.note_refused(self.peername, "its header fields are too long")
+            self.force_close()
+
+    def _find_what_is_none(self) -> None:
+        """What is no request is the last: the library would find another in each piece after it."""
+        last = self._messages[-1][0] if self._messages else None
+        if last is not None and not isinstance(last, RawRequestMessage):
+            self._is_spoilt = True
+            last.exc.with_traceback(None)  # whose frames hold all that came with it
+
+    def _note_ahead(self, size: int) -> None:
+        """Bytes of requests that wait behind others; who sends too many waits for no answer."""
+        self._ahead = self._ahead + size if self._messages else 0
+        if self._ahead > _MOST_AHEAD and not self._force_close:
+            self._frontend.note_refused(self.peername, "it asks for more than it waits for")
             self.force_close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # the library's says None: hang up

@@ -32,6 +32,7 @@ class Call(Struct, frozen=True, tag=0, array_like=True, forbid_unknown_fields=Tr
     method: Annotated[str, Meta(max_length=64)]
     arguments: Raw
     request_id: RequestId  # of the client's request, for the log of whoever answers
+    connection: Number  # over which the client asks; 0 where none does
 
 
 class Answer(Struct, frozen=True, tag=1, array_like=True, forbid_unknown_fields=True):

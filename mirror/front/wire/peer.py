@@ -20,8 +20,10 @@ from typing import Any
 
 import msgspec
 
+from mirror.aio.slots import client
 from mirror.aio.tasks import NoteFault, Tasks
 from mirror.config import ConfigError
+from mirror.front.ports import connection as asked_over
 from mirror.front.wire.channel import Channel, Packet
 from mirror.front.wire.interface import (
     Codec,
@@ -71,16 +73,24 @@ class _Asked:
 class Peer:
     """The other side. Answers to it are worked out in `tasks`; `lost` is set once it has gone.
 
-    What goes wrong unexpectedly while it is answered is noted as a fault in "answer".
+    What goes wrong unexpectedly while it is answered is noted as a fault in "answer". `client_at`:
+    who is at the connection of this number, over which the other side is asked in turn.
     """
 
     def __init__(
-        self, connection: socket.socket, served: Served, *, tasks: Tasks, note_fault: NoteFault
+        self,
+        connection: socket.socket,
+        served: Served,
+        *,
+        tasks: Tasks,
+        note_fault: NoteFault,
+        client_at: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         self.lost = asyncio.Event()
         self._served = served
         self._tasks = tasks
         self._note_fault = note_fault
+        self._client_at = client_at
         self._codec = Codec()
         self._codec.expect(Message)
         for method, _ in served.values():
@@ -155,7 +165,7 @@ class Peer:
 
     def _send_call(self, number: int, method: Method, arguments: msgspec.Struct) -> None:
         data, opened = self._codec.encode(arguments)
-        call = Call(number, method.name, msgspec.Raw(data), request_id.get())
+        call = Call(number, method.name, msgspec.Raw(data), request_id.get(), asked_over.get())
         self._channel.send(self._codec.encode(call)[0], opened)
 
     def _send(self, message: Message) -> None:
@@ -220,7 +230,7 @@ class Peer:
     # Answering
 
     def _do(self, answer: Callable[[], object], call: Call) -> None:
-        token = request_id.set(call.request_id)
+        token, asker = request_id.set(call.request_id), client.set(self._client_at(call.connection))
         try:
             answer()
         except Exception as error:  # noqa: BLE001 - nobody waits for it, so it is told here
@@ -228,9 +238,11 @@ class Peer:
                 self._note_fault("answer", error)
         finally:
             request_id.reset(token)
+            client.reset(asker)
 
     async def _work(self, answer: Callable[[], Any], call: Call, work: _Work) -> None:
         request_id.set(call.request_id)
+        client.set(self._client_at(call.connection))
         try:
             await self._answer(answer, call, work)
         except asyncio.CancelledError:

@@ -1,18 +1,14 @@
 """Who is connected: so many connections in all, and no client has more than its share. Pure.
 
 HTTP/1.1 answers one request after another on a connection, so this bounds requests in flight too.
-A client is an address; of IPv6 a /64, since whoever has one address there has all of them.
+A client is an address (`mirror.front.api.addresses`).
 """
 
-import ipaddress
 import itertools
 from collections import Counter
-from functools import lru_cache
 
-_SITE = 64  # bits of an IPv6 address that tell networks apart (RFC 4291, 2.5.4)
 _RESERVED = 64  # descriptors of a worker for other things than clients
 _EACH = 2  # descriptors: a connection, and the blob that is sent over it
-_REMEMBERED = 4096
 
 
 def room_for(descriptors: int) -> int:
@@ -66,7 +62,7 @@ class Given:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(1)
         self._clients: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -78,6 +74,10 @@ class Given:
         self._clients[number] = client
         return number
 
+    def find_client(self, number: int) -> str:
+        """Who is at a connection. All whom a worker cannot name are one: none is on no account."""
+        return self._clients.get(number, "")
+
     def note_closed(self, number: int) -> None:
         """The connection that was given under this number has ended."""
         client = self._clients.pop(number, None)
@@ -88,17 +88,3 @@ class Given:
         """All of them have."""
         for number in [*self._clients]:
             self.note_closed(number)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def client_of(host: str) -> str:
-    """Whose share a connection from this address counts for."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return host
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, _SITE), strict=False))

@@ -19,11 +19,13 @@ from random import Random
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
+from mirror.front.api.addresses import client_of
 from mirror.front.ports import Clients, Leases, Pulls, Worker
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve
 from mirror.front.wire.peer import Peer, proxy
-from mirror.front.workers.connections import Connections, Given, client_of, room_for
+from mirror.front.workers.connections import Connections, Given, room_for
+from mirror.front.workers.last_good import Contents, read_files
 from mirror.front.workers.lender import Lender, OpenBlob
 from mirror.front.workers.reports import check_report
 from mirror.front.workers.settings import settings_for_workers
@@ -105,6 +107,7 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
         self._is_accepting = False
         self._stopping = False
+        self._last_good: Contents = {}
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -123,6 +126,7 @@ class Pool:
             for future in started:
                 supervising.keep(partial(self._supervise, future), name="supervise")
             await asyncio.gather(*started)
+            await self._note_good()
             async with owned_tasks(note) as watching:
                 watching.keep(self._watch, name="watch")
                 yield
@@ -161,7 +165,15 @@ class Pool:
             *(member.worker.reload() for member in self._members), return_exceptions=True
         )
         # Who has died meanwhile is replaced by one that reads them anew.
-        return {problem for one in told if isinstance(one, list) for problem in one}
+        problems = {problem for one in told if isinstance(one, list) for problem in one}
+        if not problems:
+            await self._note_good()
+        return problems
+
+    async def _note_good(self) -> None:
+        """What is in the files has just made sense to everyone."""
+        with suppress(OSError):  # it is being replaced
+            self._last_good = await asyncio.to_thread(read_files, self._config.server)
 
     def find_problem(self) -> str | None:
         """Why nobody is served now, if that is so."""
@@ -207,12 +219,15 @@ class Pool:
         leases: Leases = Lender(self._open_blob)
         given = Given(self.connections)
         served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
-        peer = Peer(connection, served, tasks=self._tasks, note_fault=self._faults.note)
+        peer = Peer(
+            connection, served, tasks=self._tasks, note_fault=self._faults.note,
+            client_at=given.find_client,
+        )  # fmt: skip
         worker: Worker = proxy(Worker, peer)
         member = _Member(peer, worker, kill, given)
         try:
             async with asyncio.timeout(_START_WITHIN):
-                await worker.start(settings_for_workers(self._config))
+                await worker.start(settings_for_workers(self._config), self._last_good)
             self._members.append(member)
             if not started.done():
                 started.set_result(None)

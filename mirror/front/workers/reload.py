@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirror.config import Server
+from mirror.front.workers.last_good import files_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, ReloadOutcome
 
@@ -25,11 +26,7 @@ class Reloading:
     """Tells when to read anew. `ask` may be called by a signal's handler."""
 
     def __init__(self, server: Server, renew: Renew, metrics: Metrics) -> None:
-        named = (
-            server.tls_certificate_file, server.tls_private_key_file,
-            server.client_ca_file, server.htpasswd_file,
-        )  # fmt: skip
-        self._files = [file for file in named if file is not None]
+        self._files = [*files_of(server).values()]
         self._renew = renew
         self._metrics = metrics
         self._asked = asyncio.Event()

@@ -6,6 +6,7 @@ long as that process does.
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 import time
@@ -18,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import ConfigError, Server as ServerSettings
+from mirror.config import Config, ConfigError, Server as ServerSettings
 from mirror.front import ports
 from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
@@ -30,11 +31,14 @@ from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
+from mirror.front.workers.last_good import Contents, instead
 from mirror.front.workers.settings import parse_settings
 from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
+
+_logger = logging.getLogger(__name__)
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
@@ -73,17 +77,23 @@ class Worker:
         """End at once."""
         self._peer.close()
 
-    async def start(self, settings: dict[str, Any]) -> None:
+    async def start(self, settings: dict[str, Any], last_good: Contents) -> None:
         """Get ready to serve.
 
         Raises:
-            ConfigError: A file that the configuration names makes no sense.
+            ConfigError: A file that the configuration names makes no sense, and never did.
         """
-        config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
-        server = config.server
-        self._settings = server
-        access = self._access = await asyncio.to_thread(Access, server)
-        self._tls = await asyncio.to_thread(_tls, server)
+        try:
+            config = await self._read(settings)
+        except ConfigError as error:
+            if not last_good:
+                raise
+            _logger.error("what was read before is used: %s", error)  # noqa: TRY400 - no fault
+            with instead(settings, last_good) as whole:
+                config = await self._read(whole)
+            files = {name: Path(settings["server"][name]) for name in last_good}
+            self._settings = config.server.model_copy(update=files)
+        server, access = config.server, self._access
         self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
         self._cache = Cache(config.memory_share, clock=self._clock)
         cached = CachedPulls(
@@ -104,6 +114,14 @@ class Worker:
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=server.drain_timeout)
         await self._runner.setup()
+
+    async def _read(self, settings: dict[str, Any]) -> Config:
+        """The configuration, and what is in the files that it names. Raises ConfigError."""
+        config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
+        self._access = await asyncio.to_thread(Access, config.server)
+        self._tls = await asyncio.to_thread(_tls, config.server)
+        self._settings = config.server
+        return config
 
     async def reload(self) -> list[str]:
         """As the port says; connections that there are keep what they began with."""
@@ -147,7 +165,9 @@ class Worker:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
             peer = connection.getpeername()
             try:
-                _, served = await loop.connect_accepted_socket(server, connection, ssl=self._tls)
+                _, served = await loop.connect_accepted_socket(
+                    partial(server, number), connection, ssl=self._tls
+                )
             except ssl.SSLError as error:
                 status, why = explain(error)
                 server.note_refused(peer, why, status)

@@ -21,7 +21,7 @@ from mirror.pull.fill.authorities import Authorities
 from mirror.pull.fill.claims import Claim
 from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
-from mirror.sources.ports import BlobSource, Body, Sender
+from mirror.sources.ports import BlobSource, Body, Sender, TooSlow
 from mirror.storage.ports import Pen, Writer
 from mirror.telemetry.log import fields
 
@@ -66,6 +66,7 @@ class _Broken(Unavailable):
     def __init__(self, error: Unavailable, sender: Sender) -> None:
         super().__init__(error.message, timed_out=error.timed_out)
         self.sender = sender
+        self.expected = error.expected if isinstance(error, TooSlow) else 1  # bytes
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -251,7 +252,7 @@ class Crew:
     ) -> None:
         delay = self.pace.retries.decide(
             _KINDS.get(type(error), Failure.REFUSED),
-            streak.add(self.received),
+            streak.add(self.received, enough=error.expected if isinstance(error, _Broken) else 1),
             has_begun=self._has_begun,
             wait=source.wait(),
             roll=self.random.random(),

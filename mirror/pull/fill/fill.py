@@ -169,18 +169,22 @@ class Fill:
         """The size in bytes, by the word of a manifest."""
         return self._sizes.promised
 
-    def join(self, source: BlobSource, want: Want | None = None) -> None:
-        """One more reader waits for it, on the authority of `source`; all of it, or a part."""
+    def join(self, source: BlobSource, client: str | None, want: Want | None = None) -> None:
+        """One more reader waits for it, on the authority of `source`; of this client.
+
+        `want`: what is read, where that is not all.
+        """
         self.authorities.add(source)
         self.readers.join()
-        self._urgency.is_urgent = True
+        self._urgency.join(client)
         if want is None:
             self._wants.want_whole()
         else:
             self._wants.add(want)
 
-    def leave(self, want: Want | None = None) -> None:
-        """One reader that has joined is gone."""
+    def leave(self, client: str | None, want: Want | None = None) -> None:
+        """One less; of this client."""
+        self._urgency.leave(client)
         if want is not None:
             self._wants.discard(want)
             if self._crew is not None:

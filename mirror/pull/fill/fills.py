@@ -1,8 +1,10 @@
 """The fills in flight: whoever asks for what is already coming from the same upstream joins it.
 
 Each upstream has a share of `fill.max_active` (`mirror.aio.slots`), so that a slow one leaves slots
-to its neighbours. Where a client waits for a slot, the oldest fill that nobody reads gives its own:
-clients that have left stop nobody's downloads.
+to its neighbours; and a quarter is kept for clients that have none, so that no client's many wishes
+are before another's first. A fill is on the account of one of those who read it. Where a client
+waits for a slot, the oldest fill that nobody reads gives its own: clients that have left stop
+nobody's downloads.
 
 They are by upstream and digest: what one upstream sends, or says of a blob, is neither joined nor
 hindered by what another does.
@@ -17,7 +19,7 @@ from random import Random
 
 from cachetools import LRUCache, TTLCache
 
-from mirror.aio.slots import Slots, Urgency
+from mirror.aio.slots import Slots, Urgency, client
 from mirror.aio.tasks import NoteFault, Starter
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, RegistryError, Unavailable
@@ -35,6 +37,7 @@ _logger = logging.getLogger(__name__)
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
 _DOUBTED_FOR = 3600.0  # seconds after wrong bytes for which no range leaves before its proof
 _REMEMBERED = 1024  # blobs
+_KEPT = 4  # one of so many slots is for clients that have none
 
 _Key = tuple[str, Digest]  # upstream, digest
 
@@ -74,7 +77,7 @@ class Fills:
     ) -> None:
         self._storage = storage
         self._pace = pace
-        self._slots = Slots(max_active, self._make_way)
+        self._slots = Slots(max_active, self._make_way, kept=max_active // _KEPT)
         self._is_shared = is_shared
         self._patience = patience
         self._tasks = tasks
@@ -151,24 +154,26 @@ class Fills:
     async def _join(
         self, key: _Key, source: BlobSource, size: int | None, want: Want | None
     ) -> Fill:
+        asker = client.get()
         while True:
             flight = self._flights.get(key) or self._start(key, source, size, Urgency())
             fill = flight.fill
             if fill.is_over:
                 await flight.over.wait()
                 continue
-            fill.join(source, want)
-            self._make_way()  # it may have waited, and nobody for it
+            fill.join(source, asker, want)
+            self._slots.hand_on()  # it may have waited for another client's turn
+            self._make_way()  # ... or nobody for it
             try:
                 await fill.readers.started()
                 fill.authorities.check(source)
             except RegistryError:
-                fill.leave(want)
+                fill.leave(asker, want)
                 # What upstream told another repository or client need not hold for this one.
                 if source in fill.authorities:
                     raise
             except BaseException:
-                fill.leave(want)
+                fill.leave(asker, want)
                 raise
             else:
                 return fill
@@ -195,6 +200,8 @@ class Fills:
 
     def _make_way(self) -> None:
         """Stop the oldest fills that nobody reads, one for each that a client waits for."""
+        if not self._slots.waiting:
+            return
         flights = list(self._flights.values())
         waiting = min(self._slots.waiting, sum(flight.fill.is_waited_for for flight in flights))
         waiting -= sum(flight.gives_way for flight in flights)

@@ -7,7 +7,7 @@
 
 Before any body has been accepted, somebody waits for an answer that lets them turn to the origin.
 After that, readers hold a part of the blob, and it is continued until `attempts` in a row have
-brought not one byte.
+brought not one byte, or have dripped.
 """
 
 from dataclasses import dataclass, field
@@ -50,13 +50,13 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class Streak:
-    """Failures of one connection in a row; a byte for the blob, over whichever one, ends it."""
+    """Failures of one connection in a row; `enough` bytes for the blob, over whichever, end it."""
 
     received: int  # bytes, when it began
     failures: int = 0
 
-    def add(self, received: int) -> int:
+    def add(self, received: int, *, enough: int = 1) -> int:
         """One more failure, at so many bytes in all; how many there are in a row."""
-        self.failures = self.failures + 1 if received == self.received else 0
+        self.failures = self.failures + 1 if received - self.received < enough else 0
         self.received = received
         return self.failures

@@ -76,7 +76,7 @@ class Authorizer:
         self._flights: SingleFlight[str, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
         self._basic: str | None = None
-        self._credentials = credentials_of(config, clock=clock)
+        self._credentials = credentials_of(config, clock=clock, tasks=tasks)
         self._version: object = None  # of the credentials that tokens were had with
         self._posts = False  # the token server takes no GET
         self._note_refused = note_refused  # counts

@@ -1,6 +1,6 @@
 """Blobs of a registry's repository: a source of bytes by digest (`mirror.sources.ports`)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -50,12 +50,13 @@ class BlobSender:
 class Distrust:
     """Which senders have sent something else under a digest, for a while."""
 
-    _liars: TTLCache[tuple[Digest, str], bool] = field(
-        default_factory=lambda: TTLCache(_LIES, ttl=_DISTRUSTED_FOR), init=False
-    )
-    _disproved: TTLCache[tuple[Digest, str], int] = field(
-        default_factory=lambda: TTLCache(_LIES, ttl=_HOPELESS_FOR), init=False
-    )
+    clock: Callable[[], float]
+    _liars: TTLCache[tuple[Digest, str], bool] = field(init=False)
+    _disproved: TTLCache[tuple[Digest, str], int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._liars = TTLCache(_LIES, ttl=_DISTRUSTED_FOR, timer=self.clock)
+        self._disproved = TTLCache(_LIES, ttl=_HOPELESS_FOR, timer=self.clock)
 
     def note(self, digest: Digest, names: Iterable[str], *, is_disproved: bool) -> None:
         """Those of these names have."""

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mirror.aio.single_flight import SingleFlight
+from mirror.aio.tasks import Starter
 from mirror.config import Endpoint as EndpointConfig
 from mirror.telemetry.log import fields
 
@@ -136,13 +138,14 @@ def _look(file: Path) -> tuple[int, int, int]:
 class HelperCredentials(Credentials):
     """A program `docker-credential-NAME` (github.com/docker/docker-credential-helpers)."""
 
-    def __init__(self, name: str, host: str, *, clock: Callable[[], float]) -> None:
+    def __init__(self, name: str, host: str, *, clock: Callable[[], float], tasks: Starter) -> None:
         super().__init__()
         self._program = f"docker-credential-{name}"
         self._address = _HUB_ADDRESS if host in _HUB_HOSTS else host
         self._clock = clock
         self._good_until = 0.0
         self._version = 0
+        self._flights: SingleFlight[None, Credential] = SingleFlight(tasks)
 
     def version(self) -> object:
         """Counts the times that it was refused, or has run out."""
@@ -159,6 +162,10 @@ class HelperCredentials(Credentials):
     async def _get(self) -> Credential:
         if self._last is not None and self._clock() < self._good_until:
             return self._last
+        return await self._flights.join(None, self._ask)
+
+    async def _ask(self) -> Credential:
+        """Run it: once, however many layers want a token at the same time."""
         credential = _parse_helper(self._program, await self._run())
         self._good_until = self._clock() + _HELPER_LIFE
         return credential
@@ -190,10 +197,12 @@ class HelperCredentials(Credentials):
         return output
 
 
-def credentials_of(config: EndpointConfig, *, clock: Callable[[], float]) -> Credentials | None:
+def credentials_of(
+    config: EndpointConfig, *, clock: Callable[[], float], tasks: Starter
+) -> Credentials | None:
     """Where the credential of an endpoint comes from; None where the mirror is nobody there."""
     if config.credential_helper is not None:
-        return HelperCredentials(config.credential_helper, config.host, clock=clock)
+        return HelperCredentials(config.credential_helper, config.host, clock=clock, tasks=tasks)
     if config.username is not None and config.password_file is not None:
         return FileCredentials(config.username, config.password_file)
     return None

@@ -42,6 +42,7 @@ _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
+_KEPT = 4  # one of so many connections for bodies is for clients that have none
 _MOST_CHALLENGES = 2  # to one question: the registry's, and that of the one it redirects to
 
 _QUOTAS = {
@@ -110,7 +111,8 @@ class Endpoint:
         # The last slot is not for bodies: a question must not wait until a layer is through.
         most = config.max_connections
         self._slots = Slots(most)
-        self._body_slots = Slots(most and max(1, most - 1))
+        for_bodies = most and max(1, most - 1)
+        self._body_slots = Slots(for_bodies, kept=(for_bodies or 0) // _KEPT)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.url}: {self.health}>"
@@ -209,7 +211,9 @@ class Endpoint:
         async with AsyncExitStack() as stack:
             try:
                 within = self.exchange.answer_timeout
-                await stack.enter_async_context(self._slots.take(Urgency(), within=within))
+                await stack.enter_async_context(
+                    self._slots.take(Urgency.of_client(), within=within)
+                )
             except TimeoutError as error:
                 raise Unavailable(
                     f"every connection to {self.config.host} is in use", timed_out=True
@@ -334,7 +338,7 @@ class Endpoint:
             # An endpoint that sends bytes to others meanwhile is there: the line is full.
             is_late = isinstance(error, Unavailable) and error.timed_out
             if not (is_late and self.exchange.received > received):
-                self.note(question, error, is_alone=self.answered > answered)
+                self.note(question, error, others_answered=self.answered > answered)
             raise
 
     def _succeeded(self, question: Question | None) -> None:
@@ -345,14 +349,16 @@ class Endpoint:
         self.health.succeeded(question)
         self._up.set(1 if self.health.is_up else 0)
 
-    def note(self, question: Question | None, error: RegistryError, *, is_alone: bool) -> None:
+    def note(
+        self, question: Question | None, error: RegistryError, *, others_answered: bool
+    ) -> None:
         """Draw conclusions from a refusal, or from a request that failed.
 
-        `is_alone`: others have been answered meanwhile.
+        `others_answered`: others have been answered meanwhile.
         """
         if isinstance(error, (Senseless, Closed)):
             return
-        trouble = trouble_of(error, is_alone=is_alone)
+        trouble = trouble_of(error, others_answered=others_answered)
         if trouble is not None:
             self.trouble = str(error)
             self._failed(question, trouble)

@@ -22,6 +22,8 @@ from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
+from mirror.sources.ports import TooSlow
+from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.connections import Trip, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.reading import Senseless
@@ -43,6 +45,7 @@ _STEPS = 16  # of what may come at once, for what nobody waits for
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
+_ASKED_AGAIN = "again"  # the status of a request that was asked again over another connection
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 
 
@@ -70,12 +73,15 @@ class Exchange:
         connect_timeout: float,
         stall_timeout: float,
         metrics: Metrics,
+        line: Line | None = None,
     ) -> None:
         self._config = config
+        self._line = line or Line(least=0, window=stall_timeout)
         self._label = label
         self._routes = Routes(config, sessions)
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
+        self._slow = metrics.upstream_slow_bodies.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
         self.answer_timeout = connect_timeout
@@ -156,14 +162,22 @@ class Exchange:
         """The body as it arrives; each chunk stays as it is until the next but one is asked for.
 
         Raises:
-            Unavailable: It stalls or breaks.
+            Unavailable: It stalls or breaks. `TooSlow`: it drips.
         """
-        urgency = urgency or Urgency()
-        with _receiving(response.url):
+        urgency, line, now = urgency or Urgency(), self._line, asyncio.get_running_loop().time
+        with _receiving(response.url), line.arriving(now()) as arrival:
+            asked_at = now()
             async for chunk in arriving(response, patience=self._stall_timeout):
                 self.count(len(chunk))
+                if arrival.drips(len(chunk), now() - asked_at, now()):
+                    self._slow.inc()
+                    raise TooSlow(
+                        f"{host_of(response.url)} sends less than fill.min_rate",
+                        round(line.least * line.window),
+                    )
                 await self._keep_to_bandwidth(len(chunk), urgency)
                 yield chunk
+                asked_at = now()
 
     async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
         """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
@@ -261,7 +275,11 @@ class Exchange:
         if url.scheme == "http":
             headers, proxy_headers = headers | proxy_headers, {}
 
+        tries = 0
+
         async def send(trip: Trip) -> aiohttp.ClientResponse:
+            nonlocal tries
+            tries += 1
             return await session.request(
                 method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
                 ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=form,
@@ -288,10 +306,16 @@ class Exchange:
                 self._label.upstream, self._label.endpoint, kind
             ).observe(time.monotonic() - began)
         finally:
-            self._metrics.upstream_requests.labels(
-                self._label.upstream, self._label.endpoint, kind, method, status
-            ).inc()
+            self._count_requests(kind, method, status, tries)
         return response
+
+    def _count_requests(self, kind: str, method: str, status: str, tries: int) -> None:
+        """The last of them had this status; the others were over kept connections that are dead."""
+        for counted, number in ((status, 1), (_ASKED_AGAIN, tries - 1)):
+            if number > 0:
+                self._metrics.upstream_requests.labels(
+                    self._label.upstream, self._label.endpoint, kind, method, counted
+                ).inc(number)
 
 
 def _require_own_site(asked: URL, target: URL, kind: str, status: int) -> None:

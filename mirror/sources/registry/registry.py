@@ -5,6 +5,7 @@ tag means, and while none of them can be asked, those with `tags = "fallback"`; 
 may come from any, since its digest proves it.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -38,11 +39,13 @@ class Registry:
 
     name: str
     endpoints: list[Endpoint]
+    clock: Callable[[], float] = time.monotonic
     _tag_endpoints: list[Endpoint] = field(init=False)
     _fallbacks: list[Endpoint] = field(init=False)
-    _distrust: Distrust = field(default_factory=Distrust, init=False)
+    _distrust: Distrust = field(init=False)
 
     def __post_init__(self) -> None:
+        self._distrust = Distrust(self.clock)
         self._tag_endpoints = [it for it in self.endpoints if it.config.is_authority]
         self._fallbacks = [it for it in self.endpoints if it.config.tags == "fallback"]
 

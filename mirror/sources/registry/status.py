@@ -63,15 +63,15 @@ def raise_for_status(response: aiohttp.ClientResponse, url: URL) -> None:
     raise Unavailable(f"upstream answered {status}", status_seen=status)
 
 
-def trouble_of(error: RegistryError, *, is_alone: bool) -> Trouble | None:
+def trouble_of(error: RegistryError, *, others_answered: bool) -> Trouble | None:
     """What an error tells of the endpoint; None where it is an answer.
 
-    `is_alone`: others have been answered meanwhile.
+    `others_answered`: others have been answered meanwhile.
     """
     if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
         return None
     if error.status_seen is None:
-        return Trouble.SLOW if error.timed_out and is_alone else Trouble.UNREACHABLE
+        return Trouble.SLOW if error.timed_out and others_answered else Trouble.UNREACHABLE
     return Trouble.ERROR if error.status_seen >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 

@@ -63,7 +63,9 @@ class TokenServers:
         async with AsyncExitStack() as stack:
             try:
                 within = self._exchange.answer_timeout
-                await stack.enter_async_context(self._slots.take(Urgency(), within=within))
+                await stack.enter_async_context(
+                    self._slots.take(Urgency.of_client(), within=within)
+                )
             except TimeoutError as error:
                 raise Unavailable("too many ask for tokens", timed_out=True) from error
             response = await stack.enter_async_context(

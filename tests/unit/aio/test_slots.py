@@ -181,3 +181,85 @@ async def test_a_share_that_has_room_again_is_given_to_who_waits_for_it() -> Non
 async def _hold(slots: Slots, sharer: str) -> None:
     async with slots.take(URGENT, sharer=sharer):
         pass
+
+
+async def test_some_are_kept_for_clients_that_have_none() -> None:
+    slots = Slots(8, kept=2)
+    async with AsyncExitStack() as stack:
+        for _ in range(6):
+            await _take(stack, slots, "many")
+        with pytest.raises(TimeoutError):
+            await _take(stack, slots, "many")
+        for newcomer in ("one", "two"):
+            await _take(stack, slots, newcomer)
+        with pytest.raises(TimeoutError):
+            await _take(stack, slots, "three")
+
+
+async def test_a_client_that_has_nothing_is_not_behind_another_clients_share_of_an_upstream() -> (
+    None
+):
+    slots = Slots(8, kept=2)
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await _take(stack, slots, "many", sharer="hub")
+        with pytest.raises(TimeoutError):
+            await _take(stack, slots, "many", sharer="hub")
+        await _take(stack, slots, "one", sharer="hub")
+        await _take(stack, slots, "many", sharer="other")
+
+
+async def test_of_those_who_wait_the_client_that_has_the_fewest_is_next() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(Slots(3), tasks)
+        for name in ("many 1", "many 2", "one 1", "many 3", "many 4", "one 2", "new"):
+            await crowd.come(name, _of(name.split()[0]))
+        assert crowd.inside == ["many 1", "many 2", "one 1"]
+        await crowd.go("many 1")
+        assert crowd.inside[-1] == "new"
+        await crowd.go("new")
+        assert crowd.inside[-1] == "many 3"  # as many as "one" has: who came first
+        await crowd.go("many 3")
+        await crowd.go("many 2")
+        assert crowd.inside == ["one 1", "many 4", "one 2"]
+        for name in ("one 1", "many 4", "one 2"):
+            await crowd.go(name)
+
+
+async def test_what_another_client_waits_for_too_may_have_a_slot_of_that_one() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        slots = Slots(4, kept=1)
+        crowd = Crowd(slots, tasks)
+        for number in range(3):
+            await crowd.come(f"many {number}", _of("many"))
+        waited_for = _of("many")
+        await crowd.come("waited for by both", waited_for)
+        assert len(crowd.inside) == 3
+        waited_for.join("new")
+        slots.hand_on()
+        await settle()
+        assert crowd.inside[-1] == "waited for by both"
+        assert waited_for.account == "new"
+        for name in [*crowd.inside]:
+            await crowd.go(name)
+
+
+async def test_whoever_has_left_has_its_slot_on_the_account_of_another_who_still_waits() -> None:
+    urgency = _of("first")
+    urgency.join("second")
+    urgency.leave("first")
+    assert urgency.account == "second"
+    urgency.leave("second")
+    assert urgency.account == "second"  # nobody waits: it is still theirs
+
+
+def _of(client: str) -> Urgency:
+    urgency = Urgency()
+    urgency.join(client)
+    return urgency
+
+
+async def _take(
+    stack: AsyncExitStack, slots: Slots, client: str, sharer: str | None = None
+) -> None:
+    await stack.enter_async_context(slots.take(_of(client), within=0.01, sharer=sharer))

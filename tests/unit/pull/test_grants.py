@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from mirror.aio.guessing import Guesses
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
 from mirror.oci.reference import Repository
@@ -77,7 +78,10 @@ class Upstream:
 @pytest.fixture
 async def grants(clock: FakeClock) -> AsyncIterator[Grants]:
     async with owned_tasks() as tasks:
-        yield Grants(SingleFlight(tasks), longest=600, clock=clock, monotonic=clock.monotonic)
+        yield Grants(
+            SingleFlight(tasks), guesses=Guesses(clock), longest=600, clock=clock,
+            monotonic=clock.monotonic,
+        )  # fmt: skip
 
 
 async def test_upstream_is_asked_once_for_each_client_and_repository(

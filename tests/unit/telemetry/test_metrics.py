@@ -16,6 +16,8 @@ CONTRACT = {
     "mirror_reloads_total": ("counter", "outcome"),
     "mirror_upstream_credential_failures_total": ("counter", "upstream endpoint"),
     "mirror_upstream_fallback_answers_total": ("counter", "upstream endpoint"),
+    "mirror_upstream_slow_bodies_total": ("counter", "upstream endpoint"),
+    "mirror_repositories_unrecorded_total": ("counter", "upstream"),
     "mirror_upstream_up": ("gauge", "upstream endpoint"),
     "mirror_upstream_ratelimit_limit": ("gauge", "upstream endpoint"),
     "mirror_upstream_ratelimit_remaining": ("gauge", "upstream endpoint"),
@@ -47,6 +49,8 @@ def metrics() -> Metrics:
     metrics.upstream_requests.labels(**where, **asked).inc()
     metrics.upstream_bytes.labels(**where).inc()
     metrics.upstream_fallback_answers.labels(**where).inc()
+    metrics.upstream_slow_bodies.labels(**where).inc()
+    metrics.repositories_unrecorded.labels(upstream="docker.io").inc()
     metrics.upstream_credential_failures.labels(**where).inc()
     metrics.upstream_seconds.labels(**where, kind="blob").observe(0.1)
     for gauge in (metrics.upstream_up, metrics.ratelimit_limit, metrics.ratelimit_remaining):

@@ -9,7 +9,8 @@ import bcrypt
 import pytest
 
 from mirror.front.api.passwords import Passwords
-from mirror.oci.errors import Unavailable
+from mirror.oci.errors import ErrorCode, Unavailable
+from tests.support.clock import FakeClock
 
 HASHES = {name: bcrypt.hashpw(name.encode(), bcrypt.gensalt(4)) for name in ("anna", "bert")}
 HERE, THERE = "10.0.0.1", "10.0.0.2"
@@ -122,7 +123,7 @@ async def test_guessers_wait_for_their_turns_behind_each_other_and_nobody_else_b
     async with asyncio.TaskGroup() as tasks:
         guesses = [
             tasks.create_task(passwords.admits(address, basic(guessed, f"guess {number}")))
-            for number in range(50)
+            for number in range(20)
         ]
         await begin(checks, 2)
         genuine = tasks.create_task(passwords.admits(HERE, basic("bert", "bert")))
@@ -130,20 +131,48 @@ async def test_guessers_wait_for_their_turns_behind_each_other_and_nobody_else_b
         checks.may_go_on.set()
         assert await genuine
         assert not any(await asyncio.gather(*guesses))
-    assert checks.made.index(b"bert") < 10  # of 51
+    assert checks.made.index(b"bert") < 10  # of 21
 
 
-async def test_more_than_can_be_checked_soon_are_turned_away(checks: Checks) -> None:
-    passwords = Passwords(HASHES)
-    checks.may_go_on.clear()
-    async with asyncio.TaskGroup() as tasks:
-        guesses = [
-            tasks.create_task(passwords.admits(HERE, basic("anna", f"guess {number}")))
-            for number in range(66)  # two are checked, the others wait
-        ]
-        await begin(checks, 2)
-        with pytest.raises(Unavailable):
-            await passwords.admits(HERE, basic("anna", "one more"))
-        checks.may_go_on.set()
-        assert not any(await asyncio.gather(*guesses))
+async def test_who_was_wrong_too_often_has_to_wait_and_nobody_else(checks: Checks) -> None:
+    clock = FakeClock()
+    passwords = Passwords(HASHES, clock)
+    for number in range(20):
+        assert not await passwords.admits(HERE, basic("anna", f"guess {number}"))
+    for header in (basic("anna", "one more"), basic("anna", "anna")):
+        with pytest.raises(Unavailable) as refused:
+            await passwords.admits(HERE, header)
+        assert refused.value.code is ErrorCode.TOOMANYREQUESTS
+        assert refused.value.retry_after == pytest.approx(6)
+    assert len(checks.made) == 20
+    assert await passwords.admits(HERE, basic("bert", "bert"))
+    assert await passwords.admits(THERE, basic("anna", "anna"))
+    assert await passwords.admits(HERE, basic("anna", "anna"))  # it is known now
+    clock.advance(7)
+    assert not await passwords.admits(HERE, basic("anna", "one more"))
+
+
+async def test_guesses_at_once_are_no_more_than_guesses_in_a_row(checks: Checks) -> None:
+    passwords = Passwords(HASHES, FakeClock())
+    guesses = [passwords.admits(HERE, basic("carl", f"guess {number}")) for number in range(60)]
+    told = await asyncio.gather(*guesses, return_exceptions=True)
+    assert sum(isinstance(one, Unavailable) for one in told) == 40
+    assert len(checks.made) == 20
+
+
+async def test_a_machine_that_shows_the_same_wrong_password_for_ever_locks_nobody_out(
+    checks: Checks,
+) -> None:
+    passwords = Passwords(HASHES, FakeClock())
+    for _ in range(100):
+        assert not await passwords.admits(HERE, basic("anna", "of last year"))
     assert await passwords.admits(HERE, basic("anna", "anna"))
+
+
+async def test_all_addresses_of_one_ipv6_network_are_one_guesser(checks: Checks) -> None:
+    passwords = Passwords(HASHES, FakeClock())
+    for number in range(20):
+        await passwords.admits(f"2001:db8::{number + 1:x}", basic("anna", f"guess {number}"))
+    with pytest.raises(Unavailable):
+        await passwords.admits("2001:db8::ffff", basic("anna", "guess"))
+    assert not await passwords.admits("2001:db8:0:1::1", basic("anna", "guess"))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mirror.front.workers.connections import Connections, client_of, room_for
+from mirror.front.api.addresses import client_of
+from mirror.front.workers.connections import Connections, room_for
 
 
 def test_a_client_has_its_share_and_no_more() -> None:

@@ -34,3 +34,8 @@ def test_a_wait_that_upstream_asks_for_is_kept_up_to_what_readers_bear() -> None
 def test_a_byte_ends_the_streak() -> None:
     streak = Streak(received=100)
     assert [streak.add(received) for received in (100, 100, 101, 101)] == [1, 2, 0, 1]
+
+
+def test_less_than_enough_does_not_end_the_streak_of_what_drips() -> None:
+    streak = Streak(received=100)
+    assert [streak.add(received, enough=50) for received in (149, 198, 248, 297)] == [1, 2, 0, 1]
