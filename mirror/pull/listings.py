@@ -9,7 +9,7 @@ import msgspec
 from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Unavailable
+from mirror.oci.errors import ErrorCode, Missing, Unavailable
 from mirror.oci.reference import Repository
 from mirror.oci.referrers import filter_referrers
 from mirror.oci.request import Page
@@ -25,6 +25,8 @@ from mirror.sources.registry.tag_lists import TagsPage
 from mirror.storage.ports import Storage
 
 _BATCH = 500  # names or digests, read at a time
+_NO_LIST = b""
+"""On record where upstream knows no such list: in an outage, too, clients turn to the tag then."""
 
 
 class Listings:
@@ -135,7 +137,7 @@ class Listings:
         age = Freshness.DEAD
         if record is not None:
             age = self._policy.decide(record.checked_at, now=self._clock())
-        if record is not None and age is Freshness.FRESH:
+        if record is not None and record.content and age is Freshness.FRESH:
             return ReferrersAnswer(record.content, None, HIT)
         key = ("referrers", scope, digest)
         try:
@@ -143,10 +145,18 @@ class Listings:
         except Unavailable:
             if record is None or age is Freshness.DEAD:
                 raise
+            if not record.content:
+                raise _no_list() from None
             return ReferrersAnswer(record.content, None, STALE)
 
     async def _fetch_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
-        found = await self._ask_for_referrers(scope, digest, Page())
+        try:
+            found = await self._ask_for_referrers(scope, digest, Page())
+        except Missing as error:
+            if not error.is_remembered:
+                nothing = ReferrersRecord(_NO_LIST, self._clock())
+                await try_to_keep(self._records.record_referrers(scope.repository, digest, nothing))
+            raise
         if found.next_query is not None or found.is_fallback:  # not all, or not to be relied on
             outcome = MISS.by(is_fallback=found.is_fallback)
             return ReferrersAnswer(found.content, found.next_query, outcome)
@@ -160,6 +170,10 @@ class Listings:
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]
+
+
+def _no_list() -> Missing:
+    return Missing(ErrorCode.MANIFEST_UNKNOWN, "upstream did not have it when it was last asked")
 
 
 def _next(names: list[str], page: Page) -> dict[str, str] | None:

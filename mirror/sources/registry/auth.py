@@ -5,12 +5,18 @@ registrable domain, or in `token_hosts`, and never over plain HTTP on behalf of 
 
 A token is asked for by GET first (distribution, spec/auth/token.md), which every token server of
 old knows, and by POST (spec/auth/oauth.md) where GET is refused, or for an identity token.
+
+Not every refusal says what it is of. One without a challenge may be of a token whose time is over
+(400 at public.ecr.aws, a bare 401 at dhi.io): one that has convinced before is had anew, once.
+A 403 may be of the credentials (ECR, GHCR's token server) or of the repository: they are then shown
+where no repository is named, as `docker login` does.
 """
 
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import aiohttp
@@ -46,12 +52,16 @@ _LARGEST = 1 << 18  # bytes of a token server's answer
 _CLIENT_ID = "oci-mirror"
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})
+_REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_OAUTH_REFUSALS = ("invalid_grant", "invalid_client", "unauthorized_client")  # RFC 6749, 5.2
+_GOOD_FOR = 60.0  # seconds for which a password is believed in that `/v2/` has let in
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Token:
     header: str
     good_until: float
+    has_convinced: bool = False
 
 
 class Authorizer:
@@ -76,6 +86,7 @@ class Authorizer:
         self._flights: SingleFlight[str, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
         self._basic: str | None = None
+        self._basic_good_until = 0.0
         self._credentials = credentials_of(config, clock=clock)
         self._version: object = None  # of the credentials that tokens were had with
         self._posts = False  # the token server takes no GET
@@ -118,16 +129,68 @@ class Authorizer:
             return await self._answer_basic(sent)
         return None
 
-    async def _answer_basic(self, sent: str | None) -> str | None:
+    def convinced(self, repository: str, sent: str) -> None:
+        """A request with this was let in."""
+        token = self._tokens.get(repository)
+        if token is not None and token.header == sent:
+            token.has_convinced = True
+
+    async def instead_of(self, repository: str, sent: str, status: int) -> str | None:
+        """What to send after a refusal that is no challenge, to `sent`.
+
+        None where there is nothing better to send.
+
+        Raises:
+            Denied, Unavailable: The token server says no, or nothing.
+        """
+        token = self._tokens.get(repository)
+        if token is not None and token.header == sent and token.has_convinced:
+            del self._tokens[repository]
+            return _other_than(sent, await self._fetch(repository))
+        if sent != self._basic or status not in _REFUSALS:
+            return None
+        return await self._answer_basic(sent, is_doubtful=status == HTTPStatus.UNAUTHORIZED)
+
+    async def _answer_basic(self, sent: str | None, *, is_doubtful: bool = True) -> str | None:
+        """The password, or another one than was refused; `is_doubtful`: if that means a wrong one.
+
+        None where there is nothing better to send.
+        """
         credential = await self._credential()
         if credential is None or credential.is_identity_token:
             return None  # a refresh token is no password
         if credential.basic == sent:
+            if await self._is_good(sent, otherwise=not is_doubtful):
+                return None
             self._refused()
             credential = await self._credential() or credential
         self._version = self.credentials_version()
         self._basic = _other_than(sent, credential.basic)
         return self._basic
+
+    async def _is_good(self, basic: str, *, otherwise: bool) -> bool:
+        """Whether a password that was refused for one thing is good at all.
+
+        `otherwise`: what to think where the registry does not tell, or lets in everybody.
+        """
+        if self._clock() < self._basic_good_until:
+            return True
+        if await self._status_of_api(basic) in _REFUSALS:
+            return False
+        if await self._status_of_api(None) not in _REFUSALS:
+            return otherwise
+        self._basic_good_until = self._clock() + _GOOD_FOR
+        return True
+
+    async def _status_of_api(self, basic: str | None) -> int | None:
+        """The status of `/v2/`; None where it cannot be asked."""
+        url = URL(f"{self._config.url}/v2/", encoded=True)
+        headers = {"Authorization": basic} if basic else {}
+        try:
+            async with self._exchange.send("GET", url, headers, kind="ping") as response:
+                return response.status
+        except Unavailable:
+            return None
 
     async def watch(self) -> None:
         """Notice that the credentials change; does not return."""
@@ -138,7 +201,7 @@ class Authorizer:
         """Tokens and passwords of other credentials than those of now."""
         version = self.credentials_version()
         if version != self._version:
-            self._version, self._basic = version, None
+            self._version, self._basic, self._basic_good_until = version, None, 0.0
             self._tokens.clear()
 
     async def _credential(self) -> Credential | None:
@@ -178,8 +241,8 @@ class Authorizer:
         version, asked_at = self.credentials_version(), self._clock()
         try:
             answer = await self._ask_as(question, credential)
-        except _Refused:
-            if credential is None:
+        except Denied as denial:
+            if credential is None or not await self._is_of(credential, question, denial):
                 raise
             self._refused()
             renewed = await self._credential()
@@ -193,6 +256,18 @@ class Authorizer:
             self._version = version
             self._tokens[repository] = _Token(token.header, asked_at + life)
         return token.header
+
+    async def _is_of(self, credential: Credential, question: "_Question", denial: Denied) -> bool:
+        """Whether the token server denies these credentials everything, or just a repository."""
+        if isinstance(denial, _Refused):
+            return True
+        try:
+            await self._ask_as(replace(question, repository=None), credential)
+        except Denied:
+            return True
+        except Unavailable:
+            pass
+        return False
 
     async def _ask_as(self, question: "_Question", credential: Credential | None) -> bytes:
         """Ask in the way that worked last, and in the other one where that is not known there."""
@@ -251,11 +326,11 @@ def is_trusted(realm: URL, *, registry: URL, token_hosts: Iterable[str]) -> bool
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What a token server is asked: one repository, and only pull."""
+    """What a token server is asked: one repository, and only pull; None: who one is, at all."""
 
     realm: URL
     service: str
-    repository: str
+    repository: str | None
 
     @property
     def url(self) -> URL:
@@ -271,8 +346,10 @@ class _Question:
         return form | user | {"grant_type": "password"}
 
     def _wanted(self) -> dict[str, str]:
-        wanted = {"scope": f"repository:{self.repository}:pull"}
-        return wanted | {"service": self.service} if self.service else wanted
+        wanted = {"service": self.service} if self.service else {}
+        if self.repository is not None:
+            wanted["scope"] = f"repository:{self.repository}:pull"
+        return wanted
 
 
 def _token_server(parameters: dict[str, str]) -> tuple[URL, str]:
@@ -299,11 +376,21 @@ async def _read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> 
         raise Denied(ErrorCode.DENIED, "the token server refuses this repository")
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         raise rate_limited(response)
+    if response.status == HTTPStatus.BAD_REQUEST:
+        await _require_other_words(exchange, response)
     if response.status != HTTPStatus.OK:
         raise Unavailable(
             f"the token server answered {response.status}", status_seen=response.status
         )
     return await exchange.read(response, limit=_LARGEST)
+
+
+async def _require_other_words(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
+    """See that a token server does not mean the credentials by 400. Raises _Refused."""
+    with suppress(Unavailable):
+        told = read_json(await exchange.read(response, limit=_LARGEST), what="a refusal")
+        if isinstance(told, dict) and told.get("error") in _OAUTH_REFUSALS:
+            raise _Refused(ErrorCode.DENIED, "the token server refuses the mirror's credentials")
 
 
 def _parse_token(answer: bytes) -> _Token:

@@ -42,7 +42,8 @@ _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
-_MOST_CHALLENGES = 2  # to one question: the registry's, and that of the one it redirects to
+_MOST_ANSWERS = 3  # to refusals of one question: the registry's, and of the one it redirects to
+_REFUSALS = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 _QUOTAS = {
     "tag": Quota.MANIFESTS,
@@ -226,19 +227,22 @@ class Endpoint:
         kind: str,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         at, sent = url, await self._first_header(scope)
-        challenged = set[URL]()
+        answered = list[URL]()
         while True:
             async with self._send(question, method, at, headers, sent, kind=kind) as response:
                 origin, better = response.url.origin(), None
-                if origin not in challenged and len(challenged) < _MOST_CHALLENGES:
+                is_new = origin not in answered or (sent or "").startswith("Basic ")
+                if is_new and len(answered) < _MOST_ANSWERS:
                     better = await self._better_header(response, at, scope, sent, question)
                 if not self._is_personal(scope):
                     at = registry_that_answered(response, at, question.thing)
                 if better is None:
                     await self._understand(question, response, at)
+                    if sent:
+                        self._authorizer.convinced(scope.repository.name, sent)
                     yield response
                     return
-                challenged.add(origin)
+                answered.append(origin)
                 sent = better
 
     @asynccontextmanager
@@ -279,15 +283,20 @@ class Endpoint:
         sent: str | None,
         question: Question,
     ) -> str | None:
-        """What to send instead to who has answered with a challenge, if that helps."""
-        if response.status != HTTPStatus.UNAUTHORIZED or self._is_personal(scope):
+        """What to send instead to who has refused, if that helps."""
+        if response.status not in _REFUSALS or self._is_personal(scope):
             return None
         origin = response.url.origin()
         is_own = origin == URL(self.config.url).origin()
         own = (self._authorizer, scope.repository.name) if is_own else None
+        challenges = response.headers.getall("WWW-Authenticate", [])
+        if response.status != HTTPStatus.UNAUTHORIZED or not challenges:
+            if own is None or not sent:
+                return None
+            with self._watched(Question(Quota.TOKENS, scope.repository.name)):
+                return await own[0].instead_of(own[1], sent, response.status)
         if (found := own or self._elsewhere.authorizer_for(response, question.thing)) is None:
             return None
-        challenges = response.headers.getall("WWW-Authenticate", [])
         await self.exchange.drain(response)  # so that the connection serves again
         with self._watched(Question(Quota.TOKENS, scope.repository.name)):
             known = sent if origin == asked.origin() else None
