@@ -8,7 +8,7 @@ import msgspec
 
 from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Subject
 from mirror.oci.errors import ErrorCode, Missing, Unavailable
 from mirror.oci.reference import Repository
 from mirror.oci.referrers import filter_referrers
@@ -77,21 +77,22 @@ class Listings:
         return TagsAnswer(found.content, found.next_query, outcome)
 
     async def list_referrers(
-        self, scope: Scope, digest: Digest, artifact_type: str | None, page: Page
+        self, scope: Scope, subject: Subject, artifact_type: str | None, page: Page
     ) -> ReferrersAnswer:
-        """What refers to `digest`: remembered as long as a tag would be.
+        """What refers to `subject`: remembered as long as a tag would be.
 
         Upstream's whole list is, and is filtered here: so no filter costs a question, or room. A
         `page` that a client asks for is passed on; whoever sends no such query is told everything,
-        as far as that makes one answer.
+        as far as that makes one answer. Of a subject under an algorithm that is not known here,
+        nothing is remembered.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        if page == Page():
-            answer = await self._list_all_referrers(scope, digest)
+        if page == Page() and isinstance(subject, Digest):
+            answer = await self._list_all_referrers(scope, subject)
         else:
-            found = await self._ask_for_referrers(scope, digest, page)
+            found = await self._ask_for_referrers(scope, subject, page)
             outcome = MISS.by(is_fallback=found.is_fallback)
             answer = ReferrersAnswer(found.content, found.next_query, outcome)
         if artifact_type is None:
@@ -164,9 +165,9 @@ class Listings:
         await try_to_keep(self._records.record_referrers(scope.repository, digest, record))
         return ReferrersAnswer(found.content, None, STORED)
 
-    async def _ask_for_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
-        with self._memory.remembering_missing(scope, f"referrers {digest}"):
-            return await self._registry(scope).list_referrers(scope, digest, page)
+    async def _ask_for_referrers(self, scope: Scope, subject: Subject, page: Page) -> Referrers:
+        with self._memory.remembering_missing(scope, f"referrers {subject}"):
+            return await self._registry(scope).list_referrers(scope, subject, page)
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]

@@ -185,7 +185,11 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         answer = await self._mirror.list_referrers(
-            route.repository, asked.digest, asked.artifact_type, asked.page, _authorization(request)
+            route.repository,
+            asked.subject,
+            asked.artifact_type,
+            asked.page,
+            _authorization(request),
         )
         headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
         following = answer.next_query
