@@ -25,7 +25,8 @@ from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.reading import Senseless
 
 # All four, whatever the client sent: without them, registries convert manifests to older kinds.
-_ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
+# And as containerd does, anything else: artifacts of 2022 have types of their own.
+_ACCEPT = {"Accept": ", ".join([*MANIFEST_TYPES, "*/*"])}
 
 
 @dataclass(frozen=True, slots=True)
