@@ -69,9 +69,11 @@ class Listings:
                 (scope, page), lambda: self._registry(scope).list_tags(scope, page)
             )
         except Unavailable:
-            names = await self._records.list_tags(scope.repository, after=page.last, limit=page.n)
+            limit = None if page.n is None else max(page.n, 1)  # of none at all, nothing is known
+            names = await self._records.list_tags(scope.repository, after=page.last, limit=limit)
             if not names and page.last is None:
                 raise
+            names = names[: page.n]
             return TagsAnswer(msgspec.json.encode(names), _next(names, page), STALE)
         outcome = MISS.by(is_fallback=found.is_fallback)
         return TagsAnswer(found.content, found.next_query, outcome)

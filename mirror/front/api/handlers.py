@@ -37,6 +37,7 @@ class Facts:
 
     host: str = ""  # what the client calls us
     upstream: str = ""
+    namespace: str | None = None  # that the client named (`ns`)
     kind: Kind | None = None
     result: Result | None = None
     sent: int = 0  # bytes of content

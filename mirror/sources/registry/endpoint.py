@@ -372,7 +372,9 @@ class Endpoint:
                 pause = min(error.retry_after, _LONGEST_PAUSE_OF_STORAGE)
                 self.health.pause_thing(question, now + pause)
         elif error.code is ErrorCode.TOOMANYREQUESTS:
-            pause = _PAUSE if error.retry_after is None else min(error.retry_after, _LONGEST_PAUSE)
+            if error.retry_after is None:
+                error.retry_after = _PAUSE
+            pause = min(error.retry_after, _LONGEST_PAUSE)
             self.health.pause(question.quota, now + pause)
             _logger.warning(
                 "upstream limits our rate",
