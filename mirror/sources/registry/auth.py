@@ -13,13 +13,10 @@ where no repository is named, as `docker login` does.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-import aiohttp
 from cachetools import LRUCache
 from yarl import URL
 
@@ -35,25 +32,24 @@ from mirror.sources.registry.credentials import (
     log_unusable,
 )
 from mirror.sources.registry.exchange import Exchange
-from mirror.sources.registry.headers import field_value
-from mirror.sources.registry.reading import Senseless, read_json
-from mirror.sources.registry.sites import is_same_site
-from mirror.sources.registry.status import rate_limited
+from mirror.sources.registry.tokens import (
+    SecretRefused,
+    TokenWanted,
+    is_trusted,
+    parse_token,
+    read_answer,
+    read_challenge,
+)
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
-_LIFE = 60.0  # seconds, where expires_in is absent (distribution, spec/auth/token.md)
-_LONGEST_LIFE = 86400.0  # seconds; what is revoked meanwhile is found out by a 401
 _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its way
 _REMEMBERED = 4096  # tokens, one for each repository
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
-_LARGEST = 1 << 18  # bytes of a token server's answer
-_CLIENT_ID = "oci-mirror"
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})
 _REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-_OAUTH_REFUSALS = ("invalid_grant", "invalid_client", "unauthorized_client")  # RFC 6749, 5.2
 _GOOD_FOR = 60.0  # seconds for which a password is believed in that `/v2/` has let in
 
 
@@ -232,8 +228,8 @@ class Authorizer:
 
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
-        realm, service = _token_server(self._bearer.parameters)
-        question = _Question(realm, service, self._config.name_there(repository))
+        realm, service = read_challenge(self._bearer.parameters)
+        question = TokenWanted(realm, service, self._config.name_there(repository))
         self._admit(repository)
         credential = None
         if self._credentials is not None and self._may_have_credentials(question.realm):
@@ -250,16 +246,15 @@ class Authorizer:
                 raise
             version = self.credentials_version()
             answer = await self._ask_as(question, renewed)
-        token = _parse_token(answer)
-        life = token.good_until * (1 - _MARGIN)
+        header, life = parse_token(answer)
         if version == self.credentials_version():
             self._version = version
-            self._tokens[repository] = _Token(token.header, asked_at + life)
-        return token.header
+            self._tokens[repository] = _Token(header, asked_at + life * (1 - _MARGIN))
+        return header
 
-    async def _is_of(self, credential: Credential, question: "_Question", denial: Denied) -> bool:
+    async def _is_of(self, credential: Credential, question: TokenWanted, denial: Denied) -> bool:
         """Whether the token server denies these credentials everything, or just a repository."""
-        if isinstance(denial, _Refused):
+        if isinstance(denial, SecretRefused):
             return True
         try:
             await self._ask_as(replace(question, repository=None), credential)
@@ -269,7 +264,7 @@ class Authorizer:
             pass
         return False
 
-    async def _ask_as(self, question: "_Question", credential: Credential | None) -> bytes:
+    async def _ask_as(self, question: TokenWanted, credential: Credential | None) -> bytes:
         """Ask in the way that worked last, and in the other one where that is not known there."""
         if credential is None:
             return await self._ask("GET", question.url, {}, None)
@@ -283,7 +278,7 @@ class Authorizer:
             self._posts = not self._posts
             return await self._ask_with_password(question, credential)
 
-    async def _ask_with_password(self, question: "_Question", credential: Credential) -> bytes:
+    async def _ask_with_password(self, question: TokenWanted, credential: Credential) -> bytes:
         if self._posts:
             return await self._ask("POST", question.realm, {}, question.form(credential))
         return await self._ask("GET", question.url, {"Authorization": credential.basic}, None)
@@ -296,7 +291,7 @@ class Authorizer:
                 async with self._exchange.send(
                     method, url, headers, kind="token", form=form
                 ) as response:
-                    return await _read_answer(self._exchange, response)
+                    return await read_answer(self._exchange, response)
             except Unavailable as error:
                 # A server that said something is not asked again; a broken connection is.
                 if error.status_seen is not None or error.timed_out or attempt == _ATTEMPTS:
@@ -312,105 +307,6 @@ class Authorizer:
             extra=fields(endpoint=self._config.url, token_host=realm.host),
         )
         return False
-
-
-def is_trusted(realm: URL, *, registry: URL, token_hosts: Iterable[str]) -> bool:
-    """Whether a token server may be given the credentials for `registry`."""
-    if registry.scheme == "https" and realm.scheme != "https":
-        return False
-    host, own = realm.host or "", registry.host or ""
-    if host in token_hosts or realm.authority in token_hosts:
-        return True
-    return is_same_site(host, own)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What a token server is asked: one repository, and only pull; None: who one is, at all."""
-
-    realm: URL
-    service: str
-    repository: str | None
-
-    @property
-    def url(self) -> URL:
-        """For a GET (distribution, spec/auth/token.md)."""
-        return self.realm.update_query(self._wanted())
-
-    def form(self, credential: Credential) -> dict[str, str]:
-        """For a POST (distribution, spec/auth/oauth.md)."""
-        form = self._wanted() | {"client_id": _CLIENT_ID}
-        if credential.is_identity_token:
-            return form | {"grant_type": "refresh_token", "refresh_token": credential.secret}
-        user = {"username": credential.username, "password": credential.secret}
-        return form | user | {"grant_type": "password"}
-
-    def _wanted(self) -> dict[str, str]:
-        wanted = {"service": self.service} if self.service else {}
-        if self.repository is not None:
-            wanted["scope"] = f"repository:{self.repository}:pull"
-        return wanted
-
-
-def _token_server(parameters: dict[str, str]) -> tuple[URL, str]:
-    """Where a challenge sends us, and for which service."""
-    try:
-        realm = URL(parameters["realm"])
-        realm.origin()  # yarl finds out what a port or a host is worth when it is asked
-        realm.update_query(scope="")
-    except (KeyError, ValueError) as error:
-        raise Senseless("upstream's challenge names no usable token server") from error
-    if realm.scheme not in {"http", "https"} or not realm.host:
-        raise Senseless("upstream's challenge names no usable token server")
-    return realm, parameters.get("service", "")
-
-
-class _Refused(Denied):
-    """The token server does not take the credentials: 401, or OAuth2's words for it."""
-
-
-async def _read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> bytes:
-    if response.status == HTTPStatus.UNAUTHORIZED:
-        raise _Refused(ErrorCode.DENIED, "the token server refuses the mirror's credentials")
-    if response.status == HTTPStatus.FORBIDDEN:
-        raise Denied(ErrorCode.DENIED, "the token server refuses this repository")
-    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise rate_limited(response)
-    if response.status == HTTPStatus.BAD_REQUEST:
-        await _require_other_words(exchange, response)
-    if response.status != HTTPStatus.OK:
-        raise Unavailable(
-            f"the token server answered {response.status}", status_seen=response.status
-        )
-    return await exchange.read(response, limit=_LARGEST)
-
-
-async def _require_other_words(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
-    """See that a token server does not mean the credentials by 400. Raises _Refused."""
-    with suppress(Unavailable):
-        told = read_json(await exchange.read(response, limit=_LARGEST), what="a refusal")
-        if isinstance(told, dict) and told.get("error") in _OAUTH_REFUSALS:
-            raise _Refused(ErrorCode.DENIED, "the token server refuses the mirror's credentials")
-
-
-def _parse_token(answer: bytes) -> _Token:
-    """The token, and as `good_until` its life in seconds."""
-    document = read_json(answer, what="the token server's answer")
-    if not isinstance(document, dict):
-        raise Senseless("the token server's answer makes no sense")
-    token = document.get("token") or document.get("access_token")
-    if not isinstance(token, str) or not field_value(token):
-        raise Senseless("the token server's answer holds no token")
-    return _Token(f"Bearer {token}", _life(document.get("expires_in")))
-
-
-def _life(seconds: object) -> float:
-    """For how long to believe in a token."""
-    try:
-        life = float(seconds)  # type: ignore[arg-type]  # whatever it is: a TypeError is an answer
-    except (OverflowError, TypeError, ValueError):
-        return _LIFE
-    return min(life, _LONGEST_LIFE) if math.isfinite(life) and life > 0 else _LIFE
 
 
 def _other_than(sent: str | None, header: str | None) -> str | None:

@@ -1,7 +1,7 @@
 import pytest
 from yarl import URL
 
-from mirror.sources.registry.auth import is_trusted
+from mirror.sources.registry.tokens import is_trusted
 
 
 @pytest.mark.parametrize(
