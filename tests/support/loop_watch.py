@@ -119,9 +119,10 @@ class _Watch:
     def _callback(self, top: FrameType | None) -> FrameType | None:
         """The first frame of what the loop has called, if any of it is of the code in question."""
         is_ours = False
-        while top is not None and top.f_back is not None:
+        # It runs on meanwhile: what is behind a frame may be gone at the next look.
+        while top is not None and (behind := top.f_back) is not None:
             is_ours = is_ours or top.f_code.co_filename.startswith(self.of)
-            if top.f_back.f_code.co_filename.endswith("/asyncio/runners.py"):
+            if behind.f_code.co_filename.endswith("/asyncio/runners.py"):
                 return top if is_ours else None
-            top = top.f_back
+            top = behind
         return None
