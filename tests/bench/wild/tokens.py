@@ -9,8 +9,9 @@ from tests.bench.wild.registries import AT_ONCE, an_image
 from tests.bench.wild.seat import Scene, Seat
 from tests.support.auth import BasicAuth, BearerAuth
 from tests.support.images import Image
-from tests.support.named import DOCKER_HARDENED, ECR, ECR_PUBLIC, NamedRegistry, Ways
+from tests.support.named import NamedRegistry
 from tests.support.upstream import ScriptedRegistry
+from tests.support.ways import DOCKER_HARDENED, ECR, ECR_PUBLIC, Ways
 
 
 async def _named(scene: Scene, ways: Ways, seed: int) -> tuple[NamedRegistry, Image]:

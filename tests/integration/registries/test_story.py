@@ -18,9 +18,10 @@ from tests.support.client import MANIFEST_TYPES, Answer
 from tests.support.clock import FakeClock
 from tests.support.images import OCI_INDEX, artifact, digest_of, image, index, random_layer
 from tests.support.mirror import InnerMirror, document
-from tests.support.named import ALL, PRIVATE, NamedRegistry, Ways
+from tests.support.named import PRIVATE, NamedRegistry
 from tests.support.process import until
 from tests.support.tls import Authority
+from tests.support.ways import ALL, Ways
 
 NAME = "library/app"
 SHARED = random_layer(200_000, seed=1)
