@@ -78,7 +78,8 @@ class Endpoint:
             config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random
         )
         self.ranges = True  # until it ignores one
-        self.heads = Heads(clock)
+        self.heads = Heads(clock)  # of manifests
+        self.heads_of_blobs = Heads(clock)
         self.token_servers = TokenServers(config, exchange)
         self.label = label
         self._metrics = metrics

@@ -21,7 +21,7 @@ from tests.support.mirror import InnerMirror, document
 from tests.support.named import PRIVATE, NamedRegistry
 from tests.support.process import until
 from tests.support.tls import Authority
-from tests.support.ways import ALL, Ways
+from tests.support.ways import ACR_PERSONAL, ALL, ECR, ECR_PUBLIC, Ways
 
 NAME = "library/app"
 SHARED = random_layer(200_000, seed=1)
@@ -321,3 +321,19 @@ async def test_what_the_mirror_may_not_have_is_denied_and_that_is_no_wrong_passw
 
 async def _is_there(client: Client, what: str, name: str) -> bool:
     return (await client.ask("GET", what, name)).status == 200
+
+
+@pytest.mark.parametrize("ways", [ECR_PUBLIC, ECR, ACR_PERSONAL], ids=str)
+async def test_where_head_of_a_blob_is_of_no_use_it_is_tried_once_and_then_not(
+    scene: Scene, start_mirror: StartMirror
+) -> None:
+    if scene.ways.needs_password:
+        scene.give_password(scene.ways.proof)
+    mirror = await start_mirror(scene.upstream())
+    client = Client(mirror, scene.ways, CONTAINERD)
+    digests = [*ONE.blobs, TWO.config, TWO.layers[1]]
+    for digest in digests:
+        head = await client.ask("HEAD", f"blobs/{digest}")
+        assert int(head.headers["Content-Length"]) == len({**ONE.blobs, **TWO.blobs}[digest])
+    refused = [it for it in scene.registry.requests if it.method == "HEAD" and it.status >= 400]
+    assert {it.reference for it in refused} == {digests[0]}
