@@ -15,16 +15,14 @@ from pydantic import ValidationError
 
 from mirror.config.proxies import EnvironmentProxies, parse_environment
 from mirror.config.sections import (
-    DOCKER_HUB,
     Config,
-    Endpoint,
     Fill,
     Log,
     Server,
     Store,
     Tags,
-    Upstream,
 )
+from mirror.config.upstreams import DOCKER_HUB, Endpoint, Upstream
 from mirror.config.wording import explain
 
 __all__ = [

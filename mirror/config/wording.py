@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mirror.config.sections import Config, Endpoint, Upstream
+from mirror.config.sections import Config
+from mirror.config.upstreams import Endpoint, Upstream
 
 
 def explain(error: ValidationError) -> list[str]:

@@ -114,16 +114,17 @@ class Overview:
 
     def _endpoint(self, upstream: str, endpoint: Endpoint) -> models.Endpoint:
         now = self._parts.monotonic()
-        pauses = endpoint.health.pauses(now)
-        limit, remaining = endpoint.quota
+        condition, health = endpoint.condition, endpoint.condition.health
+        pauses = health.pauses(now)
+        limit, remaining = condition.quota
         is_told = limit is not None or remaining is not None
         return models.Endpoint(
             upstream=upstream,
             name=endpoint.name,
             url=endpoint.config.url,
-            is_up=endpoint.health.is_up,
-            trouble=None if endpoint.health.is_up else endpoint.trouble,
-            retry_seconds=endpoint.health.wait_for_ping(now),
+            is_up=health.is_up,
+            trouble=None if health.is_up else condition.trouble,
+            retry_seconds=health.wait_for_ping(now),
             pauses=[
                 models.Pause(requests=kind.name.lower(), seconds=left)
                 for kind, left in pauses.items()

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
 
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Subject
 from mirror.oci.ranges import MOST_RANGES, ByteRange
 from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
@@ -110,7 +110,7 @@ class Pulls(Protocol):
     async def list_referrers(
         self,
         repository: Repository,
-        digest: Digest,
+        subject: Subject,
         artifact_type: str | None,
         page: Page,
         authorization: Authorization,

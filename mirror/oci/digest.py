@@ -8,7 +8,10 @@ from msgspec import Meta, Struct
 
 from mirror.oci.errors import ErrorCode, RegistryError
 
-_GRAMMAR = re.compile(r"(?P<algorithm>[a-z0-9]+(?:[.+_-][a-z0-9]+)*):(?P<encoded>[A-Za-z0-9=_-]+)")
+_ALGORITHM = r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*"
+_ENCODED_PART = r"[A-Za-z0-9=_-]+"
+_GRAMMAR = re.compile(rf"(?P<algorithm>{_ALGORITHM}):(?P<encoded>{_ENCODED_PART})")
+_LONGEST_NAME = 512  # characters of either part; sha512 has 128
 _ENCODED = {
     # image-spec, descriptor.md, "Registered algorithms"
     "sha256": re.compile(r"[a-f0-9]{64}"),
@@ -70,6 +73,23 @@ class Digest(Struct, frozen=True, tag="digest", array_like=True):
         return hashlib.new(self.algorithm, content).hexdigest() == self.encoded
 
 
+class UnprovableDigest(Struct, frozen=True, tag="unprovable", array_like=True):
+    """A digest by the grammar, of an algorithm that is not known here: a name for others to read.
+
+    Others may be asked what they have to say of it; content cannot be had by it.
+    """
+
+    algorithm: Annotated[str, Meta(pattern=rf"\A{_ALGORITHM}\Z", max_length=_LONGEST_NAME)]
+    encoded: Annotated[str, Meta(pattern=rf"\A{_ENCODED_PART}\Z", max_length=_LONGEST_NAME)]
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.encoded}"
+
+
+Subject = Digest | UnprovableDigest
+"""What others may refer to."""
+
+
 def parse_digest(text: str) -> Digest:
     """Read a digest by the spec's grammar.
 
@@ -87,6 +107,21 @@ def parse_digest(text: str) -> Digest:
     if pattern.fullmatch(encoded) is None:
         raise RegistryError(ErrorCode.DIGEST_INVALID, f"not the hex form of a {algorithm} digest")
     return Digest(algorithm, encoded)
+
+
+def parse_subject(text: str) -> Subject:
+    """Read the digest of what others refer to, by whatever algorithm.
+
+    Raises:
+        RegistryError: `DIGEST_INVALID`, for a malformed digest.
+    """
+    try:
+        return parse_digest(text)
+    except UnknownAlgorithm:
+        algorithm, _, encoded = text.partition(":")
+        if max(len(algorithm), len(encoded)) > _LONGEST_NAME:
+            raise
+        return UnprovableDigest(algorithm, encoded)
 
 
 def digest_of(content: bytes) -> Digest:

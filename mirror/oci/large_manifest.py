@@ -46,9 +46,23 @@ def read_large_manifest(content: bytes, *, most: int) -> dict[str, Any]:
         found = msgspec.json.decode(content, type=_Document)
     except (ValueError, RecursionError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
-    if len(found.manifests or ()) + len(found.layers or ()) > most:
+    blobs = _blobs_of_artifact(found.blobs)
+    if len(found.manifests or ()) + len(found.layers or ()) + len(blobs) > most:
         found.manifests, found.layers = found.manifests and [], found.layers and []
-    marks: dict[str, Any] = {} if found.blobs is UNSET else {"blobs": []}
+        blobs = []
+    marks: dict[str, Any] = {}
+    if found.blobs is not UNSET:
+        marks["blobs"] = msgspec.to_builtins(blobs)
     found.blobs = UNSET
     marks.update(msgspec.to_builtins(found))
     return marks
+
+
+def _blobs_of_artifact(raw: Raw | UnsetType) -> list[_Entry]:
+    """What stands under that name in documents of other kinds may be anything."""
+    if raw is UNSET:
+        return []
+    try:
+        return msgspec.json.decode(raw, type=list[_Entry] | None) or []
+    except (ValueError, RecursionError):
+        return []

@@ -95,7 +95,11 @@ def parse_references(content: bytes) -> References:
         document = _read(content)
         config = document.get("config")
         manifests = list(document.get("manifests") or ())
-        blobs = [*([config] if config else ()), *(document.get("layers") or ())]
+        blobs = [
+            *([config] if config else ()),
+            *(document.get("layers") or ()),
+            *_blobs_of_artifact(document),
+        ]
         if len(manifests) + len(blobs) > MAX_REFERENCES:
             manifests, blobs = [], []
         return References(
@@ -107,6 +111,14 @@ def parse_references(content: bytes) -> References:
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
+
+
+def _blobs_of_artifact(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an artifact's manifest of 2022 names (image-spec 1.1.0-rc2); nothing, if it is none."""
+    blobs = document.get("blobs")
+    if not isinstance(blobs, list):
+        return []
+    return [it for it in blobs if isinstance(it, dict) and isinstance(it.get("digest"), str)]
 
 
 def _read(content: bytes) -> dict[str, Any]:

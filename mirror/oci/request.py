@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote
 
 from msgspec import Meta
 
-from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.digest import Digest, Subject, parse_digest, parse_subject
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Reference, parse_reference, parse_repository
 
@@ -84,7 +84,7 @@ class ReferrersRequest:
     """
 
     name: str
-    digest: Digest
+    subject: Subject
     artifact_type: str | None
     page: Page = Page()
 
@@ -190,7 +190,7 @@ def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
     if noun == "referrers":
         others = {name: value for name, value in parameters.items() if name != "artifactType"}
         artifact_type = parameters.get("artifactType") or None
-        return ReferrersRequest(repository, parse_digest(last), artifact_type, _page(others))
+        return ReferrersRequest(repository, parse_subject(last), artifact_type, _page(others))
     if last != "list":
         raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
     return TagsRequest(repository, _page(parameters))

@@ -60,22 +60,29 @@ class Blobs:
     async def head(self, scope: Scope, digest: Digest) -> BlobAnswer:
         """The size of a blob, without transferring it.
 
-        What a manifest has told of it may be told again: that says nothing of what is at hand.
+        Of what may be served from here it is the proved one. Else what a manifest has told of it
+        may be told again: that says nothing of what is at hand.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         link = await self._links.find(scope.repository, digest)
+        verdict = await self._links.judge(scope.repository, digest, link)
+        if verdict is Verdict.SERVE:
+            async with self._find(digest) as found:
+                if found is not None:
+                    return BlobAnswer(digest, _size(found), None, HIT)
         if link is not None and (link.size or link.is_confirmed):
             await self._require_hope(scope, digest)
             return BlobAnswer(digest, link.size, None, HIT)
-        verdict = await self._links.judge(scope.repository, digest, link)
         size = await self._links.confirm_blob(scope, digest)
         if verdict is Verdict.FETCH:
             return BlobAnswer(digest, size, None, MISS)
         async with self._find(digest) as found:
-            is_told = found is not None and await self._links.is_open(digest)
-            return BlobAnswer(digest, size, None, LINKED if is_told else MISS)
+            if found is None:
+                return BlobAnswer(digest, size, None, MISS)
+            is_told = await self._links.is_open(digest)
+            return BlobAnswer(digest, _size(found), None, LINKED if is_told else MISS)
 
     @asynccontextmanager
     async def open(
@@ -180,6 +187,10 @@ class Blobs:
 
     def _source(self, scope: Scope) -> BlobSource:
         return self._registries[scope.repository.namespace].blobs(scope)
+
+
+def _size(found: bytes | OpenBlob) -> int:
+    return len(found) if isinstance(found, bytes) else found.size
 
 
 def _answer(digest: Digest, found: bytes | OpenBlob, outcome: Outcome) -> BlobAnswer:

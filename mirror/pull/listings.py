@@ -8,8 +8,8 @@ import msgspec
 
 from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
-from mirror.oci.digest import Digest
-from mirror.oci.errors import Unavailable
+from mirror.oci.digest import Digest, Subject
+from mirror.oci.errors import ErrorCode, Missing, Unavailable
 from mirror.oci.reference import Repository
 from mirror.oci.referrers import filter_referrers
 from mirror.oci.request import Page
@@ -26,6 +26,8 @@ from mirror.storage.ports import Storage
 
 _BATCH = 500  # digests, read at a time
 _REPOSITORIES = 200  # read at a time
+_NO_LIST = b""
+"""On record where upstream knows no such list: in an outage, too, clients turn to the tag then."""
 
 
 class Listings:
@@ -68,29 +70,32 @@ class Listings:
                 (scope, page), lambda: self._registry(scope).list_tags(scope, page)
             )
         except Unavailable:
-            names = await self._records.list_tags(scope.repository, after=page.last, limit=page.n)
+            limit = None if page.n is None else max(page.n, 1)  # of none at all, nothing is known
+            names = await self._records.list_tags(scope.repository, after=page.last, limit=limit)
             if not names and page.last is None:
                 raise
+            names = names[: page.n]
             return TagsAnswer(msgspec.json.encode(names), _next(names, page), STALE)
         outcome = MISS.by(is_fallback=found.is_fallback)
         return TagsAnswer(found.content, found.next_query, outcome)
 
     async def list_referrers(
-        self, scope: Scope, digest: Digest, artifact_type: str | None, page: Page
+        self, scope: Scope, subject: Subject, artifact_type: str | None, page: Page
     ) -> ReferrersAnswer:
-        """What refers to `digest`: remembered as long as a tag would be.
+        """What refers to `subject`: remembered as long as a tag would be.
 
         Upstream's whole list is, and is filtered here: so no filter costs a question, or room. A
         `page` that a client asks for is passed on; whoever sends no such query is told everything,
-        as far as that makes one answer.
+        as far as that makes one answer. Of a subject under an algorithm that is not known here,
+        nothing is remembered.
 
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        if page == Page():
-            answer = await self._list_all_referrers(scope, digest)
+        if page == Page() and isinstance(subject, Digest):
+            answer = await self._list_all_referrers(scope, subject)
         else:
-            found = await self._ask_for_referrers(scope, digest, page)
+            found = await self._ask_for_referrers(scope, subject, page)
             outcome = MISS.by(is_fallback=found.is_fallback)
             answer = ReferrersAnswer(found.content, found.next_query, outcome)
         if artifact_type is None:
@@ -138,7 +143,7 @@ class Listings:
         age = Freshness.DEAD
         if record is not None:
             age = self._policy.decide(record.checked_at, now=self._clock())
-        if record is not None and age is Freshness.FRESH:
+        if record is not None and record.content and age is Freshness.FRESH:
             return ReferrersAnswer(record.content, None, HIT)
         key = ("referrers", scope, digest)
         try:
@@ -146,10 +151,18 @@ class Listings:
         except Unavailable:
             if record is None or age is Freshness.DEAD:
                 raise
+            if not record.content:
+                raise _no_list() from None
             return ReferrersAnswer(record.content, None, STALE)
 
     async def _fetch_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
-        found = await self._ask_for_referrers(scope, digest, Page())
+        try:
+            found = await self._ask_for_referrers(scope, digest, Page())
+        except Missing as error:
+            if not error.is_remembered:
+                nothing = ReferrersRecord(_NO_LIST, self._clock())
+                await try_to_keep(self._records.record_referrers(scope.repository, digest, nothing))
+            raise
         if found.next_query is not None or found.is_fallback:  # not all, or not to be relied on
             outcome = MISS.by(is_fallback=found.is_fallback)
             return ReferrersAnswer(found.content, found.next_query, outcome)
@@ -157,12 +170,16 @@ class Listings:
         await try_to_keep(self._records.record_referrers(scope.repository, digest, record))
         return ReferrersAnswer(found.content, None, STORED)
 
-    async def _ask_for_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
-        with self._memory.remembering_missing(scope, f"referrers {digest}"):
-            return await self._registry(scope).list_referrers(scope, digest, page)
+    async def _ask_for_referrers(self, scope: Scope, subject: Subject, page: Page) -> Referrers:
+        with self._memory.remembering_missing(scope, f"referrers {subject}"):
+            return await self._registry(scope).list_referrers(scope, subject, page)
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]
+
+
+def _no_list() -> Missing:
+    return Missing(ErrorCode.MANIFEST_UNKNOWN, "upstream did not have it when it was last asked")
 
 
 def _next(names: list[str], page: Page) -> dict[str, str] | None:

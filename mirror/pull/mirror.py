@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Subject
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.ranges import ByteRange
 from mirror.oci.reference import Reference, Repository, Tag
@@ -126,7 +126,7 @@ class Mirror:
     async def list_referrers(
         self,
         repository: Repository,
-        digest: Digest,
+        subject: Subject,
         artifact_type: str | None,
         page: Page,
         authorization: str | None,
@@ -135,9 +135,9 @@ class Mirror:
         scope = self._scope(repository, authorization)
         registry = self._registries[repository.namespace]
         await self._grants.require(
-            scope, f"manifest {digest}", lambda: registry.confirm_manifest(scope, digest)
+            scope, f"manifest {subject}", lambda: registry.confirm_manifest(scope, subject)
         )
-        return await self._listings.list_referrers(scope, digest, artifact_type, page)
+        return await self._listings.list_referrers(scope, subject, artifact_type, page)
 
     async def check_login(self, upstream: str, authorization: str | None) -> None:
         """Return where that upstream lets a client in with what it sent."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from mirror.config import DOCKER_HUB, Config
 from mirror.oci.errors import ErrorCode, RegistryError
-from mirror.oci.reference import Repository
+from mirror.oci.reference import Repository, parse_repository
 from mirror.oci.repositories import Selection
 
 _REMEMBERED = 4096  # routes
@@ -63,7 +63,8 @@ class Router:
         """Where `name` leads, as it stands in the path, given `ns` and the `Host` header.
 
         Raises:
-            RegistryError: `NAME_UNKNOWN`: it names no configured registry.
+            RegistryError: `NAME_UNKNOWN`: it names no configured registry. `NAME_INVALID`: no
+                repository there can have this name.
             Denied: Nobody is served this repository (`allow`, `deny`).
         """
         # Clients ask for the same things again and again. A longer host is none: RFC 1123, 2.1.
@@ -88,7 +89,7 @@ class Router:
                 ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
             )
         if namespace == DOCKER_HUB and "/" not in name:
-            name = f"library/{name}"
+            name = parse_repository(f"library/{name}")  # it may have become too long
         self._served[namespace].require(name)
         return Route(Repository(namespace, name), self._access[namespace], self._relay[namespace])
 

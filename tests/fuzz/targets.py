@@ -17,7 +17,6 @@ from mirror.oci.ranges import parse_content_range, parse_range, parse_unsatisfie
 from mirror.oci.reference import parse_reference, parse_repository
 from mirror.oci.request import Page, origin_form, parse_target
 from mirror.pull.grants import life_of
-from mirror.sources.registry.auth import _parse_token, _token_server
 from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.headers import (
     field_value,
@@ -29,6 +28,7 @@ from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.response_head import LONGEST_HEAD, ResponseHead
 from mirror.sources.registry.status import parse_errors
 from mirror.sources.registry.tag_lists import read_tags
+from mirror.sources.registry.tokens import parse_token, read_challenge
 
 SIZE = 1_000  # bytes, of a blob of which ranges are asked
 
@@ -76,7 +76,7 @@ def _read_target(text: str) -> None:
 def _read_challenges(text: str) -> None:
     for challenge in parse_challenges([text]):
         with suppress(Senseless):
-            realm, _ = _token_server(challenge.parameters)
+            realm, _ = read_challenge(challenge.parameters)
             assert realm.scheme in {"http", "https"}
 
 
@@ -170,7 +170,7 @@ TARGETS = {
         ),
     ),
     "token": Target(
-        _parse_token,
+        parse_token,
         (Senseless,),
         (b'{"token":"a","expires_in":300}', b'{"access_token":"b","expires_in":1e9}'),
     ),

@@ -1,8 +1,9 @@
 """How the mirror convinces token servers: by GET, by OAuth2's POST, and with a helper's word."""
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
 from tests.support.clock import FakeClock
 from tests.support.edge import registry_at
+from tests.support.faults import Asked
 from tests.support.mirror import upstream_at
 from tests.support.upstream import ScriptedRegistry
 
@@ -114,13 +116,21 @@ def _helper(directory: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", str(directory), prepend=":")
 
 
+def _shows(pair: str) -> Callable[[Asked], bool]:
+    basic = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return lambda asked: asked.headers.get("Authorization") == basic
+
+
+@pytest.mark.parametrize("refused_by", [401, 403])
 @pytest.mark.parametrize("user", ["AWS", "_json_key", "oauth2accesstoken"])
 async def test_a_credential_helper_as_of_ecr_and_gcr_is_asked_once_and_again_when_refused(
     upstream: ScriptedRegistry,
     clock: FakeClock,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     user: str,
+    refused_by: int,
 ) -> None:
     log, secret = tmp_path / "log", tmp_path / "now"
     secret.write_text("one", encoding="utf-8")
@@ -133,6 +143,8 @@ async def test_a_credential_helper_as_of_ecr_and_gcr_is_asked_once_and_again_whe
             assert await registry.head_blob(APP, BLOB) == len(LAYER)
         secret.write_text("two", encoding="utf-8")
         upstream.auth = BasicAuth(users={user: "two"})
+        if refused_by == 403:
+            upstream.fault(where=_shows(f"{user}:one"), status=403)
         assert await registry.head_blob(APP, BLOB) == len(LAYER)
     assert log.read_text(encoding="utf-8").split() == [upstream.host] * 2
 
@@ -180,6 +192,60 @@ async def test_a_wrong_password_is_denied_counted_and_never_a_404(
         assert answer.status == 403
     assert await mirror.metric("mirror_upstream_credential_failures_total") == 1
     assert len(upstream.asked("token")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"error": "invalid_grant", "error_description": "over"}'),  # RFC 6749, 5.2
+        (400, b'{"error": "invalid_client"}'),
+        (401, b""),
+        (403, b'{"errors": [{"code": "DENIED"}]}'),
+    ],
+)
+@pytest.mark.parametrize("user", ["joe", "<token>"])
+async def test_whatever_a_token_server_says_of_a_wrong_secret_it_is_told_as_one(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    password: Path,
+    *,
+    status: int,
+    body: bytes,
+    user: str,
+) -> None:
+    upstream.auth = BearerAuth(realm=f"{upstream.url}/token")
+    upstream.fault(kind="token", status=status, body=body)
+    settings = upstream_at(upstream.url, username=user, password_file=str(password))
+    mirror = await start_mirror({"docker.io": settings})
+    answer = await mirror.client.get("/v2/team/app/manifests/1")
+    assert answer.status == 403
+    assert await mirror.metric("mirror_upstream_credential_failures_total") == 1
+
+
+async def test_a_token_server_that_denies_one_repository_says_nothing_of_the_password(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, password: Path
+) -> None:
+    upstream.auth = BearerAuth(realm=f"{upstream.url}/token", users={"joe": "secret"})
+    upstream.fault(kind="token", where=lambda asked: "private" in asked.query, status=403)
+    settings = upstream_at(upstream.url, username="joe", password_file=str(password))
+    mirror = await start_mirror({"docker.io": settings})
+    assert (await mirror.client.get("/v2/team/private/manifests/1")).status == 403
+    assert await mirror.metric("mirror_upstream_credential_failures_total") == 0
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_password_that_is_refused_for_one_repository_alone_is_not_a_wrong_one(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, password: Path, *, is_open: bool
+) -> None:
+    upstream.auth = BasicAuth(users={"joe": "secret"})
+    upstream.fault(repository="team/private", status=401, headers={"WWW-Authenticate": "Basic"})
+    if is_open:  # then `/v2/` tells nothing of passwords
+        upstream.fault(kind="ping", body=b"{}")
+        upstream.auth = None
+    settings = upstream_at(upstream.url, username="joe", password_file=str(password))
+    mirror = await start_mirror({"docker.io": settings})
+    assert (await mirror.client.get("/v2/team/private/manifests/1")).status == 403
+    assert await mirror.metric("mirror_upstream_credential_failures_total") == int(is_open)
 
 
 async def test_one_pull_of_a_private_image_of_docker_hub_asks_once_for_each_thing(

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import StartMirror
 from tests.support.images import Image, digest_of, image, index, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
-from tests.support.upstream import ScriptedRegistry
+from tests.support.upstream import Cdn, ScriptedRegistry
 
 SEGMENT = 64 * 2**10
 SIZE = 10 * SEGMENT + 77
@@ -148,6 +148,25 @@ async def test_whatever_head_says_of_the_length_the_blob_comes_over_restarts_too
             assert (answer.status, answer.digest) == (200, LAYER)
             await mirror.until_metric("mirror_fills_active", 0)
         await mirror.stop()
+
+
+@pytest.mark.parametrize("length", ["0", "1", "1000000000"])
+@pytest.mark.parametrize("named_by", ["nobody", "a lying manifest"])
+async def test_of_what_is_here_head_tells_the_proved_size_whatever_storage_or_a_manifest_says(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, length: str, named_by: str
+) -> None:
+    upstream.add(_lying(int(length) + 3), "library/other", "1")
+    upstream.cdn = Cdn(host="localhost")
+    mirror = await start_mirror()
+    await mirror.client.blob("app", LAYER)
+    await mirror.until_metric("mirror_fills_active", 0)
+    upstream.fault(kind="cdn", method="HEAD", headers={"Content-Length": length})
+    if named_by == "a lying manifest":
+        await mirror.client.manifest("other", "1")
+    for _ in range(2):
+        head = await mirror.client.head(f"/v2/other/blobs/{LAYER}")
+        assert (head.status, head.headers["Content-Length"]) == (200, str(SIZE))
+        assert (await mirror.client.blob("other", LAYER)).digest == LAYER
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -409,7 +409,7 @@ async def test_requests_carry_all_manifest_types_no_compression_and_no_cookies(
         assert "Cookie" not in asked.headers
         assert asked.headers["User-Agent"] != "x"
     [tag] = upstream.asked("tag")
-    assert {kind.strip() for kind in tag.headers["Accept"].split(",")} == set(MANIFEST_TYPES)
+    assert {kind.strip() for kind in tag.headers["Accept"].split(",")} == {*MANIFEST_TYPES, "*/*"}
 
 
 async def test_the_mirrors_clients_authorization_stays_here(

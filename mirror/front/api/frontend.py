@@ -61,6 +61,9 @@ class Frontend:
                 return _abort(request, facts.response or web.Response(status=_LEFT))
             except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
                 response = self._explain(request, error, facts, identity)
+            # Only one that has led to an upstream: a client's text has no place in a header.
+            if facts.namespace is not None and facts.upstream and not response.prepared:
+                response.headers["OCI-Namespace"] = facts.namespace  # spec, "Registry Proxying"
             status = response.status
             return response
         finally:
@@ -97,13 +100,11 @@ class Frontend:
         if request.method not in _METHODS and not _takes_form(request.method, raw):
             return errors.unsupported()
         target = parse_target(raw)
+        facts.namespace = target.ns
         response = await self._handlers.answer(request, target, facts)
         # A body that is not sent yet. Asking the type itself is cheap: `isinstance` asks the ABCs.
         if type(response) is web.Response and request.method == "GET":
             facts.sent = len(response.body) if isinstance(response.body, bytes) else 0
-        # Only a namespace that has led to an upstream: a client's text has no place in a header.
-        if target.ns is not None and facts.upstream and not response.prepared:
-            response.headers["OCI-Namespace"] = target.ns  # spec main, "Registry Proxying"
         return response
 
     def _explain(

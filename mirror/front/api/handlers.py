@@ -37,6 +37,7 @@ class Facts:
 
     host: str = ""  # what the client calls us
     upstream: str = ""
+    namespace: str | None = None  # that the client named (`ns`)
     kind: Kind | None = None
     result: Result | None = None
     sent: int = 0  # bytes of content
@@ -193,7 +194,11 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         answer = await self._mirror.list_referrers(
-            route.repository, asked.digest, asked.artifact_type, asked.page, _authorization(request)
+            route.repository,
+            asked.subject,
+            asked.artifact_type,
+            asked.page,
+            _authorization(request),
         )
         headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
         following = answer.next_query

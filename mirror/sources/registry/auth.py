@@ -5,15 +5,18 @@ registrable domain, or in `token_hosts`, and never over plain HTTP on behalf of 
 
 A token is asked for by GET first (distribution, spec/auth/token.md), which every token server of
 old knows, and by POST (spec/auth/oauth.md) where GET is refused, or for an identity token.
+
+Not every refusal says what it is of. One without a challenge may be of a token whose time is over
+(400 at public.ecr.aws, a bare 401 at dhi.io): one that has convinced before is had anew, once.
+A 403 may be of the credentials (ECR, GHCR's token server) or of the repository: they are then shown
+where no repository is named, as `docker login` does.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-import aiohttp
 from cachetools import LRUCache
 from yarl import URL
 
@@ -29,29 +32,32 @@ from mirror.sources.registry.credentials import (
     log_unusable,
 )
 from mirror.sources.registry.exchange import Exchange
-from mirror.sources.registry.headers import field_value
-from mirror.sources.registry.reading import Senseless, read_json
-from mirror.sources.registry.sites import is_same_site
-from mirror.sources.registry.status import rate_limited
+from mirror.sources.registry.tokens import (
+    SecretRefused,
+    TokenWanted,
+    is_trusted,
+    parse_token,
+    read_answer,
+    read_challenge,
+)
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
-_LIFE = 60.0  # seconds, where expires_in is absent (distribution, spec/auth/token.md)
-_LONGEST_LIFE = 86400.0  # seconds; what is revoked meanwhile is found out by a 401
 _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its way
 _REMEMBERED = 4096  # tokens, one for each repository
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
-_LARGEST = 1 << 18  # bytes of a token server's answer
-_CLIENT_ID = "oci-mirror"
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})
+_REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_GOOD_FOR = 60.0  # seconds for which a password is believed in that `/v2/` has let in
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Token:
     header: str
     good_until: float
+    has_convinced: bool = False
 
 
 class Authorizer:
@@ -76,6 +82,7 @@ class Authorizer:
         self._flights: SingleFlight[str, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
         self._basic: str | None = None
+        self._basic_good_until = 0.0
         self._credentials = credentials_of(config, clock=clock, tasks=tasks)
         self._version: object = None  # of the credentials that tokens were had with
         self._posts = False  # the token server takes no GET
@@ -118,16 +125,68 @@ class Authorizer:
             return await self._answer_basic(sent)
         return None
 
-    async def _answer_basic(self, sent: str | None) -> str | None:
+    def convinced(self, repository: str, sent: str) -> None:
+        """A request with this was let in."""
+        token = self._tokens.get(repository)
+        if token is not None and token.header == sent:
+            token.has_convinced = True
+
+    async def instead_of(self, repository: str, sent: str, status: int) -> str | None:
+        """What to send after a refusal that is no challenge, to `sent`.
+
+        None where there is nothing better to send.
+
+        Raises:
+            Denied, Unavailable: The token server says no, or nothing.
+        """
+        token = self._tokens.get(repository)
+        if token is not None and token.header == sent and token.has_convinced:
+            del self._tokens[repository]
+            return _other_than(sent, await self._fetch(repository))
+        if sent != self._basic or status not in _REFUSALS:
+            return None
+        return await self._answer_basic(sent, is_doubtful=status == HTTPStatus.UNAUTHORIZED)
+
+    async def _answer_basic(self, sent: str | None, *, is_doubtful: bool = True) -> str | None:
+        """The password, or another one than was refused; `is_doubtful`: if that means a wrong one.
+
+        None where there is nothing better to send.
+        """
         credential = await self._credential()
         if credential is None or credential.is_identity_token:
             return None  # a refresh token is no password
         if credential.basic == sent:
+            if await self._is_good(sent, otherwise=not is_doubtful):
+                return None
             self._refused()
             credential = await self._credential() or credential
         self._version = self.credentials_version()
         self._basic = _other_than(sent, credential.basic)
         return self._basic
+
+    async def _is_good(self, basic: str, *, otherwise: bool) -> bool:
+        """Whether a password that was refused for one thing is good at all.
+
+        `otherwise`: what to think where the registry does not tell, or lets in everybody.
+        """
+        if self._clock() < self._basic_good_until:
+            return True
+        if await self._status_of_api(basic) in _REFUSALS:
+            return False
+        if await self._status_of_api(None) not in _REFUSALS:
+            return otherwise
+        self._basic_good_until = self._clock() + _GOOD_FOR
+        return True
+
+    async def _status_of_api(self, basic: str | None) -> int | None:
+        """The status of `/v2/`; None where it cannot be asked."""
+        url = URL(f"{self._config.url}/v2/", encoded=True)
+        headers = {"Authorization": basic} if basic else {}
+        try:
+            async with self._exchange.send("GET", url, headers, kind="ping") as response:
+                return response.status
+        except Unavailable:
+            return None
 
     async def watch(self) -> None:
         """Notice that the credentials change; does not return."""
@@ -138,7 +197,7 @@ class Authorizer:
         """Tokens and passwords of other credentials than those of now."""
         version = self.credentials_version()
         if version != self._version:
-            self._version, self._basic = version, None
+            self._version, self._basic, self._basic_good_until = version, None, 0.0
             self._tokens.clear()
 
     async def _credential(self) -> Credential | None:
@@ -169,8 +228,8 @@ class Authorizer:
 
     async def _fetch_token(self, repository: str) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
-        realm, service = _token_server(self._bearer.parameters)
-        question = _Question(realm, service, self._config.name_there(repository))
+        realm, service = read_challenge(self._bearer.parameters)
+        question = TokenWanted(realm, service, self._config.name_there(repository))
         self._admit(repository)
         credential = None
         if self._credentials is not None and self._may_have_credentials(question.realm):
@@ -178,8 +237,8 @@ class Authorizer:
         version, asked_at = self.credentials_version(), self._clock()
         try:
             answer = await self._ask_as(question, credential)
-        except _Refused:
-            if credential is None:
+        except Denied as denial:
+            if credential is None or not await self._is_of(credential, question, denial):
                 raise
             self._refused()
             renewed = await self._credential()
@@ -187,14 +246,25 @@ class Authorizer:
                 raise
             version = self.credentials_version()
             answer = await self._ask_as(question, renewed)
-        token = _parse_token(answer)
-        life = token.good_until * (1 - _MARGIN)
+        header, life = parse_token(answer)
         if version == self.credentials_version():
             self._version = version
-            self._tokens[repository] = _Token(token.header, asked_at + life)
-        return token.header
+            self._tokens[repository] = _Token(header, asked_at + life * (1 - _MARGIN))
+        return header
 
-    async def _ask_as(self, question: "_Question", credential: Credential | None) -> bytes:
+    async def _is_of(self, credential: Credential, question: TokenWanted, denial: Denied) -> bool:
+        """Whether the token server denies these credentials everything, or just a repository."""
+        if isinstance(denial, SecretRefused):
+            return True
+        try:
+            await self._ask_as(replace(question, repository=None), credential)
+        except Denied:
+            return True
+        except Unavailable:
+            pass
+        return False
+
+    async def _ask_as(self, question: TokenWanted, credential: Credential | None) -> bytes:
         """Ask in the way that worked last, and in the other one where that is not known there."""
         if credential is None:
             return await self._ask("GET", question.url, {}, None)
@@ -208,7 +278,7 @@ class Authorizer:
             self._posts = not self._posts
             return await self._ask_with_password(question, credential)
 
-    async def _ask_with_password(self, question: "_Question", credential: Credential) -> bytes:
+    async def _ask_with_password(self, question: TokenWanted, credential: Credential) -> bytes:
         if self._posts:
             return await self._ask("POST", question.realm, {}, question.form(credential))
         return await self._ask("GET", question.url, {"Authorization": credential.basic}, None)
@@ -221,7 +291,7 @@ class Authorizer:
                 async with self._exchange.send(
                     method, url, headers, kind="token", form=form
                 ) as response:
-                    return await _read_answer(self._exchange, response)
+                    return await read_answer(self._exchange, response)
             except Unavailable as error:
                 # A server that said something is not asked again; a broken connection is.
                 if error.status_seen is not None or error.timed_out or attempt == _ATTEMPTS:
@@ -237,93 +307,6 @@ class Authorizer:
             extra=fields(endpoint=self._config.url, token_host=realm.host),
         )
         return False
-
-
-def is_trusted(realm: URL, *, registry: URL, token_hosts: Iterable[str]) -> bool:
-    """Whether a token server may be given the credentials for `registry`."""
-    if registry.scheme == "https" and realm.scheme != "https":
-        return False
-    host, own = realm.host or "", registry.host or ""
-    if host in token_hosts or realm.authority in token_hosts:
-        return True
-    return is_same_site(host, own)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What a token server is asked: one repository, and only pull."""
-
-    realm: URL
-    service: str
-    repository: str
-
-    @property
-    def url(self) -> URL:
-        """For a GET (distribution, spec/auth/token.md)."""
-        return self.realm.update_query(self._wanted())
-
-    def form(self, credential: Credential) -> dict[str, str]:
-        """For a POST (distribution, spec/auth/oauth.md)."""
-        form = self._wanted() | {"client_id": _CLIENT_ID}
-        if credential.is_identity_token:
-            return form | {"grant_type": "refresh_token", "refresh_token": credential.secret}
-        user = {"username": credential.username, "password": credential.secret}
-        return form | user | {"grant_type": "password"}
-
-    def _wanted(self) -> dict[str, str]:
-        wanted = {"scope": f"repository:{self.repository}:pull"}
-        return wanted | {"service": self.service} if self.service else wanted
-
-
-def _token_server(parameters: dict[str, str]) -> tuple[URL, str]:
-    """Where a challenge sends us, and for which service."""
-    try:
-        realm = URL(parameters["realm"])
-        realm.origin()  # yarl finds out what a port or a host is worth when it is asked
-        realm.update_query(scope="")
-    except (KeyError, ValueError) as error:
-        raise Senseless("upstream's challenge names no usable token server") from error
-    if realm.scheme not in {"http", "https"} or not realm.host:
-        raise Senseless("upstream's challenge names no usable token server")
-    return realm, parameters.get("service", "")
-
-
-class _Refused(Denied):
-    """The token server does not take the credentials: 401, or OAuth2's words for it."""
-
-
-async def _read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> bytes:
-    if response.status == HTTPStatus.UNAUTHORIZED:
-        raise _Refused(ErrorCode.DENIED, "the token server refuses the mirror's credentials")
-    if response.status == HTTPStatus.FORBIDDEN:
-        raise Denied(ErrorCode.DENIED, "the token server refuses this repository")
-    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise rate_limited(response)
-    if response.status != HTTPStatus.OK:
-        raise Unavailable(
-            f"the token server answered {response.status}", status_seen=response.status
-        )
-    return await exchange.read(response, limit=_LARGEST)
-
-
-def _parse_token(answer: bytes) -> _Token:
-    """The token, and as `good_until` its life in seconds."""
-    document = read_json(answer, what="the token server's answer")
-    if not isinstance(document, dict):
-        raise Senseless("the token server's answer makes no sense")
-    token = document.get("token") or document.get("access_token")
-    if not isinstance(token, str) or not field_value(token):
-        raise Senseless("the token server's answer holds no token")
-    return _Token(f"Bearer {token}", _life(document.get("expires_in")))
-
-
-def _life(seconds: object) -> float:
-    """For how long to believe in a token."""
-    try:
-        life = float(seconds)  # type: ignore[arg-type]  # whatever it is: a TypeError is an answer
-    except (OverflowError, TypeError, ValueError):
-        return _LIFE
-    return min(life, _LONGEST_LIFE) if math.isfinite(life) and life > 0 else _LIFE
 
 
 def _other_than(sent: str | None, header: str | None) -> str | None:

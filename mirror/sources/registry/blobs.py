@@ -165,17 +165,24 @@ class RegistryBlobs:
 
 async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
     """The size of a blob in bytes; nothing is transferred. Raises as `Endpoint.ask`."""
-    try:
-        size = await _head_blob(endpoint, scope, digest)
-    except (Denied, Refused):
-        # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none.
-        size = None
-    except Unavailable as error:
-        # Some storage lets in nobody but by GET, as it says in the signed link.
-        if error.status_seen != HTTPStatus.FORBIDDEN:
-            raise
-        size = None
-    return await _first_byte(endpoint, scope, digest) if size is None else size
+    repository, heads = scope.repository.name, endpoint.heads_of_blobs
+    if heads.are_useful(repository):
+        try:
+            size = await _head_blob(endpoint, scope, digest)
+        except (Denied, Refused):
+            # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none.
+            size = None
+        except Unavailable as error:
+            # Some storage lets in nobody but by GET, as it says in the signed link.
+            if error.status_seen != HTTPStatus.FORBIDDEN:
+                raise
+            size = None
+        if size is not None:
+            return size
+        heads.refused(repository, str(digest))
+    size = await _first_byte(endpoint, scope, digest)
+    heads.answered_by_get(repository, str(digest))
+    return size
 
 
 async def _head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int | None:

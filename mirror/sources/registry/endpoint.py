@@ -1,9 +1,10 @@
-"""One URL at which content can be had: authorized, watched, its answers understood."""
+"""One URL at which content can be had: authorized, its answers understood.
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+What they tell of the endpoint itself is for its `condition`.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -18,32 +19,23 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Refused, RegistryError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.registry.auth import Authorizer
+from mirror.sources.registry.condition import Condition
 from mirror.sources.registry.elsewhere import Elsewhere, registry_that_answered
 from mirror.sources.registry.exchange import Exchange, Label
-from mirror.sources.registry.headers import field_value, parse_quota
+from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.heads import Heads
-from mirror.sources.registry.health import Health, Question, Quota, Trouble
-from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.health import Question, Quota
 from mirror.sources.registry.status import (
-    Closed,
-    OfStorage,
     parse_errors,
     raise_for_status,
-    trouble_of,
 )
 from mirror.sources.registry.token_servers import TokenServers
-from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
-_logger = logging.getLogger(__name__)
-
 _LONGEST_REFUSAL = 2**14  # bytes of a body that is passed on
-_PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
-_PROBE_INTERVAL = 0.2  # seconds, at least
-_LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
-_LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
 _KEPT = 4  # one of so many connections for bodies is for clients that have none
-_MOST_CHALLENGES = 2  # to one question: the registry's, and that of the one it redirects to
+_MOST_ANSWERS = 3  # to refusals of one question: the registry's, and of the one it redirects to
+_REFUSALS = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 _QUOTAS = {
     "tag": Quota.MANIFESTS,
@@ -83,31 +75,24 @@ class Endpoint:
     ) -> None:
         self.config = config
         self.exchange = exchange
-        self.health = Health()
+        self.condition = Condition(
+            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random
+        )
         self.ranges = True  # until it ignores one
-        self.heads = Heads(clock)
-        self.answered = 0  # questions, ever
-        self.trouble: str | None = None  # the last that was seen, for people
-        self.quota: tuple[int | None, int | None] = (None, None)  # pulls: allowed, and left
+        self.heads = Heads(clock)  # of manifests
+        self.heads_of_blobs = Heads(clock)
         self.token_servers = TokenServers(config, exchange)
         self.label = label
-        self._clock = clock
-        self._random = random
         self._metrics = metrics
-        self._tasks = tasks
         refused = metrics.upstream_credential_failures.labels(label.upstream, label.endpoint)
-        self._authorizer = Authorizer(
-            config, exchange, tasks=tasks, clock=clock, admit=self._require_tokens,
-            note_refused=refused.inc,
+        make = partial(
+            Authorizer, exchange=exchange, tasks=tasks, clock=clock,
+            admit=self.condition.require_tokens,
         )  # fmt: skip
-        self._elsewhere = Elsewhere(partial(
-            Authorizer, exchange=exchange, tasks=tasks, clock=clock, admit=self._require_tokens,
-            note_refused=lambda: None,
-        ))  # fmt: skip
+        self._authorizer = make(config, note_refused=refused.inc)
+        self._elsewhere = Elsewhere(partial(make, note_refused=lambda: None))
         if config.password_file is not None:
             tasks.keep(self._authorizer.watch, name="credentials")
-        self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
-        self._up.set(1)
         # The last slot is not for bodies: a question must not wait until a layer is through.
         most = config.max_connections
         self._slots = Slots(most)
@@ -115,7 +100,7 @@ class Endpoint:
         self._body_slots = Slots(for_bodies, kept=(for_bodies or 0) // _KEPT)
 
     def __repr__(self) -> str:
-        return f"<Endpoint {self.config.url}: {self.health}>"
+        return f"<Endpoint {self.config.url}: {self.condition.health}>"
 
     @property
     def name(self) -> str:
@@ -128,29 +113,19 @@ class Endpoint:
 
     def is_up_for(self, quota: Quota, repository: str) -> bool:
         """Whether it would answer this kind of request, for all that is known."""
-        return self.health.is_up_for(Question(quota, repository), self._clock())
+        return self.condition.is_up_for(quota, repository)
 
     def wait(self, quota: Quota, repository: str) -> float:
         """Seconds until it is worth asking this kind of request again; 0 if it is now."""
-        return self.health.wait(Question(quota, repository), self._clock())
+        return self.condition.wait(quota, repository)
 
-    def _require(self, question: Question) -> None:
-        """See that a request is worth sending now. Raises Closed."""
-        now = self._clock()
-        if self.health.may_ask(question, now):
-            return
-        pause = self.health.pause_left(question, now)
-        if pause:
-            raise Closed(
-                "upstream limits the rate of requests",
-                code=ErrorCode.TOOMANYREQUESTS,
-                retry_after=pause,
-            )
-        what = self.config.host if not self.health.is_up else "what was asked for there"
-        raise Closed(f"{what} is known to be down")
+    def body_broke(self, repository: str) -> None:
+        """The body of a blob has stalled, or brought nothing at all."""
+        self.condition.body_broke(repository)
 
-    def _require_tokens(self, repository: str) -> None:
-        self._require(Question(Quota.TOKENS, repository))
+    def note_fallback(self) -> None:
+        """It has said what a tag means, or which there are, in place of those who may."""
+        self._metrics.upstream_fallback_answers.labels(self.label.upstream, self.name).inc()
 
     @asynccontextmanager
     async def ask(
@@ -177,7 +152,7 @@ class Endpoint:
         """
         quota = Quota.CHECKS if (method, kind) in _CHECKS else _QUOTAS[kind]
         question = Question(quota, scope.repository.name, path)
-        self._require(question)
+        self.condition.require(question)
         there = self.config.name_there(scope.repository.name)
         url = URL(f"{self.config.url}/v2/{there}/{path}", encoded=True)
         async with AsyncExitStack() as stack:
@@ -197,7 +172,7 @@ class Endpoint:
             Missing, Denied, Refused, Unavailable: As `ask`.
         """
         question = Question(Quota.LOGINS, "")
-        self._require(question)
+        self.condition.require(question)
         url = URL(f"{self.config.url}/v2/", encoded=True)
         sent = _sendable(authorization)
         async with (
@@ -232,19 +207,22 @@ class Endpoint:
         kind: str,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         at, sent = url, await self._first_header(scope)
-        challenged = set[URL]()
+        answered = list[URL]()
         while True:
             async with self._send(question, method, at, headers, sent, kind=kind) as response:
                 origin, better = response.url.origin(), None
-                if origin not in challenged and len(challenged) < _MOST_CHALLENGES:
+                is_new = origin not in answered or (sent or "").startswith("Basic ")
+                if is_new and len(answered) < _MOST_ANSWERS:
                     better = await self._better_header(response, at, scope, sent, question)
                 if not self._is_personal(scope):
                     at = registry_that_answered(response, at, question.thing)
                 if better is None:
                     await self._understand(question, response, at)
+                    if sent:
+                        self._authorizer.convinced(scope.repository.name, sent)
                     yield response
                     return
-                challenged.add(origin)
+                answered.append(origin)
                 sent = better
 
     @asynccontextmanager
@@ -261,7 +239,7 @@ class Endpoint:
         if authorization:
             headers = headers | {"Authorization": authorization}
         async with AsyncExitStack() as stack:
-            with self._watched(question):
+            with self.condition.watching(question):
                 response = await stack.enter_async_context(
                     self.exchange.send(method, url, headers, kind=kind)
                 )
@@ -270,7 +248,7 @@ class Endpoint:
     async def _first_header(self, scope: Scope) -> str | None:
         if self._is_personal(scope):
             return _sendable(scope.authorization or "")
-        with self._watched(Question(Quota.TOKENS, scope.repository.name)):
+        with self.condition.watching(Question(Quota.TOKENS, scope.repository.name)):
             return await self._authorizer.known(scope.repository.name)
 
     def _is_personal(self, scope: Scope) -> bool:
@@ -285,17 +263,22 @@ class Endpoint:
         sent: str | None,
         question: Question,
     ) -> str | None:
-        """What to send instead to who has answered with a challenge, if that helps."""
-        if response.status != HTTPStatus.UNAUTHORIZED or self._is_personal(scope):
+        """What to send instead to who has refused, if that helps."""
+        if response.status not in _REFUSALS or self._is_personal(scope):
             return None
         origin = response.url.origin()
         is_own = origin == URL(self.config.url).origin()
         own = (self._authorizer, scope.repository.name) if is_own else None
+        challenges = response.headers.getall("WWW-Authenticate", [])
+        if response.status != HTTPStatus.UNAUTHORIZED or not challenges:
+            if own is None or not sent:
+                return None
+            with self.condition.watching(Question(Quota.TOKENS, scope.repository.name)):
+                return await own[0].instead_of(own[1], sent, response.status)
         if (found := own or self._elsewhere.authorizer_for(response, question.thing)) is None:
             return None
-        challenges = response.headers.getall("WWW-Authenticate", [])
         await self.exchange.drain(response)  # so that the connection serves again
-        with self._watched(Question(Quota.TOKENS, scope.repository.name)):
+        with self.condition.watching(Question(Quota.TOKENS, scope.repository.name)):
             known = sent if origin == asked.origin() else None
             return await found[0].answer(found[1], challenges, known)
 
@@ -303,11 +286,11 @@ class Endpoint:
         self, question: Question, response: aiohttp.ClientResponse, url: URL
     ) -> None:
         """Raise what the status of the answer to `url` means; take note of what else it tells."""
-        self._note_quota(response)
+        self.condition.note_quota(response)
         try:
-            with self._watched(question):
+            with self.condition.watching(question):
                 raise_for_status(response, url)
-                self._succeeded(question)
+                self.condition.succeeded(question)
         except Denied as denial:
             self.token_servers.note(denial.challenges)
             raise
@@ -316,125 +299,6 @@ class Endpoint:
                 document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
                 refusal.errors = tuple(parse_errors(document, without=self.config.prefix))
             raise
-
-    def _note_quota(self, response: aiohttp.ClientResponse) -> None:
-        metrics, names = self._metrics, (self.label.upstream, self.label.endpoint)
-        limit = parse_quota(response.headers.get("ratelimit-limit"))
-        remaining = parse_quota(response.headers.get("ratelimit-remaining"))
-        if limit is not None:
-            metrics.ratelimit_limit.labels(*names).set(limit)
-        if remaining is not None:
-            metrics.ratelimit_remaining.labels(*names).set(remaining)
-        if limit is not None or remaining is not None:
-            self.quota = limit, remaining
-
-    @contextmanager
-    def _watched(self, question: Question | None) -> Iterator[None]:
-        """Learn from what goes wrong inside the block."""
-        received, answered = self.exchange.received, self.answered
-        try:
-            yield
-        except RegistryError as error:
-            # An endpoint that sends bytes to others meanwhile is there: the line is full.
-            is_late = isinstance(error, Unavailable) and error.timed_out
-            if not (is_late and self.exchange.received > received):
-                self.note(question, error, others_answered=self.answered > answered)
-            raise
-
-    def _succeeded(self, question: Question | None) -> None:
-        if question is None or question.quota is not Quota.TOKENS:
-            self.answered += 1
-            if not self.health.is_up:
-                _logger.info("upstream is back", extra=fields(endpoint=self.config.url))
-        self.health.succeeded(question)
-        self._up.set(1 if self.health.is_up else 0)
-
-    def note(
-        self, question: Question | None, error: RegistryError, *, others_answered: bool
-    ) -> None:
-        """Draw conclusions from a refusal, or from a request that failed.
-
-        `others_answered`: others have been answered meanwhile.
-        """
-        if isinstance(error, (Senseless, Closed)):
-            return
-        trouble = trouble_of(error, others_answered=others_answered)
-        if trouble is not None:
-            self.trouble = str(error)
-            self._failed(question, trouble)
-        else:
-            self._succeeded(question)  # an answer, if not the one that was hoped for
-        if question is not None and isinstance(error, Unavailable):
-            self._note_pause(question, error)
-
-    def _note_pause(self, question: Question, error: Unavailable) -> None:
-        now = self._clock()
-        if isinstance(error, OfStorage):
-            if error.retry_after is not None:
-                pause = min(error.retry_after, _LONGEST_PAUSE_OF_STORAGE)
-                self.health.pause_thing(question, now + pause)
-        elif error.code is ErrorCode.TOOMANYREQUESTS:
-            pause = _PAUSE if error.retry_after is None else min(error.retry_after, _LONGEST_PAUSE)
-            self.health.pause(question.quota, now + pause)
-            _logger.warning(
-                "upstream limits our rate",
-                extra=fields(
-                    endpoint=self.config.url,
-                    pause_seconds=pause,
-                    requests=question.quota.name.lower(),
-                ),
-            )
-
-    def note_fallback(self) -> None:
-        """It has said what a tag means, or which there are, in place of those who may."""
-        self._metrics.upstream_fallback_answers.labels(self.label.upstream, self.name).inc()
-
-    def body_broke(self, repository: str) -> None:
-        """The body of a blob has stalled, or brought nothing at all."""
-        self._failed(Question(Quota.BLOBS, repository), Trouble.ERROR)
-
-    def _failed(self, question: Question | None, trouble: Trouble) -> None:
-        was_up = self.health.is_up
-        was_up_for = question is None or self.health.is_up_for(question, self._clock())
-        self.health.failed(question, trouble, self._clock(), roll=self._random.random())
-        self._up.set(1 if self.health.is_up else 0)
-        if was_up and not self.health.is_up:
-            _logger.warning(
-                "upstream is down",
-                extra=fields(endpoint=self.config.url, why=self.trouble or "a body broke"),
-            )
-            self._tasks.keep(self._probe_until_up, name="probe")
-        elif (
-            question is not None
-            and was_up_for
-            and not self.health.is_up_for(question, self._clock())
-        ):
-            _logger.warning(
-                "upstream does not answer a kind of request; others go on",
-                extra=fields(
-                    endpoint=self.config.url,
-                    requests=question.quota.name.lower(),
-                    repository=question.repository,
-                ),
-            )
-            _ = self._tasks.create_task(self._ping(), name="ping")
-
-    async def _probe_until_up(self) -> None:
-        """Find out when it is back, also in a night in which nobody pulls."""
-        while not self.health.is_up:
-            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
-            if self.health.may_ping(self._clock()):  # else a client's request is the probe
-                await self._ping()
-
-    async def _ping(self) -> None:
-        """Find out whether it is there at all."""
-        url = URL(f"{self.config.url}/v2/", encoded=True)
-        with suppress(RegistryError), self._watched(None):
-            async with self.exchange.send("GET", url, {}, kind="ping") as response:
-                if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                    raise Unavailable("still down", status_seen=response.status)
-                if not self.health.is_up:
-                    self._succeeded(None)
 
 
 def _sendable(authorization: str) -> str:

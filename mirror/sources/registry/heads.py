@@ -1,4 +1,4 @@
-"""Where HEAD of a manifest is of no use, though GET is. Pure.
+"""Where HEAD of a manifest, or of a blob, is of no use, though GET is. Pure.
 
     state       HEAD is sent   HEAD is refused   GET of the same has an answer
     trusted     yes            suspected         -
@@ -6,7 +6,8 @@
     useless     no             -                 -
 
 Some registries, and what stands before them, answer HEAD with 401, 403, 404, 400, 405 or 501 where
-they answer GET. For each repository by itself, and for a while: a GET may count as a pull.
+they answer GET. For each repository by itself, and for a while: a GET may count as a pull (of a
+manifest; of a blob it is for one byte).
 """
 
 from collections.abc import Callable

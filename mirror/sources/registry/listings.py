@@ -5,7 +5,7 @@ from functools import partial
 from urllib.parse import parse_qsl, urlencode
 
 from mirror.aio.reading import read_aside
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Subject
 from mirror.oci.errors import Missing, RegistryError
 from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.referrers import merge_referrers
@@ -40,8 +40,10 @@ async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     return await read_aside(partial(read_tags, following, page), document)
 
 
-async def list_referrers(endpoint: Endpoint, scope: Scope, digest: Digest, page: Page) -> Referrers:
-    """What refers to `digest`, from `page` on, through as many pages as make one answer.
+async def list_referrers(
+    endpoint: Endpoint, scope: Scope, subject: Subject, page: Page
+) -> Referrers:
+    """What refers to `subject`, from `page` on, through as many pages as make one answer.
 
     Of upstream's `Link` the query alone is followed, so that nobody else is asked. Raises as
     `Endpoint.ask`.
@@ -52,7 +54,7 @@ async def list_referrers(endpoint: Endpoint, scope: Scope, digest: Digest, page:
     for _ in range(_MOST_PAGES):
         asked.add(query)
         try:
-            content, following = await _referrers_page(endpoint, scope, digest, query)
+            content, following = await _referrers_page(endpoint, scope, subject, query)
         except Missing as error:
             if not pages:
                 raise  # it knows no such list
@@ -76,9 +78,9 @@ def _merged(pages: list[bytes]) -> bytes:
 
 
 async def _referrers_page(
-    endpoint: Endpoint, scope: Scope, digest: Digest, query: str
+    endpoint: Endpoint, scope: Scope, subject: Subject, query: str
 ) -> tuple[bytes, dict[str, str] | None]:
-    path = f"referrers/{digest}{query}"
+    path = f"referrers/{subject}{query}"
     async with endpoint.ask("GET", path, scope, {}, kind="referrers") as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
         return content, _next_query(response.headers.get("Link"))

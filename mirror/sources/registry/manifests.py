@@ -9,7 +9,7 @@ from http import HTTPStatus
 import aiohttp
 
 from mirror.aio.reading import read_aside
-from mirror.oci.digest import Digest, digest_of, parse_digest
+from mirror.oci.digest import Digest, Subject, digest_of, parse_digest
 from mirror.oci.errors import Denied, DigestMismatch, Missing, Refused, RegistryError
 from mirror.oci.manifest import (
     MANIFEST_TYPES,
@@ -25,7 +25,8 @@ from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.reading import Senseless
 
 # All four, whatever the client sent: without them, registries convert manifests to older kinds.
-_ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
+# And as containerd does, anything else: artifacts of 2022 have types of their own.
+_ACCEPT = {"Accept": ", ".join([*MANIFEST_TYPES, "*/*"])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ async def get_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -
         return await read_aside(partial(_manifest, response, reference), content)
 
 
-async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -> None:
+async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Tag | Subject) -> None:
     """Have it confirm that this repository has this manifest. Raises as `Endpoint.ask`."""
     async with _asking_by_head(endpoint, scope, reference, _ACCEPT) as response:
         if response is not None:
@@ -85,7 +86,7 @@ async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Referenc
 
 @asynccontextmanager
 async def _asking_by_head(
-    endpoint: Endpoint, scope: Scope, reference: Reference, headers: dict[str, str]
+    endpoint: Endpoint, scope: Scope, reference: Tag | Subject, headers: dict[str, str]
 ) -> AsyncIterator[aiohttp.ClientResponse | None]:
     """A HEAD's answer; None where it is refused, or always is: then GET decides.
 
@@ -109,7 +110,7 @@ async def _asking_by_head(
         yield response
 
 
-def _kind(reference: Reference) -> str:
+def _kind(reference: Tag | Subject) -> str:
     return "tag" if isinstance(reference, Tag) else "manifest"
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Subject
 from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError, Unavailable
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
@@ -104,7 +104,7 @@ class Registry:
 
         return await first_answer(self.endpoints, ask)
 
-    async def confirm_manifest(self, scope: Scope, reference: Reference) -> None:
+    async def confirm_manifest(self, scope: Scope, reference: Tag | Subject) -> None:
         """Have upstream confirm that this repository has this manifest, and lets us have it."""
         await first_answer(
             self._authorities(scope, reference),
@@ -148,11 +148,11 @@ class Registry:
             unknown=ErrorCode.NAME_UNKNOWN,
         )
 
-    async def list_referrers(self, scope: Scope, digest: Digest, page: Page) -> Referrers:
-        """What refers to `digest` (Missing: upstream does not support the request)."""
+    async def list_referrers(self, scope: Scope, subject: Subject, page: Page) -> Referrers:
+        """What refers to `subject` (Missing: upstream does not support the request)."""
         return await self._first_word(
             scope,
-            lambda endpoint: listings.list_referrers(endpoint, scope, digest, page),
+            lambda endpoint: listings.list_referrers(endpoint, scope, subject, page),
         )
 
     async def _first_word(
@@ -172,7 +172,7 @@ class Registry:
                     return await first_answer(self._fallbacks, lambda it: _in_place(it, ask))
             raise
 
-    def _authorities(self, scope: Scope, reference: Reference) -> list[Endpoint]:
+    def _authorities(self, scope: Scope, reference: Tag | Subject) -> list[Endpoint]:
         """Who may say that this repository has something, and lets this client have it."""
         if isinstance(reference, Tag) or scope.authorization is not None:
             return self._tag_endpoints

@@ -1,7 +1,7 @@
 """The token servers that an endpoint has named, asked for clients that cannot reach them.
 
 Only what the registry itself has named can be asked, and only where its clients' passwords belong
-(`mirror.sources.registry.auth.is_trusted`). What passes through is neither kept nor logged, and
+(`mirror.sources.registry.tokens.is_trusted`). What passes through is neither kept nor logged, and
 tells nothing of the endpoint.
 """
 
@@ -17,9 +17,9 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.challenge import parse_challenges
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.oci.token import TokenAnswer, TokenQuestion, key_of
-from mirror.sources.registry.auth import is_trusted
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import parse_retry_after
+from mirror.sources.registry.tokens import is_trusted
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)

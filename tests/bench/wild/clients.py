@@ -9,8 +9,9 @@ from tests.bench.wild.kinds import kind
 from tests.bench.wild.registries import an_image
 from tests.bench.wild.seat import Scene, Seat
 from tests.support.auth import BearerAuth
+from tests.support.client import MANIFEST_TYPES, get
 from tests.support.images import Image
-from tests.support.upstream import Cdn
+from tests.support.upstream import Cdn, RateLimit
 
 _MIB = 2**20
 _PODMAN = {"User-Agent": "containers/5.34.0 (github.com/containers/image)"}
@@ -190,3 +191,42 @@ async def link_has_ended(scene: Scene) -> None:
     seat = await scene.seat(registry.url)
     await seat.manifest("library/app", "1", held.manifest)
     await seat.blob("library/app", held.layers[0], held.blobs[held.layers[0]])
+
+
+@kind("upstream limits manifests, and Buildah asks: it is sent to the registry, and does not sleep")
+async def buildah_is_limited(scene: Scene) -> None:
+    registry = await scene.registry()
+    registry.add(an_image(60), "library/app", "1")
+    registry.rate_limit = RateLimit(remaining=0, retry_after="600")
+    seat = await scene.seat(registry.url)
+    agent = {"User-Agent": "Buildah/1.35.0", "Accept": ", ".join(MANIFEST_TYPES)}
+    answer = await seat.client.get("/v2/library/app/manifests/1", headers=agent)
+    assert answer.status == 404, f"{answer.status}, on which it sleeps"
+
+
+@kind("Docker Hub is asked for by each of its names (ns=registry-1.docker.io): it is answered")
+async def other_names(scene: Scene) -> None:
+    seat, held = await _with_image(scene, 61)
+    for name in ("docker.io", "index.docker.io", "registry-1.docker.io"):
+        answer = await seat.client.manifest("library/app", f"1?ns={name}")
+        assert (answer.status, answer.body) == (200, held.manifest), f"{answer.status} for {name}"
+
+
+@kind("a private image is here, as one client has pulled it: another client is not given it")
+async def private_to_others(scene: Scene) -> None:
+    registry = await scene.registry()
+    held = registry.add(an_image(62), "library/app", "1")
+    auth = registry.auth = BearerAuth(users={"me": "secret"}, private={"library/app": {"me"}})
+    auth.realm = f"{registry.url}/token"
+    seat = await scene.seat(registry.url, upstream={"access": "client"})
+    scope = "service=registry.test&scope=repository:library/app:pull"
+    mine = "Basic " + base64.b64encode(b"me:secret").decode()
+    answer = await get(f"{registry.url}/token?{scope}", headers={"Authorization": mine})
+    token = {"Authorization": f"Bearer {json.loads(answer.body)['token']}"}
+    target = f"/v2/library/app/blobs/{held.layers[0]}"
+    assert (await seat.client.get(target, headers=token)).body == held.blobs[held.layers[0]]
+    answer = await get(f"{registry.url}/token?{scope}")
+    theirs = {"Authorization": f"Bearer {json.loads(answer.body)['token']}"}
+    for headers in ({}, theirs):
+        answer = await seat.client.get(target, headers=headers)
+        assert answer.status in {401, 403, 404}, f"{answer.status} for somebody else"

@@ -18,7 +18,7 @@ from tests.support.signed import signed
 from tests.support.upstream import Cdn, RateLimit
 
 _MIB = 2**20
-_AT_ONCE = {"fresh_for": "0s"}  # every pull by tag asks again
+AT_ONCE = {"fresh_for": "0s"}  # every pull by tag asks again
 
 
 def an_image(seed: int, *, size: int = 4096) -> Image:
@@ -96,7 +96,7 @@ async def too_many_tags_wanted(scene: Scene) -> None:
 async def head_is_refused(scene: Scene) -> None:
     registry = await scene.registry()
     old = registry.add(an_image(7), "library/app", "1")
-    seat = await scene.seat(registry.url, tags=_AT_ONCE)
+    seat = await scene.seat(registry.url, tags=AT_ONCE)
     await seat.manifest("library/app", "1", old.manifest)
     registry.fault(kind="tag", method="HEAD", status=403)
     new = registry.add(an_image(8), "library/app", "1")
@@ -359,7 +359,7 @@ async def line_is_cut(scene: Scene) -> None:
 async def upstream_is_away(scene: Scene) -> None:
     registry = await scene.registry()
     held = registry.add(an_image(41), "library/app", "1")
-    seat = await scene.seat(registry.url, tags=_AT_ONCE)
+    seat = await scene.seat(registry.url, tags=AT_ONCE)
     await seat.manifest("library/app", "1", held.manifest)
     for digest, content in held.blobs.items():
         await seat.blob("library/app", digest, content)

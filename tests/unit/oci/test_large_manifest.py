@@ -18,6 +18,7 @@ PLATFORM = {"os": "linux", "architecture": "arm64", "variant": "v8", "os.feature
         {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [ENTRY | {"platform": PLATFORM}]},
         {"schemaVersion": 2, "manifests": [], "config": None},
         {"schemaVersion": 2, "layers": [ENTRY | {"annotations": {"a": "b"}, "platform": None}]},
+        {"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": [ENTRY] * 3},
         {"schemaVersion": 1, "mediaType": "no type", "blobs": [{"any": "thing"}]},
         {"schemaVersion": 2, "mediaType": None, "config": ENTRY | {"size": 2**62}},
         {"errors": []},

@@ -243,3 +243,17 @@ def test_a_size_that_nobody_tells_is_none(without: dict[str, object]) -> None:
     """Clients that go direct pull such an image."""
     [layer] = parse_references(encoded({"layers": [{"digest": str(LAYER_1)} | without]}))
     assert (layer.digest, layer.size) == (LAYER_1, 0)
+
+
+def test_what_an_artifact_of_2022_names_is_read() -> None:
+    described = {"mediaType": "a/b", "digest": f"sha256:{'a' * 64}", "size": 7}
+    document = {"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": [described]}
+    found = parse_references(json.dumps(document).encode())
+    assert [str(it.digest) for it in found.blobs] == [described["digest"]]
+    assert found.is_manifest
+
+
+@pytest.mark.parametrize("blobs", [None, 7, {}, [7], [{}], [{"digest": 7}]])
+def test_blobs_of_a_document_of_another_kind_are_nobodys_business(blobs: object) -> None:
+    found = parse_references(json.dumps({"schemaVersion": 2, "blobs": blobs}).encode())
+    assert (found.blobs, found.is_manifest) == ((), True)

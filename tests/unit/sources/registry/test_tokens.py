@@ -1,7 +1,7 @@
 import pytest
 from yarl import URL
 
-from mirror.sources.registry.auth import is_trusted
+from mirror.sources.registry.tokens import is_trusted
 
 
 @pytest.mark.parametrize(
@@ -9,6 +9,12 @@ from mirror.sources.registry.auth import is_trusted
     [
         ("https://registry-1.docker.io", "https://auth.docker.io/token"),
         ("https://registry.cn-beijing.aliyuncs.com", "https://dockerauth.cn-hangzhou.aliyuncs.com/auth"),
+        ("https://a-registry.cn-beijing.cr.aliyuncs.com", "https://dockerauth-ee.cn-beijing.aliyuncs.com/auth"),
+        ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth"),
+        ("https://registry.digitalocean.com", "https://api.digitalocean.com/v2/registry/auth"),
+        ("https://company.azurecr.io", "https://company.azurecr.io/oauth2/token"),
+        ("https://us-docker.pkg.dev", "https://us-docker.pkg.dev/v2/token"),
+        ("https://public.ecr.aws", "https://public.ecr.aws/token/"),
         ("https://registry.test:5000", "https://registry.test:5001/token"),
         ("http://registry.test", "http://registry.test/token"),
         ("http://registry.test", "https://registry.test/token"),
@@ -27,6 +33,7 @@ def test_credentials_go_to_the_registrys_own_token_server(registry: str, realm: 
     [
         ("https://registry-1.docker.io", "https://auth.docker.io.evil.example/token"),
         ("https://registry-1.docker.io", "https://evildocker.io/token"),
+        ("https://rg.fr-par.scw.cloud", "https://api.scaleway.com/registry"),  # token_hosts says so
         ("https://registry-1.docker.io", "http://auth.docker.io/token"),
         ("https://registry-1.docker.io", "http://registry-1.docker.io/token"),
         ("https://registry.test", "http://sso.example/token"),

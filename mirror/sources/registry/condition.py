@@ -1,0 +1,208 @@
+"""The condition of an endpoint: what is learnt from its answers, told, and found out by asking.
+
+`health` decides what it closes; here it is fed, logged and measured, and an endpoint that is down
+is probed until it is back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from random import Random
+
+import aiohttp
+from yarl import URL
+
+from mirror.aio.tasks import Tasks
+from mirror.config import Endpoint as EndpointConfig
+from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
+from mirror.sources.registry.exchange import Exchange, Label
+from mirror.sources.registry.headers import parse_quota
+from mirror.sources.registry.health import Health, Question, Quota, Trouble
+from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.status import Closed, OfStorage, trouble_of
+from mirror.telemetry.log import fields
+from mirror.telemetry.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+
+_PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
+_PROBE_INTERVAL = 0.2  # seconds, at least
+_LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
+_LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
+
+
+class Condition:
+    """What is known of one endpoint."""
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        label: Label,
+        exchange: Exchange,
+        *,
+        tasks: Tasks,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self.health = Health()
+        self.answered = 0  # questions, ever
+        self.trouble: str | None = None  # the last that was seen, for people
+        self.quota: tuple[int | None, int | None] = (None, None)  # pulls: allowed, and left
+        self._config = config
+        self._label = label
+        self._exchange = exchange
+        self._tasks = tasks
+        self._metrics = metrics
+        self._clock = clock
+        self._random = random
+        self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
+        self._up.set(1)
+
+    def is_up_for(self, quota: Quota, repository: str) -> bool:
+        """Whether it would answer this kind of request, for all that is known."""
+        return self.health.is_up_for(Question(quota, repository), self._clock())
+
+    def wait(self, quota: Quota, repository: str) -> float:
+        """Seconds until it is worth asking this kind of request again; 0 if it is now."""
+        return self.health.wait(Question(quota, repository), self._clock())
+
+    def require(self, question: Question) -> None:
+        """See that a request is worth sending now. Raises Closed."""
+        now = self._clock()
+        if self.health.may_ask(question, now):
+            return
+        pause = self.health.pause_left(question, now)
+        if pause:
+            raise Closed(
+                "upstream limits the rate of requests",
+                code=ErrorCode.TOOMANYREQUESTS,
+                retry_after=pause,
+            )
+        what = self._config.host if not self.health.is_up else "what was asked for there"
+        raise Closed(f"{what} is known to be down")
+
+    def require_tokens(self, repository: str) -> None:
+        """See that a token is worth asking for now. Raises Closed."""
+        self.require(Question(Quota.TOKENS, repository))
+
+    def note_quota(self, response: aiohttp.ClientResponse) -> None:
+        """What an answer tells of how many pulls are left (Docker Hub)."""
+        metrics, names = self._metrics, (self._label.upstream, self._label.endpoint)
+        limit = parse_quota(response.headers.get("ratelimit-limit"))
+        remaining = parse_quota(response.headers.get("ratelimit-remaining"))
+        if limit is not None:
+            metrics.ratelimit_limit.labels(*names).set(limit)
+        if remaining is not None:
+            metrics.ratelimit_remaining.labels(*names).set(remaining)
+        if limit is not None or remaining is not None:
+            self.quota = limit, remaining
+
+    @contextmanager
+    def watching(self, question: Question | None) -> Iterator[None]:
+        """Learn from what goes wrong inside the block."""
+        received, answered = self._exchange.received, self.answered
+        try:
+            yield
+        except RegistryError as error:
+            # An endpoint that sends bytes to others meanwhile is there: the line is full.
+            is_late = isinstance(error, Unavailable) and error.timed_out
+            if not (is_late and self._exchange.received > received):
+                self._note(question, error, others_answered=self.answered > answered)
+            raise
+
+    def succeeded(self, question: Question | None) -> None:
+        """It has answered this (None: `/v2/`), and sensibly."""
+        if question is None or question.quota is not Quota.TOKENS:
+            self.answered += 1
+            if not self.health.is_up:
+                _logger.info("upstream is back", extra=fields(endpoint=self._config.url))
+        self.health.succeeded(question)
+        self._up.set(1 if self.health.is_up else 0)
+
+    def _note(
+        self, question: Question | None, error: RegistryError, *, others_answered: bool
+    ) -> None:
+        """Draw conclusions from a refusal, or from a request that failed.
+
+        `others_answered`: others have been answered meanwhile.
+        """
+        if isinstance(error, (Senseless, Closed)):
+            return
+        trouble = trouble_of(error, others_answered=others_answered)
+        if trouble is not None:
+            self.trouble = str(error)
+            self._failed(question, trouble)
+        else:
+            self.succeeded(question)  # an answer, if not the one that was hoped for
+        if question is not None and isinstance(error, Unavailable):
+            self._note_pause(question, error)
+
+    def _note_pause(self, question: Question, error: Unavailable) -> None:
+        now = self._clock()
+        if isinstance(error, OfStorage):
+            if error.retry_after is not None:
+                pause = min(error.retry_after, _LONGEST_PAUSE_OF_STORAGE)
+                self.health.pause_thing(question, now + pause)
+        elif error.code is ErrorCode.TOOMANYREQUESTS:
+            if error.retry_after is None:
+                error.retry_after = _PAUSE
+            pause = min(error.retry_after, _LONGEST_PAUSE)
+            self.health.pause(question.quota, now + pause)
+            _logger.warning(
+                "upstream limits our rate",
+                extra=fields(
+                    endpoint=self._config.url,
+                    pause_seconds=pause,
+                    requests=question.quota.name.lower(),
+                ),
+            )
+
+    def body_broke(self, repository: str) -> None:
+        """The body of a blob has stalled, or brought nothing at all."""
+        self._failed(Question(Quota.BLOBS, repository), Trouble.ERROR)
+
+    def _failed(self, question: Question | None, trouble: Trouble) -> None:
+        was_up = self.health.is_up
+        was_up_for = question is None or self.health.is_up_for(question, self._clock())
+        self.health.failed(question, trouble, self._clock(), roll=self._random.random())
+        self._up.set(1 if self.health.is_up else 0)
+        if was_up and not self.health.is_up:
+            _logger.warning(
+                "upstream is down",
+                extra=fields(endpoint=self._config.url, why=self.trouble or "a body broke"),
+            )
+            self._tasks.keep(self._probe_until_up, name="probe")
+        elif (
+            question is not None
+            and was_up_for
+            and not self.health.is_up_for(question, self._clock())
+        ):
+            _logger.warning(
+                "upstream does not answer a kind of request; others go on",
+                extra=fields(
+                    endpoint=self._config.url,
+                    requests=question.quota.name.lower(),
+                    repository=question.repository,
+                ),
+            )
+            _ = self._tasks.create_task(self._ping(), name="ping")
+
+    async def _probe_until_up(self) -> None:
+        """Find out when it is back, also in a night in which nobody pulls."""
+        while not self.health.is_up:
+            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
+            if self.health.may_ping(self._clock()):  # else a client's request is the probe
+                await self._ping()
+
+    async def _ping(self) -> None:
+        """Find out whether it is there at all."""
+        url = URL(f"{self._config.url}/v2/", encoded=True)
+        with suppress(RegistryError), self.watching(None):
+            async with self._exchange.send("GET", url, {}, kind="ping") as response:
+                if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise Unavailable("still down", status_seen=response.status)
+                if not self.health.is_up:
+                    self.succeeded(None)
