@@ -1,4 +1,4 @@
-"""Pulls of blobs: from memory, from disk, from a fill, or straight through.
+"""Pulls of blobs: from memory, from disk, from a fill, or past the disk.
 
     linked to the repository   at hand    answer
     so that it may have it     yes        hit
@@ -26,7 +26,7 @@ from mirror.pull.fill.fills import Fills
 from mirror.pull.keeping import try_to_open, try_to_read
 from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import SMALL, Memory
-from mirror.pull.passthrough import passing_through
+from mirror.pull.passthrough.transfers import Transfers
 from mirror.records.ports import Link
 from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Scope
@@ -46,12 +46,15 @@ class Blobs:
         memory: Memory,
         links: Links,
         fills: Fills,
+        *,
+        transfers: Transfers,
         registries: Mapping[str, Registry],
     ) -> None:
         self._store = store
         self._memory = memory
         self._links = links
         self._fills = fills
+        self._transfers = transfers
         self._registries = registries
 
     async def head(self, scope: Scope, digest: Digest) -> BlobAnswer:
@@ -95,6 +98,18 @@ class Blobs:
                     return
         async with self._fill(scope, digest, link) as answer:
             yield answer
+
+    @asynccontextmanager
+    async def open_rest(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
+        """What is still to come of a blob whose fill the disk has cut off, for who reads it.
+
+        Raises:
+            Missing, Denied, Unavailable: As `open`; also while it is read.
+        """
+        source = self._source(scope)
+        cut = self._fills.find_cut(source.upstream, digest)
+        async with self._transfers.go_on(source, digest, cut) as stream:
+            yield BlobAnswer(digest, stream.size, stream, MISS)
 
     async def _require_hope(self, scope: Scope, digest: Digest) -> None:
         """Whoever is told of a blob asks for it next. Raises Missing where that is of no use."""
@@ -142,8 +157,8 @@ class Blobs:
                 fill = await self._fills.join(source, digest, size)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
-            async with self._pass_through(scope, digest) as answer:
-                yield answer
+            async with self._transfers.open(source, digest) as stream:
+                yield BlobAnswer(digest, stream.size, stream, MISS)
             return
         try:
             await self._link(scope, fill, link)
@@ -159,18 +174,6 @@ class Blobs:
             await self._links.confirm_blob(scope, fill.digest)
         elif is_sent_to_it and size is not None and (link is None or link.size != size):
             await self._links.record(scope.repository, fill.digest, size)
-
-    @asynccontextmanager
-    async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
-        source = self._source(scope)
-
-        def note_size(size: int) -> None:
-            self._fills.note_size(source.upstream, digest, size)
-
-        async with passing_through(
-            source, digest, patience=self._fills.patience, proved=note_size
-        ) as stream:
-            yield BlobAnswer(digest, stream.size, stream, MISS)
 
     def _source(self, scope: Scope) -> BlobSource:
         return self._registries[scope.repository.namespace].blobs(scope)

@@ -79,6 +79,7 @@ class Pool:
         config: Config,
         mirror: Pulls,
         open_blob: OpenBlob,
+        open_rest: OpenBlob,
         *,
         spawn: Spawn,
         traffic: Traffic,
@@ -90,6 +91,7 @@ class Pool:
         self._config = config
         self._mirror = mirror
         self._open_blob = open_blob
+        self._open_rest = open_rest
         self._spawn = spawn
         self._traffic = traffic
         self._faults = faults
@@ -204,7 +206,7 @@ class Pool:
     async def _work_with(
         self, connection: socket.socket, kill: Kill, started: asyncio.Future[None]
     ) -> None:
-        leases: Leases = Lender(self._open_blob)
+        leases: Leases = Lender(self._open_blob, self._open_rest)
         given = Given(self.connections)
         served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
         peer = Peer(connection, served, tasks=self._tasks, note_fault=self._faults.note)

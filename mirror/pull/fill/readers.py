@@ -11,7 +11,7 @@ from io import FileIO
 
 from prometheus_client import Gauge
 
-from mirror.oci.errors import RegistryError
+from mirror.oci.errors import RegistryError, StoreError
 from mirror.pull.answers import Progress
 from mirror.storage.ports import Writer
 
@@ -54,11 +54,13 @@ class Readers:
         self._check()
 
     async def follow(self, seen: Progress) -> None:
-        """Wait until it has come farther than that. Raises the error that all get."""
-        self._check()
-        while self.progress == seen:
-            await self._changed.wait()
+        """Wait until it has come farther than that. Raises the error that all get.
+
+        What the disk has refused ends after what is there: its readers go on from that.
+        """
+        while self.progress == seen or not isinstance(self.error, StoreError | None):
             self._check()
+            await self._changed.wait()
 
     # For the fill
 
