@@ -3,6 +3,7 @@
 import asyncio
 import email
 import json
+from contextlib import suppress
 from email.message import Message
 from typing import cast
 
