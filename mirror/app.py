@@ -302,7 +302,6 @@ def _build(parts: _Parts) -> Mirror:
         note_fault=parts.metrics.faults.note,
         proved=fills.note_size,
         random=parts.dice,
-        clock=monotonic,
     )
     manifests = Manifests(
         store=store, records=records, memory=memory, links=links, registries=registries,

@@ -2,7 +2,7 @@
 
 It is read from upstream only while one of its readers waits for more, and what the fastest of them
 has had is held for the others in a bounded window. One who is farther behind makes the others wait
-for a while, a tenth of the time at most; then it is left behind, and has to find another transfer.
+for a while, a tenth of its time at most; then it is left behind, and has to find another transfer.
 
     of the bytes from the first on      hashed as they arrive; the last piece waits for the proof
     of a part                           handed on as they come: nothing less than all is proved
@@ -36,7 +36,8 @@ SMALL = 2**16
 
 _LAG = MOST - 2 * 2**20  # bytes behind the first, and the next chunk would leave a reader behind
 _PATIENCE = 1.0  # seconds that the others wait for it, and ...
-_SHARE = 0.1  # ... so much of the time that the transfer has taken
+_SHARE = 0.1  # ... so much of the time for which it has read
+_MOST_LOST = (3.0, 0.5)  # the same, for all who are behind, and of the transfer's time
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,13 @@ class Seat:
     """A reader's place: what it has had ends at `position`."""
 
     position: int
+    since: float
     waits: bool = False
+    lost: float = 0.0  # seconds that others have waited for it
+
+    def patience(self, now: float) -> float:
+        """Seconds that others may still be made to wait."""
+        return _PATIENCE + _SHARE * (now - self.since) - self.lost
 
 
 class Transfer:
@@ -139,7 +146,7 @@ class Transfer:
 
     def sit(self, position: int) -> Seat:
         """One more reader; `leave` when done."""
-        seat = Seat(position)
+        seat = Seat(position, self._course.clock())
         self._seats.add(seat)
         return seat
 
@@ -307,25 +314,34 @@ class Transfer:
         """Return when a reader waits for more, and none would be left behind, or for too long."""
         while True:
             self._wanted.clear()
-            patience = None
+            patience, behind = None, list[Seat]()
             if any(seat.waits for seat in self._seats):
-                patience = self._patience()
-                if patience <= 0 or not self._has_stragglers():
+                patience, behind = self._patience()
+                if not behind:
                     return
             began_at = self._course.clock()
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._wanted.wait()
-            if patience is not None:
-                self._lost += self._course.clock() - began_at
+            if behind:
+                self._note_lost(self._course.clock() - began_at, behind)
 
-    def _patience(self) -> float:
-        """Seconds that those who are ahead may still be made to wait."""
-        return _PATIENCE + _SHARE * (self._course.clock() - self._began_at) - self._lost
-
-    def _has_stragglers(self) -> bool:
+    def _patience(self) -> tuple[float, list[Seat]]:
+        """For how many seconds, and for whom, the others are made to wait."""
+        now = self._course.clock()
         start, position = self._window.start, self._window.position
-        return any(start <= seat.position <= position - _LAG for seat in self._seats)
+        least, share = _MOST_LOST
+        left = least + share * (now - self._began_at) - self._lost
+        behind = [
+            seat for seat in self._seats
+            if start <= seat.position <= position - _LAG and seat.patience(now) > 0 < left
+        ]  # fmt: skip
+        return min([left, *(seat.patience(now) for seat in behind)]), behind
+
+    def _note_lost(self, seconds: float, behind: list[Seat]) -> None:
+        self._lost += seconds
+        for seat in behind:
+            seat.lost += seconds
 
     def _is_complete(self) -> bool:
         return self._arrived == self.part.stop or (

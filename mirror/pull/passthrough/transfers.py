@@ -7,6 +7,7 @@ will have it soon, and else begins one: of all the blob where it reads all of it
 They are by source and digest: nobody shares what another repository's, or client's, authority gets.
 """
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -46,7 +47,7 @@ class Transfers:
         note_fault: NoteFault,
         proved: Callable[[str, Digest, int], None],
         random: Random,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._course = Course(retries, metrics, note_fault, random, clock)
         self._patience = patience
