@@ -9,7 +9,7 @@ from tests.bench.wild.kinds import Kind
 from tests.bench.wild.seat import scene
 from tests.bench.wild.table import ALL
 
-LACKING = {"lazy-pulling", "too-large-to-keep"}
+LACKING = {"lazy-pulling"}
 
 pytestmark = [pytest.mark.timeout(120)]
 
