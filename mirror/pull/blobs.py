@@ -17,6 +17,7 @@ What is small is read into memory, and proved anew on the way: what is damaged i
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing, StoreError
@@ -107,8 +108,8 @@ class Blobs:
             Missing, Denied, Unavailable: As `open`; also while it is read.
         """
         source = self._source(scope)
-        cut = self._fills.find_cut(source.upstream, digest)
-        async with self._transfers.go_on(source, digest, cut) as stream:
+        find_cut = partial(self._fills.find_cut, source.upstream, digest)
+        async with self._transfers.go_on(source, digest, find_cut) as stream:
             yield BlobAnswer(digest, stream.size, stream, MISS)
 
     async def _require_hope(self, scope: Scope, digest: Digest) -> None:

@@ -86,6 +86,7 @@ async def test_five_readers_get_every_byte_of_what_the_disk_cuts_off_in_the_midd
     assert upstream.bytes_sent(digest) < 2 * SIZE  # with what lay beyond the cut, or was under way
     assert await mirror.metric("mirror_fills_total", outcome="no_room") == 1
     assert await mirror.metric("mirror_passed_through_total", part="rest") == 5
+    assert await _read(mirror, digest) == digest  # whoever comes while it is full
     (disk / "of-another-program").unlink()
     assert await _read(mirror, digest) == digest
     await mirror.until_metric("mirror_fills_total", 1, outcome="committed")

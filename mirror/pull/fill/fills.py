@@ -23,7 +23,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill, NoteSent
-from mirror.pull.prefix import Cut
+from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource
 from mirror.storage.errors import TooLarge
 from mirror.storage.ports import Writers
@@ -88,7 +88,7 @@ class Fills:
         )
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
-        self._cuts: LRUCache[_Key, Cut] = LRUCache(_REMEMBERED)
+        self._cuts: LRUCache[tuple[_Key, int], Prefix] = LRUCache(_REMEMBERED)
 
     @property
     def expected(self) -> int:
@@ -106,9 +106,9 @@ class Fills:
         self._told[key] = self._proved[key] = size
         self._too_large.pop(key, None)  # it may have been for want of a size
 
-    def find_cut(self, upstream: str, digest: Digest) -> Cut | None:
-        """Where the disk has cut this blob off, the last time that it did."""
-        return self._cuts.get((upstream, digest))
+    def find_cut(self, upstream: str, digest: Digest, position: int) -> Prefix | None:
+        """All before `position`, where the disk has cut this blob off there a while ago."""
+        return self._cuts.get(((upstream, digest), position))
 
     async def join(self, source: BlobSource, digest: Digest, size: int | None) -> Fill:
         """Read along with the fill of `digest`, begun now if need be; `readers.leave` when done.
@@ -204,7 +204,7 @@ class Fills:
 
     def _remember(self, key: _Key, fill: Fill) -> None:
         if fill.cut is not None:
-            self._cuts[key] = fill.cut
+            self._cuts[key, fill.cut.position] = fill.cut.prefix
         if not fill.is_too_large:
             return
         if fill.told is not None:

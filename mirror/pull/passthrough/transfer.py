@@ -2,7 +2,7 @@
 
 It is read from upstream only while one of its readers waits for more, and what the fastest of them
 has had is held for the others in a bounded window. One who is farther behind makes the others wait
-for a while, a tenth of its time at most; then it is left behind, and has to find another transfer.
+for a while (`mirror.pull.passthrough.seats`); then it is left behind, and finds another transfer.
 
     of the bytes from the first on      hashed as they arrive; the last piece waits for the proof
     of a part                           handed on as they come: nothing less than all is proved
@@ -23,6 +23,7 @@ from mirror.aio.tasks import NoteFault
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import DigestMismatch, RegistryError, Unavailable
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
+from mirror.pull.passthrough.seats import Seat, Seats
 from mirror.pull.passthrough.window import MOST, Piece, Window
 from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource, Body, Sender
@@ -33,11 +34,6 @@ _logger = logging.getLogger(__name__)
 
 SMALL = 2**16
 """Bytes of a body from another host that wait until there are more of them, or a proof."""
-
-_LAG = MOST - 2 * 2**20  # bytes behind the first, and the next chunk would leave a reader behind
-_PATIENCE = 1.0  # seconds that the others wait for it, and ...
-_SHARE = 0.1  # ... so much of the time for which it has read
-_MOST_LOST = (3.0, 0.5)  # the same, for all who are behind, and of the transfer's time
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +60,6 @@ class Part:
     size: int | None
     prefix: Prefix | None
     is_continued: bool
-
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """A reader's place: what it has had ends at `position`."""
-
-    position: int
-    since: float
-    waits: bool = False
-    lost: float = 0.0  # seconds that others have waited for it
-
-    def patience(self, now: float) -> float:
-        """Seconds that others may still be made to wait."""
-        return _PATIENCE + _SHARE * (now - self.since) - self.lost
 
 
 class Transfer:
@@ -108,15 +90,15 @@ class Transfer:
         self._course = course
         self._deserted = deserted
         self._news = news
-        self._seats: set[Seat] = set()
+        self._seats = Seats(course.clock())
         self._window = Window(part.start, part.prefix)
         self._held: list[Piece] = []  # nobody may have them yet
         self._arrived = part.start
         self._prefix = part.prefix
         self._is_suspicious = False
-        self._began_at = course.clock()
-        self._lost = 0.0  # seconds that some have waited for others
-        self._has_begun = self._is_over = self._is_broken = self._was_odd = False
+        self._has_accepted = False  # a body
+        self._has_begun = self._is_over = False
+        self._is_broken = self._was_odd = False
         self._changed = asyncio.Event()  # for readers
         self._wanted = asyncio.Event()  # by one of them
 
@@ -146,14 +128,12 @@ class Transfer:
 
     def sit(self, position: int) -> Seat:
         """One more reader; `leave` when done."""
-        seat = Seat(position, self._course.clock())
-        self._seats.add(seat)
-        return seat
+        return self._seats.sit(position, now=self._course.clock())
 
     def leave(self, seat: Seat) -> None:
         """One less."""
         if seat in self._seats:
-            self._seats.remove(seat)
+            self._seats.leave(seat)
             self._wanted.set()
             if not self._seats:
                 self._deserted(self)
@@ -281,6 +261,7 @@ class Transfer:
             raise Unavailable("a part of what is so short cannot be proved")
         if is_part and not body.is_range and body.stop != body.start:
             self.ignores_ranges = True
+        self._has_accepted = True
         self._is_suspicious |= is_short
         if self._is_broken:
             self._is_broken = False
@@ -315,33 +296,16 @@ class Transfer:
         while True:
             self._wanted.clear()
             patience, behind = None, list[Seat]()
-            if any(seat.waits for seat in self._seats):
-                patience, behind = self._patience()
+            began_at = self._course.clock()
+            if self._seats.is_waiting:
+                patience, behind = self._seats.find_behind(self._window, now=began_at)
                 if not behind:
                     return
-            began_at = self._course.clock()
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._wanted.wait()
             if behind:
-                self._note_lost(self._course.clock() - began_at, behind)
-
-    def _patience(self) -> tuple[float, list[Seat]]:
-        """For how many seconds, and for whom, the others are made to wait."""
-        now = self._course.clock()
-        start, position = self._window.start, self._window.position
-        least, share = _MOST_LOST
-        left = least + share * (now - self._began_at) - self._lost
-        behind = [
-            seat for seat in self._seats
-            if start <= seat.position <= position - _LAG and seat.patience(now) > 0 < left
-        ]  # fmt: skip
-        return min([left, *(seat.patience(now) for seat in behind)]), behind
-
-    def _note_lost(self, seconds: float, behind: list[Seat]) -> None:
-        self._lost += seconds
-        for seat in behind:
-            seat.lost += seconds
+                self._seats.note_lost(self._course.clock() - began_at, behind)
 
     def _is_complete(self) -> bool:
         return self._arrived == self.part.stop or (
@@ -357,7 +321,7 @@ class Transfer:
         delay = self._course.retries.decide(
             attempt.kind,
             streak.add(self._arrived),
-            has_begun=self.part.is_continued or self._arrived > self.part.start,
+            has_begun=self.part.is_continued or self._has_accepted,
             wait=self.source.wait(),
             roll=self._course.random.random(),
         )
@@ -382,7 +346,8 @@ class Transfer:
         for piece in self._held[:count]:
             self._window.add(piece)
         del self._held[:count]
-        read = min((seat.position for seat in self._seats), default=self._window.position)
+        read = self._seats.first_position(default=self._window.position)
+        self._seats.serve(self._window.position)
         # What everybody has had is for whoever comes a little later: to the start of a blob.
         self._window.trim(read=read, kept=0 if self._prefix is None else MOST)
         self._wake()

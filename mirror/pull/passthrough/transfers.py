@@ -17,8 +17,9 @@ from cachetools import TTLCache
 from mirror.aio.tasks import NoteFault, Starter
 from mirror.oci.digest import Digest
 from mirror.pull.fill.retries import RetryPolicy
-from mirror.pull.passthrough.transfer import SMALL, Course, Part, Seat, Transfer
-from mirror.pull.prefix import Cut, Prefix
+from mirror.pull.passthrough.seats import Seat
+from mirror.pull.passthrough.transfer import SMALL, Course, Part, Transfer
+from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource
 from mirror.telemetry.metrics import Metrics, PassedThrough
 
@@ -28,6 +29,9 @@ _REMEMBERED = 1024  # blobs
 _REMEMBERED_FOR = 600.0  # seconds
 
 _Key = tuple[BlobSource, Digest]
+
+FindPrefix = Callable[[int], Prefix | None]
+"""What has been hashed elsewhere up to a position; None where nothing has."""
 
 
 class Transfers:
@@ -78,12 +82,15 @@ class Transfers:
 
     @asynccontextmanager
     async def go_on(
-        self, source: BlobSource, digest: Digest, cut: Cut | None
+        self, source: BlobSource, digest: Digest, find_prefix: FindPrefix
     ) -> AsyncIterator["Unkept"]:
-        """The rest of a blob whose readers hold a part of it already; nobody is asked yet."""
+        """The rest of a blob whose readers hold a part of it already; nobody is asked yet.
+
+        `find_prefix` knows what is before it.
+        """
         self._course.metrics.passed_through.labels(source.upstream, PassedThrough.REST).inc()
         size = self._sizes.get((source, digest))
-        stream = Unkept(self, source, digest, size, is_rest=True, cut=cut)
+        stream = Unkept(self, source, digest, size, find_prefix=find_prefix)
         try:
             yield stream
         finally:
@@ -156,14 +163,12 @@ class Unkept:
         digest: Digest,
         size: int | None,
         *,
-        is_rest: bool = False,
-        cut: Cut | None = None,
+        find_prefix: FindPrefix | None = None,
     ) -> None:
         self.size = size
-        self._is_rest = is_rest  # its reader holds some of it
         self._transfers = transfers
         self._key = (source, digest)
-        self._cut = cut
+        self._find_prefix = find_prefix
         self._place: tuple[Transfer, Seat] | None = None  # until it is read
 
     async def ask(self) -> None:
@@ -191,7 +196,7 @@ class Unkept:
         length, most = _CLAIM
         while stop is None or position < stop:
             end = self._end_of_claim(position, stop, prefix, length)
-            is_continued = position > start or self._is_rest
+            is_continued = position > start or self._find_prefix is not None
             part = Part(position, end, self.size, prefix, is_continued)
             transfer, seat = self._transfers.join(self._key, part)
             length = min(2 * length, most)
@@ -214,7 +219,7 @@ class Unkept:
     def _prefix_at(self, start: int) -> Prefix | None:
         if start == 0:
             return Prefix.empty(self._key[1])
-        return self._cut.prefix if self._cut is not None and self._cut.position == start else None
+        return None if self._find_prefix is None else self._find_prefix(start)
 
     def _end_of_claim(
         self, position: int, stop: int | None, prefix: Prefix | None, length: int

@@ -57,8 +57,11 @@ class Window:
         return next((one.prefix for one in self._pieces if one.stop == position), None)
 
     def trim(self, *, read: int, kept: int) -> None:
-        """Drop what is too much, and of what lies before `read` all but the last `kept` bytes."""
-        while self._pieces:
+        """Drop what is too much, and of what lies before `read` all but the last `kept` bytes.
+
+        The last piece stays: who waits for it has not had it yet.
+        """
+        while len(self._pieces) > 1:
             first, size = self._pieces[0], self.position - self.start
             if size <= MOST and (first.stop > read or size <= kept):
                 return
