@@ -62,6 +62,13 @@ class Part:
     is_continued: bool
 
 
+class Unprovable(Unavailable):
+    """What might be anything, and so short that nothing less than all of it may leave."""
+
+    def __init__(self) -> None:
+        super().__init__("a part of what is so short cannot be proved")
+
+
 class Transfer:
     """One passage of a part of a blob. `run` does it; it ends when nobody reads any more.
 
@@ -85,7 +92,7 @@ class Transfer:
         self.size = part.size
         self.error: RegistryError | None = None
         self.is_proved = self.is_wrong = False
-        self.ignores_ranges = False  # upstream has sent all where a part was asked for
+        self.needs_whole = False  # upstream sends no part, or none that could be handed on
         self.task: asyncio.Task[None] | None = None
         self._course = course
         self._deserted = deserted
@@ -208,6 +215,8 @@ class Transfer:
             attempt = _Attempt()
             try:
                 await self._receive(attempt, avoid)
+            except Unprovable:
+                raise
             except Unavailable as error:
                 avoid = attempt.sender
                 await self._wait_before_retry(error, attempt, streak)
@@ -257,10 +266,12 @@ class Transfer:
             attempt.kind, self.is_wrong = Failure.ODD, True
             raise Unavailable("upstream's blob has not the size that was expected")
         is_short = body.is_from_elsewhere and (body.size or 0) <= SMALL
+        if is_short and not body.is_range and body.size is None and self._arrived > SMALL:
+            is_short = False  # so much has come before our part
         if is_short and self._prefix is None:
-            raise Unavailable("a part of what is so short cannot be proved")
-        if is_part and not body.is_range and body.stop != body.start:
-            self.ignores_ranges = True
+            self.needs_whole = True
+            raise Unprovable
+        self.needs_whole |= is_part and not body.is_range and body.stop != body.start
         self._has_accepted = True
         self._is_suspicious |= is_short
         if self._is_broken:
@@ -359,6 +370,9 @@ class Transfer:
                 self.source.distrust(self.digest, self._prefix.senders, is_disproved=True)
                 raise DigestMismatch("upstream sent bytes that are not what their digest says")
             self.is_proved = True
+        elif self._is_suspicious and self._arrived <= SMALL:
+            self.needs_whole = True
+            raise Unprovable
         self._is_over = True
         self._hand_out(len(self._held))
         self._begin()

@@ -18,7 +18,7 @@ from mirror.aio.tasks import NoteFault, Starter
 from mirror.oci.digest import Digest
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.passthrough.seats import Seat
-from mirror.pull.passthrough.transfer import SMALL, Course, Part, Transfer
+from mirror.pull.passthrough.transfer import SMALL, Course, Part, Transfer, Unprovable
 from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource
 from mirror.telemetry.metrics import Metrics, PassedThrough
@@ -149,7 +149,7 @@ class Transfers:
             self._sizes[key] = transfer.size
         if transfer.is_proved and transfer.size is not None:
             self._proved(transfer.source.upstream, transfer.digest, transfer.size)
-        if transfer.ignores_ranges:
+        if transfer.needs_whole:
             self._whole_only[key] = True
 
 
@@ -213,6 +213,8 @@ class Unkept:
                         return
                 if transfer.is_end(position):
                     return
+            except Unprovable:
+                continue  # all of it then (`_note`)
             finally:
                 transfer.leave(seat)
 
