@@ -36,7 +36,8 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut:
-    """Where a download had to end that readers follow, and what it had until there."""
+    """Where the disk has ended a download that readers follow, what there is, and `why`."""
 
     position: int
     prefix: Prefix
+    why: str

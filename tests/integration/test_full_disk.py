@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.client import get
 from tests.support.images import image, random_layer
 from tests.support.mirror import InnerMirror
 from tests.support.process import run, until
@@ -92,7 +94,7 @@ async def test_five_readers_get_every_byte_of_what_the_disk_cuts_off_in_the_midd
     await mirror.until_metric("mirror_fills_total", 1, outcome="committed")
 
 
-async def test_a_download_that_the_disk_cuts_off_is_told_in_the_log(
+async def test_a_download_that_the_disk_cuts_off_is_told_in_log_and_status(
     disk: Path,
     upstream: ScriptedRegistry,
     start_mirror: StartMirror,
@@ -108,6 +110,9 @@ async def test_a_download_that_the_disk_cuts_off_is_told_in_the_log(
         await asyncio.to_thread(_fill, disk)
         gate.open()
     assert pull.result() == digest
+    status = json.loads((await get(f"{mirror.admin_url}/status")).body)
+    assert status["status"] == "degraded"
+    assert any("in the middle" in problem["what"] for problem in status["problems"])
     told = [record.getMessage() for record in caplog.records]
     assert any("its readers get the rest past the disk" in line for line in told)
 

@@ -39,6 +39,7 @@ class Source:
     is_from_elsewhere: bool
     is_lasting: bool
     upstream: str = "upstream"
+    repository: str = "library/app"
     sender: Sender = field(default_factory=lambda: MemorySender("sender"))
 
     @asynccontextmanager

@@ -34,6 +34,7 @@ _logger = logging.getLogger(__name__)
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
 _REMEMBERED = 1024  # blobs
+_TROUBLE_FOR = 900.0  # seconds for which operators are told that the disk has refused
 
 _Key = tuple[str, Digest]  # upstream, digest
 
@@ -88,12 +89,23 @@ class Fills:
         )
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
+        self._trouble: tuple[float, str] | None = None  # when, and what it was
         self._cuts: LRUCache[tuple[_Key, int], Prefix] = LRUCache(_REMEMBERED)
 
     @property
     def expected(self) -> int:
         """How many fills there are that nobody waits for."""
         return sum(not flight.fill.readers.count for flight in self._flights.values())
+
+    @property
+    def running(self) -> list[Fill]:
+        """Those under way, the oldest first."""
+        return [flight.fill for flight in self._flights.values()]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._slots.waiting
 
     def is_running(self, upstream: str, digest: Digest) -> bool:
         """Whether this blob is on its way from there already."""
@@ -105,6 +117,13 @@ class Fills:
         key = (upstream, digest)
         self._told[key] = self._proved[key] = size
         self._too_large.pop(key, None)  # it may have been for want of a size
+
+    @property
+    def disk_trouble(self) -> str | None:
+        """Why the disk has cut downloads off, if it has of late."""
+        if self._trouble is None or self._clock() - self._trouble[0] > _TROUBLE_FOR:
+            return None
+        return self._trouble[1]
 
     def find_cut(self, upstream: str, digest: Digest, position: int) -> Prefix | None:
         """All before `position`, where the disk has cut this blob off there a while ago."""
@@ -205,6 +224,8 @@ class Fills:
     def _remember(self, key: _Key, fill: Fill) -> None:
         if fill.cut is not None:
             self._cuts[key, fill.cut.position] = fill.cut.prefix
+            if not fill.is_too_large:
+                self._trouble = (self._clock(), fill.cut.why)
         if not fill.is_too_large:
             return
         if fill.told is not None:
