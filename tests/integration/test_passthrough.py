@@ -362,3 +362,38 @@ async def test_a_line_that_is_slow_is_shared_as_well(
     pulls = [mirror.client.blob("app", digest) for _ in range(8)]
     assert {answer.digest for answer in await asyncio.gather(*pulls)} == {digest}
     assert upstream.bytes_sent(digest) == len(layer.blob)
+
+
+async def test_a_small_blob_from_elsewhere_that_comes_in_pieces_comes(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """Nothing of it is handed on before its proof; it is read to its end all the same."""
+    layer = random_layer(40_000, seed=6)
+    [digest] = upstream.add(image(layer), "library/app", "1").layers
+    upstream.cdn = Cdn(host="localhost")
+    mirror = await _ready(await start_mirror(store={"max_size": "20 B"}))
+    gate = upstream.hold(digest, after=20_000)
+    before = await mirror.metric("mirror_upstream_bytes_total")
+    upstream.requests.clear()
+
+    async def has_come() -> bool:
+        return await mirror.metric("mirror_upstream_bytes_total") - before == 20_000
+
+    async with asyncio.TaskGroup() as clients:
+        pull = clients.create_task(mirror.client.blob("app", digest))
+        await upstream.was_asked("cdn")
+        await until(has_come)
+        gate.open()
+    assert (pull.result().status, pull.result().body) == (200, layer.blob)
+
+
+async def test_storage_that_tells_no_length_sends_all_and_parts_again_and_again(
+    upstream: ScriptedRegistry, mirror: InnerMirror, digest: str
+) -> None:
+    upstream.cdn = Cdn(host="localhost")
+    upstream.fault(kind="cdn", chunked=True, ignore_range=True)
+    for _ in range(2):  # the second time its size is known
+        answer = await mirror.client.blob("app", digest)
+        assert (answer.status, answer.digest) == (200, digest)
+    for start in (1, 5 * MIB):
+        assert await _part(mirror, digest, start, start + 9) == CONTENT[start:][:9]

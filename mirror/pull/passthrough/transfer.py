@@ -304,7 +304,7 @@ class Transfer:
 
     async def _until_wanted(self) -> None:
         """Return when a reader waits for more, and none would be left behind, or for too long."""
-        while True:
+        while self._has_begun:  # until then, all of them wait
             self._wanted.clear()
             patience, behind = None, list[Seat]()
             began_at = self._course.clock()
@@ -354,6 +354,8 @@ class Transfer:
             self._wake()
 
     def _hand_out(self, count: int) -> None:
+        if count:
+            self._begin()
         for piece in self._held[:count]:
             self._window.add(piece)
         del self._held[:count]
