@@ -56,6 +56,7 @@ from mirror.pull.logins import Logins
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
+from mirror.pull.passthrough.transfers import Transfers
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
 from mirror.pull.retention import Retention
@@ -232,6 +233,7 @@ async def run(
             config,
             built.mirror,
             built.mirror.open_blob,
+            built.mirror.open_rest,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
@@ -342,21 +344,26 @@ def _build(parts: _Parts) -> _Built:
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fill = config.fill
+    retries, patience = RetryPolicy(fill.attempts), fill.connect_timeout + _GRACE
     fills = Fills(
         store,
-        Pace(
-            fill.connections,
-            fill.segment_size,
-            RetryPolicy(fill.attempts),
-            whole=fill.whole == "always",
-        ),
+        Pace(fill.connections, fill.segment_size, retries, whole=fill.whole == "always"),
         max_active=fill.max_active,
         is_shared=len(config.upstream) > 1,
-        patience=fill.connect_timeout + _GRACE,
+        patience=patience,
         tasks=work,
         metrics=parts.metrics,
         note_fault=parts.metrics.faults.note,
         note_sent=links.record_sent,
+        random=parts.dice,
+    )
+    transfers = Transfers(
+        retries,
+        patience=patience,
+        tasks=work,
+        metrics=parts.metrics,
+        note_fault=parts.metrics.faults.note,
+        proved=fills.note_size,
         random=parts.dice,
     )
     manifests = Manifests(
@@ -377,7 +384,7 @@ def _build(parts: _Parts) -> _Built:
         manifests=manifests,
         complete=Complete(store, links, manifests, registries),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
-        blobs=Blobs(store, memory, links, fills, registries),
+        blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
             tag_flights=SingleFlight(work), policy=policy,

@@ -72,7 +72,7 @@ class Overview:
         return models.Status(
             version=__version__,
             started_at=self._started_at,
-            health=_health(store, endpoints),
+            health=_health(store, endpoints, self._parts.fills.disk_trouble),
             connections=self._parts.connections(),
             waiting=self._parts.fills.waiting,
             served=self._served(),
@@ -87,7 +87,8 @@ class Overview:
 
     async def health(self) -> models.Health:
         """What does not work as it should."""
-        return _health(await self.store(), self.endpoints())
+        trouble = self._parts.fills.disk_trouble
+        return _health(await self.store(), self.endpoints(), trouble)
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
@@ -170,11 +171,16 @@ class Overview:
         )
 
 
-def _health(store: models.Store, endpoints: Sequence[models.Endpoint]) -> models.Health:
+def _health(
+    store: models.Store, endpoints: Sequence[models.Endpoint], disk_trouble: str | None
+) -> models.Health:
     problems = [*_troubles(endpoints)]
     if store.free < store.min_free:
         why = f"{store.free} bytes are free, and store.min_free is {store.min_free}"
         problems.append(models.Problem(what=f"the file system of {store.root} is full", why=why))
+    if disk_trouble is not None:
+        what = f"{store.root} takes no more of downloads in the middle; clients get the rest unkept"
+        problems.append(models.Problem(what=what, why=disk_trouble))
     return models.Health(status="degraded" if problems else "ok", problems=problems)
 
 

@@ -140,6 +140,11 @@ class Leases(Protocol):
     ) -> AbstractAsyncContextManager[Lease]:
         """A blob, open for reading inside the block."""
 
+    def open_rest(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> AbstractAsyncContextManager[Lease]:
+        """A stream of what is to come of a blob whose file comes no farther (StoreError)."""
+
     async def follow(self, number: Number, seen: Progress) -> Progress:
         """How far a leased file has come, once that is another progress than `seen`.
 

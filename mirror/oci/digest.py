@@ -43,6 +43,9 @@ class Hasher(Protocol):
     def hexdigest(self) -> str:
         """The hash of all that was taken in."""
 
+    def copy(self) -> "Hasher":
+        """One more, that has taken in the same."""
+
 
 class Digest(Struct, frozen=True, tag="digest", array_like=True):
     """A content address such as `sha256:9f86d0…`; always of a registered algorithm.

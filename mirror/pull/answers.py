@@ -165,13 +165,15 @@ class BlobSize:
 class BlobAnswer:
     """A blob and how it was had; `size` in bytes, None where nobody knows it yet.
 
-    `body` is None in the answer to a HEAD.
+    `body` is None in the answer to a HEAD. `rest` is read from where a `Reader` comes no farther
+    since the disk refuses what is still to come (StoreError).
     """
 
     digest: Digest
     size: int | None
     body: bytes | Reader | Stream | None
     outcome: Outcome
+    rest: Stream | None = None
 
 
 @dataclass(frozen=True, slots=True)

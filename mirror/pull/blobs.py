@@ -1,4 +1,4 @@
-"""Pulls of blobs: from memory, from disk, from a fill, or straight through.
+"""Pulls of blobs: from memory, from disk, from a fill, or past the disk.
 
     linked to the repository   at hand    answer
     so that it may have it     yes        hit
@@ -17,6 +17,7 @@ What is small is read into memory, and proved anew on the way: what is damaged i
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 from mirror.aio.slots import client
 from mirror.oci.digest import Digest
@@ -29,7 +30,7 @@ from mirror.pull.fill.wants import Want
 from mirror.pull.keeping import try_to_open, try_to_read
 from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import SMALL, Memory
-from mirror.pull.passthrough import passing_through
+from mirror.pull.passthrough.transfers import Transfers
 from mirror.records.ports import Link
 from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Scope
@@ -49,12 +50,15 @@ class Blobs:
         memory: Memory,
         links: Links,
         fills: Fills,
+        *,
+        transfers: Transfers,
         registries: Mapping[str, Registry],
     ) -> None:
         self._store = store
         self._memory = memory
         self._links = links
         self._fills = fills
+        self._transfers = transfers
         self._registries = registries
 
     async def head(self, scope: Scope, digest: Digest) -> BlobAnswer:
@@ -108,6 +112,18 @@ class Blobs:
         async with self._fill(scope, digest, link, ranges) as answer:
             yield answer
 
+    @asynccontextmanager
+    async def open_rest(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
+        """What is still to come of a blob whose fill the disk has cut off, for who reads it.
+
+        Raises:
+            Missing, Denied, Unavailable: As `open`; also while it is read.
+        """
+        source = self._source(scope)
+        find_cut = partial(self._fills.find_cut, source.upstream, digest)
+        async with self._transfers.go_on(source, digest, find_cut) as stream:
+            yield BlobAnswer(digest, stream.size, stream, MISS)
+
     async def _require_hope(self, scope: Scope, digest: Digest) -> None:
         """Whoever is told of a blob asks for it next. Raises Missing where that is of no use."""
         try:
@@ -155,8 +171,8 @@ class Blobs:
                 fill = await self._fills.join(source, digest, size, want)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
-            async with self._pass_through(scope, digest) as answer:
-                yield answer
+            async with self._transfers.open(source, digest) as stream:
+                yield BlobAnswer(digest, stream.size, stream, MISS)
             return
         try:
             await self._link(scope, fill, link)
@@ -172,18 +188,6 @@ class Blobs:
             await self._links.confirm_blob(scope, fill.digest)
         elif is_sent_to_it and size is not None and (link is None or link.size != size):
             await self._links.record(scope.repository, fill.digest, size)
-
-    @asynccontextmanager
-    async def _pass_through(self, scope: Scope, digest: Digest) -> AsyncIterator[BlobAnswer]:
-        source = self._source(scope)
-
-        def note_size(size: int) -> None:
-            self._fills.note_size(source.upstream, digest, size)
-
-        async with passing_through(
-            source, digest, patience=self._fills.patience, proved=note_size
-        ) as stream:
-            yield BlobAnswer(digest, stream.size, stream, MISS)
 
     def _source(self, scope: Scope) -> BlobSource:
         return self._registries[scope.repository.namespace].blobs(scope)

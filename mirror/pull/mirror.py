@@ -114,6 +114,15 @@ class Mirror:
         async with self._blobs.open(scope, digest, ranges) as answer:
             yield answer
 
+    @asynccontextmanager
+    async def open_rest(
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> AsyncIterator[BlobAnswer]:
+        """What is still to come of a blob that the disk has cut off, for who reads it."""
+        scope = await self._scope_for_blob(repository, digest, authorization)
+        async with self._blobs.open_rest(scope, digest) as answer:
+            yield answer
+
     async def list_tags(
         self, repository: Repository, page: Page, authorization: str | None
     ) -> TagsAnswer:

@@ -18,7 +18,7 @@ from io import FileIO
 from pathlib import Path
 from threading import Lock
 
-from mirror.oci.digest import Chunk, Digest
+from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.storage import extents
 
 _BLOCK = 2**20  # bytes read back for hashing at a time
@@ -71,6 +71,10 @@ class Partial:
         except BaseException:
             self._hashing = False
             raise
+
+    def hasher(self) -> Hasher:
+        """One more that has taken in the `hashed` bytes; while nobody writes."""
+        return self._hasher.copy()
 
     def catch_up(self, length: int) -> bool:
         """Hash at most `length` bytes more of what an earlier process left; True: all is hashed."""

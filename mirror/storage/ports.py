@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from io import FileIO
 from typing import Protocol
 
-from mirror.oci.digest import Chunk, Digest
+from mirror.oci.digest import Chunk, Digest, Hasher
 
 
 class OpenBlob(Protocol):
@@ -75,6 +75,9 @@ class Writer(Protocol):
     @property
     def size(self) -> int | None:
         """In bytes, by the word of whoever sends it; None where nobody has said."""
+
+    def hasher(self) -> Hasher:
+        """What has hashed the `written` bytes, to go on with elsewhere; while nobody writes."""
 
     def missing(self) -> list[tuple[int, int]]:
         """The half-open ranges still to be written, in order; `size` must be known."""

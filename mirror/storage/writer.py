@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import FileIO
 
 from mirror.aio.waiting import finish
-from mirror.oci.digest import Chunk, Digest
+from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes
@@ -71,6 +71,10 @@ class LocalWriter:
     def written(self) -> int:
         """Bytes from the first that are all in `file`, and hashed."""
         return self._partial.hashed
+
+    def hasher(self) -> Hasher:
+        """What has hashed the `written` bytes, to go on with elsewhere; while nobody writes."""
+        return self._partial.hasher()
 
     @property
     def total(self) -> int:

@@ -44,6 +44,13 @@ class FillOutcome(StrEnum):
     FAILED = "failed"
 
 
+class PassedThrough(StrEnum):
+    """What of a blob a client was given past the disk."""
+
+    ALL = "all"  # it could not be kept
+    REST = "rest"  # the disk refused in the middle
+
+
 # A gauge beside every counter that says when it began: twice the series, and no rule asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types it so
 
@@ -137,6 +144,9 @@ class Metrics:
         self.fill_resumes = counter(
             "fill_resumes", "Broken downloads continued.", "upstream", "endpoint"
         )
+        self.passed_through = counter(
+            "passed_through", "Answers for which bytes went past the disk.", "upstream", "part"
+        )
         self.reloads = counter(
             "reloads", "Certificates and passwords read anew while serving.", "outcome"
         )
@@ -164,6 +174,8 @@ class Metrics:
         for outcome in FillOutcome:
             self.fills.labels(upstream, outcome)
         self.repositories_unrecorded.labels(upstream)
+        for part in PassedThrough:
+            self.passed_through.labels(upstream, part)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)

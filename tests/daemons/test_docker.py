@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import Docker
+from tests.support.daemons import Docker, running_docker
 from tests.support.images import Image, busybox, digest_of, files, image
-from tests.support.mirror import MirrorProcess
+from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.registry import Registry
 
 pytestmark = [pytest.mark.daemons, pytest.mark.timeout(120)]
@@ -84,6 +84,22 @@ async def test_of_a_second_image_only_what_is_new_comes_from_upstream_and_is_sto
     size = len(again.manifest) + sum(len(again.blobs[digest]) for digest in new)
     assert await mirror.metric("mirror_upstream_bytes_total") - received == size
     assert _copies(mirror.store_root, hello.layers[0]) == 1
+
+
+async def test_an_image_with_layers_larger_than_the_whole_cache_is_pulled_and_run(
+    tmp_path: Path, hub: Registry, hello: Image
+) -> None:
+    await hub.push(hello, "library/hello", "1")
+    upstreams, store = {"docker.io": upstream_at(hub.url)}, {"max_size": "100 KiB"}
+    async with (
+        running_mirror(tmp_path / "small", upstreams, store=store) as mirror,
+        running_docker(mirror.url) as docker,
+    ):
+        await _pull_and_run(docker, hello)
+        large = sum(len(content) > 100 * 1024 for content in hello.blobs.values())
+        assert await mirror.metric("mirror_passed_through_total", part="all") == large > 0
+        size = len(hello.manifest) + sum(map(len, hello.blobs.values()))
+        assert await mirror.metric("mirror_upstream_bytes_total") <= 1.1 * size
 
 
 async def test_docker_turns_to_the_origin_when_there_is_no_such_image(

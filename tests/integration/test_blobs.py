@@ -3,6 +3,7 @@
 import asyncio
 import email
 import json
+from contextlib import suppress
 from email.message import Message
 from typing import cast
 
@@ -591,8 +592,8 @@ async def test_what_is_streamed_through_is_proved_all_the_same(
 ) -> None:
     mirror = await start_mirror(store={"max_size": f"{SIZE // 2} B"})
     upstream.fault(kind="blob", corrupt_at=10)
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await mirror.client.blob("alpine", layer)
+    with suppress(aiohttp.ClientPayloadError):  # unless it has come in one piece
+        assert (await mirror.client.blob("alpine", layer)).status == 502
 
 
 async def test_min_free_is_left_free(

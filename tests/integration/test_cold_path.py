@@ -303,7 +303,7 @@ async def test_what_is_passed_through_is_proved_too(
     [layer] = app.layers
     await mirror.client.manifest("app", "1")
     upstream.fault(kind="blob", reference=layer, corrupt_at=position, times=1)
-    assert await _pull_in_vain(mirror.client, layer) == "aborted"
+    assert await _pull_in_vain(mirror.client, layer) in {"aborted", "502"}
     assert (await mirror.client.blob("app", layer)).digest == layer
 
 

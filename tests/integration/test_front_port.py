@@ -17,7 +17,7 @@ from mirror.config import parse
 from mirror.front.ports import Clients, Front, Leases, Pulls, Report, Worker
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
-from mirror.front.workers.lender import Lender, OpenBlob
+from mirror.front.workers.lender import Lender, OpenBlob, OpenRest
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.spawn import Kill, Spawn
 from mirror.oci.digest import digest_of, parse_digest
@@ -113,9 +113,16 @@ async def start(
     stop = asyncio.Event()
 
     class Seen(Pool):
-        def __init__(self, config: Any, mirror: Pulls, open_blob: OpenBlob, **rest: Any) -> None:
-            super().__init__(config, mirror, open_blob, **rest)
-            itself: Any = Itself(mirror, Lender(open_blob))
+        def __init__(
+            self,
+            config: Any,
+            mirror: Pulls,
+            open_blob: OpenBlob,
+            open_rest: OpenRest,
+            **others: Any,
+        ) -> None:
+            super().__init__(config, mirror, open_blob, open_rest, **others)
+            itself: Any = Itself(mirror, Lender(open_blob, open_rest))
             made.append((self, itself))
 
     @asynccontextmanager
@@ -294,6 +301,17 @@ async def test_what_is_not_kept_is_streamed(start: Start, app: Image) -> None:
         while (chunk := await front.next_chunk(lease.number, 0, None)) is not None:
             received += chunk
     assert received == app.blobs[app.layers[0]]
+
+
+async def test_the_rest_of_what_the_disk_has_cut_off_is_streamed_from_wherever_it_is(
+    start: Start, app: Image
+) -> None:
+    front = (await start()).front
+    async with front.open_rest(APP, parse_digest(app.layers[0]), None) as lease:
+        received = b""
+        while (chunk := await front.next_chunk(lease.number, 1000, SIZE)) is not None:
+            received += chunk
+    assert received == app.blobs[app.layers[0]][1000:]
 
 
 async def test_what_nobody_has_a_lease_of_any_more_is_unavailable(start: Start) -> None:

@@ -66,7 +66,7 @@ REPOSITORIES = st.sampled_from(
 NEARLY = st.tuples(
     st.just(0),
     st.integers(1, 5),
-    st.sampled_from(["get_manifest", "head_blob", "open_blob"]),
+    st.sampled_from(["get_manifest", "head_blob", "open_blob", "open_rest"]),
     st.tuples(REPOSITORIES, DIGESTS | TAGS, st.none() | st.sampled_from(["x\r\ny: z", 7])),
     st.just(""),
 )
@@ -121,6 +121,8 @@ class Door:
     async def open_blob(self, *asked: Any) -> AsyncIterator[Lease]:
         self._check(*asked)
         yield Lease(None, MISS)
+
+    open_rest = open_blob
 
     def note_served(self, *asked: Any) -> None:
         self._check(*asked)

@@ -168,6 +168,7 @@ class Handlers:
             return response
         if ns is not None:
             response.headers["OCI-Namespace"] = ns
+        answer = await responses.begin(answer, layout)
         await response.prepare(request)
         facts.response = response
         async for sent in responses.send_body(request, response, answer, layout):

@@ -111,7 +111,8 @@ class CachedPulls:
         async with opening as lease:
             if lease.content is not None and not route.is_personal:
                 self._cache.keep_blob(route.repository, digest, lease.content, generation)
-            yield BlobAnswer(digest, lease.size, self._body(lease), lease.outcome)
+            rest = _Rest(self._front, route.repository, digest, authorization)
+            yield BlobAnswer(digest, lease.size, self._body(lease), lease.outcome, rest)
 
     def _body(self, lease: Lease) -> bytes | Reader | Stream:
         if lease.content is not None:
@@ -171,3 +172,20 @@ class _LeasedStream:
         """As the stream's own."""
         while (chunk := await self._front.next_chunk(self._number, start, stop)) is not None:
             yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A `Stream` of what is to come of a blob whose file comes no farther."""
+
+    _front: Front
+    _repository: Repository
+    _digest: Digest
+    _authorization: Authorization
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
+        """As the stream's own."""
+        opening = self._front.open_rest(self._repository, self._digest, self._authorization)
+        async with opening as lease:
+            async for chunk in _LeasedStream(self._front, lease.number).chunks(start, stop):
+                yield chunk

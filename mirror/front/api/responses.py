@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import FileIO
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from mirror.front.api.sending import sending_to
 from mirror.oci.digest import Digest
-from mirror.oci.errors import RangeNotSatisfiable
+from mirror.oci.errors import RangeNotSatisfiable, StoreError
 from mirror.oci.ranges import ByteRange, parse_ranges
 from mirror.pull.answers import BlobAnswer, ManifestAnswer, Outcome, Reader, Stream, readable
 from mirror.telemetry.traffic import Result
@@ -143,6 +143,33 @@ def _partial_head(answer: BlobAnswer, layout: Layout) -> web.StreamResponse:
     return web.StreamResponse(status=206, headers=headers)
 
 
+async def begin(answer: BlobAnswer, layout: Layout) -> BlobAnswer:
+    """Wait for the first bytes of what is streamed: until then, an error is an answer.
+
+    Raises:
+        RegistryError: There are none.
+    """
+    if not isinstance(answer.body, Stream):
+        return answer
+    chunks = answer.body.chunks(layout.spans[0].start, layout.spans[0].stop)
+    return replace(answer, body=_Begun(await anext(chunks, b""), chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stream whose first bytes are here; it is read once, as it was begun."""
+
+    _first: bytes
+    _following: AsyncGenerator[bytes, None]
+
+    async def chunks(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:  # noqa: ARG002 - as begun
+        """As the stream's own."""
+        if self._first:
+            yield self._first
+        async for chunk in self._following:
+            yield chunk
+
+
 async def send_body(
     request: web.BaseRequest, response: web.StreamResponse, answer: BlobAnswer, layout: Layout
 ) -> AsyncIterator[int]:
@@ -159,10 +186,32 @@ async def send_body(
                 await response.write(chunk)
                 yield len(chunk)
         elif answer.body is not None and not isinstance(answer.body, bytes):
-            async for sent in _send_file(request, response, answer.body, span, answer.size):
+            async for sent in _send_reader(request, response, answer, answer.body, span):
                 yield sent
     if layout.after:
         await response.write(layout.after)
+
+
+async def _send_reader(
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    answer: BlobAnswer,
+    reader: Reader,
+    span: Span,
+) -> AsyncIterator[int]:
+    """Send what a reader has; where the disk refuses what is still to come, the rest past it."""
+    position = span.start
+    try:
+        async for sent in _send_file(request, response, reader, span, answer.size):
+            position += sent
+            yield sent
+    except StoreError:
+        if answer.rest is None:
+            raise
+        async with aclosing(answer.rest.chunks(position, span.stop)) as chunks:
+            async for chunk in chunks:
+                await response.write(chunk)
+                yield len(chunk)
 
 
 async def _send_file(

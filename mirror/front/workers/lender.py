@@ -18,12 +18,15 @@ OpenBlob = Callable[
     [Repository, Digest, Authorization, Ranges], AbstractAsyncContextManager[BlobAnswer]
 ]
 
+OpenRest = Callable[[Repository, Digest, Authorization], AbstractAsyncContextManager[BlobAnswer]]
+
 
 class Lender:
     """The port `Leases`, for one worker: what it has leased ends when it is done, or has died."""
 
-    def __init__(self, open_blob: OpenBlob) -> None:
+    def __init__(self, open_blob: OpenBlob, open_rest: OpenRest) -> None:
         self._open_blob = open_blob
+        self._open_rest = open_rest
         self._numbers = itertools.count(1)
         # A fill has many readers, and one number; both are gone with the last of them.
         self._growing: WeakKeyDictionary[Reader, int] = WeakKeyDictionary()
@@ -48,6 +51,16 @@ class Lender:
                         yield Lease(answer.size, answer.outcome, number=number)
                 case None:
                     raise AssertionError("an open blob has a body")
+
+    @asynccontextmanager
+    async def open_rest(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> AsyncIterator[Lease]:
+        """What is to come of a blob whose file comes no farther."""
+        async with self._open_rest(repository, digest, authorization) as answer:
+            assert isinstance(answer.body, Stream)  # noqa: S101 - there is no file of it
+            async with self._leasing(answer.body) as number:
+                yield Lease(answer.size, answer.outcome, number=number)
 
     async def follow(self, number: int, seen: Progress) -> Progress:
         """How far a leased file has come, once that is another progress than `seen`."""

@@ -26,7 +26,7 @@ from mirror.front.wire.interface import Violation, serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.connections import Connections, Given, room_for
 from mirror.front.workers.last_good import Contents, read_files
-from mirror.front.workers.lender import Lender, OpenBlob
+from mirror.front.workers.lender import Lender, OpenBlob, OpenRest
 from mirror.front.workers.reports import check_report
 from mirror.front.workers.settings import settings_for_workers
 from mirror.front.workers.spawn import EXIT_WITHIN, Kill, Spawn
@@ -81,6 +81,7 @@ class Pool:
         config: Config,
         mirror: Pulls,
         open_blob: OpenBlob,
+        open_rest: OpenRest,
         *,
         spawn: Spawn,
         traffic: Traffic,
@@ -92,6 +93,7 @@ class Pool:
         self._config = config
         self._mirror = mirror
         self._open_blob = open_blob
+        self._open_rest = open_rest
         self._spawn = spawn
         self._traffic = traffic
         self._faults = faults
@@ -216,7 +218,7 @@ class Pool:
     async def _work_with(
         self, connection: socket.socket, kill: Kill, started: asyncio.Future[None]
     ) -> None:
-        leases: Leases = Lender(self._open_blob)
+        leases: Leases = Lender(self._open_blob, self._open_rest)
         given = Given(self.connections)
         served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
         peer = Peer(

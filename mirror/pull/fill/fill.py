@@ -43,6 +43,7 @@ from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.readers import Readers
 from mirror.pull.fill.sizes import Sizes
 from mirror.pull.fill.wants import Want, Wants
+from mirror.pull.prefix import Cut, Prefix
 from mirror.sources.ports import BlobSource, Body, Sender
 from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.ports import Writer, Writers
@@ -134,6 +135,7 @@ class Fill:
         self._senders: set[Sender] = set()
         self._is_held = False  # what there is came from elsewhere, and might be anything
         self.is_too_large = False  # for the store, ever
+        self.cut: Cut | None = None  # where the disk has refused to go on
         self.began = clock()
 
     def __repr__(self) -> str:
@@ -367,13 +369,9 @@ class Fill:
         if not isinstance(error, RegistryError):
             self._note_fault("fill", error)
             error = Unavailable("the mirror has a fault of its own; see its log")
-        elif isinstance(error, NoRoom):
+        elif isinstance(error, StoreError):
             self.is_too_large = isinstance(error, TooLarge)
-            if self._crew is not None and self._crew.received:
-                _logger.warning(
-                    "fill given up, and its readers cut off: %s", error,
-                    extra=fields(digest=self.digest, upstream=self.upstream),
-                )  # fmt: skip
+            self._cut_off(error)
         elif not isinstance(error, Rested):
             _logger.warning(
                 "fill failed: %s", error,
@@ -382,6 +380,21 @@ class Fill:
         self._end(error)
         kinds = (kind for kind in _OUTCOMES if isinstance(error, kind))
         return _OUTCOMES.get(next(kinds, StoreError), FillOutcome.FAILED)
+
+    def _cut_off(self, error: StoreError) -> None:
+        """Note up to where there is something; readers get the rest past the disk."""
+        writer = self._writer
+        if writer is None or self._crew is None or not self._crew.received:
+            return  # nobody has read anything
+        prefix = Prefix(writer.hasher(), frozenset(self._senders))
+        self.cut = Cut(writer.written, prefix, error.explanation)
+        _logger.warning(
+            "fill given up; its readers get the rest past the disk: %s", error,
+            extra=fields(
+                digest=self.digest, upstream=self.upstream,
+                kept=writer.written, readers=self.readers.count,
+            ),
+        )  # fmt: skip
 
 
 class _StartOver(Exception):

@@ -26,6 +26,7 @@ from mirror.oci.errors import DigestMismatch, RegistryError, Unavailable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill, NoteSent
 from mirror.pull.fill.wants import Want
+from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource
 from mirror.storage.errors import TooLarge
 from mirror.storage.ports import Writers
@@ -38,6 +39,7 @@ _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not 
 _DOUBTED_FOR = 3600.0  # seconds after wrong bytes for which no range leaves before its proof
 _REMEMBERED = 1024  # blobs
 _KEPT = 4  # one of so many slots is for clients that have none
+_TROUBLE_FOR = 900.0  # seconds for which operators are told that the disk has refused
 
 _Key = tuple[str, Digest]  # upstream, digest
 
@@ -93,11 +95,8 @@ class Fills:
         self._disproved: TTLCache[_Key, None] = TTLCache(_REMEMBERED, ttl=_DOUBTED_FOR, timer=clock)
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
-
-    @property
-    def patience(self) -> float:
-        """For how many seconds a client waits for the start of a blob."""
-        return self._patience
+        self._trouble: tuple[float, str] | None = None  # when, and what it was
+        self._cuts: LRUCache[tuple[_Key, int], Prefix] = LRUCache(_REMEMBERED)
 
     @property
     def expected(self) -> int:
@@ -124,6 +123,17 @@ class Fills:
         key = (upstream, digest)
         self._told[key] = self._proved[key] = size
         self._too_large.pop(key, None)  # it may have been for want of a size
+
+    @property
+    def disk_trouble(self) -> str | None:
+        """Why the disk has cut downloads off, if it has of late."""
+        if self._trouble is None or self._clock() - self._trouble[0] > _TROUBLE_FOR:
+            return None
+        return self._trouble[1]
+
+    def find_cut(self, upstream: str, digest: Digest, position: int) -> Prefix | None:
+        """All before `position`, where the disk has cut this blob off there a while ago."""
+        return self._cuts.get(((upstream, digest), position))
 
     async def join(
         self, source: BlobSource, digest: Digest, size: int | None, want: Want | None = None
@@ -229,6 +239,10 @@ class Fills:
     def _remember(self, key: _Key, fill: Fill) -> None:
         if isinstance(fill.readers.error, DigestMismatch):
             self._disproved[key] = None
+        if fill.cut is not None:
+            self._cuts[key, fill.cut.position] = fill.cut.prefix
+            if not fill.is_too_large:
+                self._trouble = (self._clock(), fill.cut.why)
         if not fill.is_too_large:
             return
         if fill.told is not None:

@@ -12,7 +12,7 @@ from io import FileIO
 
 from prometheus_client import Gauge
 
-from mirror.oci.errors import RegistryError
+from mirror.oci.errors import RegistryError, StoreError
 from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import Progress
 from mirror.pull.fill.wants import Want, Wants
@@ -62,36 +62,42 @@ class Readers:
         self._check()
 
     async def follow(self, seen: Progress) -> None:
-        """Wait until it has come farther than that. Raises the error that all get."""
-        self._check()
-        if self.progress != seen:
+        """Wait until it has come farther than that. Raises the error that all get.
+
+        What the disk has refused ends after what is there: its readers go on from that.
+        """
+        if self.progress != seen and self._may_go_on:
             return
         self._wants.follow()
         try:
-            while self.progress == seen:
-                await self._changed.wait()
+            while self.progress == seen or not self._may_go_on:
                 self._check()
+                await self._changed.wait()
         finally:
             self._wants.unfollow()
 
     async def reach(self, position: int, stop: int) -> int:
         """Wait for bytes from `position` on; up to where a range may have them that ends at `stop`.
 
-        Raises the error that all get.
+        Raises the error that all get, as `follow` does.
         """
-        self._check()
         want = None
         try:
-            while (limit := self._limit(position, stop)) <= position:
+            while (limit := self._limit(position, stop)) <= position or not self._may_go_on:
+                self._check()
                 if want is None:
                     want = Want([ByteRange(position, stop - 1)])
                     self._wants.add(want)
                 await self._changed.wait()
-                self._check()
         finally:
             if want is not None:
                 self._wants.discard(want)
         return limit
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether what is there may be read."""
+        return isinstance(self.error, StoreError | None)
 
     def _limit(self, position: int, stop: int) -> int:
         """Up to where there are bytes from `position` on, and may be sent."""
