@@ -67,6 +67,8 @@ def _notes(
     places = {it.name: view.place_of(it) for it in others}
     yield from (why_nowhere(it) for it in others if places[it.name] is None)
     known = [place for place in places.values() if place is not None]
+    if view.wants_certificate and view.address.is_loopback:
+        yield "The Engine shows no certificate to a mirror on its own machine (127.0.0.0/8)."
     if known:
         yield f"Other images are pulled by the mirror's name: docker pull {known[0]}/..."
 

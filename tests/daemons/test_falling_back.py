@@ -1,0 +1,169 @@
+"""Where the mirror cannot help, each client turns to Docker Hub itself: no pull fails for it.
+
+Docker Hub is played by a registry of the test's, to which a proxy leads; the mirror's own upstream is
+another one, that is not well. Clients are set up as `mirror setup` says.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.host import Host
+from tests.support.images import Image, files, image, index
+from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
+from tests.support.process import free_port
+from tests.support.proxy import ForwardProxy
+from tests.support.pulls import GUIDES, Pull, pulling
+from tests.support.require import require_root
+from tests.support.tls import Authority
+from tests.support.upstream import ScriptedRegistry
+
+pytestmark = [pytest.mark.daemons, pytest.mark.timeout(180)]
+
+HUB = "registry-1.docker.io"
+APP = image(files({"hello": b"Hello!\n"}), files({"more": b"m" * 300_000}), docker=True)
+EMPTY = index(docker=True)
+
+
+@dataclass
+class Stage:
+    """Who plays."""
+
+    upstream: ScriptedRegistry
+    origin: ScriptedRegistry
+    mirror: MirrorProcess
+    pull: Pull
+
+    async def gets_it(self, reference: str) -> None:
+        pulled = await self.pull(reference)
+        assert pulled.returncode == 0, pulled.stderr + self.mirror.process.log()[-4000:]
+
+
+def faulty(**what: Any) -> Callable[[ScriptedRegistry], object]:
+    return lambda upstream: upstream.fault(**what)
+
+
+def is_empty(upstream: ScriptedRegistry) -> None:
+    upstream.repositories.clear()
+
+
+def has_an_empty_index(upstream: ScriptedRegistry) -> None:
+    upstream.add(EMPTY, "library/app", "1")
+    upstream.fault(kind="manifest", reference=APP.digest, body=EMPTY.manifest)
+
+
+def lacks_a_layer(upstream: ScriptedRegistry) -> None:
+    del upstream.repositories["library/app"].blobs[APP.layers[1]]
+
+
+SITUATIONS: dict[str, Callable[[ScriptedRegistry], object]] = {
+    "not-there": is_empty,
+    "bad-request": faulty(status=400),
+    "unauthorized": faulty(status=401),
+    "denied": faulty(status=403),
+    "rate-limited": faulty(status=429, headers={"Retry-After": "600"}),
+    "broken": faulty(status=500),
+    "overloaded": faulty(status=503, headers={"Retry-After": "600"}),
+    "black-hole": faulty(hang=True),
+    "dropped": faulty(drop=True),
+    "login-page": faulty(body=b"<html>", headers={"Content-Type": "text/html"}),
+    "empty-index": has_an_empty_index,
+    "layer-not-there": lacks_a_layer,
+    "layers-rate-limited": faulty(kind="blob", status=429, headers={"Retry-After": "600"}),
+    "layers-broken": faulty(kind="blob", status=500),
+    "layers-in-a-black-hole": faulty(kind="blob", hang=True),
+    "layers-corrupt": faulty(kind="blob", corrupt_at=20),
+    "layers-truncated": faulty(kind="blob", truncate_at=100, ignore_range=True),
+}
+
+
+@asynccontextmanager
+async def staged(
+    client: str, tmp_path: Path, *, url: str | None = None, is_secret: bool = False
+) -> AsyncIterator[Stage]:
+    """`url`: the mirror's upstream, if it is none of ours; `is_secret`: who signs for ours."""
+    require_root()
+    authority = Authority(tmp_path / "tls")
+    context = Authority(tmp_path / "unknown").server_context() if is_secret else None
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(
+            ScriptedRegistry(server_context=authority.server_context(HUB))
+        )
+        upstream = await stack.enter_async_context(ScriptedRegistry(server_context=context))
+        proxy = await stack.enter_async_context(ForwardProxy())
+        proxy.leads[HUB, 443] = origin.port
+        for registry in (origin, upstream):
+            registry.add(APP, "library/app", "1")
+        mirror = await stack.enter_async_context(
+            running_mirror(
+                tmp_path / "mirror",
+                {"docker.io": upstream_at(url or upstream.url)},
+                fill={"connect_timeout": "1s", "stall_timeout": "2s", "attempts": 2},
+            )
+        )
+        host = Host(tmp_path / "host")
+        host.environment["HTTPS_PROXY"] = f"http://{proxy.host}"
+        host.environment["SSL_CERT_FILE"] = str(authority.ca_file)
+        await host.set_up(GUIDES[client], tmp_path / "mirror" / "mirror.toml")
+        pull = await stack.enter_async_context(pulling(client, host))
+        yield Stage(upstream, origin, mirror, pull)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("client", GUIDES)
+async def test_an_image_comes_from_docker_hub_where_the_mirrors_upstream_is_not_well(
+    tmp_path: Path, client: str, situation: str
+) -> None:
+    async with staged(client, tmp_path) as stage:
+        SITUATIONS[situation](stage.upstream)
+        await stage.gets_it("app:1")
+        await stage.gets_it(f"app@{APP.digest}")
+        assert stage.upstream.requests, "the mirror was not asked"
+        assert stage.origin.requests
+
+
+@pytest.mark.parametrize("client", GUIDES)
+async def test_an_image_comes_from_docker_hub_where_nobody_answers_the_mirror(
+    tmp_path: Path, client: str
+) -> None:
+    async with staged(client, tmp_path, url=f"http://127.0.0.1:{free_port()}") as stage:
+        await stage.gets_it("app:1")
+        await stage.gets_it(f"app@{APP.digest}")
+        assert await stage.mirror.metric("mirror_requests_total") > 0
+
+
+@pytest.mark.parametrize("client", GUIDES)
+async def test_an_image_comes_from_docker_hub_where_the_mirror_cannot_trust_its_upstream(
+    tmp_path: Path, client: str
+) -> None:
+    async with staged(client, tmp_path, is_secret=True) as stage:
+        await stage.gets_it("app:1")
+        await stage.gets_it(f"app@{APP.digest}")
+        assert await stage.mirror.metric("mirror_requests_total") > 0
+
+
+@pytest.mark.parametrize("client", GUIDES)
+async def test_an_image_comes_from_docker_hub_where_the_mirror_is_gone(
+    tmp_path: Path, client: str
+) -> None:
+    async with staged(client, tmp_path) as stage:
+        await stage.mirror.process.stop()
+        await stage.gets_it("app:1")
+        await stage.gets_it(f"app@{APP.digest}")
+
+
+@pytest.mark.parametrize("client", GUIDES)
+async def test_an_image_that_nobody_has_is_said_not_to_be_there(
+    tmp_path: Path, client: str
+) -> None:
+    async with staged(client, tmp_path) as stage:
+        is_empty(stage.upstream)
+        is_empty(stage.origin)
+        pulled = await stage.pull("app:1")
+        assert pulled.returncode != 0
+        said = pulled.stderr.lower()
+        assert "not found" in said or "unknown" in said or "does not exist" in said
