@@ -1,7 +1,7 @@
 """Where the mirror cannot help, each client turns to Docker Hub itself: no pull fails for it.
 
-Docker Hub is played by a registry of the test's, to which a proxy leads; the mirror's own upstream is
-another one, that is not well. Clients are set up as `mirror setup` says.
+Docker Hub is played by a registry of the test's, to which a proxy leads; the mirror's own upstream
+is another one, that is not well. Clients are set up as `mirror setup` says.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.host import Host
-from tests.support.images import Image, files, image, index
+from tests.support.images import files, image, index
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import free_port
 from tests.support.proxy import ForwardProxy

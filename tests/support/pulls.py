@@ -1,7 +1,7 @@
 """Four kinds of clients, each with one way to pull from Docker Hub on a `Host`.
 
-    async with pulling("podman", host) as pull:
-        result = await pull("hello:1")          # and forgets it again
+async with pulling("podman", host) as pull:
+    result = await pull("hello:1")          # and forgets it again
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -81,8 +81,6 @@ async def _skopeo(host: Host) -> AsyncIterator[Pull]:
             count += 1
             copy: Path = tools.directory / f"copy-{count}"
             source = f"docker://docker.io/library/{reference}"
-            return await tools.skopeo(
-                "copy", source, f"dir:{copy}", check=False, within=_PATIENCE
-            )
+            return await tools.skopeo("copy", source, f"dir:{copy}", check=False, within=_PATIENCE)
 
         yield pull
