@@ -4,6 +4,7 @@ podman, Buildah, skopeo and CRI-O (containers/image) take everything from the fi
 manifest they can load, and fail with it, while the registry itself may be well.
 
     of what it names                          upstream                           answer
+    nothing (an index without entries)        -                                  no
     all is at hand (of an index: for one      -                                  yes
     platform)
     something is not                          confirms that (the first of it)    yes
@@ -15,16 +16,19 @@ At hand is what may be served without asking anybody (`pull.links`).
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, Unavailable
-from mirror.oci.manifest import References, parse_references
+from mirror.oci.manifest import INDEX_TYPES, Manifest, References, parse_references
 from mirror.pull.links import Links, Verdict
 from mirror.pull.manifests import Manifests
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
 
+_LONGEST_OF_NOTHING = 64 * 1024  # bytes, of an index without entries
 _NO_PLATFORM = "unknown"  # of what is no image, such as BuildKit's attestations
 
 
@@ -45,10 +49,13 @@ class Complete:
 
     async def can_serve(self, scope: Scope, digest: Digest) -> bool:
         """Whether whoever is given this manifest can be given the rest of the image too."""
-        references = await self._references(scope, digest)
-        if references is None:
+        manifest = await self._manifests.find_permitted(scope, digest)
+        if manifest is None:
             return True  # it was passed through, so upstream has just answered
+        references = _parse(manifest)
         if not references.manifests:
+            if _is_empty_index(manifest, references):
+                return False
             lacking = await self._first_lacking(scope, _needed(references.blobs))
             return lacking is None or await self._has_blob(scope, lacking)
         return await self._can_serve_a_platform(scope, references.manifests)
@@ -72,12 +79,7 @@ class Complete:
 
     async def _references(self, scope: Scope, digest: Digest) -> References | None:
         manifest = await self._manifests.find_permitted(scope, digest)
-        if manifest is None:
-            return None
-        try:
-            return parse_references(manifest.content)
-        except RegistryError:
-            return References()
+        return None if manifest is None else _parse(manifest)
 
     async def _first_lacking(self, scope: Scope, wanted: Sequence[Digest]) -> Digest | None:
         stored = await self._store.find_stored(wanted)
@@ -111,6 +113,21 @@ class Complete:
         except RegistryError:
             return False
         return True
+
+
+def _parse(manifest: Manifest) -> References:
+    try:
+        return parse_references(manifest.content)
+    except RegistryError:
+        return References()
+
+
+def _is_empty_index(manifest: Manifest, references: References) -> bool:
+    """Accelerators have such: no platform finds itself there, though the registry has the image."""
+    if references.media_type not in INDEX_TYPES or manifest.size > _LONGEST_OF_NOTHING:
+        return False  # of a large one it may be that too much is named for it to be read
+    document = msgspec.json.decode(manifest.content)
+    return not document.get("manifests")
 
 
 def _needed(blobs: Iterable[Descriptor]) -> list[Digest]:

@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.daemons, pytest.mark.timeout(180)]
 
 HUB = "registry-1.docker.io"
 APP = image(files({"hello": b"Hello!\n"}), files({"more": b"m" * 300_000}), docker=True)
-EMPTY = index(docker=True)
 
 
 @dataclass
@@ -38,8 +37,11 @@ class Stage:
     mirror: MirrorProcess
     pull: Pull
 
-    async def gets_it(self, reference: str) -> None:
+    async def gets_it(self, reference: str, *, may_fail_once: bool = False) -> None:
         pulled = await self.pull(reference)
+        if pulled.returncode and may_fail_once:
+            assert pulled.stderr.strip(), "it says nothing"
+            pulled = await self.pull(reference)
         assert pulled.returncode == 0, pulled.stderr + self.mirror.process.log()[-4000:]
 
 
@@ -49,11 +51,6 @@ def faulty(**what: Any) -> Callable[[ScriptedRegistry], object]:
 
 def is_empty(upstream: ScriptedRegistry) -> None:
     upstream.repositories.clear()
-
-
-def has_an_empty_index(upstream: ScriptedRegistry) -> None:
-    upstream.add(EMPTY, "library/app", "1")
-    upstream.fault(kind="manifest", reference=APP.digest, body=EMPTY.manifest)
 
 
 def lacks_a_layer(upstream: ScriptedRegistry) -> None:
@@ -71,13 +68,26 @@ SITUATIONS: dict[str, Callable[[ScriptedRegistry], object]] = {
     "black-hole": faulty(hang=True),
     "dropped": faulty(drop=True),
     "login-page": faulty(body=b"<html>", headers={"Content-Type": "text/html"}),
-    "empty-index": has_an_empty_index,
     "layer-not-there": lacks_a_layer,
     "layers-rate-limited": faulty(kind="blob", status=429, headers={"Retry-After": "600"}),
     "layers-broken": faulty(kind="blob", status=500),
     "layers-in-a-black-hole": faulty(kind="blob", hang=True),
     "layers-corrupt": faulty(kind="blob", corrupt_at=20),
     "layers-truncated": faulty(kind="blob", truncate_at=100, ignore_range=True),
+}
+
+# What has been handed on cannot be taken back, and podman and skopeo turn nowhere with a blob. But
+# the next try has to do: by then the mirror knows.
+MAY_FAIL_ONCE = {
+    ("containerd", "login-page"),
+    ("containerd", "layers-corrupt"),
+    ("containerd", "layers-truncated"),
+    ("podman", "layer-not-there"),
+    ("podman", "layers-corrupt"),
+    ("podman", "layers-truncated"),
+    ("skopeo", "layer-not-there"),
+    ("skopeo", "layers-corrupt"),
+    ("skopeo", "layers-truncated"),
 }
 
 
@@ -120,10 +130,19 @@ async def test_an_image_comes_from_docker_hub_where_the_mirrors_upstream_is_not_
 ) -> None:
     async with staged(client, tmp_path) as stage:
         SITUATIONS[situation](stage.upstream)
-        await stage.gets_it("app:1")
+        await stage.gets_it("app:1", may_fail_once=(client, situation) in MAY_FAIL_ONCE)
         await stage.gets_it(f"app@{APP.digest}")
         assert stage.upstream.requests, "the mirror was not asked"
         assert stage.origin.requests
+
+
+@pytest.mark.parametrize("client", ["podman", "skopeo"])
+async def test_an_image_comes_from_docker_hub_where_an_accelerator_has_an_empty_index_for_it(
+    tmp_path: Path, client: str
+) -> None:
+    async with staged(client, tmp_path) as stage:
+        stage.upstream.add(index(docker=True), "library/app", "1")
+        await stage.gets_it("app:1")
 
 
 @pytest.mark.parametrize("client", GUIDES)

@@ -9,7 +9,6 @@ from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
