@@ -305,7 +305,7 @@ def _build(parts: _Parts) -> Mirror:
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),
         manifests=manifests,
-        complete=Complete(store, links, manifests, registries),
+        complete=Complete(store, links, manifests, registries, fills),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(

@@ -16,7 +16,9 @@ for one (what it has fetched stays). Whoever comes while it ends waits, and begi
 
 Readers are let in with the first body; but where that is empty, or is small and not of the size
 that was promised (a login page), it is proved first. So is what is small and comes from a host that
-upstream has redirected to: that may be anybody's, and no blob.
+upstream has redirected to: that may be anybody's, and no blob. And where the fill before was given
+up (`is_doubtful`), they are let in with the first new byte: until then they can be told that there
+will be none, and turn elsewhere; a body that breaks tells them nothing.
 """
 
 import logging
@@ -92,6 +94,7 @@ class Fill:
         *,
         promised: int | None,
         is_size_proved: bool,
+        is_doubtful: bool = False,
         pace: Pace,
         slots: Slots,
         is_shared: bool,
@@ -125,7 +128,10 @@ class Fill:
         self._crew: Crew | None = None
         self._senders: set[Sender] = set()
         self._is_held = False  # what there is came from elsewhere, and might be anything
+        self._is_doubtful = is_doubtful
+        self._awaits_news = False  # readers do, of something new
         self.is_too_large = False  # for the store, ever
+        self.is_given_up = False  # for want of an answer, or of bytes
 
     def __repr__(self) -> str:
         return f"<Fill {self.upstream} {self.digest}: {self.state.value}, {self._crew}>"
@@ -277,6 +283,8 @@ class Fill:
         is_first = self.state is State.CONNECTING and (sizes.told or writer.written) <= _FIRST
         if is_first and (body.is_from_elsewhere or self._is_held):
             self._is_held = True
+        elif self._is_doubtful:
+            self._awaits_news = True
         else:
             self._let_in()
         return sizes.told
@@ -290,6 +298,9 @@ class Fill:
 
     def _progressed(self) -> None:
         """More bytes are there."""
+        if self._awaits_news:
+            self._awaits_news = self._is_doubtful = False
+            self._let_in()
         if self._is_held and self._writer is not None and self._writer.written > _FIRST:
             self._let_in()
         self.readers.wake()
@@ -330,6 +341,7 @@ class Fill:
                     extra=fields(digest=self.digest, upstream=self.upstream),
                 )  # fmt: skip
         else:
+            self.is_given_up = isinstance(error, Unavailable)
             _logger.warning(
                 "fill failed: %s", error,
                 extra=fields(digest=self.digest, upstream=self.upstream),

@@ -32,6 +32,7 @@ from mirror.telemetry.metrics import Metrics
 _logger = logging.getLogger(__name__)
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
+_GIVEN_UP_FOR = 30.0  # seconds for which it is remembered that a fill was given up
 _REMEMBERED = 1024  # blobs
 
 _Key = tuple[str, Digest]  # upstream, digest
@@ -85,6 +86,7 @@ class Fills:
         self._too_large: TTLCache[_Key, int | None] = TTLCache(
             _REMEMBERED, ttl=_TOO_LARGE_FOR, timer=clock
         )
+        self._given_up: TTLCache[_Key, None] = TTLCache(_REMEMBERED, ttl=_GIVEN_UP_FOR, timer=clock)
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
 
@@ -102,6 +104,10 @@ class Fills:
         """Whether this blob is on its way from there already."""
         flight = self._flights.get((upstream, digest))
         return flight is not None and not flight.fill.is_over
+
+    def was_given_up(self, upstream: str, digest: Digest) -> bool:
+        """Whether the last fill of it was, a moment ago: whoever can turn elsewhere had better."""
+        return (upstream, digest) in self._given_up
 
     def note_size(self, upstream: str, digest: Digest, size: int) -> None:
         """This blob has proved to have a size: that counts for more than a promise."""
@@ -165,6 +171,7 @@ class Fills:
         fill = Fill(
             key[1], source, self._storage,
             promised=self._told.get(key, size), is_size_proved=key in self._proved,
+            is_doubtful=key in self._given_up,
             pace=self._pace, slots=self._slots, is_shared=self._is_shared, urgency=urgency,
             deserted=self._make_way, metrics=self._metrics,
             note_fault=self._note_fault, note_sent=self._note_sent, clock=self._clock,
@@ -202,6 +209,10 @@ class Fills:
             self._remember(key, flight.fill)
 
     def _remember(self, key: _Key, fill: Fill) -> None:
+        if fill.is_given_up:
+            self._given_up[key] = None
+        elif not fill.is_over:
+            self._given_up.pop(key, None)
         if not fill.is_too_large:
             return
         if fill.told is not None:
