@@ -79,8 +79,8 @@ SITUATIONS: dict[str, Callable[[ScriptedRegistry], object]] = {
     "layers-truncated": faulty(kind="blob", truncate_at=100, ignore_range=True),
 }
 
-# What has been handed on cannot be taken back, and podman and skopeo turn nowhere with a blob. So the
-# first pull fails, and says so; the mirror finds out, for each of the three blobs, and then it comes.
+# What has been handed on cannot be taken back, and podman and skopeo turn nowhere with a blob. So
+# pulls fail at first, and say so; the mirror finds out, for each of the blobs, and then it comes.
 TRIES = {
     **dict.fromkeys(
         itertools.product(["containerd"], ["login-page", "layers-corrupt", "layers-truncated"]), 8
