@@ -305,7 +305,9 @@ def _build(parts: _Parts) -> Mirror:
             SingleFlight(work), longest=config.tags.access_for, clock=clock, monotonic=monotonic
         ),
         manifests=manifests,
-        complete=Complete(store, links, manifests, registries, fills),
+        complete=Complete(
+            store, links, manifests, registries, fills=fills, memory=memory
+        ),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, registries),
         listings=Listings(

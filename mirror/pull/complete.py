@@ -7,8 +7,8 @@ manifest they can load, and fail with it, while the registry itself may be well.
     nothing (an index without entries)        -                                  no
     all is at hand (of an index: for one      -                                  yes
     platform)
-    something is not                          has lied, or broken off, a moment  no
-                                              ago, wherever it was asked for it
+    something is not                          has lied about it, broken off, or  no
+                                              not had it, a moment ago
     something is not                          confirms that (the first of it)    yes
     something is not                          is merely slow, and not down       yes
     something is not                          anything else, or nothing          no
@@ -22,11 +22,12 @@ import msgspec
 
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode, Missing, RegistryError, Unavailable
+from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
 from mirror.oci.manifest import INDEX_TYPES, Manifest, References, parse_references
 from mirror.pull.fill.fills import Fills
 from mirror.pull.links import Links, Verdict
 from mirror.pull.manifests import Manifests
+from mirror.pull.memory import Memory
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
@@ -44,13 +45,16 @@ class Complete:
         links: Links,
         manifests: Manifests,
         registries: Mapping[str, Registry],
+        *,
         fills: Fills,
+        memory: Memory,
     ) -> None:
         self._store = store
         self._links = links
         self._manifests = manifests
         self._registries = registries
         self._fills = fills
+        self._memory = memory
 
     async def can_serve(self, scope: Scope, digest: Digest) -> bool:
         """Whether whoever is given this manifest can be given the rest of the image too."""
@@ -90,7 +94,7 @@ class Complete:
         """What is not at hand; what is hopeless first."""
         stored = await self._store.find_stored(wanted)
         lacking = [digest for digest in wanted if digest not in stored]
-        hopeless = (it for it in lacking if not self._has_hope(scope.repository.namespace, it))
+        hopeless = (it for it in lacking if not self._has_hope(scope, it))
         if (found := next(hopeless, None)) is not None:
             return found
         for digest in wanted:
@@ -102,16 +106,18 @@ class Complete:
                 return digest
         return None
 
-    def _has_hope(self, upstream: str, digest: Digest) -> bool:
+    def _has_hope(self, scope: Scope, digest: Digest) -> bool:
+        upstream = scope.repository.namespace
         try:
             self._registries[upstream].require_hope(digest, unknown=ErrorCode.BLOB_UNKNOWN)
-        except Missing:
+            with self._memory.remembering_missing(scope, f"blob {digest}"):
+                return not self._fills.was_given_up(upstream, digest)
+        except RegistryError:
             return False
-        return not self._fills.was_given_up(upstream, digest)
 
     async def _has_blob(self, scope: Scope, digest: Digest) -> bool:
         registry = self._registries[scope.repository.namespace]
-        if not self._has_hope(scope.repository.namespace, digest):
+        if not self._has_hope(scope, digest):
             return False
         try:
             await self._links.confirm_blob(scope, digest)
