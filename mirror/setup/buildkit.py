@@ -23,6 +23,8 @@ def buildkit(view: View) -> Guide:
         )
     if view.logins:
         notes.append("Builders show the mirror what `docker login` has remembered for it.")
+        if view.is_plain:
+            notes.append("Without TLS, `docker login` wants it among the insecure-registries.")
     places = {it.name: _place(view, it) for it in view.registries}
     tables = [
         f"[registry.{quoted(name)}]\nmirrors = [{quoted(places[it.name])}]\n"

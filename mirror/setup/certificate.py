@@ -26,15 +26,25 @@ class Certificate:
         return host in self.names or (bool(domain) and f"*.{domain}" in self.names)
 
 
+def read_authority(file: Path) -> str:
+    """The certificates in a file, in PEM form, and nothing else that is there.
+
+    Raises:
+        ValueError, OSError: There are none.
+    """
+    found = _read_all(file)
+    return "".join(it.public_bytes(Encoding.PEM).decode() for it in found)
+
+
 def read_certificate(file: Path, authorities_file: Path | None) -> Certificate:
     """Read a certificate with its chain.
 
     Its authority is the chain's own root, or else in `authorities_file`: whoever signs the clients'
     certificates often signs the server's as well. Raises ValueError, OSError.
     """
-    chain = x509.load_pem_x509_certificates(file.read_bytes())
+    chain = _read_all(file)
     leaf, last = chain[0], chain[-1]
-    known = [last, *_read_all(authorities_file)]
+    known = [last, *([] if authorities_file is None else _read_all(authorities_file))]
     root = next((it for it in known if _has_signed(it, last)), None)
     return Certificate(
         names=tuple(_names(leaf)),
@@ -43,8 +53,11 @@ def read_certificate(file: Path, authorities_file: Path | None) -> Certificate:
     )
 
 
-def _read_all(file: Path | None) -> list[x509.Certificate]:
-    return [] if file is None else x509.load_pem_x509_certificates(file.read_bytes())
+def _read_all(file: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(file.read_bytes())
+    except ValueError:
+        raise ValueError(f"{file} holds no certificate in PEM form") from None
 
 
 def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mirror.config import Config
 from mirror.setup.address import is_loopback
 from mirror.setup.buildkit import buildkit
-from mirror.setup.certificate import read_certificate
+from mirror.setup.certificate import read_authority, read_certificate
 from mirror.setup.containerd import containerd
 from mirror.setup.containers import crio, podman
 from mirror.setup.docker import docker
@@ -51,7 +51,7 @@ def make_guide(
         address=address,
         hostname=_hostname(),
         certificate=certificate,
-        authority=None if ca_file is None else ca_file.read_text(encoding="ascii"),
+        authority=None if ca_file is None else read_authority(ca_file),
     )
     return known[1](view)
 

@@ -26,7 +26,7 @@ def podman(view: View) -> Guide:
         notes=tuple(notes),
         files=_files(view),
         provide=_provide(view),
-        then=("# It is read at each pull.", *(f"podman login {it}" for it in view.logins)),
+        then=("# It is read at each pull.", *_logins(view, "")),
         check=(
             asks(view, _certificates(view)),
             f"podman --log-level=debug pull {image_of(example(view))} 2>&1 | grep 'to access'",
@@ -36,10 +36,9 @@ def podman(view: View) -> Guide:
 
 def crio(view: View) -> Guide:
     """The same tables, and the node's own credentials where some are needed."""
-    logins = view.logins
     files, then = _files(view), "systemctl reload crio"
     notes = _notes(view)
-    if logins:
+    if view.logins:
         content = f"[crio.image]\nglobal_auth_file = {quoted(_AUTH)}\n"
         files = (*files, File("/etc/crio/crio.conf.d/50-mirror.conf", content))
         then = "systemctl restart crio"
@@ -54,7 +53,7 @@ def crio(view: View) -> Guide:
         notes=tuple(notes),
         files=files,
         provide=_provide(view),
-        then=(*(f"podman login --authfile {_AUTH} {it}" for it in logins), then),
+        then=(*_logins(view, f"--authfile {_AUTH} "), then),
         check=(asks(view, _certificates(view)), f"crictl pull {image_of(example(view))}:latest"),
     )
 
@@ -101,6 +100,11 @@ def _addresses(view: View) -> list[str]:
     """Under which names certificates of the mirror's are looked for."""
     places = [view.place_of(it) for it in view.registries]
     return list(dict.fromkeys(it.partition("/")[0] for it in places if it is not None))
+
+
+def _logins(view: View, options: str) -> tuple[str, ...]:
+    plain = "--tls-verify=false " if view.is_plain else ""
+    return tuple(f"podman login {plain}{options}{it}" for it in view.logins)
 
 
 def _certificates(view: View) -> str:

@@ -179,6 +179,52 @@ def test_an_authority_may_be_named(tls: dict[str, Any], tmp_path: Path) -> None:
     assert content(made, "localhost:5000/ca.crt") == (tmp_path / "ca.pem").read_text()
 
 
+@pytest.mark.parametrize("content", ["", "no certificate", "key"])
+def test_an_authority_that_is_none_is_refused_and_never_shown(
+    tls: dict[str, Any], tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "wrong.pem"
+    file.write_text(Path(tls["tls_private_key_file"]).read_text() if content == "key" else content)
+    with pytest.raises(ValueError, match="holds no certificate in PEM"):
+        make_guide("docker", parse({"server": tls}), address="localhost", ca_file=file)
+
+
+def test_of_a_file_with_a_key_beside_the_authority_the_key_is_not_shown(
+    tls: dict[str, Any], tmp_path: Path
+) -> None:
+    authority = (tmp_path / "ca.pem").read_text()
+    file = tmp_path / "both.pem"
+    file.write_text(Path(tls["tls_private_key_file"]).read_text() + authority)
+    made = make_guide("podman", parse({"server": tls}), address="localhost", ca_file=file)
+    assert content(made, "localhost:5000/ca.crt") == authority
+    assert "PRIVATE" not in str(made)
+
+
+def test_a_certificate_that_is_none_is_told(tls: dict[str, Any], tmp_path: Path) -> None:
+    tls["tls_certificate_file"] = tls["tls_private_key_file"]
+    with pytest.raises(ValueError, match="holds no certificate"):
+        make_guide("podman", parse({"server": tls}), address="localhost")
+
+
+@pytest.mark.parametrize(
+    ("names", "own"),
+    [(("a.example", "b.example"), "a.example"), (("*.example", "localhost"), None)],
+)
+def test_a_name_in_the_certificate_is_a_likely_address(
+    tmp_path: Path, names: tuple[str, ...], own: str | None
+) -> None:
+    identity = Authority(tmp_path).issue("server", *names)
+    server = {
+        "tls_certificate_file": str(identity.certificate_file),
+        "tls_private_key_file": str(identity.private_key_file),
+        "listen": "10.0.0.7:5000",
+    }
+    hub = HUB["docker.io"] | {"hosts": ["b.example"]}
+    made = guide("containerd", {"server": server, "upstream": {"docker.io": hub}}, address=None)
+    assert made.address == f"https://{own or '10.0.0.7'}:5000"
+    assert not own or not any("refuse" in note for note in made.notes)
+
+
 def test_a_name_that_the_certificate_does_not_have_is_told(tls: dict[str, Any]) -> None:
     upstream = {"ghcr.io": GHCR["ghcr.io"] | {"access": "client", "hosts": ["ghcr.mirror.example"]}}
     made = guide("containerd", {"server": tls, "upstream": HUB | upstream})
@@ -314,7 +360,8 @@ def test_cri_o_has_the_nodes_credentials_in_a_file_that_its_configuration_names(
 ) -> None:
     made = guide("cri-o", _with_passwords(tmp_path))
     auth = toml(made, "crio.conf.d/50-mirror.conf")["crio"]["image"]["global_auth_file"]
-    assert f"podman login --authfile {auth} mirror.example:5000" in made.then
+    login = f"podman login --tls-verify=false --authfile {auth} mirror.example:5000"
+    assert login in made.then
     assert not [it for it in guide("cri-o", upstreams()).files if "crio" in it.path]
 
 
