@@ -71,7 +71,7 @@ SITUATIONS: dict[str, Callable[[ScriptedRegistry], object]] = {
     "overloaded": faulty(status=503, headers={"Retry-After": "600"}),
     "black-hole": faulty(hang=True),
     "dropped": faulty(drop=True),
-    "login-page": faulty(body=b"<html>", headers={"Content-Type": "text/html"}),
+    "login-page": faulty(body=b"<html>", headers={"Content-Type": "text/html"}, ignore_range=True),
     "layer-not-there": lacks_a_layer,
     "layers-rate-limited": faulty(kind="blob", status=429, headers={"Retry-After": "600"}),
     "layers-broken": faulty(kind="blob", status=500),
