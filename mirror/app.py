@@ -382,7 +382,9 @@ def _build(parts: _Parts) -> _Built:
             monotonic=monotonic,
         ),
         manifests=manifests,
-        complete=Complete(store, links, manifests, registries),
+        complete=Complete(
+            store, links, manifests, registries, fills=fills, memory=memory
+        ),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
         listings=Listings(

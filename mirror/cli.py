@@ -104,6 +104,44 @@ def doctor(
 
 
 @cli.command()
+def setup(
+    client: Annotated[
+        str | None,
+        typer.Argument(help="docker, containerd, podman, ...; without: all that are known."),
+    ] = None,
+    config_file: ConfigFile = None,
+    *,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="At which clients reach the mirror: mirror.example, or a URL."
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The authority of its certificate, where hosts do not trust it yet.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Print the configuration that makes a client pull through this mirror, ready to be pasted."""
+    from mirror.setup.clients import CLIENTS, make_guide  # noqa: PLC0415
+
+    if client is None:
+        known = {name: title for name, (title, _) in CLIENTS.items()}
+        lines = (f"{name:<11} {title}" for name, title in known.items())
+        typer.echo(json.dumps(known) if as_json else "\n".join(lines))
+        return
+    try:
+        guide = make_guide(client, _load(config_file), address=address, ca_file=ca)
+    except (ValueError, OSError) as error:
+        _fail(str(error), _FAILED)
+    typer.echo(json.dumps(asdict(guide)) if as_json else str(guide))
+
+
+@cli.command()
 def status(
     config_file: ConfigFile = None,
     *,

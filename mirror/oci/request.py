@@ -23,6 +23,7 @@ TOKENS = "/v2/_token/"
 _TOKENS = re.compile(rf"{TOKENS}([0-9a-f]{{16}})/([^/?#]+)(?:\?([^#]{{0,8192}}))?")
 _PAGE_LENGTH = re.compile(r"[0-9]{1,9}")
 
+_ARTIFACT_TYPE = "artifactType"
 _MOST_PARAMETERS = 32
 _LONGEST_QUERY = 4096  # characters; registries' own marks in a `Link` take up to two thousand
 
@@ -169,7 +170,12 @@ def _parse_query(query: str) -> Mapping[str, str]:
             ErrorCode.NAME_INVALID,
             f"a query of more than {_MOST_PARAMETERS} parameters or {_LONGEST_QUERY} characters",
         )
-    return dict(parse_qsl(query))
+    pairs = parse_qsl(query)
+    if sum(name == _ARTIFACT_TYPE for name, _ in pairs) > 1:
+        # containerd asks for several types at once, and filters what it gets itself; the spec knows
+        # of one. To filter by none is allowed, and loses nothing.
+        pairs = [pair for pair in pairs if pair[0] != _ARTIFACT_TYPE]
+    return dict(pairs)
 
 
 def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
@@ -188,8 +194,8 @@ def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
     if noun == "blobs":
         return BlobRequest(repository, parse_digest(last))
     if noun == "referrers":
-        others = {name: value for name, value in parameters.items() if name != "artifactType"}
-        artifact_type = parameters.get("artifactType") or None
+        others = {name: value for name, value in parameters.items() if name != _ARTIFACT_TYPE}
+        artifact_type = parameters.get(_ARTIFACT_TYPE) or None
         return ReferrersRequest(repository, parse_subject(last), artifact_type, _page(others))
     if last != "list":
         raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")

@@ -4,8 +4,11 @@ podman, Buildah, skopeo and CRI-O (containers/image) take everything from the fi
 manifest they can load, and fail with it, while the registry itself may be well.
 
     of what it names                          upstream                           answer
+    nothing (an index without entries)        -                                  no
     all is at hand (of an index: for one      -                                  yes
     platform)
+    something is not                          has lied about it, broken off, or  no
+                                              not had it, a moment ago
     something is not                          confirms that (the first of it)    yes
     something is not                          is merely slow, and not down       yes
     something is not                          anything else, or nothing          no
@@ -15,16 +18,21 @@ At hand is what may be served without asking anybody (`pull.links`).
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.errors import RegistryError, Unavailable
-from mirror.oci.manifest import References, parse_references
+from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
+from mirror.oci.manifest import INDEX_TYPES, Manifest, References, parse_references
+from mirror.pull.fill.fills import Fills
 from mirror.pull.links import Links, Verdict
 from mirror.pull.manifests import Manifests
+from mirror.pull.memory import Memory
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
 
+_LONGEST_OF_NOTHING = 64 * 1024  # bytes, of an index without entries
 _NO_PLATFORM = "unknown"  # of what is no image, such as BuildKit's attestations
 
 
@@ -37,18 +45,26 @@ class Complete:
         links: Links,
         manifests: Manifests,
         registries: Mapping[str, Registry],
+        *,
+        fills: Fills,
+        memory: Memory,
     ) -> None:
         self._store = store
         self._links = links
         self._manifests = manifests
         self._registries = registries
+        self._fills = fills
+        self._memory = memory
 
     async def can_serve(self, scope: Scope, digest: Digest) -> bool:
         """Whether whoever is given this manifest can be given the rest of the image too."""
-        references = await self._references(scope, digest)
-        if references is None:
+        manifest = await self._manifests.find_permitted(scope, digest)
+        if manifest is None:
             return True  # it was passed through, so upstream has just answered
+        references = _parse(manifest)
         if not references.manifests:
+            if _is_empty_index(manifest, references):
+                return False
             lacking = await self._first_lacking(scope, _needed(references.blobs))
             return lacking is None or await self._has_blob(scope, lacking)
         return await self._can_serve_a_platform(scope, references.manifests)
@@ -72,15 +88,15 @@ class Complete:
 
     async def _references(self, scope: Scope, digest: Digest) -> References | None:
         manifest = await self._manifests.find_permitted(scope, digest)
-        if manifest is None:
-            return None
-        try:
-            return parse_references(manifest.content)
-        except RegistryError:
-            return References()
+        return None if manifest is None else _parse(manifest)
 
     async def _first_lacking(self, scope: Scope, wanted: Sequence[Digest]) -> Digest | None:
+        """What is not at hand; what is hopeless first."""
         stored = await self._store.find_stored(wanted)
+        lacking = [digest for digest in wanted if digest not in stored]
+        hopeless = (it for it in lacking if not self._has_hope(scope, it))
+        if (found := next(hopeless, None)) is not None:
+            return found
         for digest in wanted:
             if digest not in stored:
                 return digest
@@ -90,8 +106,19 @@ class Complete:
                 return digest
         return None
 
+    def _has_hope(self, scope: Scope, digest: Digest) -> bool:
+        upstream = scope.repository.namespace
+        try:
+            self._registries[upstream].require_hope(digest, unknown=ErrorCode.BLOB_UNKNOWN)
+            with self._memory.remembering_missing(scope, f"blob {digest}"):
+                return not self._fills.was_given_up(upstream, digest)
+        except RegistryError:
+            return False
+
     async def _has_blob(self, scope: Scope, digest: Digest) -> bool:
         registry = self._registries[scope.repository.namespace]
+        if not self._has_hope(scope, digest):
+            return False
         try:
             await self._links.confirm_blob(scope, digest)
         except Unavailable as error:
@@ -111,6 +138,21 @@ class Complete:
         except RegistryError:
             return False
         return True
+
+
+def _parse(manifest: Manifest) -> References:
+    try:
+        return parse_references(manifest.content)
+    except RegistryError:
+        return References()
+
+
+def _is_empty_index(manifest: Manifest, references: References) -> bool:
+    """Accelerators have such: no platform finds itself there, though the registry has the image."""
+    if references.media_type not in INDEX_TYPES or manifest.size > _LONGEST_OF_NOTHING:
+        return False  # of a large one it may be that too much is named for it to be read
+    document = msgspec.json.decode(manifest.content)
+    return not document.get("manifests")
 
 
 def _needed(blobs: Iterable[Descriptor]) -> list[Digest]:

@@ -1,13 +1,15 @@
 """podman, Buildah, skopeo and CRI-O take all of an image from where its manifest came from."""
 
 import json
+from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.client import Answer
 from tests.support.clock import FakeClock
-from tests.support.images import Image, artifact, image, index, random_layer
+from tests.support.images import OCI_INDEX, Image, artifact, image, index, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import RateLimit, ScriptedRegistry
 
@@ -188,3 +190,61 @@ async def test_an_artifact_without_platform_is_served_like_an_image(
     signature = upstream.add(artifact(b"signature", subject=APP), "library/app", "sig")
     mirror = await start_mirror()
     assert (await asked(mirror, "app", "sig", "skopeo/1.18.0")).body == signature.manifest
+
+
+@pytest.mark.parametrize("agent", ["skopeo/1.18.0", PODMAN])
+async def test_a_layer_that_a_client_was_just_told_is_not_there_is_enough_for_a_404(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, agent: str
+) -> None:
+    """The first thing that is lacking would be confirmed: skopeo does not come so far."""
+    del upstream.repositories["library/app"].blobs[app.layers[1]]
+    mirror = await start_mirror()
+    assert (await mirror.client.blob("library/app", app.layers[1])).status == 404
+    assert (await asked(mirror, "library/app", "1", agent)).status == 404
+    assert (await asked(mirror, "library/app", app.digest, "containerd/2.1.4")).status == 200
+
+
+async def test_a_layer_that_was_given_up_a_moment_ago_is_enough_for_a_404(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    mirror = await start_mirror(fill={"attempts": 1})
+    cut = upstream.fault(reference=app.layers[1], method="GET", truncate_at=100, ignore_range=True)
+    with pytest.raises(aiohttp.ClientError):
+        await mirror.client.blob("library/app", app.layers[1])
+    await mirror.until_metric("mirror_fills_active", 0)
+    assert (await asked(mirror, "library/app", "1")).status == 404
+    upstream.faults.remove(cut)
+    answer = await mirror.client.blob("library/app", app.layers[1])
+    assert answer.body == app.blobs[app.layers[1]]
+    await mirror.until_metric("mirror_fills_active", 0)
+    assert (await asked(mirror, "library/app", "1")).status == 200
+
+
+async def test_who_asks_again_for_a_layer_that_broke_off_is_told_so_before_any_of_it(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    """containerd turns to the next host with an answer, and with a body that breaks it does not."""
+    mirror = await start_mirror(fill={"attempts": 1})
+    upstream.fault(reference=app.layers[1], method="GET", truncate_at=100, ignore_range=True)
+    with pytest.raises(aiohttp.ClientError):
+        await mirror.client.blob("library/app", app.layers[1])
+    await mirror.until_metric("mirror_fills_active", 0)
+    target = f"/v2/library/app/blobs/{app.layers[1]}"
+    for headers in ({}, {"Range": "bytes=100-"}):
+        answer = await mirror.client.get(target, headers=headers)
+        assert answer.status == 502
+        await mirror.until_metric("mirror_fills_active", 0)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_an_index_that_names_nothing_is_404_for_who_would_take_nothing_from_it(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, *, declared: bool
+) -> None:
+    document: dict[str, object] = {"schemaVersion": 2, "manifests": []}
+    if declared:
+        document["mediaType"] = OCI_INDEX
+    empty = replace(index(), manifest=json.dumps(document).encode())
+    upstream.add(empty, "library/app", "1")
+    mirror = await start_mirror()
+    assert (await asked(mirror, "library/app", "1")).status == 404
+    assert (await asked(mirror, "library/app", "1", "crane/0.20")).body == empty.manifest

@@ -4,6 +4,7 @@ async with running_containerd() as containerd:
     await containerd.ctr("images", "pull", "--hosts-dir", hosts_dir, "docker.io/library/x:1")
 async with running_docker(mirror.url) as docker:
     await docker("pull", "x:1")
+async with running_docker(host=host) as docker:  # with the host's daemon.json
 async with containers(mirror.host) as tools:
     await tools.podman("pull", "docker.io/library/x:1")
     await tools.skopeo("copy", "docker://docker.io/library/x:1", f"dir:{directory}")
@@ -24,6 +25,7 @@ from typing import Any
 
 import tomli_w
 
+from tests.support.host import Host
 from tests.support.process import CHILD_ENVIRONMENT, Process, run
 from tests.support.require import require, require_root
 
@@ -51,10 +53,19 @@ class Containerd:
             ready=self._is_ready,
         )
 
-    async def ctr(self, *arguments: str | Path, check: bool = True, within: float = 60) -> Result:
-        """Run `ctr` in a namespace of the tests."""
-        client = ("ctr", "-a", self.socket, "-n", "test")
-        return await run(*client, *arguments, check=check, within=within)
+    async def ctr(
+        self,
+        *arguments: str | Path,
+        check: bool = True,
+        within: float = 60,
+        host: Host | None = None,
+    ) -> Result:
+        """Run `ctr` in a namespace of the tests; it reads the hosts' configuration itself."""
+        command: tuple[str | Path, ...] = ("ctr", "-a", self.socket, "-n", "test", *arguments)
+        if host is None:
+            return await run(*command, check=check, within=within)
+        command = host.command(*command)
+        return await run(*command, environment=host.environment, check=check, within=within)
 
     def hosts_dir(self, mirrors: Mapping[str, str]) -> Path:
         """A directory for `--hosts-dir` that sends each registry's pulls to a mirror's URL."""
@@ -76,28 +87,32 @@ class Containerd:
 class Docker:
     """dockerd; call it as its client: `await docker("pull", "alpine")`."""
 
-    def __init__(self, containerd: Containerd, mirror_url: str) -> None:
+    def __init__(self, containerd: Containerd, mirror_url: str | None, host: Host | None) -> None:
         self.directory = directory = containerd.directory / "docker"
         directory.mkdir()
         self._client = ("docker", "-H", f"unix://{directory}/docker.sock")
         self._environment = {**CHILD_ENVIRONMENT, "DOCKER_CONFIG": f"{directory}/client"}
-        (directory / "daemon.json").write_text("{}", encoding="utf-8")
+        command: tuple[str | Path, ...] = (
+            "dockerd",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--bridge=none",
+            f"--data-root={directory}/data",
+            f"--exec-root={directory}/exec",
+            f"--host=unix://{directory}/docker.sock",
+            f"--pidfile={directory}/pid",
+            f"--containerd={containerd.socket}",
+        )
+        if mirror_url is not None:
+            (directory / "daemon.json").write_text("{}", encoding="utf-8")
+            command += (f"--config-file={directory}/daemon.json", f"--registry-mirror={mirror_url}")
+        if host is not None:
+            command = host.command(*command)
         self.process = Process(
-            (
-                "dockerd",
-                "--iptables=false",
-                "--ip6tables=false",
-                "--bridge=none",
-                f"--config-file={directory}/daemon.json",
-                f"--data-root={directory}/data",
-                f"--exec-root={directory}/exec",
-                f"--host=unix://{directory}/docker.sock",
-                f"--pidfile={directory}/pid",
-                f"--containerd={containerd.socket}",
-                f"--registry-mirror={mirror_url}",
-            ),
+            command,
             log=directory / "docker.log",
             ready=self._is_ready,
+            environment=CHILD_ENVIRONMENT if host is None else host.environment,
         )
 
     async def __call__(
@@ -122,8 +137,15 @@ class Docker:
 class Containers:
     """podman and skopeo, configured to pull through a mirror."""
 
-    def __init__(self, directory: Path, mirror_host: str, registries: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mirror_host: str | None,
+        registries: Sequence[str],
+        host: Host | None = None,
+    ) -> None:
         self.directory = directory
+        self._host = host
         mirrored = [
             {
                 "location": registry,
@@ -145,28 +167,35 @@ class Containers:
             (directory / name).write_text(tomli_w.dumps(document), encoding="utf-8")
         (directory / "auth.json").write_text("{}", encoding="utf-8")  # nobody's credentials
         self._environment = {
-            **CHILD_ENVIRONMENT,
-            "CONTAINERS_REGISTRIES_CONF": f"{directory}/registries.conf",
+            **(CHILD_ENVIRONMENT if host is None else host.environment),
             "CONTAINERS_CONF": f"{directory}/containers.conf",
             "CONTAINERS_STORAGE_CONF": f"{directory}/storage.conf",
             "REGISTRY_AUTH_FILE": f"{directory}/auth.json",
         }
+        if host is None:
+            self._environment["CONTAINERS_REGISTRIES_CONF"] = f"{directory}/registries.conf"
 
     async def podman(
         self, *arguments: str | Path, check: bool = True, within: float = 60
     ) -> Result:
-        return await run(
-            "podman", *arguments, environment=self._environment, check=check, within=within
-        )
+        return await self._run("podman", *arguments, check=check, within=within)
+
+    async def buildah(
+        self, *arguments: str | Path, check: bool = True, within: float = 60
+    ) -> Result:
+        return await self._run("buildah", *arguments, check=check, within=within)
 
     async def skopeo(
         self, *arguments: str | Path, check: bool = True, within: float = 60
     ) -> Result:
-        # It does not read CONTAINERS_REGISTRIES_CONF.
-        client = ("skopeo", "--registries-conf", self.directory / "registries.conf")
-        return await run(
-            *client, *arguments, environment=self._environment, check=check, within=within
-        )
+        if self._host is None:  # it does not read CONTAINERS_REGISTRIES_CONF
+            arguments = ("--registries-conf", self.directory / "registries.conf", *arguments)
+        return await self._run("skopeo", *arguments, check=check, within=within)
+
+    async def _run(self, *command: str | Path, check: bool, within: float) -> Result:
+        if self._host is not None:
+            command = self._host.command(*command)
+        return await run(*command, environment=self._environment, check=check, within=within)
 
 
 @asynccontextmanager
@@ -181,22 +210,32 @@ async def running_containerd() -> AsyncIterator[Containerd]:
 
 
 @asynccontextmanager
-async def running_docker(mirror_url: str) -> AsyncIterator[Docker]:
-    """Run dockerd, with a containerd of its own, and `mirror_url` as its registry mirror."""
+async def running_docker(
+    mirror_url: str | None = None, *, host: Host | None = None
+) -> AsyncIterator[Docker]:
+    """Run dockerd, with a containerd of its own, and `mirror_url` as its registry mirror.
+
+    Or on a `host` that has the configuration.
+    """
     require("dockerd", "docker")
     async with running_containerd() as containerd:
-        docker = Docker(containerd, mirror_url)
+        docker = Docker(containerd, mirror_url, host)
         async with docker.process:
             yield docker
 
 
 @asynccontextmanager
-async def containers(mirror_host: str, *registries: str) -> AsyncIterator[Containers]:
-    """podman and skopeo that ask a mirror for what is in `registries` (by default docker.io)."""
+async def containers(
+    mirror_host: str | None = None, *registries: str, host: Host | None = None
+) -> AsyncIterator[Containers]:
+    """podman and skopeo that ask a mirror for what is in `registries` (by default docker.io).
+
+    Or on a `host` that has the configuration.
+    """
     require("podman", "skopeo")
     require_root()
     async with _workplace() as directory:
-        yield Containers(directory, mirror_host, registries or ("docker.io",))
+        yield Containers(directory, mirror_host, registries or ("docker.io",), host)
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ class ForwardProxy:
     def __init__(self) -> None:
         self.users: dict[str, str] = {}  # name: password; empty: everybody
         self.refuses: set[tuple[str, int]] = set()  # what it does not let anybody through to
+        self.leads: dict[tuple[str, int], int] = {}  # elsewhere: to these ports of this machine
         self.asked: list[tuple[str, str, int]] = []  # method (or SOCKS), host, port
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -139,6 +140,8 @@ class ForwardProxy:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if (host, port) in self.refuses:
             raise OSError
+        if (host, port) in self.leads:
+            host, port = "127.0.0.1", self.leads[host, port]
         return await asyncio.open_connection("127.0.0.1" if host.endswith(".test") else host, port)
 
 

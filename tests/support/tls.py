@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_LOOPBACK = ipaddress.ip_address("127.0.0.1")
 _LIFE = dt.timedelta(days=1)
 
 
@@ -38,10 +39,10 @@ class Authority:
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Identity:
-        """A certificate for localhost (server) or for whoever `name` is (client)."""
+    def issue(self, name: str, *also: str) -> Identity:
+        """A certificate for localhost and `also` (server), or for whoever `name` is (client)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [*map(x509.DNSName, ("localhost", *also)), x509.IPAddress(_LOOPBACK)]
         certificate = (
             _builder(_name(name), self._name, key)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -58,9 +59,9 @@ class Authority:
         )
         return identity
 
-    def server_context(self) -> ssl.SSLContext:
-        """What a server of this machine needs."""
-        identity = self.issue("server")
+    def server_context(self, *also: str) -> ssl.SSLContext:
+        """What a server of this machine needs; `also` are further names of it."""
+        identity = self.issue("server", *also)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(identity.certificate_file, identity.private_key_file)
         return context

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror.config import Config
+from mirror.setup.clients import make_guide
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -42,6 +43,17 @@ def test_the_first_screen_shows_podmans_registries_conf() -> None:
     assert registry["mirror"] == [{"location": f"{MIRROR}/docker.io", "insecure": True}]
 
 
+def test_the_first_screen_shows_what_mirror_setup_prints() -> None:
+    shown = [*_blocks("json"), *_blocks("toml")]
+    for client in ("docker", "containerd", "podman"):
+        [file] = [
+            file
+            for file in make_guide(client, Config(), address="127.0.0.1").files
+            if file.path in FIRST_SCREEN
+        ]
+        assert _parsed(file.content) in [_parsed(block) for block in shown]
+
+
 def test_the_first_screen_shows_how_to_serve_and_how_to_test() -> None:
     assert {"serve", "test"} <= set(re.findall(r"\bmake (\w+)", FIRST_SCREEN))
     assert f"port {PORT}" in FIRST_SCREEN
@@ -72,6 +84,10 @@ def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading(document: str)
 def test_every_configuration_file_that_is_named_is_there(document: str) -> None:
     for name in set(re.findall(r"\bconfig/[\w-]+\.toml", (CHECKOUT / document).read_text())):
         assert (CHECKOUT / name).is_file(), name
+
+
+def _parsed(text: str) -> object:
+    return json.loads(text) if text.startswith("{") else tomllib.loads(text)
 
 
 def _anchors(page: Path) -> set[str]:

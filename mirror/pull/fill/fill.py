@@ -17,7 +17,9 @@ that is asked for by ranges only, where the rest is not to follow (`fill.whole`)
 
 Readers are let in with the first body; but where that is empty, or is small and not of the size
 that was promised (a login page), it is proved first. So is what is small and comes from a host that
-upstream has redirected to: that may be anybody's, and no blob.
+upstream has redirected to: that may be anybody's, and no blob. And where the fill before was given
+up (`was_given_up`), they are let in with the first new byte: until then they can be told that there
+will be none, and turn elsewhere; a body that breaks tells them nothing.
 """
 
 import logging
@@ -99,6 +101,7 @@ class Fill:
         promised: int | None,
         is_size_proved: bool,
         is_doubted: bool,
+        was_given_up: bool = False,
         pace: Pace,
         slots: Slots,
         is_shared: bool,
@@ -134,8 +137,11 @@ class Fill:
         self._crew: Crew | None = None
         self._senders: set[Sender] = set()
         self._is_held = False  # what there is came from elsewhere, and might be anything
+        self._was_given_up = was_given_up
+        self._awaits_news = False  # readers do, of something new
         self.is_too_large = False  # for the store, ever
         self.cut: Cut | None = None  # where the disk has refused to go on
+        self.is_given_up = False  # for want of an answer, or of bytes
         self.began = clock()
 
     def __repr__(self) -> str:
@@ -324,6 +330,8 @@ class Fill:
         is_first = self.state is State.CONNECTING and (sizes.told or writer.written) <= _FIRST
         if is_first and (body.is_from_elsewhere or self._is_held):
             self._is_held = True
+        elif self._was_given_up:
+            self._awaits_news = True
         else:
             self._let_in()
         return sizes.told
@@ -337,6 +345,9 @@ class Fill:
 
     def _progressed(self) -> None:
         """More bytes are there."""
+        if self._awaits_news:
+            self._awaits_news = self._was_given_up = False
+            self._let_in()
         if self._is_held and self._writer is not None and self._writer.written > _FIRST:
             self._let_in()
         self.readers.wake()
@@ -373,6 +384,7 @@ class Fill:
             self.is_too_large = isinstance(error, TooLarge)
             self._cut_off(error)
         elif not isinstance(error, Rested):
+            self.is_given_up = isinstance(error, Unavailable)
             _logger.warning(
                 "fill failed: %s", error,
                 extra=fields(digest=self.digest, upstream=self.upstream),

@@ -37,6 +37,7 @@ _logger = logging.getLogger(__name__)
 
 _TOO_LARGE_FOR = 600.0  # seconds for which a blob larger than the store is not tried again
 _DOUBTED_FOR = 3600.0  # seconds after wrong bytes for which no range leaves before its proof
+_GIVEN_UP_FOR = 30.0  # seconds for which it is remembered that a fill was given up
 _REMEMBERED = 1024  # blobs
 _KEPT = 4  # one of so many slots is for clients that have none
 _TROUBLE_FOR = 900.0  # seconds for which operators are told that the disk has refused
@@ -93,6 +94,7 @@ class Fills:
             _REMEMBERED, ttl=_TOO_LARGE_FOR, timer=clock
         )
         self._disproved: TTLCache[_Key, None] = TTLCache(_REMEMBERED, ttl=_DOUBTED_FOR, timer=clock)
+        self._given_up: TTLCache[_Key, None] = TTLCache(_REMEMBERED, ttl=_GIVEN_UP_FOR, timer=clock)
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._trouble: tuple[float, str] | None = None  # when, and what it was
@@ -117,6 +119,10 @@ class Fills:
         """Whether this blob is on its way from there already."""
         flight = self._flights.get((upstream, digest))
         return flight is not None and not flight.fill.is_over
+
+    def was_given_up(self, upstream: str, digest: Digest) -> bool:
+        """Whether the last fill of it was, a moment ago: whoever can turn elsewhere had better."""
+        return (upstream, digest) in self._given_up
 
     def note_size(self, upstream: str, digest: Digest, size: int) -> None:
         """This blob has proved to have a size: that counts for more than a promise."""
@@ -197,7 +203,7 @@ class Fills:
         fill = Fill(
             key[1], source, self._storage,
             promised=self._told.get(key, size), is_size_proved=key in self._proved,
-            is_doubted=key in self._disproved,
+            is_doubted=key in self._disproved, was_given_up=key in self._given_up,
             pace=self._pace, slots=self._slots, is_shared=self._is_shared, urgency=urgency,
             deserted=self._make_way, metrics=self._metrics,
             note_fault=self._note_fault, note_sent=self._note_sent, clock=self._clock,
@@ -239,6 +245,10 @@ class Fills:
     def _remember(self, key: _Key, fill: Fill) -> None:
         if isinstance(fill.readers.error, DigestMismatch):
             self._disproved[key] = None
+        if fill.is_given_up:
+            self._given_up[key] = None
+        elif not fill.is_over:
+            self._given_up.pop(key, None)
         if fill.cut is not None:
             self._cuts[key, fill.cut.position] = fill.cut.prefix
             if not fill.is_too_large:

@@ -76,8 +76,15 @@ class Distrust:
             Missing: All of them have, a moment ago: the origin may have what the digest says, and a
                 client that is told so goes there. A body that breaks would tell it nothing.
         """
-        if all(self._disproved.get((digest, name), 0) >= _LIES_BELIEVED for name in names):
+        if all(self._lies(digest, name) >= _LIES_BELIEVED for name in names):
             raise Missing(unknown, "upstream has sent something else under this digest")
+
+    def _lies(self, digest: Digest, name: str) -> int:
+        """How often it has; once more where it has under others: that is no single bit."""
+        lies = self._disproved.get((digest, name), 0)
+        if not lies:
+            return 0
+        return lies + any(liar == name and other != digest for other, liar in self._disproved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Clients' configuration, made of the mirror's own (`mirror setup`)."""
