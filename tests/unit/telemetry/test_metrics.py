@@ -25,6 +25,7 @@ CONTRACT = {
     "mirror_fill_readers": ("gauge", ""),
     "mirror_fills_total": ("counter", "upstream outcome"),
     "mirror_fill_resumes_total": ("counter", "upstream endpoint"),
+    "mirror_passed_through_total": ("counter", "upstream part"),
     "mirror_store_blobs": ("gauge", ""),
     "mirror_store_bytes": ("gauge", ""),
     "mirror_store_referenced_bytes": ("gauge", ""),
@@ -59,6 +60,7 @@ def metrics() -> Metrics:
     metrics.fill_readers.inc()
     metrics.fills.labels(upstream="docker.io", outcome="committed").inc()
     metrics.fill_resumes.labels(**where).inc()
+    metrics.passed_through.labels(upstream="docker.io", part="all").inc()
     metrics.evicted_blobs.inc()
     metrics.evicted_bytes.inc(7)
     metrics.watch_store(lambda: StoreTotals(2, 300), limit_bytes=1000)
