@@ -80,7 +80,7 @@ class _Write:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What a file takes, in bytes: all of it, and what of that is in use."""
+    """What a file takes, in bytes."""
 
     size: int
     used: int
@@ -284,8 +284,10 @@ class _Writer:
 
     def give_back(self, most: int) -> None:
         """Move pages from the end of the file to where there is room, and cut it."""
-        ((size,),) = self._open().execute("PRAGMA page_size")
-        self._open().execute(f"PRAGMA incremental_vacuum({most // size})").fetchall()
+        connection = self._open()
+        size = _number(connection, "PRAGMA page_size")
+        connection.execute(f"PRAGMA incremental_vacuum({most // size})").fetchall()
+        connection.execute("PRAGMA wal_checkpoint").fetchall()  # it is cut then
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -321,8 +323,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None
     if version is None:
         _set(connection, _LAYOUT)
     elif version < len(schema.scripts):
-        told = fields(path=path, version=version)
-        _logger.info("the %s is brought up to date, once: a minute", schema.name, extra=told)
+        _logger.info("the %s is brought up to date, once", schema.name, extra=fields(path=path))
     connection.create_function("packed", 1, try_to_pack, deterministic=True)  # for scripts
     done = version or 0
     for number, name in enumerate(schema.scripts[done:], start=done + 1):
@@ -374,9 +375,8 @@ class Locked(StoreError):
     """Another program has the file locked."""
 
 
-def _set(connection: sqlite3.Connection, pragmas: Iterable[str]) -> None:
-    for pragma in pragmas:
-        connection.execute(pragma)
+def _set(connection: sqlite3.Connection, pragmas: Sequence[str]) -> None:
+    connection.executescript(";".join(pragmas))
 
 
 def _number(connection: sqlite3.Connection, sql: str) -> int:

@@ -150,17 +150,14 @@ class Memory:
                 _drop(self._denied, lambda key: key.repository == what)
 
     def forget_records(self, digests: AbstractSet[Digest]) -> None:
-        """Drop what is remembered of what is on record, where that is forgotten.
+        """Drop links and senders of what is forgotten on record: else it is not recorded anew.
 
-        What is remembered is true, but would not be put on record anew. It takes a look at
-        everything: for many digests at a time.
+        It takes a look at everything: for many digests at a time.
         """
         for digest in digests:
             self._senders.pop(digest, None)
         for links in [key for key in self._links if key[1] in digests]:
             self._links.pop(links, None)
-        for tag in [key for key, record in self._tags.items() if record.digest in digests]:
-            self._tags.pop(tag, None)
 
     @contextmanager
     def remembering_missing(self, scope: Scope, what: str) -> Iterator[None]:

@@ -36,6 +36,7 @@ _BATCH = 250  # digests; a digest has a handful of rows
 _REPOSITORIES = 1000
 _YOUNG = 3600.0  # seconds within which nothing is forgotten: who sends it may be about to keep it
 _UNAVAILING = 6 * 3600.0  # seconds until the next try, where there was too little to forget
+_WORTH_IT = 10  # looked at for each that is forgotten
 _TOLD_OF = 20_000  # forgotten digests of which memory is told at a time: it looks at everything
 
 _RECORDS = 24 * 2**20  # bytes that records may take, and
@@ -140,7 +141,7 @@ class Retention:
 
     async def _forget(self) -> int:
         """Walk from what was seen the longest ago to what was seen lately; how many went."""
-        now, count, after = self._clock(), 0, None
+        now, count, looked_at, after = self._clock(), 0, 0, None
         try:
             while True:
                 is_tight = await self._is_tight() and not self._unavailing_until > now
@@ -149,11 +150,12 @@ class Retention:
                 if not batch:
                     break
                 count += await self._forget_some(batch, before)
+                looked_at += len(batch)
                 after = batch[-1]
                 await asyncio.sleep(self._pause)
         finally:
             self._tell_memory()
-        if is_tight and await self._is_tight():
+        if is_tight and count * _WORTH_IT < looked_at and await self._is_tight():
             self._unavailing_until = now + _UNAVAILING
         return count
 

@@ -332,11 +332,19 @@ class SqliteRecords:
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
         """Digests that were last seen `before`: the longest ago first, `after` one."""
-        cursor = (-1, 0) if after is None else (after.hour, after.number)
+        last_hour, found = _last_hour(before), list[Seen]()
+        hour = -1
+        if after is not None and (hour := after.hour) <= last_hour:
+            # By itself: together, SQLite would walk the whole hour for each page of it.
+            found = await self._seen_where("seen = ? AND id > ?", hour, after.number, limit=limit)
+        if (rest := limit - len(found)) > 0:
+            found += await self._seen_where("seen > ? AND seen <= ?", hour, last_hour, limit=rest)
+        return found
+
+    async def _seen_where(self, condition: str, *values: int, limit: int) -> list[Seen]:
         return await self._database.page(
-            "SELECT digest, seen, id FROM digests WHERE (seen, id) > (?, ?) AND seen <= ?"
-            " ORDER BY seen, id LIMIT ?",
-            (*cursor, _last_hour(before), limit),
+            f"SELECT digest, seen, id FROM digests WHERE {condition} ORDER BY seen, id LIMIT ?",
+            (*values, limit),
             lambda digest, hour, number: Seen(unpack(digest), hour, number),
         )
 

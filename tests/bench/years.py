@@ -230,9 +230,9 @@ async def _fill(root: Path, blobs: int) -> None:
                 for number in range(start, min(start + _BATCH, manifests)):
                     manifest, *names = digests[10 * number : 10 * number + 10]
                     name = Repository(_HUB, f"library/image-{number % (blobs // 50):05}")
-                    for tag in (f"v{number}", f"v{number}-alpine"):
-                        work = _record(records, name, names, TagRecord(manifest, clock()), tag)
-                        tasks.create_task(work)
+                    tag = TagRecord(manifest, clock())
+                    tasks.create_task(_record(records, name, names, tag, f"v{number}"))
+                    tasks.create_task(records.record_tag(name, f"v{number}-alpine", tag))
         # A tenth of what is on record is not here any more.
         gone = [digest for digest in digests if digest.encoded < "1a"]
         for start in range(0, len(gone), _BATCH):

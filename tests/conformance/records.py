@@ -282,6 +282,24 @@ class RecordsConformance:
         lately = await records.list_unseen(before=clock() - 5 * HOUR, after=None, limit=2)
         assert [seen.digest for seen in lately] == [ONE]
 
+    async def test_what_was_seen_within_the_same_hour_is_listed_page_by_page(
+        self, records: Records, clock: FakeClock
+    ) -> None:
+        digests = [digest_of(b"%d" % number) for number in range(25)]
+        for digest in digests:
+            await records.record_link(ALPINE, digest, 1)
+        clock.advance(2 * HOUR)
+        await records.record_link(ALPINE, TWO, 1)
+        clock.advance(2 * HOUR)
+        found: list[Digest] = []
+        after = None
+        while page := await records.list_unseen(before=clock(), after=after, limit=10):
+            found += [seen.digest for seen in page]
+            after = page[-1]
+        assert set(found[:-1]) == set(digests) - {TWO}
+        assert found[-1] == TWO
+        assert len(found) == len(set(found))
+
     async def test_all_that_is_known_of_a_digest_is_forgotten_together(
         self, records: Records, clock: FakeClock
     ) -> None:

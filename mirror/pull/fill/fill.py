@@ -324,17 +324,21 @@ class Fill:
         sizes.begin(body.size)
         if (sizes.told or 0) <= _SMALL:
             self._wants.want_whole()
-        is_suspicious = sizes.told == 0 or (sizes.is_odd and (sizes.told or 0) <= _SMALL)
-        if is_suspicious:
-            return sizes.told
-        is_first = self.state is State.CONNECTING and (sizes.told or writer.written) <= _FIRST
+        self._admit_readers(body, writer)
+        return sizes.told
+
+    def _admit_readers(self, body: Body, writer: Writer) -> None:
+        """Let readers in, unless something has to come, or to be proved, before that."""
+        told = self._sizes.told
+        if told == 0 or (self._sizes.is_odd and (told or 0) <= _SMALL):
+            return
+        is_first = self.state is State.CONNECTING and (told or writer.written) <= _FIRST
         if is_first and (body.is_from_elsewhere or self._is_held):
             self._is_held = True
         elif self._was_given_up:
             self._awaits_news = True
         else:
             self._let_in()
-        return sizes.told
 
     def _let_in(self) -> None:
         assert self._writer is not None  # noqa: S101 - what came is in one

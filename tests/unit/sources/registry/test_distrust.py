@@ -5,6 +5,7 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import ErrorCode, Missing
 from mirror.sources.registry.blobs import Distrust
+from tests.support.clock import FakeClock
 
 ONE, OTHER = digest_of(b"one"), digest_of(b"other")
 
@@ -31,14 +32,14 @@ def has_hope(distrust: Distrust, *names: str) -> bool:
 def test_two_lies_of_one_endpoint_are_believed_under_whatever_digests(
     lies: list[tuple[Digest, str]], *, hope: bool
 ) -> None:
-    distrust = Distrust()
+    distrust = Distrust(FakeClock())
     for digest, name in lies:
         distrust.note(digest, [name], is_disproved=True)
     assert has_hope(distrust, "a") == hope
 
 
 def test_there_is_hope_while_one_endpoint_has_not_lied() -> None:
-    distrust = Distrust()
+    distrust = Distrust(FakeClock())
     for digest in (ONE, OTHER):
         distrust.note(digest, ["a"], is_disproved=True)
     assert has_hope(distrust, "a", "b")
@@ -46,7 +47,7 @@ def test_there_is_hope_while_one_endpoint_has_not_lied() -> None:
 
 
 def test_a_length_that_was_not_expected_is_no_proof_of_a_lie() -> None:
-    distrust = Distrust()
+    distrust = Distrust(FakeClock())
     for digest in (ONE, OTHER):
         distrust.note(digest, ["a"], is_disproved=False)
     assert has_hope(distrust, "a")
