@@ -58,6 +58,7 @@ from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
 from mirror.sources.registry.sessions import Sessions, open_sessions
+from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
@@ -189,6 +190,8 @@ async def run(
                 metrics=metrics,
                 note_fault=note_fault,
                 dropped=forgetting.forget,
+                scrub=ScrubPace(config.store.scrub_interval, config.store.scrub_rate),
+                max_quarantine=config.store.max_quarantine,
             )
         )
         metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)

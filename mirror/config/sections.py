@@ -42,6 +42,7 @@ DOCKER_HUB = "docker.io"
 """Docker Hub's name in image names."""
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
+_DAY = 86400.0
 _SMALLEST_SEGMENT = 64 * 2**10
 _WORKERS_ALLOWED = 256  # no machine of today gains by more
 _MOST_WORKERS = 4  # by itself: they saturate 40 Gbit/s, and each has memory of its own
@@ -66,6 +67,12 @@ def _not_zero(amount: float) -> float:
     if not amount:
         raise ValueError("must be more than zero")
     return amount
+
+
+def _never_or_days(interval: float) -> float:
+    if 0 < interval < _DAY:
+        raise ValueError('must be at least "1d", or "0s" for never')
+    return interval
 
 
 def _worth_a_request(size: int) -> int:
@@ -178,6 +185,9 @@ class Store(Section):
     max_size: Annotated[Size, AfterValidator(_not_zero)] = 100 * 2**30
     min_free: Size = 2 * 2**30
     memory_cache: Size = 128 * 2**20
+    scrub_interval: Annotated[Duration, AfterValidator(_never_or_days)] = 30 * 86400.0
+    scrub_rate: Annotated[Size, AfterValidator(_not_zero)] = 16 * 2**20
+    max_quarantine: Size = 256 * 2**20
 
 
 class Tags(Section):

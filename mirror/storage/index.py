@@ -16,13 +16,16 @@ SCHEMA = Schema(
     name="index",
     application_id=0x6D697278,  # "mirx"
     package="mirror.storage",
-    scripts=("index.sql",),
+    scripts=("index.sql", "index_proofs.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
     ),
     summary="SELECT blobs, bytes, adopted FROM totals",
 )
+
+DAY = 86400.0
+"""Seconds; proofs are on record by the day."""
 
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
@@ -33,6 +36,8 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.forgotten: set[Digest] = set()
+        """What has been forgotten while not everything was adopted."""
 
     @classmethod
     @asynccontextmanager
@@ -61,6 +66,14 @@ class Index:
         """The size in bytes of a blob; None where it is not here, or leaving."""
         return await self._database.first(
             "SELECT size FROM blobs WHERE digest = ? AND NOT leaving", (str(digest),), int
+        )
+
+    async def find(self, digest: Digest) -> tuple[int, bool] | None:
+        """As `find_size`, with whether its content was ever proved since it was found on disk."""
+        return await self._database.first(
+            "SELECT size, proved_on > 0 FROM blobs WHERE digest = ? AND NOT leaving",
+            (str(digest),),
+            lambda size, is_proved: (size, bool(is_proved)),
         )
 
     async def find_sizes(self, digests: Sequence[Digest]) -> dict[Digest, int]:
@@ -108,6 +121,29 @@ class Index:
         ]
         return max(time or 0.0 for time in times)
 
+    async def list_due(
+        self, *, before: float, today: int, after: Digest | None, limit: int
+    ) -> list[tuple[Digest, int, int]]:
+        """Blobs that were not proved since the day `before`, with size and day, `after` one.
+
+        What was proved after `today` was not: the clock was set back since.
+        """
+        return await self._database.page(
+            "SELECT digest, size, proved_on FROM blobs WHERE digest > ? AND NOT leaving"
+            " AND (proved_on <= ? OR proved_on > ?) ORDER BY digest LIMIT ?",
+            ("" if after is None else str(after), before, today, limit),
+            lambda digest, size, proved_on: (parse_digest(digest), size, proved_on),
+        )
+
+    async def count_overdue(self, *, before: float, today: int) -> int:
+        """How many blobs `list_due` would list in all."""
+        counted = await self._database.page(
+            "SELECT count(*) FROM blobs WHERE (proved_on < ? OR proved_on > ?) AND NOT leaving",
+            (before, today),
+            int,
+        )
+        return counted[0]
+
     async def list_leaving(self) -> list[tuple[Digest, int]]:
         """Some blobs whose deletion was begun and not finished, with their sizes."""
         return await self._database.rows(
@@ -133,9 +169,14 @@ class Index:
         now: float,
         is_manifest: bool = False,
         upstream: str | None = None,
+        is_proved: bool = True,
     ) -> None:
-        """A blob is on disk, complete; the partial that it was of `upstream` is history."""
-        row = (str(digest), size, int(is_manifest), now)
+        """A blob is on disk, complete; the partial that it was of `upstream` is history.
+
+        `is_proved`: by its digest, `now`; else nothing new is known of that.
+        """
+        proved_on = _day(now) if is_proved else 0
+        row = (str(digest), size, int(is_manifest), now, proved_on)
         history = [] if upstream is None else [(upstream, str(digest))]
         await self._database.write(
             Statement(_UPSERT_BLOB, [row]), Statement(_FORGET_PARTIAL, history)
@@ -148,6 +189,14 @@ class Index:
             Statement("UPDATE blobs SET accessed_at = max(accessed_at, ?) WHERE digest = ?", rows)
         )
 
+    async def record_proved(self, digests: Iterable[Digest], *, on: int) -> None:
+        """The content of these was proved, on a day since the epoch."""
+        rows = [(on, str(digest)) for digest in digests]
+        if rows:
+            await self._database.write(
+                Statement("UPDATE blobs SET proved_on = ? WHERE digest = ?", rows)
+            )
+
     async def mark_leaving(self, digests: Iterable[Digest]) -> None:
         """Deletion begins: from now on these are not on disk for anyone who asks."""
         await self._database.write(
@@ -156,7 +205,10 @@ class Index:
 
     async def forget_blobs(self, digests: Iterable[Digest]) -> None:
         """These are gone from disk."""
-        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(digests)))
+        gone = list(digests)
+        if not self.is_adopted:
+            self.forgotten.update(gone)
+        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(gone)))
 
     async def record_partial(self, key: PartialKey, *, now: float) -> None:
         """A download is begun, or continued."""
@@ -170,31 +222,45 @@ class Index:
         await self._database.write(Statement(_FORGET_PARTIAL, rows))
 
     async def adopt(self, blobs: Iterable[Row], partials: Iterable[Row]) -> None:
-        """These were on disk before this index was: rows as the tables have them.
+        """These were on disk before this index was; what it knows already, it knows better.
+
+        Rows are of digest, size, whether it is a manifest, time of use and day of proof (0: none),
+        and of upstream, digest and time of use.
 
         That everything is adopted is for `end_adoption` to say.
         """
         await self._database.write(
-            Statement(_UPSERT_BLOB, list(blobs)), Statement(_UPSERT_PARTIAL, list(partials))
+            Statement(_ADOPT_BLOB, list(blobs)), Statement(_UPSERT_PARTIAL, list(partials))
         )
 
     async def end_adoption(self) -> None:
         """All is adopted."""
         await self._database.write(Statement("UPDATE totals SET adopted = 1", [()]))
+        self.forgotten.clear()
 
 
 # Manifests may be fetched as blobs, too; they stay what they are.
 _UPSERT_BLOB = (
-    "INSERT INTO blobs (digest, size, is_manifest, accessed_at) VALUES (?, ?, ?, ?)"
+    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, proved_on) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size,"
     " is_manifest = max(is_manifest, excluded.is_manifest),"
+    " proved_on = iif(excluded.proved_on, excluded.proved_on, proved_on),"
     " accessed_at = max(accessed_at, excluded.accessed_at)"
+)
+_ADOPT_BLOB = (
+    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, proved_on) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
 )
 _UPSERT_PARTIAL = (
     "INSERT INTO partials VALUES (?, ?, ?)"
     " ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"
 )
 _FORGET_PARTIAL = "DELETE FROM partials WHERE upstream = ? AND digest = ?"
+
+
+def _day(time: float) -> int:
+    """A time in seconds since the epoch, as the day that it is in; never 0."""
+    return max(1, int(time // DAY))
 
 
 def _names(digests: Iterable[Digest]) -> Sequence[Row]:

@@ -126,6 +126,14 @@ class Metrics:
             self.reloads.labels(reload_outcome)
         self.evicted_blobs = counter("evicted_blobs", "Blobs removed to make room.")
         self.evicted_bytes = counter("evicted_bytes", "Bytes removed to make room.")
+        self.damaged_blobs = counter(
+            "damaged_blobs", "Blobs that were not what they should be; set aside."
+        )
+        self.scrubbed_blobs = counter("scrubbed_blobs", "Blobs hashed again.")
+        self.scrubbed_bytes = counter("scrubbed_bytes", "Bytes of blobs hashed again.")
+        self.scrub_overdue = gauge(
+            "scrub_overdue_blobs", "Blobs that were not hashed within store.scrub_interval."
+        )
 
     def announce(self, upstream: str, endpoints: Iterable[str]) -> None:
         """Show an upstream's counters at zero, before anything has happened to it.
