@@ -31,6 +31,7 @@ from mirror.config import (
 )
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
+from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
@@ -233,6 +234,7 @@ async def run(
                 gather=pool.gather,
                 find_problem=partial(_find_problem, pool, store),
                 hosts={*config.server.admin_hosts, config.server.admin_listen[0]},
+                verify=partial(verify, store, records),
             ),
             access_log=None,
         )

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from mirror.config.proxies import EnvironmentProxies, parse_environment
 from mirror.config.sections import (
-    DOCKER_HUB,
     Config,
     Endpoint,
     Fill,
@@ -26,6 +25,7 @@ from mirror.config.sections import (
     Upstream,
 )
 from mirror.config.wording import explain
+from mirror.oci.image import DOCKER_HUB
 
 __all__ = [
     "CONFIG_VARIABLE",

@@ -37,9 +37,7 @@ from mirror.config.units import (
     parse_prefix,
     parse_size,
 )
-
-DOCKER_HUB = "docker.io"
-"""Docker Hub's name in image names."""
+from mirror.oci.image import DOCKER_HUB
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _DAY = 86400.0

@@ -1,17 +1,17 @@
-"""The operators' port: metrics and health."""
+"""The operators' port: metrics, health, and what they want done."""
 
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Collection
-from http import HTTPStatus
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from mirror.control.api import Verify, list_routes
 from mirror.telemetry.metrics import Metrics
 
 _STRANGE = (
-    "metrics are told only under a known name: add this Host to server.admin_hosts,"
+    "this port answers only under a known name: add this Host to server.admin_hosts,"
     " or ask by address\n"
 )
 
@@ -39,17 +39,22 @@ def make_admin(
     *,
     gather: Callable[[], Awaitable[None]],
     find_problem: Callable[[], Awaitable[str | None]],
+    verify: Verify,
     hosts: Collection[str] = (),
 ) -> web.Application:
     """The admin application.
 
     `gather` brings the counts up to date; `find_problem` says why the mirror cannot serve now.
-    `hosts` are the names by which metrics are asked for, beside those that `is_known` knows itself.
+    `verify` has blobs hashed. `hosts` are the names by which the port is asked, beside those that
+    `is_known` knows itself.
     """
 
-    async def show_metrics(request: web.Request) -> web.Response:
+    def require_known(request: web.Request) -> None:
         if not is_known(request.headers.get("Host", ""), hosts):
-            return web.Response(status=HTTPStatus.MISDIRECTED_REQUEST, text=_STRANGE)
+            raise web.HTTPMisdirectedRequest(text=_STRANGE)
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        require_known(request)
         await gather()
         return web.Response(
             body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
@@ -70,6 +75,7 @@ def make_admin(
             web.get("/metrics", show_metrics),
             web.get("/healthz", show_health),
             web.get("/readyz", show_readiness),
+            *list_routes(verify, require_known),
         ]
     )
     return application

@@ -4,7 +4,6 @@ It is set aside (`quarantine/`), counted, logged in one line, and forgotten wher
 copy; whoever asks for it next has it fetched again. Who reads it already keeps the open file.
 """
 
-import asyncio
 import errno
 import logging
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.storage.changes import Changes
 from mirror.storage.files import Files
-from mirror.storage.hashing import Hashing, Pace
+from mirror.storage.hashing import HashingProcess, Pace
 from mirror.storage.index import Index
 from mirror.storage.states import States
 from mirror.telemetry.log import fields
@@ -33,6 +32,7 @@ class Finding(Enum):
     RIGHT = "right"
     DAMAGED = "damaged"
     GONE = "gone"  # it has left meanwhile, or was replaced
+    UNREADABLE = "unreadable"  # for a reason that says nothing of its content
 
 
 class Damage:
@@ -55,14 +55,16 @@ class Damage:
         self._dropped = dropped
         self._metrics = metrics
 
-    async def check(self, digest: Digest, size: int, *, hashing: Hashing, pace: Pace) -> Finding:
-        """Hash a blob that is on record at `size`; what is damaged is set aside.
-
-        Raises:
-            StoreError: The file cannot be read for a reason that says nothing of its content.
-        """
-        before = await self._files.inode_of(digest)
-        reason = await self._find_reason(digest, size, hashing, pace)
+    async def check(
+        self, digest: Digest, size: int, *, hashing: HashingProcess, pace: Pace
+    ) -> Finding:
+        """Hash a blob that is on record at `size`; what is damaged is set aside."""
+        try:
+            before = await self._files.inode_of(digest)
+            reason = await self._find_reason(digest, size, hashing, pace)
+        except StoreError as error:
+            _logger.warning("not scrubbed: %s", error, extra=fields(digest=digest))
+            return Finding.UNREADABLE
         if reason is None:
             return Finding.RIGHT
         is_recorded = await self._index.find_size(digest) == size
@@ -71,7 +73,7 @@ class Damage:
         return Finding.DAMAGED if await self.set_aside(digest, reason) else Finding.GONE
 
     async def _find_reason(
-        self, digest: Digest, size: int, hashing: Hashing, pace: Pace
+        self, digest: Digest, size: int, hashing: HashingProcess, pace: Pace
     ) -> str | None:
         path = self._files.path_of(digest)
         try:
@@ -105,8 +107,3 @@ class Damage:
                 "store: %s", error, extra=fields(digest=digest)
             )
         return True
-
-
-async def at_once(_: int) -> None:
-    """The pace of what somebody waits for; others have their turn."""
-    await asyncio.sleep(0)

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 from mirror.oci.digest import Chunk, Digest, Hasher, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.storage import partial as partials
-from mirror.storage.errors import NoRoom
+from mirror.storage.errors import InUse, NoRoom
 from mirror.storage.hashing import PIECE
 from mirror.storage.partial import Partial
 from mirror.storage.quarantine import Quarantine
@@ -320,7 +320,7 @@ def _lock(path: Path) -> FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise StoreError(
+        raise InUse(
             f"another mirror uses {path.parent}: stop it, or set another store.root"
         ) from error
     return file

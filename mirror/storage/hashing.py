@@ -1,14 +1,15 @@
-"""Hashing files that are there already, piece by piece: by threads, or by a process that is idle.
+"""Hashing files that are there already, piece by piece, in a process of its own.
 
-As a program (`IdleProcess` runs it) it reads one JSON array a line, and answers in kind:
+As a program (`HashingProcess` runs it) it reads one JSON array a line, and answers in kind:
 
     ["open", PATH, ALGORITHM]   {"size": bytes} or {"errno": number}
     ["read", BYTES]             {"read": bytes} (0 at the end) or {"errno": number}
     ["end"]                     {"hash": hexadecimal}
 
-It is of Linux's idle class: it has the processor while nobody else wants it and (ioprio_set(2)) the
-disk too, where that has a scheduler that knows classes. A thread would not do: it would be put
-aside while it holds the interpreter's lock. It ends with its standard input.
+Where it is `idle`, it is of Linux's class of that name: it has the processor while nobody else
+wants it and (ioprio_set(2)) the disk too, where that has a scheduler that knows classes. A thread
+would not do: it would be put aside while it holds the interpreter's lock. It ends with its standard
+input.
 """
 
 import asyncio
@@ -21,9 +22,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
-from typing import Any, Protocol
+from typing import Any
 
 PIECE = 2**20  # bytes; after each, whoever paces it may let others go first
+
+_NICE = 10  # clients go first, however urgent it is
 
 Pace = Callable[[int], Awaitable[None]]
 """Awaited before so many bytes are read."""
@@ -35,13 +38,6 @@ class Hashed:
 
     size: int
     hexadecimal: str
-
-
-class Hashing(Protocol):
-    """Hashes a file, as far apart from everything else as it can."""
-
-    async def hash(self, path: str, algorithm: str, pace: Pace) -> Hashed:
-        """Hash all of a file. Raises OSError."""
 
 
 class HashedFile:
@@ -79,14 +75,15 @@ class HashedFile:
             os.posix_fadvise(self._file.fileno(), 0, 0, advice)
 
 
-class IdleProcess:
-    """Hashes in a process of the idle class, which is started when it is first needed."""
+class HashingProcess:
+    """Hashes in a process that is started when it is first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_idle: bool) -> None:
+        self._priority = "idle" if is_idle else "nice"
         self._process: asyncio.subprocess.Process | None = None
 
     async def hash(self, path: str, algorithm: str, pace: Pace) -> Hashed:
-        """As `Hashing.hash`, one file at a time."""
+        """Hash all of a file, one at a time. Raises OSError."""
         try:
             size = await self._ask("size", "open", path, algorithm)
             read = PIECE
@@ -113,7 +110,7 @@ class IdleProcess:
     async def _ask(self, name: str, *question: object) -> Any:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", __file__,
+                sys.executable, "-I", "-S", __file__, self._priority,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )  # fmt: skip
@@ -148,8 +145,10 @@ def _answer(file: HashedFile | None, question: list[Any]) -> tuple[HashedFile | 
 
 def main() -> None:
     """Answer questions until there are no more."""
+    os.nice(_NICE)
     with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        if sys.argv[1:] == ["idle"]:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     file = None
     for line in sys.stdin:
         try:

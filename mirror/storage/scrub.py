@@ -3,7 +3,7 @@
     a blob was last proved       and clients read or write      then
     under half an interval ago   -                              it is left alone
     longer ago                   no                             it is hashed, at `rate` and idle
-                                                                priority (`hashing.IdleProcess`)
+                                                                priority (`hashing`)
     longer ago                   yes                            it waits for a quiet moment
     nine tenths ago, or never    -                              it is hashed all the same
 
@@ -13,7 +13,7 @@ last process stopped, but for the blob that it was at.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
@@ -21,7 +21,7 @@ from aiolimiter import AsyncLimiter
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.storage.damage import Damage, Finding
-from mirror.storage.hashing import PIECE, IdleProcess
+from mirror.storage.hashing import PIECE, HashingProcess, Pace
 from mirror.storage.index import DAY, Index
 from mirror.storage.states import States
 from mirror.telemetry.metrics import Metrics
@@ -84,7 +84,7 @@ class Scrub:
         today = int(self._clock() // DAY)
         before = today - max(1, int(self._interval * _DUE))
         after: Digest | None = None
-        hashing = IdleProcess()
+        hashing = HashingProcess(is_idle=True)
         try:
             overdue = await self._index.count_overdue(before=today - self._interval, today=today)
             self._metrics.scrub_overdue.set(overdue)
@@ -98,14 +98,14 @@ class Scrub:
             await hashing.close()
 
     async def _prove(
-        self, due: list[tuple[Digest, int, int]], hashing: IdleProcess, today: int
+        self, due: list[tuple[Digest, int, int]], hashing: HashingProcess, today: int
     ) -> None:
         proved: list[Digest] = []
         unrecorded = 0
         try:
             for digest, size, proved_on in due:
                 self._is_urgent = not 0 <= today - proved_on < self._interval * _URGENT
-                finding = await self._check(digest, size, hashing)
+                finding = await self._check(digest, size, hashing, self._pace)
                 if finding is not Finding.RIGHT:
                     continue
                 proved.append(digest)
@@ -116,17 +116,52 @@ class Scrub:
         finally:
             await self._index.record_proved(proved, on=today)
 
-    async def _check(self, digest: Digest, size: int, hashing: IdleProcess) -> Finding | None:
+    async def verify(
+        self, digests: Collection[Digest] | None
+    ) -> AsyncGenerator[tuple[Digest, int, Finding]]:
+        """Prove these at once, or all there are; each with its size and what was found.
+
+        Raises StoreError.
+        """
+        hashing = HashingProcess(is_idle=False)
+        today = int(self._clock() // DAY)
+        proved: list[Digest] = []
         try:
-            finding = await self._damage.check(digest, size, hashing=hashing, pace=self._pace)
-        except StoreError as error:  # one that cannot be read now is tried in the next round
-            _logger.warning("not scrubbed: %s", error)
-            return None
-        self._metrics.scrubbed_blobs.inc()
-        self._metrics.scrubbed_bytes.inc(size)
+            async for batch in self._batches(digests):
+                for digest, size in batch:
+                    finding = await self._check(digest, size, hashing, _at_once)
+                    if finding is Finding.RIGHT:
+                        proved.append(digest)
+                    yield digest, size, finding
+                await self._index.record_proved(proved, on=today)
+                proved = []
+        finally:
+            await hashing.close()
+            await self._index.record_proved(proved, on=today)
+
+    async def _batches(
+        self, digests: Collection[Digest] | None
+    ) -> AsyncIterator[list[tuple[Digest, int]]]:
+        if digests is None:
+            async for batch in self._index.list_stored():
+                yield batch
+        else:
+            yield list((await self._index.find_sizes(list(digests))).items())
+
+    async def _check(
+        self, digest: Digest, size: int, hashing: HashingProcess, pace: Pace
+    ) -> Finding:
+        finding = await self._damage.check(digest, size, hashing=hashing, pace=pace)
+        if finding is not Finding.UNREADABLE:
+            self._metrics.scrubbed_blobs.inc()
+            self._metrics.scrubbed_bytes.inc(size)
         return finding
 
     async def _pace(self, length: int) -> None:
         while not self._is_urgent and self._states.are_busy():  # noqa: ASYNC110 - no hit pays for this
             await asyncio.sleep(_QUIET)
         await self._limiter.acquire(length)
+
+
+async def _at_once(_: int) -> None:
+    """The pace of what somebody waits for."""

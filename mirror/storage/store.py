@@ -9,7 +9,7 @@ adoption  what was on disk before the index was
 upkeep    recovery after a crash, and tidying
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from mirror.storage import extents
 from mirror.storage.accesses import Accesses
 from mirror.storage.adoption import Adoption
 from mirror.storage.changes import Changes, close, over
-from mirror.storage.damage import Damage
+from mirror.storage.damage import Damage, Finding
 from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.openings import OTHER_CONTENT, Openings
@@ -311,6 +311,22 @@ class LocalStorage:
     async def scrub(self) -> None:
         """Prove again whatever is due. Raises StoreError."""
         await self._parts.scrub.round()
+
+    def verify(
+        self, digests: Collection[Digest] | None
+    ) -> AsyncGenerator[tuple[Digest, int, Finding]]:
+        """Prove these at once, or (None) all there are; each with its size and what was found.
+
+        What is damaged is set aside. Raises StoreError.
+        """
+        return self._parts.scrub.verify(digests)
+
+    async def measure(self, digests: Collection[Digest] | None) -> StoreTotals:
+        """How many of these are here, or (None) of all, and their bytes."""
+        if digests is None:
+            return self.totals
+        sizes = await self._index.find_sizes(list(digests))
+        return StoreTotals(len(sizes), sum(sizes.values()))
 
 
 def _judged(partial: Partial, hint: int) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import Digest, digest_of
-from mirror.storage.hashing import PIECE, Hashed, IdleProcess
+from mirror.storage.hashing import PIECE, Hashed, HashingProcess
 from mirror.storage.scrub import ScrubPace
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -267,7 +267,7 @@ async def test_hashing_is_done_by_a_process_of_the_idle_class_that_ends_with_its
             classes.add(os.sched_getscheduler(pid))
 
     before = _children()
-    hashing = IdleProcess()
+    hashing = HashingProcess(is_idle=True)
     try:
         assert await hashing.hash(str(path), "sha256", look) == Hashed(
             2 * PIECE + 1, digest_of(path.read_bytes()).encoded
