@@ -50,6 +50,7 @@ from mirror.pull.logins import Logins
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
+from mirror.pull.pins import Pinning
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.from_catalog import remove_catalog
@@ -208,7 +209,8 @@ async def run(
             config, store, records, sessions, work, metrics, forgetting, dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
-        mirror = _build(parts)
+        mirror, pinning = _build(parts)
+        await pinning.begin()
         referenced = ReferencedBytes(
             store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
         )
@@ -244,6 +246,8 @@ async def run(
         await stack.enter_async_context(pool.accepting(listeners))
         reloading = Reloading(config.server, pool.reload, metrics)
         work.keep(reloading.run, name="reload")
+        for pin in config.pin:
+            work.keep(partial(pinning.follow_forever, pin), name="pin")
         yield Running(
             [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
         )
@@ -266,7 +270,7 @@ class _Parts:
     monotonic: Clock
 
 
-def _build(parts: _Parts) -> Mirror:
+def _build(parts: _Parts) -> tuple[Mirror, Pinning]:
     config, store, records, work = parts.config, parts.store, parts.records, parts.work
     clock, monotonic = parts.clock, parts.monotonic
     registries = {
@@ -302,7 +306,12 @@ def _build(parts: _Parts) -> Mirror:
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
-    return Mirror(
+    pinning = Pinning(
+        config.pin, store=store, records=records, manifests=manifests, fills=fills,
+        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
+        random=parts.dice,
+    )  # fmt: skip
+    mirror = Mirror(
         registries=registries,
         personal=private,
         relaying={name for name, its in config.upstream.items() if its.relay_tokens},
@@ -323,6 +332,7 @@ def _build(parts: _Parts) -> Mirror:
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
+    return mirror, pinning
 
 
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

@@ -37,7 +37,10 @@ from mirror.config.units import (
     parse_prefix,
     parse_size,
 )
-from mirror.oci.image import DOCKER_HUB
+from mirror.oci.descriptor import Platform
+from mirror.oci.digest import Digest
+from mirror.oci.image import DOCKER_HUB, parse_image
+from mirror.oci.reference import Reference, Repository
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _DAY = 86400.0
@@ -348,6 +351,48 @@ class Upstream(Section):
         return self
 
 
+class Pin(Section):
+    """An image that is fetched before anybody asks, follows its tag, and is never evicted."""
+
+    image: str
+    platforms: tuple[str, ...] = ()
+    refresh: Timeout = 3600.0
+
+    @field_validator("image")
+    @classmethod
+    def _image_is_one(cls, image: str) -> str:
+        repository, reference = parse_image(image)
+        return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"
+
+    @field_validator("platforms")
+    @classmethod
+    def _platforms_are_some(cls, platforms: tuple[str, ...]) -> tuple[str, ...]:
+        for platform in platforms:
+            if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9_.]+)?", platform):
+                raise ValueError(f'"{platform}" is no platform; write it like "linux/arm64"')
+        return platforms
+
+    @property
+    def name(self) -> str:
+        """The image, whole: with its registry, and its tag or digest."""
+        return self.image
+
+    @property
+    def repository(self) -> Repository:
+        """Where it is."""
+        return parse_image(self.image)[0]
+
+    @property
+    def reference(self) -> Reference:
+        """Its tag or digest."""
+        return parse_image(self.image)[1]
+
+    @property
+    def wanted(self) -> list[Platform]:
+        """The platforms; none: all of them."""
+        return [Platform(*platform.split("/")) for platform in self.platforms]
+
+
 def _docker_hub() -> dict[str, Upstream]:
     return {
         DOCKER_HUB: Upstream(
@@ -367,6 +412,7 @@ class Config(Section):
     fill: Fill = Fill()
     log: Log = Log()
     upstream: dict[Host, Upstream] = Field(default_factory=_docker_hub)
+    pin: tuple[Pin, ...] = ()
 
     @property
     def memory_share(self) -> int:
@@ -426,6 +472,26 @@ class Config(Section):
             problems.append("upstream is empty: configure at least one registry")
         if problems:
             raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _pins_can_be_fetched(self) -> Self:
+        images = [pin.image for pin in self.pin]
+        for image in images:
+            if images.count(image) > 1:
+                raise ValueError(f"{image} is pinned twice; name all platforms in one place")
+            namespace = image.partition("/")[0]
+            upstream = self.upstream.get(namespace)
+            if upstream is None:
+                raise ValueError(
+                    f'{image} is pinned, and there is no [upstream."{namespace}"]: pins are named'
+                    " by the name of their upstream"
+                )
+            if upstream.access == "client":
+                raise ValueError(
+                    f'{image} cannot be pinned: access = "client" of {namespace} leaves the mirror'
+                    " without credentials of its own"
+                )
         return self
 
     @model_validator(mode="after")

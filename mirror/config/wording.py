@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mirror.config.sections import Config, Endpoint, Upstream
+from mirror.config.sections import Config, Endpoint, Pin, Upstream
 
 
 def explain(error: ValidationError) -> list[str]:
@@ -60,6 +60,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Upstream
         case ["upstream", _, "endpoints", _]:
             section = Endpoint
+        case ["pin", _]:
+            section = Pin
         case _:
             section = Config.model_fields[str(location[0])].annotation
     return list(section.model_fields)

@@ -16,7 +16,7 @@ SCHEMA = Schema(
     name="index",
     application_id=0x6D697278,  # "mirx"
     package="mirror.storage",
-    scripts=("index.sql", "index_proofs.sql"),
+    scripts=("index.sql", "index_proofs.sql", "index_pins.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
@@ -159,6 +159,15 @@ class Index:
         )
         return dict(rows)
 
+    async def list_pins(self) -> dict[str, frozenset[Digest]]:
+        """What is pinned, by image."""
+        pins: dict[str, set[Digest]] = {}
+        for image, digest in await self._database.rows(
+            "SELECT image, digest FROM pins", (), lambda image, it: (image, parse_digest(it))
+        ):
+            pins.setdefault(image, set()).add(digest)
+        return {image: frozenset(digests) for image, digests in pins.items()}
+
     # What changes
 
     async def record_blob(
@@ -196,6 +205,14 @@ class Index:
             await self._database.write(
                 Statement("UPDATE blobs SET proved_on = ? WHERE digest = ?", rows)
             )
+
+    async def record_pin(self, image: str, digests: Iterable[Digest]) -> None:
+        """These are pinned for an image, and nothing else is."""
+        rows = [(image, str(digest)) for digest in digests]
+        await self._database.write(
+            Statement("DELETE FROM pins WHERE image = ?", [(image,)]),
+            Statement("INSERT INTO pins VALUES (?, ?)", rows),
+        )
 
     async def mark_leaving(self, digests: Iterable[Digest]) -> None:
         """Deletion begins: from now on these are not on disk for anyone who asks."""

@@ -27,6 +27,7 @@ from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.partial import Partial
+from mirror.storage.pins import Pins
 from mirror.storage.policy import LeastRecentlyUsed, Policy
 from mirror.storage.room import Room
 from mirror.storage.scrub import Scrub, ScrubPace
@@ -55,6 +56,7 @@ class _Parts:
     adoption: Adoption
     damage: Damage
     openings: Openings
+    pins: Pins
     upkeep: Upkeep
     scrub: Scrub
     clock: Callable[[], float]
@@ -126,11 +128,12 @@ class LocalStorage:
             async with Index.open(root / "index.sqlite3") as index:
                 adoption = Adoption(root, files, index, now=clock())
                 await adoption.begin()
+                pins = await Pins.load(index)
                 accesses = Accesses(clock, latest=await index.latest_access())
                 changes = Changes(files, index, states, space, accesses)
                 room = Room(
                     space, states, files, index, changes,
-                    policy=policy or LeastRecentlyUsed(), metrics=metrics,
+                    policy=policy or LeastRecentlyUsed(), pins=pins, metrics=metrics,
                 )  # fmt: skip
                 damage = Damage(files, index, states, changes, dropped=dropped, metrics=metrics)
                 upkeep = Upkeep(
@@ -142,7 +145,7 @@ class LocalStorage:
                 parts = _Parts(
                     files, index, states, space, accesses, changes, room, adoption, damage,
                     Openings(files, index, states, adoption, damage, clock=clock),
-                    upkeep, Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
+                    pins, upkeep, Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
                     clock, dropped,
                 )  # fmt: skip
                 async with _tended(parts, note_fault, is_served=is_served):
@@ -160,6 +163,11 @@ class LocalStorage:
     def promised(self) -> int:
         """Bytes that blobs on their way take, or may take."""
         return self._parts.space.promised
+
+    @property
+    def pins(self) -> Pins:
+        """What is never evicted."""
+        return self._parts.pins
 
     # Reading
 

@@ -65,6 +65,14 @@ class ReloadOutcome(StrEnum):
     FAILED = "failed"
 
 
+class PinState(StrEnum):
+    """How a pinned image stands; `refused`: it is too large."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    REFUSED = "refused"
+
+
 class Metrics:
     """Every metric, ready to be counted on."""
 
@@ -129,6 +137,9 @@ class Metrics:
         self.damaged_blobs = counter(
             "damaged_blobs", "Blobs that were not what they should be; set aside."
         )
+        self.pins = gauge("pins", "Pinned images.", "state")
+        for pin_state in PinState:
+            self.pins.labels(pin_state)
         self.scrubbed_blobs = counter("scrubbed_blobs", "Blobs hashed again.")
         self.scrubbed_bytes = counter("scrubbed_bytes", "Bytes of blobs hashed again.")
         self.scrub_overdue = gauge(

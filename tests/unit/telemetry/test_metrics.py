@@ -33,6 +33,7 @@ CONTRACT = {
     "mirror_scrubbed_blobs_total": ("counter", ""),
     "mirror_scrubbed_bytes_total": ("counter", ""),
     "mirror_scrub_overdue_blobs": ("gauge", ""),
+    "mirror_pins": ("gauge", "state"),
     "mirror_connections": ("gauge", ""),
     "mirror_connections_refused_total": ("counter", ""),
     "mirror_internal_errors_total": ("counter", "task"),
