@@ -2,13 +2,18 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
+from threading import Event
+from typing import TypeVar
 
 import pytest
 
 from mirror.oci.digest import digest_of
+from mirror.storage.threads import Threads
 from mirror.telemetry.metrics import Metrics
 from tests.support.catalog import CATALOG_V1
 from tests.support.mirror import sample
@@ -25,6 +30,8 @@ from tests.unit.storage.opening import (
     recorded_partials,
     rot,
 )
+
+_T = TypeVar("_T")
 
 LAYER, MANIFEST, HALF = content(4_000, 1), content(300, 2), content(2_000, 3)
 
@@ -179,20 +186,36 @@ async def test_what_was_found_on_disk_is_proved_before_it_is_served_and_once(
     assert recorded(tmp_path, "SELECT count(*) FROM blobs WHERE proved_on > 1") == [(2,)]
 
 
-async def test_readers_who_leave_while_it_is_proved_have_it_proved_for_the_next(
-    tmp_path: Path,
-) -> None:
-    data = content(3_000_000)
+class _Held(ThreadPoolExecutor):
+    """Hashes nothing before it may."""
+
+    has_begun = Event()
+    may_go = Event()
+
+    def submit(self, work: Callable[..., _T], /, *args: object, **kwargs: object) -> Future[_T]:
+        def when_it_may() -> _T:
+            if "_hash_some" in repr(work):
+                self.has_begun.set()
+                assert self.may_go.wait(60)
+            return work(*args, **kwargs)
+
+        return super().submit(when_it_may)
+
+
+async def test_what_is_being_proved_when_its_reader_leaves_is_proved(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
-        digest = await put(store, data)
+        digest = await put(store, LAYER)
     _lose_the_index(tmp_path)
-    async with open_store(tmp_path) as store:
+    async with open_store(tmp_path, threads=Threads(_Held)) as store:
         await store.adopt()
         asking = asyncio.get_running_loop().create_task(store.open_blob(digest))
-        await asyncio.sleep(0)
+        assert await asyncio.to_thread(_Held.has_begun.wait, 60)
         asking.cancel()
+        _Held.may_go.set()
         await asyncio.wait([asking])
-        assert await held(store, digest) == data
+        assert asking.cancelled()
+        assert recorded(tmp_path, "SELECT proved_on > 1 FROM blobs") == [(1,)]
+        assert await held(store, digest) == LAYER
 
 
 async def test_what_leaves_while_the_disk_is_looked_through_does_not_come_back(
@@ -205,6 +228,7 @@ async def test_what_leaves_while_the_disk_is_looked_through_does_not_come_back(
     async with open_store(tmp_path, is_served=False) as store:
         assert await held(store, digest_of(LAYER)) == LAYER
         await store.drop(digest_of(LAYER))
+        blob_path(tmp_path, digest_of(LAYER)).write_bytes(LAYER)  # as who has seen it before knows
         await store.adopt()
         assert store.totals.bytes == 2_000
         await put(store, LAYER)
