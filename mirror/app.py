@@ -13,7 +13,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -31,6 +31,10 @@ from mirror.config import (
 )
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
+from mirror.control.api.operations import operations
+from mirror.control.guard import Guard, is_loopback
+from mirror.control.overview import Overview, Parts as Watched
+from mirror.control.page.views import Views
 from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
@@ -72,6 +76,7 @@ _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
+_ADMIN_DRAINS = 1.0  # seconds; who watches events would for ever
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -209,16 +214,16 @@ async def run(
             config, store, records, sessions, work, metrics, forgetting, dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
-        mirror, pinning = _build(parts)
-        await pinning.begin()
+        built = _build(parts)
+        await built.pinning.begin()
         referenced = ReferencedBytes(
             store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
         )
         metrics.watch_referenced(referenced.read)
         pool = Pool(
             config,
-            mirror,
-            mirror.open_blob,
+            built.mirror,
+            built.mirror.open_blob,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
@@ -227,30 +232,53 @@ async def run(
             random=dice,
         )
         metrics.watch_connections(lambda: pool.connections.count)
-
         forgetting.subscribe(pool.forget)
-
-        admin = web.AppRunner(
-            make_admin(
-                metrics,
-                gather=pool.gather,
-                find_problem=partial(_find_problem, pool, store),
-                hosts={*config.server.admin_hosts, config.server.admin_listen[0]},
-                verify=partial(verify, store, records),
-            ),
-            access_log=None,
-        )
+        reloading = Reloading(config.server, pool.reload, metrics)
+        admin = _admin(parts, built, pool, reloading.ask)
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
-        reloading = Reloading(config.server, pool.reload, metrics)
         work.keep(reloading.run, name="reload")
         for pin in config.pin:
-            work.keep(partial(pinning.follow_forever, pin), name="pin")
+            work.keep(partial(built.pinning.follow_forever, pin), name="pin")
         yield Running(
             [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
         )
+
+
+def _admin(
+    parts: "_Parts", built: "_Built", pool: Pool, reload: Callable[[], None]
+) -> web.AppRunner:
+    """What operators ask."""
+    config, metrics, store = parts.config, parts.metrics, parts.store
+    overview = Overview(
+        Watched(
+            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
+            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+        )
+    )  # fmt: skip
+    parts.work.keep(overview.watch, name="overview")
+    address, _ = config.server.admin_listen
+    return web.AppRunner(
+        make_admin(
+            metrics,
+            overview,
+            Views(status=overview.status, line=overview.line, clock=parts.clock),
+            operations(overview, reload=reload, set_log_level=log.set_level),
+            Guard(
+                names={*config.server.admin_hosts, address},
+                token_file=config.admin.token_file,
+                is_reachable=not is_loopback(address),
+            ),
+            verify=partial(verify, store, parts.records),
+            gather=pool.gather,
+            find_problem=partial(_find_problem, pool, store),
+        ),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=_ADMIN_DRAINS,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,15 +298,30 @@ class _Parts:
     monotonic: Clock
 
 
-def _build(parts: _Parts) -> tuple[Mirror, Pinning]:
-    config, store, records, work = parts.config, parts.store, parts.records, parts.work
-    clock, monotonic = parts.clock, parts.monotonic
-    registries = {
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What is built, as far as others than workers look at it."""
+
+    mirror: Mirror
+    fills: Fills
+    registries: Mapping[str, Registry]
+    pinning: Pinning
+
+
+def _registries(parts: _Parts) -> dict[str, Registry]:
+    config = parts.config
+    for name, upstream in config.upstream.items():
+        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+    return {
         name: Registry(name, [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints])
         for name, upstream in config.upstream.items()
     }
-    for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+
+
+def _build(parts: _Parts) -> _Built:
+    config, store, records, work = parts.config, parts.store, parts.records, parts.work
+    clock, monotonic = parts.clock, parts.monotonic
+    registries = _registries(parts)
     memory = Memory(
         config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
         credentials=lambda upstream: registries[upstream].credentials_version(),
@@ -306,11 +349,6 @@ def _build(parts: _Parts) -> tuple[Mirror, Pinning]:
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
-    pinning = Pinning(
-        config.pin, store=store, records=records, manifests=manifests, fills=fills,
-        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
-        random=parts.dice,
-    )  # fmt: skip
     mirror = Mirror(
         registries=registries,
         personal=private,
@@ -332,7 +370,12 @@ def _build(parts: _Parts) -> tuple[Mirror, Pinning]:
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
-    return mirror, pinning
+    pinning = Pinning(
+        config.pin, store=store, records=records, manifests=manifests, fills=fills,
+        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
+        random=parts.dice,
+    )  # fmt: skip
+    return _Built(mirror, fills, registries, pinning)
 
 
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

@@ -108,6 +108,28 @@ def doctor(
 
 
 @cli.command()
+def status(
+    config_file: ConfigFile = None,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The API's own words, once.")] = False,
+) -> None:
+    """Show what the running mirror is doing: the line, the store, endpoints and downloads.
+
+    On a terminal it goes on until Ctrl-C. The status is 1 where no mirror answers.
+    """
+    # Other verbs start without what draws.
+    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.watch import watch  # noqa: PLC0415
+
+    running = RunningMirror(_load(config_file))
+    try:
+        watch(running, once=once, as_json=as_json)
+    except NoAnswer as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
 def verify(
     names: Annotated[
         list[str] | None,
@@ -125,10 +147,10 @@ def verify(
     By a mirror that runs, where one uses the store (over its admin port). The status is 1 where
     anything is damaged, cannot be read or is not here, and 2 where the configuration is wrong.
     """
-    from mirror.control.at_rest import open_at_rest  # noqa: PLC0415
-    from mirror.control.progress import show  # noqa: PLC0415
-    from mirror.control.running import verify_running  # noqa: PLC0415
     from mirror.control.verify import parse_name, verify  # noqa: PLC0415
+    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.at_rest import open_at_rest  # noqa: PLC0415
+    from mirror.operate.progress import as_they_come, show  # noqa: PLC0415
 
     loaded, wanted = _load(config_file), names or []
     try:
@@ -145,10 +167,13 @@ def verify(
             ):
                 return await show(steps, what="verify", as_json=as_json)
         except InUse:
-            async with aclosing(verify_running(loaded.server.admin_listen, wanted)) as steps:
-                return await show(steps, what="verify", as_json=as_json)
+            told = as_they_come(RunningMirror(loaded).verify(wanted))
+            return await show(told, what="verify", as_json=as_json)
 
-    _look_after(run())
+    try:
+        _look_after(run())
+    except NoAnswer as error:
+        _fail(str(error), _FAILED)
 
 
 @cli.command()
@@ -164,9 +189,9 @@ def rebuild(
     transferred again. The status is 1 where anything is damaged or a mirror runs, and 2 where the
     configuration is wrong.
     """
-    from mirror.control.at_rest import open_at_rest, require_store  # noqa: PLC0415
-    from mirror.control.progress import show  # noqa: PLC0415
     from mirror.control.verify import rebuild  # noqa: PLC0415
+    from mirror.operate.at_rest import open_at_rest, require_store  # noqa: PLC0415
+    from mirror.operate.progress import show  # noqa: PLC0415
     from mirror.storage.rebuild import set_index_aside  # noqa: PLC0415
 
     loaded = _load(config_file)

@@ -1,73 +1,65 @@
-"""The operators' port: metrics, health, and what they want done."""
+"""The operators' port: metrics, health, the API and the page."""
 
-import ipaddress
-import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from mirror.control.api import Verify, list_routes
+from mirror.control.api.operations import Operation
+from mirror.control.api.routes import add_api
+from mirror.control.api.verifying import Verify
+from mirror.control.guard import Guard
+from mirror.control.overview import Overview
+from mirror.control.page.routes import add_page
+from mirror.control.page.views import Views
+from mirror.control.problems import Refusal, problem
 from mirror.telemetry.metrics import Metrics
-
-_STRANGE = (
-    "this port answers only under a known name: add this Host to server.admin_hosts,"
-    " or ask by address\n"
-)
-
-
-def is_known(host: str, names: Collection[str]) -> bool:
-    """Whether a `Host` field names this mirror as an operator would.
-
-    A web page can have a browser ask by any public name that it has point here (DNS rebinding),
-    but not by an address, and not by a name without a dot, which only a network's own resolver
-    knows.
-    """
-    name = host.lower()
-    if name.rpartition(":")[2].isdecimal():
-        name = name.rpartition(":")[0]
-    name = name.rstrip(".")
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return "." not in name or name in names or name == socket.gethostname().lower()
-    return True
 
 
 def make_admin(
     metrics: Metrics,
+    overview: Overview,
+    views: Views,
+    operations: Sequence[Operation],
+    guard: Guard,
     *,
+    verify: Verify,
     gather: Callable[[], Awaitable[None]],
     find_problem: Callable[[], Awaitable[str | None]],
-    verify: Verify,
-    hosts: Collection[str] = (),
 ) -> web.Application:
     """The admin application.
 
-    `gather` brings the counts up to date; `find_problem` says why the mirror cannot serve now.
-    `verify` has blobs hashed. `hosts` are the names by which the port is asked, beside those that
-    `is_known` knows itself.
+    `verify` has blobs hashed. `gather` brings the counts up to date; `find_problem` says why the
+    mirror cannot serve now.
     """
 
-    def require_known(request: web.Request) -> None:
-        if not is_known(request.headers.get("Host", ""), hosts):
-            raise web.HTTPMisdirectedRequest(text=_STRANGE)
-
     async def show_metrics(request: web.Request) -> web.Response:
-        require_known(request)
+        try:
+            guard.require_known_host(request)
+        except Refusal as refusal:
+            return web.Response(status=refusal.status, text=f"{refusal.detail}\n")
         await gather()
         return web.Response(
             body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
+    async def show_status(request: web.Request) -> web.Response:
+        try:
+            guard.require_known_host(request)
+        except Refusal as refusal:
+            return problem(refusal)
+        body = msgspec.json.format(msgspec.json.encode(await overview.health()), indent=2)
+        return web.Response(body=body + b"\n", content_type="application/json")
+
     async def show_health(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def show_readiness(_: web.Request) -> web.Response:
-        problem = await find_problem()
-        if problem is None:
+        found = await find_problem()
+        if found is None:
             return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"not ready: {problem}\n")
+        return web.Response(status=503, text=f"not ready: {found}\n")
 
     application = web.Application()
     application.add_routes(
@@ -75,7 +67,9 @@ def make_admin(
             web.get("/metrics", show_metrics),
             web.get("/healthz", show_health),
             web.get("/readyz", show_readiness),
-            *list_routes(verify, require_known),
+            web.get("/status", show_status),
         ]
     )
+    add_page(application, views, guard)
+    add_api(application, operations, guard, verify=verify, note_fault=metrics.faults.note)
     return application

@@ -112,8 +112,10 @@ async def test_only_what_an_image_consists_of_is_hashed(
         (b"{}", {"Content-Type": "text/plain"}, 415),  # what a web page may send
         (b"", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
         (b"{}", JSON | {"Host": "evil.example"}, 421),  # rebinding
+        (b"{}", JSON | {"Sec-Fetch-Site": "cross-site"}, 403),
         (b"{", JSON, 400),
         (b'{"names": ["Not An Image"]}', JSON, 400),
+        (b'{"names": ["sha256:1"]}', JSON, 400),
         (b'{"name": "app"}', JSON, 400),
     ],
 )
@@ -125,6 +127,7 @@ async def test_nothing_is_verified_for_web_pages_and_for_what_makes_no_sense(
         "/api/v1/verify", method="POST", data=data, headers=headers
     ) as answer:  # fmt: skip
         assert answer.status == status
+        assert answer.content_type == "application/problem+json"
     async with client(mirror.admin_url) as admin:
         assert (await admin.get("/api/v1/verify")).status == 405
         assert (await mirror.client.get("/api/v1/verify")).status == 404
@@ -206,12 +209,12 @@ async def test_where_the_admin_port_is_somebody_elses_it_says_so(
         config = tmp_path / "mirror.toml"
         text = config.read_text()
         config.write_text(text.replace(mirror.admin_host, f"127.0.0.1:{free_port()}"))
-        status, said, _ = await _mirror(mirror, "verify")
+        status, _, said = await _mirror(mirror, "verify")
         assert status == 1
-        assert "a mirror uses the store, and http://127.0.0.1:" in said
+        assert "a mirror uses the store, and none answers at 127.0.0.1:" in said
         config.write_text(text.replace(mirror.admin_host, upstream.host))
-        status, said, _ = await _mirror(mirror, "verify")
-        assert (status, "answers" in said) == (1, True)
+        status, _, said = await _mirror(mirror, "verify")
+        assert (status, "is no mirror of this version" in said) == (1, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as somebody else")

@@ -1,7 +1,7 @@
 """What a person sees of work that takes its time: a bar, and whatever is not as it should be."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 from rich.console import Console
@@ -78,3 +78,9 @@ def _line(step: Step) -> str | None:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+async def as_they_come(steps: Iterator[Step]) -> AsyncIterator[Step]:
+    """The steps of a mirror that runs: there is nothing else to do while it takes its time."""
+    for step in steps:
+        yield step
