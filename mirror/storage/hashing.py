@@ -145,9 +145,11 @@ def _answer(file: HashedFile | None, question: list[Any]) -> tuple[HashedFile | 
 
 def main() -> None:
     """Answer questions until there are no more."""
-    os.nice(_NICE)
+    # Where the system forbids either, it hashes all the same.
     with suppress(OSError):
-        if sys.argv[1:] == ["idle"]:
+        os.nice(_NICE)
+    if sys.argv[1:] == ["idle"]:
+        with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     file = None
     for line in sys.stdin:
