@@ -31,7 +31,7 @@ from mirror.pull.manifests import Manifests
 from mirror.records.ports import Records
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.storage.store import LocalStorage
+from mirror.storage.ports import PinningStorage
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, PinState
 
@@ -57,7 +57,7 @@ class Pinning:
         self,
         pins: Sequence[Pin],
         *,
-        store: LocalStorage,
+        store: PinningStorage,
         records: Records,
         manifests: Manifests,
         fills: Fills,
