@@ -13,7 +13,7 @@ import uvloop
 
 from mirror import __version__, app, config
 from mirror.oci.errors import StoreError
-from mirror.storage.errors import InUse
+from mirror.storage.files import InUse
 
 cli = typer.Typer(
     name="mirror",

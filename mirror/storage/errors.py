@@ -3,10 +3,6 @@
 from mirror.oci.errors import StoreError
 
 
-class InUse(StoreError):
-    """A mirror uses the store already."""
-
-
 class NoRoom(StoreError):
     """The blob cannot be kept within the limits: it is streamed through instead."""
 

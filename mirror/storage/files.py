@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 from mirror.oci.digest import Chunk, Digest, Hasher, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.storage import partial as partials
-from mirror.storage.errors import InUse, NoRoom
+from mirror.storage.errors import NoRoom
 from mirror.storage.hashing import PIECE
 from mirror.storage.partial import Partial
 from mirror.storage.quarantine import Quarantine
@@ -33,6 +33,10 @@ from mirror.storage.threads import Lane, Threads
 _PROBED = 4096  # bytes: an empty file can be made on a full disk, too
 _OURS_ALONE = 0o700  # private images are among them, whatever the umask
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
+
+
+class InUse(StoreError):
+    """A mirror uses the store already; for whoever opens one, and never for a client."""
 
 
 class SizedFile(FileIO):
