@@ -37,6 +37,7 @@ from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
+from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
@@ -57,6 +58,7 @@ from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
 from mirror.pull.mirror import Mirror
 from mirror.pull.passthrough.transfers import Transfers
+from mirror.pull.pins import Pinning
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
 from mirror.pull.retention import Retention
@@ -69,6 +71,7 @@ from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
 from mirror.sources.registry.sessions import Sessions, open_sessions
+from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
@@ -202,17 +205,19 @@ async def run(
                 metrics=metrics,
                 note_fault=note_fault,
                 dropped=forgetting.forget,
+                scrub=ScrubPace(config.store.scrub_interval, config.store.scrub_rate),
+                max_quarantine=config.store.max_quarantine,
             )
         )
         metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
-        on_disk = await stack.enter_async_context(
-            SqliteRecords.open(file, clock=clock, catalog=catalog)
-        )
         records = BoundedRecords(
-            on_disk, per_hour=config.store.new_repositories_per_hour, clock=monotonic,
+            await stack.enter_async_context(
+                SqliteRecords.open(file, clock=clock, catalog=catalog)
+            ),
+            per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
         await asyncio.to_thread(remove_catalog, catalog, index, file)
@@ -225,10 +230,12 @@ async def run(
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = _build(parts)
-        referenced = ReferencedBytes(
-            store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
+        await built.pinning.begin()
+        metrics.watch_referenced(
+            ReferencedBytes(
+                store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
+            ).read
         )
-        metrics.watch_referenced(referenced.read)
         pool = Pool(
             config,
             built.mirror,
@@ -250,6 +257,8 @@ async def run(
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
+        for pin in config.pin:
+            work.keep(partial(built.pinning.follow_forever, pin), name="pin")
         yield Running(
             [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
         )
@@ -279,6 +288,7 @@ def _admin(
                 token_file=config.admin.token_file,
                 is_reachable=not is_loopback(address),
             ),
+            verify=partial(verify, store, parts.records),
             gather=pool.gather,
             find_problem=partial(_find_problem, pool, store),
         ),
@@ -313,6 +323,7 @@ class _Built:
     mirror: Mirror
     fills: Fills
     registries: Mapping[str, Registry]
+    pinning: Pinning
 
 
 def _registries(parts: _Parts) -> dict[str, Registry]:
@@ -402,7 +413,12 @@ def _build(parts: _Parts) -> _Built:
         forget_after=config.store.forget_after, clock=clock, metrics=parts.metrics,
     )  # fmt: skip
     work.keep(retention.sweep_forever, name="forget")
-    return _Built(mirror, fills, registries)
+    pinning = Pinning(
+        config.pin, store=store, records=records, manifests=manifests, fills=fills,
+        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
+        random=parts.dice,
+    )  # fmt: skip
+    return _Built(mirror, fills, registries, pinning)
 
 
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

@@ -1,6 +1,8 @@
 """The command line: verbs only; each calls one function."""
 
 import json
+from collections.abc import Coroutine
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,6 +13,7 @@ import uvloop
 
 from mirror import __version__, app, config
 from mirror.oci.errors import StoreError
+from mirror.storage.files import InUse
 
 cli = typer.Typer(
     name="mirror",
@@ -84,7 +87,8 @@ def doctor(
     Docker Hub a part of busybox is pulled, which counts as a pull. The status is 1 where something
     is wrong.
     """
-    from mirror.doctor.examine import examine, parse_image  # noqa: PLC0415
+    from mirror.doctor.examine import examine  # noqa: PLC0415
+    from mirror.oci.image import parse_image  # noqa: PLC0415
 
     loaded, proxies = _load(config_file), _read_proxies()
     try:
@@ -164,9 +168,96 @@ def status(
 
 
 @cli.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGE|DIGEST]...",
+            help="Such as ghcr.io/org/app:1, with all that it consists of; none: everything.",
+        ),
+    ] = None,
+    config_file: ConfigFile = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
+) -> None:
+    """Hash what is stored, now; what is damaged is set aside, and fetched again when asked for.
+
+    By a mirror that runs, where one uses the store (over its admin port). The status is 1 where
+    anything is damaged, cannot be read or is not here, and 2 where the configuration is wrong.
+    """
+    from mirror.control.verify import parse_name, verify  # noqa: PLC0415
+    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.at_rest import open_at_rest  # noqa: PLC0415
+    from mirror.operate.progress import as_they_come, show  # noqa: PLC0415
+
+    loaded, wanted = _load(config_file), names or []
+    try:
+        for name in wanted:
+            parse_name(name)
+    except ValueError as error:
+        _fail(str(error), _FAILED)
+
+    async def run() -> bool:
+        try:
+            async with (
+                open_at_rest(loaded) as (store, records),
+                aclosing(verify(store, records, wanted)) as steps,
+            ):
+                return await show(steps, what="verify", as_json=as_json)
+        except InUse:
+            told = as_they_come(RunningMirror(loaded).verify(wanted))
+            return await show(told, what="verify", as_json=as_json)
+
+    try:
+        _look_after(run())
+    except NoAnswer as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
+def rebuild(
+    config_file: ConfigFile = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
+) -> None:
+    """Make the index of a stopped mirror anew from the blobs on its disk, hashing each of them.
+
+    The old index is kept as index.sqlite3.old. Which repository may have what is on record
+    elsewhere; where that is lost too, upstream is asked when somebody pulls, and no layer is
+    transferred again. The status is 1 where anything is damaged or a mirror runs, and 2 where the
+    configuration is wrong.
+    """
+    from mirror.control.verify import rebuild  # noqa: PLC0415
+    from mirror.operate.at_rest import open_at_rest, require_store  # noqa: PLC0415
+    from mirror.operate.progress import show  # noqa: PLC0415
+    from mirror.storage.rebuild import set_index_aside  # noqa: PLC0415
+
+    loaded = _load(config_file)
+
+    async def run() -> bool:
+        await require_store(loaded.store.root)
+        await set_index_aside(loaded.store.root)
+        async with (
+            open_at_rest(loaded) as (store, records),
+            aclosing(rebuild(store, records)) as steps,
+        ):
+            return await show(steps, what="rebuild", as_json=as_json)
+
+    _look_after(run())
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _look_after(work: Coroutine[object, object, bool]) -> None:
+    try:
+        if not uvloop.run(work):
+            raise typer.Exit(_FAILED)
+    except StoreError as error:
+        _fail(str(error), _FAILED)
 
 
 def main() -> None:

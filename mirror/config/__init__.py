@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.pins import Pin
 from mirror.config.proxies import EnvironmentProxies, parse_environment
 from mirror.config.sections import (
     Config,
@@ -22,8 +23,9 @@ from mirror.config.sections import (
     Store,
     Tags,
 )
-from mirror.config.upstreams import DOCKER_HUB, Endpoint, Upstream
+from mirror.config.upstreams import Endpoint, Upstream
 from mirror.config.wording import explain
+from mirror.oci.image import DOCKER_HUB
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -34,6 +36,7 @@ __all__ = [
     "EnvironmentProxies",
     "Fill",
     "Log",
+    "Pin",
     "Server",
     "Store",
     "Tags",

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from mirror.config.pins import Pin
 from mirror.config.units import format_size
-from mirror.config.upstreams import DOCKER_HUB, Upstream, docker_hub
+from mirror.config.upstreams import Upstream, docker_hub
 from mirror.config.values import (
     Count,
     Directory,
@@ -26,11 +27,19 @@ from mirror.config.values import (
     Timeout,
     not_zero,
 )
+from mirror.oci.image import DOCKER_HUB
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
+_DAY = 86400.0
 _SMALLEST_SEGMENT = 64 * 2**10
 _WORKERS_ALLOWED = 256  # no machine of today gains by more
 _MOST_WORKERS = 4  # by itself: they saturate 40 Gbit/s, and each has memory of its own
+
+
+def _never_or_days(interval: float) -> float:
+    if 0 < interval < _DAY:
+        raise ValueError('must be at least "1d", or "0s" for never')
+    return interval
 
 
 def _worth_a_request(size: int) -> int:
@@ -99,6 +108,9 @@ class Store(Section):
     forget_after: Duration = 90 * 86400.0
     new_repositories_per_hour: Count = 1000
     memory_cache: Size = 128 * 2**20
+    scrub_interval: Annotated[Duration, AfterValidator(_never_or_days)] = 30 * 86400.0
+    scrub_rate: Annotated[Size, AfterValidator(not_zero)] = 16 * 2**20
+    max_quarantine: Size = 256 * 2**20
 
 
 class Tags(Section):
@@ -148,6 +160,7 @@ class Config(Section):
     admin: Admin = Admin()
     log: Log = Log()
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)
+    pin: tuple[Pin, ...] = ()
 
     @property
     def memory_share(self) -> int:
@@ -207,6 +220,26 @@ class Config(Section):
             problems.append("upstream is empty: configure at least one registry")
         if problems:
             raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _pins_can_be_fetched(self) -> Self:
+        images = [pin.image for pin in self.pin]
+        for image in images:
+            if images.count(image) > 1:
+                raise ValueError(f"{image} is pinned twice; name all platforms in one place")
+            namespace = image.partition("/")[0]
+            upstream = self.upstream.get(namespace)
+            if upstream is None:
+                raise ValueError(
+                    f'{image} is pinned, and there is no [upstream."{namespace}"]: pins are named'
+                    " by the name of their upstream"
+                )
+            if upstream.access == "client":
+                raise ValueError(
+                    f'{image} cannot be pinned: access = "client" of {namespace} leaves the mirror'
+                    " without credentials of its own"
+                )
         return self
 
     @model_validator(mode="after")

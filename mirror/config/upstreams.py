@@ -17,9 +17,7 @@ from pydantic import (
 from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import parse_prefix
 from mirror.config.values import Count, Flag, Host, ReadableFile, Section, Size, not_zero
-
-DOCKER_HUB = "docker.io"
-"""Docker Hub's name in image names."""
+from mirror.oci.image import DOCKER_HUB
 
 
 def _tells_tags(value: object) -> object:

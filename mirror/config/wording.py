@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.pins import Pin
 from mirror.config.sections import Config
 from mirror.config.upstreams import Endpoint, Upstream
 
@@ -61,6 +62,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Upstream
         case ["upstream", _, "endpoints", _]:
             section = Endpoint
+        case ["pin", _]:
+            section = Pin
         case _:
             section = Config.model_fields[str(location[0])].annotation
     return list(section.model_fields)

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from mirror.control.api.operations import Operation
 from mirror.control.api.routes import add_api
+from mirror.control.api.verifying import Verify
 from mirror.control.guard import Guard
 from mirror.control.overview import Overview
 from mirror.control.page.routes import add_page
@@ -23,12 +24,14 @@ def make_admin(
     operations: Sequence[Operation],
     guard: Guard,
     *,
+    verify: Verify,
     gather: Callable[[], Awaitable[None]],
     find_problem: Callable[[], Awaitable[str | None]],
 ) -> web.Application:
     """The admin application.
 
-    `gather` brings the counts up to date; `find_problem` says why the mirror cannot serve now.
+    `verify` has blobs hashed. `gather` brings the counts up to date; `find_problem` says why the
+    mirror cannot serve now.
     """
 
     async def show_metrics(request: web.Request) -> web.Response:
@@ -68,5 +71,5 @@ def make_admin(
         ]
     )
     add_page(application, views, guard)
-    add_api(application, operations, guard, note_fault=metrics.faults.note)
+    add_api(application, operations, guard, verify=verify, note_fault=metrics.faults.note)
     return application

@@ -12,35 +12,15 @@ from mirror.doctor.endpoints import Examination
 from mirror.doctor.files import look_at_files
 from mirror.doctor.finding import Finding
 from mirror.doctor.settings import look_at_settings
-from mirror.oci.errors import RegistryError
-from mirror.oci.reference import Reference, Repository, Tag, parse_reference, parse_repository
+from mirror.oci.image import Image
+from mirror.oci.reference import Repository, Tag
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 
-Image = tuple[Repository, Reference]
-
 _USUAL = {DOCKER_HUB: (Repository(DOCKER_HUB, "library/busybox"), Tag("latest"))}
 """What everybody may pull, where no image is named; it counts as one pull."""
-
-
-def parse_image(text: str) -> Image:
-    """An image's name, with its registry: `ghcr.io/org/app:1`. Raises ValueError."""
-    name, _, digest = text.partition("@")
-    head, _, tag = name.rpartition(":")
-    if not head or "/" in tag:
-        head, tag = name, "latest"
-    namespace, _, repository = head.partition("/")
-    if not ("." in namespace or ":" in namespace or namespace == "localhost"):
-        namespace, repository = DOCKER_HUB, head
-    if namespace == DOCKER_HUB and "/" not in repository:
-        repository = f"library/{repository}"
-    try:
-        found = Repository(namespace, parse_repository(repository))
-        return found, parse_reference(digest or tag)
-    except RegistryError as error:
-        raise ValueError(f"{text}: {error.message}") from error
 
 
 def look(config: Config) -> list[Finding]:

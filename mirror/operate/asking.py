@@ -1,6 +1,7 @@
 """A running mirror, asked through its API, where the configuration says that it listens."""
 
 import http.client
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 from mirror.config import Config
 from mirror.config.units import format_listen
 from mirror.control.problems import ProblemDetails
+from mirror.control.verify import Step
 
 _PATIENCE = 10.0  # seconds
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a listener there is reached
@@ -27,6 +29,26 @@ class RunningMirror:
         host, port = config.server.admin_listen
         self._address = _ANYWHERE.get(host, host), port
         self._token_file = config.admin.token_file
+
+    def verify(self, names: Sequence[str]) -> Iterator[Step]:
+        """Have it hash what these mean (none: everything); each step as it happens.
+
+        Raises NoAnswer.
+        """
+        where = format_listen(self._address)
+        connection = http.client.HTTPConnection(*self._address)  # a large blob takes its time
+        headers = self._headers() | {"Content-Type": "application/json"}
+        try:
+            body = msgspec.json.encode({"names": list(names)})
+            connection.request("POST", "/api/v1/verify", body, headers)
+            yield from _read_steps(connection.getresponse(), where)
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(
+                f"a mirror uses the store, and none answers at {where} ({error}): is it of this"
+                " configuration (server.admin_listen)?"
+            ) from error
+        finally:
+            connection.close()
 
     def get(self, path: str, answer: type[_Answer]) -> _Answer:
         """What the API says at a path below its root. Raises NoAnswer."""
@@ -61,3 +83,17 @@ class RunningMirror:
         except OSError as error:
             raise NoAnswer(f"admin.token_file cannot be read: {error.strerror}") from error
         return {"Authorization": f"Bearer {token}"}
+
+
+def _read_steps(response: http.client.HTTPResponse, where: str) -> Iterator[Step]:
+    try:
+        if response.status != HTTPStatus.OK:
+            detail = msgspec.json.decode(response.read(), type=ProblemDetails).detail
+            raise NoAnswer(f"{where}: {detail}")
+        decode = msgspec.json.Decoder(Step).decode
+        while line := response.readline():
+            yield decode(line)
+    except msgspec.MsgspecError as error:
+        raise NoAnswer(
+            f"{where}: what answers there ({response.status}) is no mirror of this version"
+        ) from error

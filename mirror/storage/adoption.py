@@ -2,64 +2,104 @@
 
 An older mirror had a catalog (`catalog.sqlite3`, version 1) of what it had on disk and of what
 registries had said. What it had on disk is taken over here; the rest is for others to take, and
-the file is left as it is. Where there is none, the disk is looked through. Whatever interrupts it,
-the next start begins anew.
+the file is left as it is. Where there is none, the disk is looked through while the mirror serves:
+what is asked for is adopted first. Of what is found like that only the name is known, so it is
+proved before it is served (`mirror.storage.openings`), and soon (`mirror.storage.scrub`).
 """
 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from mirror.oci.digest import parse_digest
+from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import StoreError
 from mirror.sqlite import Row
 from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.states import PartialKey
+from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
 _BATCH = 1000  # rows at a time
 _APPLICATION_ID = 0x6D697272  # of a catalog
 _VERSION = 1
+_BEFORE = 1  # the day of proof of what an older mirror has written: one long ago
 
 
-async def adopt(root: Path, files: Files, index: Index, *, now: float) -> None:
-    """Record in a new index what is on disk below `root` already. Raises StoreError."""
-    catalog = _Catalog(root / "catalog.sqlite3")
-    if await catalog.is_complete():
-        await _take_over(catalog, files, index)
-    else:
-        await _look_for_everything(files, index, now)
-    await index.end_adoption()
+class Adoption:
+    """Records in a new index what is on disk below `root` already. `now` in epoch seconds."""
 
+    def __init__(self, root: Path, files: Files, index: Index, *, now: float) -> None:
+        self._catalog = _Catalog(root / "catalog.sqlite3")
+        self._files = files
+        self._index = index
+        self._now = now
 
-async def _take_over(catalog: "_Catalog", files: Files, index: Index) -> None:
-    async for rows in catalog.batches("blobs"):
-        await index.adopt(
-            [(digest, size, int(media_type is not None), accessed_at)
-             for digest, size, media_type, accessed_at, _ in rows],
-            [],
-        )  # fmt: skip
-        await index.mark_leaving(parse_digest(str(row[0])) for row in rows if row[4])
-    upstream = await catalog.only_namespace()
-    await files.settle_old_partials(upstream)
-    if upstream is not None:
-        async for rows in catalog.batches("partials"):
-            await index.adopt([], [(upstream, digest, touched_at) for digest, touched_at in rows])
+    async def begin(self) -> None:
+        """Do what has to be done before anything is served. Raises StoreError."""
+        if self._index.is_adopted:
+            return
+        if await self._catalog.is_complete():
+            await self._take_over()
+            await self._index.end_adoption()
+            return
+        await self._files.settle_old_partials(None)
+        partials: list[PartialKey] = await self._files.scan_partials()
+        await self._index.adopt(
+            [], [(key.upstream, str(key.digest), self._now) for key in partials]
+        )
+        if not await self._files.list_shelves():  # all of it is new
+            await self._index.end_adoption()
 
+    async def run(self) -> None:
+        """Look through all of the disk; whatever is not done yet, the next start begins anew."""
+        if self._index.is_adopted:
+            return
+        _logger.info("the index is new: blobs on disk are adopted, and served meanwhile")
+        for shelf in await self._files.list_shelves():
+            found = await self._files.scan(shelf)
+            for start in range(0, len(found), _BATCH):
+                await self._adopt(found[start : start + _BATCH])
+        await self._index.end_adoption()
+        totals = self._index.totals
+        _logger.info("all blobs are adopted", extra=fields(blobs=totals.blobs, bytes=totals.bytes))
 
-async def _look_for_everything(files: Files, index: Index, now: float) -> None:
-    await files.settle_old_partials(None)
-    blobs = await files.scan()
-    for start in range(0, len(blobs), _BATCH):
-        rows = [(str(digest), size, 0, now) for digest, size in blobs[start : start + _BATCH]]
-        await index.adopt(rows, [])
-    partials: list[PartialKey] = await files.scan_partials()
-    await index.adopt([], [(key.upstream, str(key.digest), now) for key in partials])
+    async def look_for(self, digests: Sequence[Digest]) -> None:
+        """Adopt these now, as far as they are on disk: somebody asks for them."""
+        if self._index.is_adopted:
+            return
+        known = await self._index.find_sizes(digests)
+        await self._adopt(await self._files.sizes_of([it for it in digests if it not in known]))
+
+    async def _adopt(self, found: Sequence[tuple[Digest, int]]) -> None:
+        # What has left since is not to come back.
+        rows = [
+            (str(digest), size, 0, self._now, 0)
+            for digest, size in found
+            if digest not in self._index.forgotten
+        ]
+        if rows:
+            await self._index.adopt(rows, [])
+
+    async def _take_over(self) -> None:
+        async for rows in self._catalog.batches("blobs"):
+            await self._index.adopt(
+                [(digest, size, int(media_type is not None), accessed_at, _BEFORE)
+                 for digest, size, media_type, accessed_at, _ in rows],
+                [],
+            )  # fmt: skip
+            await self._index.mark_leaving(parse_digest(str(row[0])) for row in rows if row[4])
+        upstream = await self._catalog.only_namespace()
+        await self._files.settle_old_partials(upstream)
+        if upstream is not None:
+            async for rows in self._catalog.batches("partials"):
+                await self._index.adopt(
+                    [], [(upstream, digest, touched_at) for digest, touched_at in rows]
+                )
 
 
 class _Catalog:

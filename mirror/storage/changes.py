@@ -2,6 +2,7 @@
 
     write     record the partial -> write -> sync, rename -> record the blob, forget the partial
     delete    mark as leaving (unless the disk is too full for that) -> delete -> forget
+    damage    mark as leaving -> move into quarantine -> forget
 
 What is on disk and what is recorded agree whenever nobody is in the middle of something, and after
 a crash the next start finishes what was in the middle. A change that has begun is done to its end:
@@ -19,7 +20,7 @@ from mirror.storage.accesses import Accesses
 from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.partial import Partial
-from mirror.storage.space import Space
+from mirror.storage.space import Promise, Space
 from mirror.storage.states import BlobFile, Change, PartialEntry, States
 from mirror.telemetry.log import fields
 
@@ -37,6 +38,8 @@ class Changes:
         self._states = states
         self._space = space
         self._accesses = accesses
+        self._quarantine = Promise(is_idle=True)
+        space.add(self._quarantine)
 
     async def commit(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
         """Make a proved partial the blob. Raises StoreError; then it is written as before."""
@@ -112,16 +115,30 @@ class Changes:
         """These blobs are for nobody from now on; `finish_leaving` is owed."""
         close(self._states.begin_leaving(digests))
 
-    async def finish_leaving(self, digests: Sequence[Digest]) -> None:
-        """Delete blobs. Raises StoreError; what was marked is deleted later then (`Upkeep`)."""
+    async def finish_leaving(self, digests: Sequence[Digest], *, is_damage: bool = False) -> None:
+        """Delete blobs; set aside what is damaged.
+
+        Raises StoreError; what was marked is deleted later then (`Upkeep`).
+        """
         if not digests:
             return
         try:
             await self._mark_leaving(digests)
-            await self._files.remove(digests)
+            if is_damage:
+                self._count_quarantine(await self._files.set_aside(digests))
+            else:
+                await self._files.remove(digests)
             await self._index.forget_blobs(digests)
         finally:
             self._states.end_leaving(digests)
+
+    async def count_quarantine(self) -> None:
+        """See what earlier processes have set aside."""
+        self._count_quarantine(await self._files.tidy_quarantine())
+
+    def _count_quarantine(self, size: int) -> None:
+        """What is set aside takes of the disk, too."""
+        self._quarantine.size = self._quarantine.written = size
 
     async def _mark_leaving(self, digests: Sequence[Digest]) -> None:
         try:

@@ -2,6 +2,7 @@
 
     blobs/sha256/9f/9f86d081…             complete, proved, never written again
     partial/docker.io/sha256-9f86d081…    on their way (`mirror.storage.partial`); survive a restart
+    quarantine/sha256-9f86d081…           damaged (`mirror.storage.quarantine`)
     lock                                  held while a mirror uses the directory
 
 A blob comes into being by `rename` of a proved and synced partial, so a path below `blobs/` either
@@ -19,17 +20,23 @@ from io import FileIO
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from mirror.oci.digest import Chunk, Digest, parse_digest
+from mirror.oci.digest import Chunk, Digest, Hasher, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.storage import partial as partials
 from mirror.storage.errors import NoRoom
+from mirror.storage.hashing import PIECE
 from mirror.storage.partial import Partial
+from mirror.storage.quarantine import Quarantine
 from mirror.storage.states import PartialKey
 from mirror.storage.threads import Lane, Threads
 
 _PROBED = 4096  # bytes: an empty file can be made on a full disk, too
 _OURS_ALONE = 0o700  # private images are among them, whatever the umask
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
+
+
+class InUse(StoreError):
+    """A mirror uses the store already; for whoever opens one, and never for a client."""
 
 
 class SizedFile(FileIO):
@@ -43,10 +50,13 @@ class SizedFile(FileIO):
 class Files:
     """What is below one directory."""
 
-    def __init__(self, root: Path, threads: Threads | None = None) -> None:
+    def __init__(
+        self, root: Path, threads: Threads | None = None, *, max_quarantine: int = 0
+    ) -> None:
         self._root = root
         self._blobs = root / "blobs"
         self._partial = root / "partial"
+        self._quarantine = Quarantine(root / "quarantine", most=max_quarantine)
         self._threads = threads or Threads()
         self._lock: FileIO | None = None
 
@@ -83,7 +93,7 @@ class Files:
         """Open a complete blob; None where it is not on disk."""
         with _translated():
             try:
-                return await self._threads.open(SizedFile, self._path(digest))
+                return await self._threads.open(SizedFile, self.path_of(digest))
             except FileNotFoundError:
                 return None
 
@@ -97,15 +107,52 @@ class Files:
         with _translated():
             await self._threads.slow(self._unlink, list(digests))
 
+    async def set_aside(self, digests: Iterable[Digest]) -> int:
+        """Move damaged blobs into quarantine; how many bytes are there then."""
+        with _translated():
+            return await self._threads.slow(self._set_aside, list(digests))
+
+    async def tidy_quarantine(self) -> int:
+        """See that it is within its bounds; how many bytes are there."""
+        with _translated():
+            return await self._threads.slow(self._quarantine.tidy)
+
+    async def is_what_it_says(self, file: FileIO, digest: Digest) -> bool:
+        """Whether all of an open file is what `digest` names."""
+        hasher, offset = digest.hasher(), 0
+        with _translated():
+            while read := await self._threads.slow(_hash_some, file, offset, hasher):
+                offset += read
+        return digest.matches(hasher)
+
+    async def inode_of(self, digest: Digest) -> int | None:
+        """What changes when a complete blob is replaced; None where there is none."""
+        with _translated():
+            return await self._threads.quick(_inode, self.path_of(digest))
+
+    def path_of(self, digest: Digest) -> Path:
+        """Where a complete blob is, or would be."""
+        return self._blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
+
     async def size_of(self, digest: Digest) -> int | None:
         """The size on disk of a complete blob, in bytes."""
         with _translated():
-            return await self._threads.quick(_size, self._path(digest))
+            return await self._threads.quick(_size, self.path_of(digest))
 
-    async def scan(self) -> list[tuple[Digest, int]]:
-        """Every complete blob on disk with its size; slow, for a lost index."""
+    async def sizes_of(self, digests: Sequence[Digest]) -> list[tuple[Digest, int]]:
+        """Those complete blobs of these that are on disk, with their sizes."""
         with _translated():
-            return await self._threads.slow(lambda: list(self._scan()))
+            return await self._threads.slow(self._sizes_of, digests)
+
+    async def list_shelves(self) -> list[Path]:
+        """The directories in which complete blobs are."""
+        with _translated():
+            return await self._threads.slow(lambda: sorted(self._blobs.glob("*/*/")))
+
+    async def scan(self, shelf: Path) -> list[tuple[Digest, int]]:
+        """Every complete blob in one of them, with its size."""
+        with _translated():
+            return await self._threads.slow(lambda: list(self._scan(shelf)))
 
     # Partial blobs
 
@@ -154,7 +201,7 @@ class Files:
     async def undo_commit(self, partial: Partial) -> None:
         """Make it a partial again."""
         with _translated():
-            await self._threads.slow(self._path(partial.digest).rename, partial.path)
+            await self._threads.slow(self.path_of(partial.digest).rename, partial.path)
 
     async def remove_partials(self, keys: Iterable[PartialKey]) -> None:
         """Delete partials."""
@@ -187,12 +234,17 @@ class Files:
 
     def _unlink(self, digests: list[Digest]) -> None:
         for digest in digests:
-            self._path(digest).unlink(missing_ok=True)
+            self.path_of(digest).unlink(missing_ok=True)
+
+    def _set_aside(self, digests: list[Digest]) -> int:
+        for digest in digests:
+            self._quarantine.take(self.path_of(digest), _partial_name(digest))
+        return self._quarantine.tidy()
 
     def _commit(self, partial: Partial) -> None:
         os.ftruncate(partial.file.fileno(), partial.hashed)
         os.fsync(partial.file.fileno())
-        path = self._path(partial.digest)
+        path = self.path_of(partial.digest)
         if not path.parent.is_dir():
             path.parent.mkdir(_OURS_ALONE, parents=True, exist_ok=True)
             _sync_directory(path.parent.parent)
@@ -205,17 +257,19 @@ class Files:
             raise
         partials.remove(partial.path)  # its ranges
 
-    def _path(self, digest: Digest) -> Path:
-        return self._blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
-
     def _partial_path(self, key: PartialKey) -> Path:
         return self._partial / _quoted(key.upstream) / _partial_name(key.digest)
 
-    def _scan(self) -> Iterator[tuple[Digest, int]]:
-        for path in self._blobs.glob("*/*/*"):
+    def _sizes_of(self, digests: Sequence[Digest]) -> list[tuple[Digest, int]]:
+        sizes = ((digest, _size(self.path_of(digest))) for digest in digests)
+        return [(digest, size) for digest, size in sizes if size is not None]
+
+    def _scan(self, shelf: Path) -> Iterator[tuple[Digest, int]]:
+        for path in shelf.iterdir():
             digest = _digest(path.parent.parent.name, path.name)
-            if digest and path == self._path(digest):
-                yield digest, path.stat().st_size
+            size = _size(path) if digest and path == self.path_of(digest) else None
+            if digest and size is not None:
+                yield digest, size
 
     def _scan_partials(self) -> Iterator[PartialKey]:
         for path in self._partial.glob("*/*"):
@@ -270,7 +324,7 @@ def _lock(path: Path) -> FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise StoreError(
+        raise InUse(
             f"another mirror uses {path.parent}: stop it, or set another store.root"
         ) from error
     return file
@@ -307,6 +361,19 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _hash_some(file: FileIO, offset: int, hasher: Hasher) -> int:
+    content = os.pread(file.fileno(), PIECE, offset)
+    hasher.update(content)
+    return len(content)
 
 
 def _quoted(upstream: str) -> str:

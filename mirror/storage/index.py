@@ -17,13 +17,16 @@ SCHEMA = Schema(
     name="index",
     application_id=0x6D697278,  # "mirx"
     package="mirror.storage",
-    scripts=("index.sql", "index_compact.sql"),
+    scripts=("index.sql", "index_compact.sql", "index_proofs.sql", "index_pins.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
     ),
     summary="SELECT blobs, bytes, adopted FROM totals",
 )
+
+DAY = 86400.0
+"""Seconds; proofs are on record by the day."""
 
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
@@ -34,6 +37,8 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.forgotten: set[Digest] = set()
+        """What has been forgotten while not everything was adopted."""
 
     @classmethod
     @asynccontextmanager
@@ -70,6 +75,14 @@ class Index:
         """The size in bytes of a blob; None where it is not here, or leaving."""
         return await self._database.first(
             "SELECT size FROM blobs WHERE digest = ? AND NOT leaving", (pack(digest),), int
+        )
+
+    async def find(self, digest: Digest) -> tuple[int, bool] | None:
+        """As `find_size`, with whether its content was ever proved since it was found on disk."""
+        return await self._database.first(
+            "SELECT size, proved_on > 0 FROM blobs WHERE digest = ? AND NOT leaving",
+            (pack(digest),),
+            lambda size, is_proved: (size, bool(is_proved)),
         )
 
     async def find_sizes(
@@ -120,6 +133,29 @@ class Index:
         ]
         return max(time or 0.0 for time in times)
 
+    async def list_due(
+        self, *, before: float, today: int, after: Digest | None, limit: int
+    ) -> list[tuple[Digest, int, int]]:
+        """Blobs that were not proved since the day `before`, with size and day, `after` one.
+
+        What was proved after `today` was not: the clock was set back since.
+        """
+        return await self._database.page(
+            "SELECT digest, size, proved_on FROM blobs WHERE digest > ? AND NOT leaving"
+            " AND (proved_on <= ? OR proved_on > ?) ORDER BY digest LIMIT ?",
+            (b"" if after is None else pack(after), before, today, limit),
+            lambda digest, size, proved_on: (unpack(digest), size, proved_on),
+        )
+
+    async def count_overdue(self, *, before: float, today: int) -> int:
+        """How many blobs `list_due` would list in all."""
+        counted = await self._database.page(
+            "SELECT count(*) FROM blobs WHERE (proved_on < ? OR proved_on > ?) AND NOT leaving",
+            (before, today),
+            int,
+        )
+        return counted[0]
+
     async def list_leaving(self) -> list[tuple[Digest, int]]:
         """Some blobs whose deletion was begun and not finished, with their sizes."""
         return await self._database.rows(
@@ -135,6 +171,15 @@ class Index:
         )
         return dict(rows)
 
+    async def list_pins(self) -> dict[str, frozenset[Digest]]:
+        """What is pinned, by image."""
+        pins: dict[str, set[Digest]] = {}
+        for image, digest in await self._database.rows(
+            "SELECT image, digest FROM pins", (), lambda image, it: (image, unpack(it))
+        ):
+            pins.setdefault(image, set()).add(digest)
+        return {image: frozenset(digests) for image, digests in pins.items()}
+
     # What changes
 
     async def record_blob(
@@ -145,9 +190,14 @@ class Index:
         now: float,
         is_manifest: bool = False,
         upstream: str | None = None,
+        is_proved: bool = True,
     ) -> None:
-        """A blob is on disk, complete; the partial that it was of `upstream` is history."""
-        row = (pack(digest), size, int(is_manifest), now)
+        """A blob is on disk, complete; the partial that it was of `upstream` is history.
+
+        `is_proved`: by its digest, `now`; else nothing new is known of that.
+        """
+        proved_on = _day(now) if is_proved else 0
+        row = (pack(digest), size, int(is_manifest), now, proved_on)
         history = [] if upstream is None else [(upstream, pack(digest))]
         await self._database.write(
             Statement(_UPSERT_BLOB, [row]), Statement(_FORGET_PARTIAL, history)
@@ -160,6 +210,22 @@ class Index:
             Statement("UPDATE blobs SET accessed_at = max(accessed_at, ?) WHERE digest = ?", rows)
         )
 
+    async def record_proved(self, digests: Iterable[Digest], *, on: int) -> None:
+        """The content of these was proved, on a day since the epoch."""
+        rows = [(on, pack(digest)) for digest in digests]
+        if rows:
+            await self._database.write(
+                Statement("UPDATE blobs SET proved_on = ? WHERE digest = ?", rows)
+            )
+
+    async def record_pin(self, image: str, digests: Iterable[Digest]) -> None:
+        """These are pinned for an image, and nothing else is."""
+        rows = [(image, pack(digest)) for digest in digests]
+        await self._database.write(
+            Statement("DELETE FROM pins WHERE image = ?", [(image,)]),
+            Statement("INSERT INTO pins VALUES (?, ?)", rows),
+        )
+
     async def mark_leaving(self, digests: Iterable[Digest]) -> None:
         """Deletion begins: from now on these are not on disk for anyone who asks."""
         await self._database.write(
@@ -168,7 +234,10 @@ class Index:
 
     async def forget_blobs(self, digests: Iterable[Digest]) -> None:
         """These are gone from disk."""
-        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(digests)))
+        gone = list(digests)
+        if not self.is_adopted:
+            self.forgotten.update(gone)
+        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(gone)))
 
     async def record_partial(self, key: PartialKey, *, now: float) -> None:
         """A download is begun, or continued."""
@@ -182,7 +251,10 @@ class Index:
         await self._database.write(Statement(_FORGET_PARTIAL, rows))
 
     async def adopt(self, blobs: Iterable[Row], partials: Iterable[Row]) -> None:
-        """These were on disk before this index was.
+        """These were on disk before this index was; what it knows already, it knows better.
+
+        Rows are of digest, size, whether it is a manifest, time of use and day of proof (0: none),
+        and of upstream, digest and time of use; digests as text.
 
         Blobs are (digest, size, is_manifest, accessed_at), partials (upstream, digest, touched_at),
         digests as text. That everything is adopted is for `end_adoption` to say.
@@ -190,7 +262,7 @@ class Index:
         Raises RegistryError for what is no digest.
         """
         await self._database.write(
-            Statement(_UPSERT_BLOB, [(_packed(digest), *rest) for digest, *rest in blobs]),
+            Statement(_ADOPT_BLOB, [(_packed(digest), *rest) for digest, *rest in blobs]),
             Statement(
                 _UPSERT_PARTIAL,
                 [(upstream, _packed(digest), time) for upstream, digest, time in partials],
@@ -200,20 +272,31 @@ class Index:
     async def end_adoption(self) -> None:
         """All is adopted."""
         await self._database.write(Statement("UPDATE totals SET adopted = 1", [()]))
+        self.forgotten.clear()
 
 
 # Manifests may be fetched as blobs, too; they stay what they are.
 _UPSERT_BLOB = (
-    "INSERT INTO blobs (digest, size, is_manifest, accessed_at) VALUES (?, ?, ?, ?)"
+    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, proved_on) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size,"
     " is_manifest = max(is_manifest, excluded.is_manifest),"
+    " proved_on = iif(excluded.proved_on, excluded.proved_on, proved_on),"
     " accessed_at = max(accessed_at, excluded.accessed_at)"
+)
+_ADOPT_BLOB = (
+    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, proved_on) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
 )
 _UPSERT_PARTIAL = (
     "INSERT INTO partials VALUES (?, ?, ?)"
     " ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"
 )
 _FORGET_PARTIAL = "DELETE FROM partials WHERE upstream = ? AND digest = ?"
+
+
+def _day(time: float) -> int:
+    """A time in seconds since the epoch, as the day that it is in; never 0."""
+    return max(1, int(time // DAY))
 
 
 def _names(digests: Iterable[Digest]) -> Sequence[Row]:

@@ -1,11 +1,12 @@
 """The port to the disk of this node, as pulls see it."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from io import FileIO
 from typing import Protocol
 
 from mirror.oci.digest import Chunk, Digest, Hasher
+from mirror.telemetry.metrics import StoreTotals
 
 
 class OpenBlob(Protocol):
@@ -173,3 +174,31 @@ class Storage(Writers, Protocol):
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches; for slow work in the background."""
+
+
+class Pins(Protocol):
+    """What may not be evicted, whether it is here already or not: by the image for whose sake."""
+
+    def list_images(self) -> list[str]:
+        """The images that anything is pinned for."""
+
+    def of(self, image: str) -> frozenset[Digest]:
+        """What is pinned for an image."""
+
+    async def pin(self, image: str, digests: Collection[Digest]) -> None:
+        """From now on these are pinned for an image, and nothing else is; none: it is unpinned.
+
+        Raises:
+            StoreError: It cannot be recorded. What was pinned is, and these until the next start.
+        """
+
+
+class PinningStorage(Storage, Protocol):
+    """A storage that never evicts what is pinned."""
+
+    @property
+    def pins(self) -> Pins:
+        """What that is."""
+
+    async def measure(self, digests: Collection[Digest] | None) -> StoreTotals:
+        """How many of these are here, or (None) of all, and their bytes. Raises StoreError."""

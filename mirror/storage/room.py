@@ -8,10 +8,12 @@ import asyncio
 import logging
 
 from mirror.aio.waiting import finish
+from mirror.oci.digest import Digest
 from mirror.storage.changes import Changes, over
 from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.files import Files
 from mirror.storage.index import Index
+from mirror.storage.pins import Pins
 from mirror.storage.policy import Candidate, Kind, Policy
 from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
@@ -35,6 +37,7 @@ class Room:
         changes: Changes,
         *,
         policy: Policy,
+        pins: Pins,
         metrics: Metrics,
     ) -> None:
         self._space = space
@@ -43,6 +46,7 @@ class Room:
         self._index = index
         self._changes = changes
         self._policy = policy
+        self._pins = pins
         self._metrics = metrics
         self._serving: asyncio.Task[None] | None = None
 
@@ -66,11 +70,11 @@ class Room:
         promise.expected = size
 
     async def _can_admit(self, promise: Promise, size: int) -> bool:
-        read = sum((await self._index.find_sizes(self._states.list_in_use())).values())
+        staying = sum((await self._index.find_sizes(self._list_staying())).values())
         partials = sum(one.promise.size for one in self._states.list_evictable())
         free, stored = await self._files.free(), self._index.totals.bytes
         return self._space.admits(
-            promise, size, stored=stored, free=free, evictable=stored - read + partials
+            promise, size, stored=stored, free=free, evictable=stored - staying + partials
         )
 
     async def allow(self, promise: Promise, size: int, whole: int | None) -> None:
@@ -162,19 +166,19 @@ class Room:
     async def _evict(self, excess: int, request: Request, free: int) -> bool:
         """Make go what the policy says; False: all that may go would not be enough."""
         await self._changes.flush_accesses()
-        in_use = self._states.list_in_use()
-        limit = _BATCH + len(in_use)
+        staying = self._list_staying()
+        limit = _BATCH + len(staying)
         listed = await self._index.list_coldest(limit=limit)
         beyond = 0
         if len(listed) >= limit:
-            sizes = await self._index.find_sizes(in_use)
+            sizes = await self._index.find_sizes(staying)
             sizes |= {candidate.digest: candidate.size for candidate in listed}
             beyond = max(0, self._index.totals.bytes - sum(sizes.values()))
         # No awaiting from here on: what is not in use now, and chosen, is for nobody else.
         partials = {partial.key: partial for partial in self._states.list_evictable()}
         candidates = [_candidate(partial) for partial in partials.values()]
         if self._may_displace(request, free):
-            candidates += [one for one in listed if not self._states.is_in_use(one.digest)]
+            candidates += [one for one in listed if self._may_go(one.digest)]
         else:
             beyond = 0
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
@@ -189,6 +193,13 @@ class Room:
         self._changes.begin_leaving(one.digest for one in leaving)
         await self._finish(going, leaving)
         return True
+
+    def _list_staying(self) -> list[Digest]:
+        """What may not be evicted now: it is in use, or pinned."""
+        return list({*self._states.list_in_use(), *self._pins})
+
+    def _may_go(self, digest: Digest) -> bool:
+        return digest not in self._pins and not self._states.is_in_use(digest)
 
     def _may_displace(self, request: Request, free: int) -> bool:
         """Whether blobs may leave for it, and not only what others have left unfinished."""

@@ -366,6 +366,10 @@ class States:
         entry = self._entries.get(digest)
         return entry is not None and entry.is_in_use
 
+    def are_busy(self) -> bool:
+        """Whether anything at all is read or written."""
+        return any(entry.is_in_use for entry in self._entries.values())
+
     def list_in_use(self) -> list[Digest]:
         """The blobs that may not be evicted now, as far as there are any."""
         return [digest for digest, entry in self._entries.items() if entry.is_in_use]

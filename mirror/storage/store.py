@@ -4,11 +4,12 @@ states    one state for each digest and each partial (pure)
 space     who has been promised how much; `room` makes more, by a `policy`
 files     the files, `index` what is recorded of them
 changes   what changes all of these together
+openings  reading; `damage` is what is not as it should be, and `scrub` looks for it
+adoption  what was on disk before the index was
 upkeep    recovery after a crash, and tidying
 """
 
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +20,26 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.accesses import Accesses
-from mirror.storage.adoption import adopt
+from mirror.storage.adoption import Adoption
 from mirror.storage.changes import Changes, close, over
-from mirror.storage.files import Files, SizedFile
+from mirror.storage.damage import Damage, Finding
+from mirror.storage.files import Files
 from mirror.storage.index import Index
+from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.partial import Partial
+from mirror.storage.pins import Pins
 from mirror.storage.policy import LeastRecentlyUsed, Policy
 from mirror.storage.room import Room
+from mirror.storage.scrub import Scrub, ScrubPace
 from mirror.storage.space import Limits, Space
-from mirror.storage.states import BlobFile, Opening, PartialEntry, PartialKey, States
+from mirror.storage.states import BlobFile, PartialEntry, PartialKey, States
 from mirror.storage.threads import Threads
 from mirror.storage.upkeep import Upkeep
 from mirror.storage.writer import LocalWriter
-from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, StoreTotals
 
-_logger = logging.getLogger(__name__)
+_NEVER = ScrubPace(0, 1)
+_DAMAGED = 10  # a tenth of the store may be set aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,29 @@ class _Parts:
     accesses: Accesses
     changes: Changes
     room: Room
+    adoption: Adoption
+    damage: Damage
+    openings: Openings
+    pins: Pins
+    upkeep: Upkeep
+    scrub: Scrub
     clock: Callable[[], float]
     dropped: Callable[[Digest], None]
+
+
+@asynccontextmanager
+async def _tended(parts: _Parts, note_fault: NoteFault, *, is_served: bool) -> AsyncIterator[None]:
+    """Do, inside the block, what has to be done again and again."""
+    try:
+        async with owned_tasks(note_fault) as tasks:
+            if is_served:
+                tasks.keep(parts.adoption.run, name="adopt")
+                tasks.keep(parts.upkeep.tidy_forever, name="tidy")
+                tasks.keep(parts.scrub.run_forever, name="scrub")
+            yield
+    finally:
+        await parts.room.close()
+        await parts.changes.flush_accesses()
 
 
 def _nobody(_: Digest) -> None:
@@ -59,13 +85,12 @@ def _nobody(_: Digest) -> None:
 class LocalStorage:
     """A `mirror.storage.ports.Storage`. Use `LocalStorage.open`."""
 
-    def __init__(self, parts: _Parts, upkeep: Upkeep) -> None:
+    def __init__(self, parts: _Parts) -> None:
         self._parts = parts
         self._files = parts.files
         self._index = parts.index
         self._states = parts.states
         self._accesses = parts.accesses
-        self._upkeep = upkeep
 
     @classmethod
     @asynccontextmanager
@@ -81,42 +106,50 @@ class LocalStorage:
         dropped: Callable[[Digest], None] = _nobody,
         policy: Policy | None = None,
         threads: Threads | None = None,
+        scrub: ScrubPace = _NEVER,
+        max_quarantine: int = 0,
+        is_served: bool = True,
     ) -> AsyncIterator["LocalStorage"]:
         """Open the storage below `root`, and finish what a crash interrupted.
 
         `clock` in seconds since the epoch, `keep_partial_for` in seconds. `dropped` is told of
         each blob that goes because it is damaged or not wanted: copies in memory must go too.
+        Of what is damaged, up to `max_quarantine` bytes are set aside, and no more than a tenth of
+        the store. Unless it `is_served`, nothing is done in it but what is asked for.
 
         Raises:
             StoreError: The directory or the index cannot be used.
         """
-        files = Files(root, threads)
+        most_damaged = min(max_quarantine, limits.max_size // _DAMAGED)
+        files = Files(root, threads, max_quarantine=most_damaged)
         states, space = States(), Space(limits)
         try:
             await files.prepare()
             async with Index.open(root / "index.sqlite3") as index:
-                if not index.is_adopted:
-                    await adopt(root, files, index, now=clock())
+                adoption = Adoption(root, files, index, now=clock())
+                await adoption.begin()
+                pins = await Pins.load(index)
                 accesses = Accesses(clock, latest=await index.latest_access())
                 changes = Changes(files, index, states, space, accesses)
                 room = Room(
                     space, states, files, index, changes,
-                    policy=policy or LeastRecentlyUsed(), metrics=metrics,
+                    policy=policy or LeastRecentlyUsed(), pins=pins, metrics=metrics,
                 )  # fmt: skip
+                damage = Damage(files, index, states, changes, dropped=dropped, metrics=metrics)
                 upkeep = Upkeep(
                     files=files, index=index, states=states, space=space, changes=changes,
                     room=room, accesses=accesses,
                     keep_partial_for=keep_partial_for, clock=clock,
                 )  # fmt: skip
                 await upkeep.recover()
-                parts = _Parts(files, index, states, space, accesses, changes, room, clock, dropped)
-                try:
-                    async with owned_tasks(note_fault) as tasks:
-                        tasks.keep(upkeep.tidy_forever, name="tidy")
-                        yield cls(parts, upkeep)
-                finally:
-                    await room.close()
-                    await changes.flush_accesses()
+                parts = _Parts(
+                    files, index, states, space, accesses, changes, room, adoption, damage,
+                    Openings(files, index, states, adoption, damage, clock=clock),
+                    pins, upkeep, Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
+                    clock, dropped,
+                )  # fmt: skip
+                async with _tended(parts, note_fault, is_served=is_served):
+                    yield cls(parts)
         finally:
             close(states.close_pool())
             files.close()
@@ -141,56 +174,19 @@ class LocalStorage:
         """Bytes that blobs on their way take, or may take."""
         return self._parts.space.promised
 
+    @property
+    def pins(self) -> Pins:
+        """What is never evicted."""
+        return self._parts.pins
+
     # Reading
 
     async def open_blob(self, digest: Digest) -> BlobFile | None:
         """As `Storage.open_blob`. Where the file is open already, it is there at once."""
-        blob = self._states.take(digest) or await self._open(digest)
+        blob = self._states.take(digest) or await self._parts.openings.open(digest)
         if blob is not None:
             self._accesses.note(digest)
         return blob
-
-    async def _open(self, digest: Digest) -> BlobFile | None:
-        while not self._states.is_leaving(digest):
-            opening = self._states.find_opening(digest)
-            if opening is None:
-                opening = self._states.begin_opening(digest)
-                blob = await self._try_to_open(opening)
-            else:
-                await over(opening)
-                blob = self._states.take(digest)
-            if blob is not None or opening.has_outcome:
-                return blob
-        return None
-
-    async def _try_to_open(self, opening: Opening) -> BlobFile | None:
-        """Open a file that is of the size that was recorded; one that is not is dropped."""
-        digest, blob, size = opening.digest, None, None
-        has_outcome = False
-        try:
-            size = await self._index.find_size(digest)
-            file = None if size is None else await self._files.open(digest)
-            if file is not None:
-                blob = self._as_recorded(digest, file, size)
-            has_outcome = True
-        finally:
-            is_so = self._states.end_opening(opening, blob, has_outcome=has_outcome)
-            if blob is not None and not is_so:
-                blob.file.close()
-        if not is_so:
-            return None
-        if blob is None and size is not None:
-            await self._drop_damaged(digest, "its file is missing, or of another size")
-        return blob
-
-    def _as_recorded(self, digest: Digest, file: SizedFile, size: int | None) -> BlobFile | None:
-        if file.size == size:
-            return BlobFile(digest, file, file.size, self._release)
-        file.close()
-        return None
-
-    def _release(self, blob: BlobFile) -> None:
-        close(self._states.release(blob))
 
     async def read_blob(self, digest: Digest, *, limit: int) -> bytes | None:
         """As `Storage.read_blob`."""
@@ -202,7 +198,7 @@ class LocalStorage:
                 return None
             content = await self._files.read(blob.file, blob.size, digest)
             if content is None:
-                await self._drop_damaged(digest, "its content is not what its digest says")
+                await self._parts.damage.set_aside(digest, OTHER_CONTENT)
         finally:
             blob.close()
         return content
@@ -213,12 +209,13 @@ class LocalStorage:
 
     async def is_stored(self, digest: Digest) -> bool:
         """Whether a complete blob is here, by the index."""
-        return await self._index.find_size(digest) is not None
+        return bool(await self.find_stored([digest]))
 
     async def find_stored(
         self, digests: Sequence[Digest], *, can_wait: bool = False
     ) -> set[Digest]:
         """Which of these are here, by the index. `can_wait`: no client's pull waits for it."""
+        await self._parts.adoption.look_for(digests)
         return set(await self._index.find_sizes(digests, can_wait=can_wait))
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
@@ -291,8 +288,9 @@ class LocalStorage:
             try:  # nobody evicts it meanwhile
                 if is_manifest:
                     await self._index.record_blob(
-                        digest, blob.size, now=self._accesses.now(), is_manifest=True
-                    )
+                        digest, blob.size, now=self._accesses.now(), is_manifest=True,
+                        is_proved=False,
+                    )  # fmt: skip
             finally:
                 blob.close()
             return
@@ -316,28 +314,39 @@ class LocalStorage:
     async def _drop(self, digest: Digest) -> None:
         while (change := self._states.find_change(digest)) is not None:
             await over(change)
-        self._begin_drop(digest)
-        await self._parts.changes.finish_leaving([digest])
-
-    def _begin_drop(self, digest: Digest) -> None:
         self._parts.changes.begin_leaving([digest])
         self._parts.dropped(digest)
+        await self._parts.changes.finish_leaving([digest])
 
-    async def _drop_damaged(self, digest: Digest, reason: str) -> None:
-        if self._states.find_change(digest) is not None:
-            return  # it goes already, or is replaced
-        _logger.error("a blob is damaged, and is dropped: %s", reason, extra=fields(digest=digest))
-        self._begin_drop(digest)
-        try:
-            await to_the_end(self._parts.changes.finish_leaving([digest]))
-        except StoreError as error:
-            _logger.error(  # noqa: TRY400 - the message says it all
-                "store: %s", error, extra=fields(digest=digest)
-            )
+    # Looking after it
 
     async def tidy(self) -> None:
         """See to what is done every few seconds anyway. Raises NoRoom, StoreError."""
-        await self._upkeep.tidy()
+        await self._parts.upkeep.tidy()
+
+    async def adopt(self) -> None:
+        """Return when all that was found on disk is on record. Raises StoreError."""
+        await self._parts.adoption.run()
+
+    async def scrub(self) -> None:
+        """Prove again whatever is due. Raises StoreError."""
+        await self._parts.scrub.round()
+
+    def verify(
+        self, digests: Collection[Digest] | None
+    ) -> AsyncGenerator[tuple[Digest, int, Finding]]:
+        """Prove these at once, or (None) all there are; each with its size and what was found.
+
+        What is damaged is set aside. Raises StoreError.
+        """
+        return self._parts.scrub.verify(digests)
+
+    async def measure(self, digests: Collection[Digest] | None) -> StoreTotals:
+        """How many of these are here, or (None) of all, and their bytes."""
+        if digests is None:
+            return self.totals
+        sizes = await self._index.find_sizes(list(digests))
+        return StoreTotals(len(sizes), sum(sizes.values()))
 
 
 def _judged(partial: Partial, hint: int) -> int | None:

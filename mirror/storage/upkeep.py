@@ -58,6 +58,7 @@ class Upkeep:
         await self._finish_leaving()
         for key, since in (await self._index.list_partials()).items():
             await self._recover_partial(key, since)
+        await self._changes.count_quarantine()
 
     async def _recover_partial(self, key: PartialKey, since: float) -> None:
         promise = Promise(upstream=key.upstream, is_idle=True)

@@ -80,6 +80,14 @@ class Database(StrEnum):
     RECORDS = "records"
 
 
+class PinState(StrEnum):
+    """How a pinned image stands; `refused`: it is too large."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    REFUSED = "refused"
+
+
 class Metrics:
     """Every metric, ready to be counted on."""
 
@@ -152,6 +160,10 @@ class Metrics:
         )
         for reload_outcome in ReloadOutcome:
             self.reloads.labels(reload_outcome)
+        self._count_on_disk()
+
+    def _count_on_disk(self) -> None:
+        counter, gauge = self._counter, self._gauge
         self.evicted_blobs = counter("evicted_blobs", "Blobs removed to make room.")
         self.evicted_bytes = counter("evicted_bytes", "Bytes removed to make room.")
         self.forgotten_digests = counter(
@@ -163,6 +175,17 @@ class Metrics:
         )
         for database in Database:
             self.catalog_bytes.labels(database)
+        self.damaged_blobs = counter(
+            "damaged_blobs", "Blobs that were not what they should be; set aside."
+        )
+        self.pins = gauge("pins", "Pinned images.", "state")
+        for pin_state in PinState:
+            self.pins.labels(pin_state)
+        self.scrubbed_blobs = counter("scrubbed_blobs", "Blobs hashed again.")
+        self.scrubbed_bytes = counter("scrubbed_bytes", "Bytes of blobs hashed again.")
+        self.scrub_overdue = gauge(
+            "scrub_overdue_blobs", "Blobs that were not hashed within store.scrub_interval."
+        )
 
     def announce(self, upstream: str, endpoints: Iterable[str]) -> None:
         """Show an upstream's counters at zero, before anything has happened to it.

@@ -114,6 +114,12 @@ def test_the_unit_gives_the_mirror_longer_to_end_than_it_takes_to_drain() -> Non
     assert float(_unit()["TimeoutStopSec"]) > DRAIN_SECONDS
 
 
+def test_the_unit_lets_what_scrubs_be_less_important_than_everything_else() -> None:
+    *_, denied, allowed = re.findall(r"^SystemCallFilter=(.*)$", UNIT, re.MULTILINE)
+    assert denied.startswith("~")
+    assert {"sched_setscheduler", "setpriority"} == set(allowed.split())
+
+
 async def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     require("systemd-analyze")
     unit, listening = tmp_path / "mirror.service", tmp_path / "mirror.socket"

@@ -13,9 +13,10 @@ import pytest
 import tomli_w
 
 from mirror.config import parse
-from mirror.doctor.examine import examine, parse_image
+from mirror.doctor.examine import examine
 from mirror.doctor.finding import Finding
 from mirror.oci.digest import parse_digest
+from mirror.oci.image import parse_image
 from mirror.oci.reference import Repository, Tag
 from tests.support.auth import BearerAuth
 from tests.support.images import image, index, random_layer

@@ -320,6 +320,7 @@ class StoreMachine(RuleBasedStateMachine):
             for path in self.root.glob("index.sqlite3*"):
                 path.unlink()
         self.run(self._open())
+        self.run(self.store.adopt())  # which goes on while it serves
 
     @rule()
     def crash(self) -> None:

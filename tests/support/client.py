@@ -70,12 +70,17 @@ class Client:
 
     @asynccontextmanager
     async def open(
-        self, target: str, *, method: str = "GET", headers: Headers | None = None
+        self,
+        target: str,
+        *,
+        method: str = "GET",
+        headers: Headers | None = None,
+        data: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and give the response as soon as its headers are there."""
         url = URL(self._url + target, encoded=True)
         async with self._session.request(
-            method, url, headers=headers, allow_redirects=False
+            method, url, headers=headers, data=data, allow_redirects=False
         ) as response:
             yield response
 

@@ -97,6 +97,7 @@ def image(
     *layers: Layer,
     docker: bool = False,
     architecture: str = ARCHITECTURE,
+    variant: str = "",
     command: Sequence[str] = ("/bin/sh",),
     algorithm: str = "sha256",
 ) -> Image:
@@ -129,7 +130,8 @@ def image(
             digest_of(content, algorithm): content
             for content in (config, *(layer.blob for layer in layers))
         },
-        platform={"architecture": architecture, "os": "linux"},
+        platform={"architecture": architecture, "os": "linux"}
+        | ({"variant": variant} if variant else {}),
         algorithm=algorithm,
     )
 

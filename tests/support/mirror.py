@@ -82,9 +82,10 @@ def document(
     *,
     store_root: Path,
     ports: tuple[int, int] = (0, 0),
+    pin: Any = (),
     **overrides: Settings,
 ) -> dict[str, Any]:
-    """A configuration on loopback: these upstreams, then `overrides` by section.
+    """A configuration on loopback: these upstreams and pins, then `overrides` by section.
 
     The first upstream is the default unless one says itself what it is.
     """
@@ -101,19 +102,26 @@ def document(
         "store": {"root": str(store_root), "min_free": "0 B"},
         "upstream": upstream,
     }
-    return {
+    sections: dict[str, Any] = {
         section: {**defaults.get(section, {}), **overrides.get(section, {})}
         for section in defaults | overrides
     }
+    return sections | ({"pin": list(pin)} if pin else {})
 
 
 @asynccontextmanager
 async def running_mirror(
-    directory: Path, upstreams: Mapping[str, Settings], **overrides: Settings
+    directory: Path,
+    upstreams: Mapping[str, Settings],
+    *,
+    pin: Any = (),
+    **overrides: Settings,
 ) -> AsyncIterator[MirrorProcess]:
     """Run `mirror serve` in `directory`, on free ports."""
     ports = (free_port(), free_port())
-    settings = document(upstreams, store_root=directory / "store", ports=ports, **overrides)
+    settings = document(
+        upstreams, store_root=directory / "store", ports=ports, pin=pin, **overrides
+    )
     host, admin_host = settings["server"]["listen"], settings["server"]["admin_listen"]
     process = Process(
         (sys.executable, "-m", "mirror", "serve", "--config", _write(directory, settings)),

@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
 from mirror.control.api.openapi import describe
 from mirror.control.api.operations import ROOT, Operation
+from mirror.control.api.verifying import Names, Verify, verifying
 from mirror.control.guard import Guard
 from mirror.control.problems import Refusal, problem
 
@@ -17,6 +19,8 @@ _logger = logging.getLogger(__name__)
 
 _LONGEST_BODY = 2**16  # bytes
 _EVERY = 1.0  # seconds between events
+
+_Sent = TypeVar("_Sent", bound=msgspec.Struct)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -26,6 +30,7 @@ def add_api(
     operations: Sequence[Operation],
     guard: Guard,
     *,
+    verify: Verify,
     note_fault: Callable[[str, Exception], None],
 ) -> None:
     """Answer everything below ROOT."""
@@ -39,6 +44,7 @@ def add_api(
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one)) for one in operations),
         ("GET", "/events", _telling(status)),
+        ("POST", "/verify", verifying(verify, _read_names)),
         *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
     ]
@@ -67,7 +73,7 @@ def _guarded(
 
 def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
     """What may be asked of each path."""
-    found: dict[str, set[str]] = {"/openapi.json": {"GET"}, "/events": {"GET"}}
+    found: dict[str, set[str]] = {"/openapi.json": {"GET"}, "/events": {"GET"}, "/verify": {"POST"}}
     for one in operations:
         found.setdefault(one.path, set()).add(one.method)
     return found
@@ -102,7 +108,7 @@ def _answering(operation: Operation) -> _Handler:
     return handle
 
 
-async def _read(request: web.Request, wanted: type[msgspec.Struct]) -> msgspec.Struct:
+async def _read(request: web.Request, wanted: type[_Sent]) -> _Sent:
     if request.content_type != "application/json":  # no form of a page's is
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
     content = await request.content.read(_LONGEST_BODY + 1)
@@ -112,6 +118,11 @@ async def _read(request: web.Request, wanted: type[msgspec.Struct]) -> msgspec.S
         return msgspec.json.decode(content, type=wanted)
     except msgspec.MsgspecError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+
+async def _read_names(request: web.Request) -> Names:
+    _logger.info("an operator asks: verify")
+    return await _read(request, Names)
 
 
 def _telling(status: Operation) -> _Handler:

@@ -167,6 +167,13 @@ class Fills:
         if key not in self._flights and not self._is_too_large(key, size):
             self._start(key, source, size, Urgency(is_urgent=False))
 
+    async def fetch(self, source: BlobSource, digest: Digest, size: int) -> None:
+        """As `prefetch`; return when it has ended, however that was."""
+        self.prefetch(source, digest, size)
+        flight = self._flights.get((source.upstream, digest))
+        if flight is not None:
+            await flight.over.wait()
+
     async def _join(
         self, key: _Key, source: BlobSource, size: int | None, want: Want | None
     ) -> Fill:

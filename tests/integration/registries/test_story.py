@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mirror.config import parse
-from mirror.doctor.examine import examine, parse_image
+from mirror.doctor.examine import examine
+from mirror.oci.image import parse_image
 from tests.conftest import StartMirror
 from tests.support.auth import BearerAuth
 from tests.support.client import MANIFEST_TYPES, Answer

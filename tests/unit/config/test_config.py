@@ -13,6 +13,7 @@ from mirror.config import (
     Config,
     ConfigError,
     Endpoint,
+    Pin,
     Upstream,
     inherited_sockets,
     load,
@@ -130,10 +131,13 @@ def test_the_commented_settings_of_the_reference_can_be_used(tmp_path: Path) -> 
     secret.write_text("x")
     text = re.sub(r'"/etc/mirror/[^"]*"', f'"{secret}"', text)
     text = re.sub(r"^# credential_helper = .*", "", text, flags=re.MULTILINE)  # instead of others
-    config = parse(tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)))
+    config = parse(tomllib.loads(re.sub(r"^# (\w+ = |\[\[)", r"\1", text, flags=re.MULTILINE)))
     (hub,) = config.upstream["docker.io"].endpoints
     assert config.server.htpasswd_file == hub.password_file == hub.ca_file == secret
     assert (hub.username, hub.max_connections, hub.max_bandwidth) == ("someone", 8, 10_000_000)
+    [pin] = config.pin
+    assert set(pin.model_fields_set) == set(Pin.model_fields)
+    assert pin.refresh == Pin(image="a").refresh
 
 
 @pytest.mark.parametrize("file", sorted(FILES.glob("*.toml")), ids=lambda file: file.name)
@@ -584,3 +588,46 @@ def test_sockets_of_a_service_manager_are_those_that_were_passed_to_this_process
     assert inherited_sockets({"LISTEN_PID": mine, "LISTEN_FDS": "2"}) == (3, 4)
     for others in ({}, {"LISTEN_PID": "1", "LISTEN_FDS": "2"}, {"LISTEN_PID": mine}):
         assert inherited_sockets(others) == ()
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("docker.io/library/python:3.12", "docker.io/library/python:3.12"),
+        ("python", "docker.io/library/python:latest"),
+        (f"a/b@sha256:{'0' * 64}", f"docker.io/a/b@sha256:{'0' * 64}"),
+    ],
+)
+def test_a_pinned_image_is_named_as_people_name_images(image: str, name: str) -> None:
+    [pin] = parse({"pin": [{"image": image}]}).pin
+    assert (pin.name, pin.wanted) == (name, [])
+
+
+@pytest.mark.parametrize(
+    ("pin", "words"),
+    [
+        ([{"image": "Not An Image"}], "pin[0].image: "),
+        ([{"image": "quay.io/a/b:1"}], 'there is no [upstream."quay.io"]'),
+        ([{"image": "a"}, {"image": "docker.io/library/a:latest"}], "is pinned twice"),
+        ([{"image": "mine.test/a:1"}], "without credentials of its own"),
+        ([{"image": "a", "platforms": ["amd64"]}], 'write it like "linux/arm64"'),
+        ([{"image": "a", "platform": "linux/amd64"}], "did you mean platforms?"),
+        ([{"image": "a", "refresh": "0s"}], "pin[0].refresh: must be more than zero"),
+        ([{}], "pin[0].image: is required"),
+    ],
+)
+def test_a_pin_that_cannot_be_followed_is_told(pin: list[dict[str, Any]], words: str) -> None:
+    upstreams = {
+        "docker.io": {"endpoints": [{"url": "https://hub.test"}]},
+        "mine.test": {"access": "client", "endpoints": [{"url": "https://mine.test"}]},
+    }
+    with pytest.raises(ConfigError) as error:
+        parse({"pin": pin, "upstream": upstreams})
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("interval", ["1h", "23h"])
+def test_an_interval_of_scrubbing_is_days_or_never(interval: str) -> None:
+    assert parse({"store": {"scrub_interval": "0s"}}).store.scrub_interval == 0
+    with pytest.raises(ConfigError, match="at least"):
+        parse({"store": {"scrub_interval": interval}})

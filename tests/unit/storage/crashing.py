@@ -2,6 +2,7 @@
 
     python -m tests.unit.storage.crashing write ROOT EVENT NUMBER   dies just before that call
     python -m tests.unit.storage.crashing evict ROOT EVENT NUMBER
+    python -m tests.unit.storage.crashing damage ROOT EVENT NUMBER
     python -m tests.unit.storage.crashing run ROOT                  until somebody kills it
 
 EVENT is one of Python's audit events, and NUMBER says at which of them after everything was made
@@ -17,11 +18,21 @@ from pathlib import Path
 
 from mirror.oci.digest import digest_of
 from mirror.storage.store import LocalStorage
-from tests.unit.storage.opening import UPSTREAM, content, open_store, put, write
+from tests.support.clock import FakeClock
+from tests.unit.storage.opening import (
+    UPSTREAM,
+    blob_path,
+    content,
+    open_store,
+    put,
+    rot,
+    write,
+)
 
 SIZE = 100_000
 SMALL = 10_000
 MAX_SIZE = 1_000_000
+CLOCK = FakeClock()
 
 
 async def commit(store: LocalStorage, arm: Callable[[], None]) -> None:
@@ -41,6 +52,16 @@ async def evict(store: LocalStorage, arm: Callable[[], None]) -> None:
         await put(store, content(SIZE, seed))
     arm()
     await put(store, content(2 * SIZE + 1))
+
+
+async def damage(store: LocalStorage, arm: Callable[[], None]) -> None:
+    """Keep three blobs, one of which rots, and prove all of them again."""
+    for seed in range(3):
+        await put(store, content(SIZE, seed))
+    rot(blob_path(Path(sys.argv[2]), digest_of(content(SIZE, 1))))
+    CLOCK.advance(20 * 86400)
+    arm()
+    await store.scrub()
 
 
 async def run(store: LocalStorage) -> None:
@@ -83,8 +104,12 @@ async def main(what: str, root: str, *instant: str) -> None:
         async with open_store(Path(root), max_size=1000 * MAX_SIZE) as store:
             await run(store)
     event, number = instant
-    async with open_store(Path(root), max_size=MAX_SIZE) as store:
-        await {"write": commit, "evict": evict}[what](store, killing(event, int(number)))
+    async with open_store(
+        Path(root), max_size=MAX_SIZE, clock=CLOCK, max_quarantine=MAX_SIZE
+    ) as store:
+        await {"write": commit, "evict": evict, "damage": damage}[what](
+            store, killing(event, int(number))
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from mirror.oci.compact import unpack
 from mirror.oci.digest import Digest, digest_of
 from mirror.storage.policy import Policy
 from mirror.storage.ports import OpenBlob, Storage, Writer
+from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.storage.threads import Threads
@@ -31,6 +32,10 @@ async def open_store(
     metrics: Metrics | None = None,
     policy: Policy | None = None,
     threads: Threads | None = None,
+    scrub: ScrubPace | None = None,
+    max_quarantine: int = 0,
+    dropped: Callable[[Digest], None] = lambda _: None,
+    is_served: bool = True,
 ) -> AsyncIterator[LocalStorage]:
     """An open store; raises the first fault of its own at the end."""
     faults: list[Exception] = []
@@ -42,6 +47,10 @@ async def open_store(
         metrics=metrics or Metrics(),
         policy=policy,
         threads=threads,
+        scrub=scrub or ScrubPace(30 * 86400, 10**9),
+        max_quarantine=max_quarantine,
+        dropped=dropped,
+        is_served=is_served,
         note_fault=lambda _, fault: faults.append(fault),
     ) as store:
         yield store
@@ -110,6 +119,18 @@ def blob_path(root: Path, digest: Digest) -> Path:
 
 def partial_path(root: Path, digest: Digest, upstream: str = UPSTREAM) -> Path:
     return root / "partial" / upstream / f"{digest.algorithm}-{digest.encoded}"
+
+
+def rot(path: Path) -> None:
+    """Turn one bit over, as disks do."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def quarantined(root: Path) -> set[str]:
+    """The names of what has been set aside."""
+    return {path.name for path in (root / "quarantine").glob("*")}
 
 
 def on_disk(root: Path) -> set[str]:

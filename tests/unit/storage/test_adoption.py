@@ -1,13 +1,22 @@
 """What a new index makes of a disk that an older mirror has used, catalog and all."""
 
+import asyncio
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
+from threading import Event
+from typing import TypeVar
 
 import pytest
 
 from mirror.oci.digest import digest_of
+from mirror.storage.threads import Threads
+from mirror.telemetry.metrics import Metrics
 from tests.support.catalog import CATALOG_V1
+from tests.support.mirror import sample
 from tests.unit.storage.opening import (
     UPSTREAM,
     blob_path,
@@ -19,7 +28,10 @@ from tests.unit.storage.opening import (
     put,
     recorded,
     recorded_partials,
+    rot,
 )
+
+_T = TypeVar("_T")
 
 LAYER, MANIFEST, HALF = content(4_000, 1), content(300, 2), content(2_000, 3)
 
@@ -120,6 +132,7 @@ async def test_where_the_old_catalog_is_of_no_use_the_disk_is_looked_through(
         old.execute("DELETE FROM blobs")
         old.execute(damage)
     async with open_store(tmp_path) as store:
+        await store.adopt()
         assert (store.totals.blobs, store.totals.bytes) == (2, 4_300)
         assert await held(store, digest_of(MANIFEST)) == MANIFEST
     assert partials(tmp_path) <= {".probe"}
@@ -130,3 +143,118 @@ async def test_a_catalog_that_is_garbage_loses_no_blob(tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite3").write_bytes(b"garbage" * 1_000)
     async with open_store(tmp_path) as store:
         assert await held(store, digest_of(LAYER)) == LAYER
+
+
+def _lose_the_index(root: Path) -> None:
+    for path in root.glob("index.sqlite3*"):
+        path.unlink()
+
+
+async def test_what_is_asked_for_is_served_before_the_disk_has_been_looked_through(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, LAYER)
+        await put(store, HALF)
+    _lose_the_index(tmp_path)
+    async with open_store(tmp_path, is_served=False) as store:  # so nobody looks through it
+        assert store.totals.blobs == 0
+        assert await store.find_stored([digest_of(LAYER), digest_of(b"other")]) == {
+            digest_of(LAYER)
+        }
+        assert await held(store, digest_of(HALF)) == HALF
+        assert store.totals.bytes == 6_000
+
+
+@pytest.mark.parametrize("size", [1_000, 3_000_000])
+async def test_what_was_found_on_disk_is_proved_before_it_is_served_and_once(
+    tmp_path: Path, size: int
+) -> None:
+    async with open_store(tmp_path) as store:
+        right = await put(store, content(size, 1))
+        rotten = await put(store, content(size, 2))
+    rot(blob_path(tmp_path, rotten))
+    _lose_the_index(tmp_path)
+    async with open_store(tmp_path, max_quarantine=10**6) as store:
+        await store.adopt()
+        assert store.totals.blobs == 2
+        assert await store.open_blob(rotten) is None
+        assert await held(store, right) == content(size, 1)
+        assert store.totals.blobs == 1
+        await put(store, content(size, 2))
+        assert await held(store, rotten) == content(size, 2)
+    assert recorded(tmp_path, "SELECT count(*) FROM blobs WHERE proved_on > 1") == [(2,)]
+
+
+class _Held(ThreadPoolExecutor):
+    """Hashes nothing before it may."""
+
+    has_begun = Event()
+    may_go = Event()
+
+    def submit(self, work: Callable[..., _T], /, *args: object, **kwargs: object) -> Future[_T]:
+        def when_it_may() -> _T:
+            if "_hash_some" in repr(work):
+                self.has_begun.set()
+                assert self.may_go.wait(60)
+            return work(*args, **kwargs)
+
+        return super().submit(when_it_may)
+
+
+async def test_what_is_being_proved_when_its_reader_leaves_is_proved(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        digest = await put(store, LAYER)
+    _lose_the_index(tmp_path)
+    async with open_store(tmp_path, threads=Threads(_Held)) as store:
+        await store.adopt()
+        asking = asyncio.get_running_loop().create_task(store.open_blob(digest))
+        assert await asyncio.to_thread(_Held.has_begun.wait, 60)
+        asking.cancel()
+        _Held.may_go.set()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        assert recorded(tmp_path, "SELECT proved_on > 1 FROM blobs") == [(1,)]
+        assert await held(store, digest) == LAYER
+
+
+async def test_what_leaves_while_the_disk_is_looked_through_does_not_come_back(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path) as store:
+        await put(store, LAYER)
+        await put(store, HALF)
+    _lose_the_index(tmp_path)
+    async with open_store(tmp_path, is_served=False) as store:
+        assert await held(store, digest_of(LAYER)) == LAYER
+        await store.drop(digest_of(LAYER))
+        blob_path(tmp_path, digest_of(LAYER)).write_bytes(LAYER)  # as who has seen it before knows
+        await store.adopt()
+        assert store.totals.bytes == 2_000
+        await put(store, LAYER)
+        assert store.totals.bytes == 6_000
+    assert on_disk(tmp_path) == {digest_of(LAYER).encoded, digest_of(HALF).encoded}
+
+
+async def test_what_a_mirror_without_proofs_on_record_has_is_served_at_once_and_scrubbed_soon(
+    tmp_path: Path,
+) -> None:
+    script = files("mirror.storage").joinpath("index.sql").read_text("utf-8")
+    tmp_path.joinpath("blobs").mkdir()
+    path = blob_path(tmp_path, digest_of(LAYER))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(LAYER)
+    with closing(sqlite3.connect(tmp_path / "index.sqlite3", isolation_level=None)) as old:
+        old.executescript(script)
+        old.execute("PRAGMA application_id = 0x6D697278")
+        old.execute("PRAGMA user_version = 1")
+        old.execute(
+            "INSERT INTO blobs (digest, size, is_manifest, accessed_at) VALUES (?, 4000, 0, 1.0)",
+            (str(digest_of(LAYER)),),
+        )
+        old.execute("UPDATE totals SET adopted = 1")
+    metrics = Metrics()
+    async with open_store(tmp_path, metrics=metrics) as store:
+        assert await held(store, digest_of(LAYER)) == LAYER
+        await store.scrub()
+    assert sample(metrics.exposition().decode(), "mirror_scrubbed_blobs_total") == 1

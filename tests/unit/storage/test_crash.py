@@ -13,9 +13,12 @@ from tests.unit.storage.crashing import MAX_SIZE, SIZE, SMALL
 from tests.unit.storage.opening import (
     UPSTREAM,
     content,
+    held,
     on_disk,
     open_store,
     partials,
+    put,
+    quarantined,
     recorded,
     recorded_partials,
     write,
@@ -84,6 +87,30 @@ async def test_an_eviction_that_had_begun_is_finished_by_the_next_start(
         assert len(on_disk(tmp_path)) == 7
         assert store.totals.bytes == 7 * SIZE
         assert recorded(tmp_path, "SELECT digest FROM blobs WHERE leaving") == []
+
+
+@pytest.mark.parametrize(
+    ("event", "number", "is_kept"),
+    [
+        ("os.mkdir", "1", False),  # marked as leaving
+        ("os.rename", "1", False),
+        ("os.utime", "1", True),  # in quarantine, and still on record
+    ],
+)
+async def test_damage_that_was_being_set_aside_is_on_record_no_more_and_is_not_served(
+    tmp_path: Path, event: str, number: str, *, is_kept: bool
+) -> None:
+    await _die("damage", tmp_path, event, number)
+    rotten = digest_of(content(SIZE, 1))
+    async with open_store(tmp_path, max_size=MAX_SIZE, max_quarantine=MAX_SIZE) as store:
+        assert await store.open_blob(rotten) is None
+        assert store.totals.bytes == 2 * SIZE
+        assert store.promised == (SIZE if is_kept else 0)
+        assert rotten.encoded not in on_disk(tmp_path)
+        assert recorded(tmp_path, "SELECT digest FROM blobs WHERE leaving") == []
+        await put(store, content(SIZE, 1))
+        assert await held(store, rotten) == content(SIZE, 1)
+    assert len(quarantined(tmp_path)) == is_kept
 
 
 @pytest.mark.parametrize("acknowledged", [1, 6, 25])

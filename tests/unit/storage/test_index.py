@@ -35,7 +35,7 @@ async def _coldest(index: Index, limit: int = 9) -> list[Digest]:
 async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
     async with Index.open(path) as index:
         assert not index.is_adopted
-        await index.adopt([(str(ONE), 10, 0, 1.0)], [("docker.io", str(TWO), 1.0)])
+        await index.adopt([(str(ONE), 10, 0, 1.0, 0)], [("docker.io", str(TWO), 1.0)])
         assert not index.is_adopted
         await index.end_adoption()
         await index.record_blob(THREE, 5, now=2.0, is_manifest=True)
@@ -126,8 +126,8 @@ async def test_everything_is_listed_once_in_batches(index: Index) -> None:
     digests = [digest_of(bytes([number])) for number in range(200)] + [
         digest_of(bytes([number]) * 9) for number in range(200)
     ]
-    rows = [(str(digest), number, 0, 1.0) for number, digest in enumerate(digests)]
-    more = [(f"sha256:{number:064x}", 1, 0, 1.0) for number in range(800)]
+    rows = [(str(digest), number, 0, 1.0, 0) for number, digest in enumerate(digests)]
+    more = [(f"sha256:{number:064x}", 1, 0, 1.0, 0) for number in range(800)]
     await index.adopt([*rows, *more], [])
     batches = [batch async for batch in index.list_stored()]
     assert [len(batch) for batch in batches] == [1000, 200]

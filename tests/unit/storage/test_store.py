@@ -797,6 +797,7 @@ async def test_a_lost_index_is_made_anew_from_what_is_on_disk(tmp_path: Path) ->
     _lose_the_index(tmp_path)
     for _ in range(2):
         async with open_store(tmp_path) as store:
+            await store.adopt()
             assert store.totals.bytes == 10_000
             assert await held(store, DIGEST) == DATA
             assert store.promised == 100
@@ -817,6 +818,7 @@ async def test_an_adoption_that_was_interrupted_is_made_up_for(tmp_path: Path) -
     connection.commit()
     connection.close()
     async with open_store(tmp_path) as store:
+        await store.adopt()
         assert store.totals.bytes == 10_000
 
 

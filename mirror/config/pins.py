@@ -1,0 +1,53 @@
+"""`[[pin]]`: images that are here before anybody asks, and stay."""
+
+import re
+
+from pydantic import field_validator
+
+from mirror.config.values import Section, Timeout
+from mirror.oci.descriptor import Platform
+from mirror.oci.digest import Digest
+from mirror.oci.image import parse_image
+from mirror.oci.reference import Reference, Repository
+
+
+class Pin(Section):
+    """An image that is fetched before anybody asks, follows its tag, and is never evicted."""
+
+    image: str
+    platforms: tuple[str, ...] = ()
+    refresh: Timeout = 3600.0
+
+    @field_validator("image")
+    @classmethod
+    def _image_is_one(cls, image: str) -> str:
+        repository, reference = parse_image(image)
+        return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"
+
+    @field_validator("platforms")
+    @classmethod
+    def _platforms_are_some(cls, platforms: tuple[str, ...]) -> tuple[str, ...]:
+        for platform in platforms:
+            if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9_.]+)?", platform):
+                raise ValueError(f'"{platform}" is no platform; write it like "linux/arm64"')
+        return platforms
+
+    @property
+    def name(self) -> str:
+        """The image, whole: with its registry, and its tag or digest."""
+        return self.image
+
+    @property
+    def repository(self) -> Repository:
+        """Where it is."""
+        return parse_image(self.image)[0]
+
+    @property
+    def reference(self) -> Reference:
+        """Its tag or digest."""
+        return parse_image(self.image)[1]
+
+    @property
+    def wanted(self) -> list[Platform]:
+        """The platforms; none: all of them."""
+        return [Platform(*platform.split("/")) for platform in self.platforms]

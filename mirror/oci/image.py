@@ -1,0 +1,27 @@
+"""Images' names as people write them, with their registry: `ghcr.io/org/app:1`."""
+
+from mirror.oci.errors import RegistryError
+from mirror.oci.reference import Reference, Repository, parse_reference, parse_repository
+
+DOCKER_HUB = "docker.io"
+"""Docker Hub's name in image names, and what is meant where there is no other."""
+
+Image = tuple[Repository, Reference]
+
+
+def parse_image(text: str) -> Image:
+    """An image's name, as docker reads it. Raises ValueError."""
+    name, _, digest = text.partition("@")
+    head, _, tag = name.rpartition(":")
+    if not head or "/" in tag:
+        head, tag = name, "latest"
+    namespace, _, repository = head.partition("/")
+    if not ("." in namespace or ":" in namespace or namespace == "localhost"):
+        namespace, repository = DOCKER_HUB, head
+    if namespace == DOCKER_HUB and "/" not in repository:
+        repository = f"library/{repository}"
+    try:
+        found = Repository(namespace, parse_repository(repository))
+        return found, parse_reference(digest or tag)
+    except RegistryError as error:
+        raise ValueError(f"{text}: {error.message}") from error

@@ -1,0 +1,49 @@
+"""Damaged files, set aside so that somebody can see what has happened to them.
+
+    quarantine/sha256-9f86d081…   what stood in the place of that blob
+
+No more bytes than it is given, and no more than a hundred files: the oldest go. Nothing of it is
+ever served, and whoever wants the room may delete it. Everything here blocks.
+"""
+
+import os
+from pathlib import Path
+
+_MOST_FILES = 100
+_OURS_ALONE = 0o700
+
+
+class Quarantine:
+    """The directory; `most` in bytes, 0 where nothing is to be kept."""
+
+    def __init__(self, directory: Path, *, most: int) -> None:
+        self._directory = directory
+        self._most = most
+
+    def take(self, path: Path, name: str) -> None:
+        """Move what is at `path` here, or delete it where there is no room for it; then tidy."""
+        try:
+            if path.stat().st_size <= self._most:
+                self._directory.mkdir(_OURS_ALONE, exist_ok=True)
+                target = self._directory / name
+                path.rename(target)
+                os.utime(target)  # from now on it counts as new
+        except FileNotFoundError:
+            return  # nothing stands there
+        finally:
+            path.unlink(missing_ok=True)  # wherever it cannot be moved: nobody is served it
+
+    def tidy(self) -> int:
+        """Delete the oldest, as far as there is too much; how many bytes there are then."""
+        kept = 0
+        try:
+            files = [(path, path.stat()) for path in self._directory.iterdir()]
+        except FileNotFoundError:
+            return 0
+        files.sort(key=lambda file: file[1].st_mtime_ns, reverse=True)
+        for number, (path, status) in enumerate(files):
+            if number < _MOST_FILES and kept + status.st_size <= self._most:
+                kept += status.st_size
+            else:
+                path.unlink(missing_ok=True)
+        return kept

@@ -1,0 +1,64 @@
+"""What is pinned is not evicted, whatever else wants its room."""
+
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import digest_of
+from mirror.storage.errors import NoRoom
+from tests.unit.storage.opening import content, held, on_disk, open_store, put
+
+ONE, TWO = content(1_000, 1), content(1_000, 2)
+
+
+async def test_what_is_pinned_stays_also_after_a_restart_and_goes_when_it_is_not(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path, max_size=4_000) as store:
+        await store.pins.pin("a", [digest_of(ONE), digest_of(TWO)])
+        await store.pins.pin("b", [digest_of(TWO)])
+        await put(store, ONE)
+        await put(store, TWO)
+    async with open_store(tmp_path, max_size=4_000) as store:
+        assert store.pins.list_images() == ["a", "b"]
+        for seed in range(10, 20):
+            await put(store, content(1_000, seed))
+        assert await held(store, digest_of(ONE)) == ONE
+        assert await held(store, digest_of(TWO)) == TWO
+        await store.pins.pin("a", [])
+        for seed in range(10, 20):
+            await put(store, content(1_000, seed))
+        assert on_disk(tmp_path) >= {digest_of(TWO).encoded}
+        assert digest_of(ONE).encoded not in on_disk(tmp_path)
+        await store.pins.pin("b", ())
+        assert store.pins.list_images() == []
+        for seed in range(20, 30):
+            await put(store, content(1_000, seed))
+        assert digest_of(TWO).encoded not in on_disk(tmp_path)
+
+
+async def test_where_all_is_pinned_there_is_no_room_and_nothing_leaves(tmp_path: Path) -> None:
+    async with open_store(tmp_path, max_size=2_500) as store:
+        await put(store, ONE)
+        await put(store, TWO)
+        await store.pins.pin("a", [digest_of(ONE), digest_of(TWO)])
+        with pytest.raises(NoRoom):
+            await put(store, content(1_000, 3))
+        assert await held(store, digest_of(ONE)) == ONE
+        assert await held(store, digest_of(TWO)) == TWO
+
+
+async def test_a_cap_that_was_lowered_below_what_is_pinned_evicts_the_rest(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path) as store:
+        for data in (ONE, content(1_000, 3), TWO):
+            await put(store, data)
+        await store.pins.pin("a", [digest_of(ONE), digest_of(TWO)])
+    async with open_store(tmp_path, max_size=2_000) as store:
+        await store.tidy()
+        assert on_disk(tmp_path) == {digest_of(ONE).encoded, digest_of(TWO).encoded}
+    async with open_store(tmp_path, max_size=1_500, is_served=False) as store:
+        with pytest.raises(NoRoom):
+            await store.tidy()
+        assert len(on_disk(tmp_path)) == 2
