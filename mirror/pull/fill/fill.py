@@ -305,7 +305,7 @@ class Fill:
         self._senders.add(body.sender)
         if sizes.told is None:
             try:
-                await writer.expect(body.size)
+                await writer.expect(body.size, is_whole=self._wants.is_whole)
             except NoRoom:
                 sizes.told = body.size
                 raise
