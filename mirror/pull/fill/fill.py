@@ -310,8 +310,9 @@ class Fill:
                 sizes.told = body.size
                 raise
         sizes.begin(body.size)
-        if (sizes.told or 0) <= _SMALL:
+        if (sizes.told or 0) <= _SMALL:  # also ranges wait: the proof is near
             self._wants.want_whole()
+            self.readers.is_doubted = True
         is_suspicious = sizes.told == 0 or (sizes.is_odd and (sizes.told or 0) <= _SMALL)
         if is_suspicious:
             return sizes.told
