@@ -317,13 +317,14 @@ class Fill:
         self._senders.add(body.sender)
         if sizes.told is None:
             try:
-                await writer.expect(body.size)
+                await writer.expect(body.size, is_whole=self._wants.is_whole)
             except NoRoom:
                 sizes.told = body.size
                 raise
         sizes.begin(body.size)
-        if (sizes.told or 0) <= _SMALL:
+        if (sizes.told or 0) <= _SMALL:  # also ranges wait: the proof is near
             self._wants.want_whole()
+            self.readers.is_doubted = True
         self._admit_readers(body, writer)
         return sizes.told
 
