@@ -166,6 +166,8 @@ class Fill:
         self.authorities.add(source)
         self.readers.join()
         self._urgency.join(client)
+        if self.state is State.WAITING:  # until now for another client's turn
+            self._slots.reconsider(self._urgency)
 
     def leave(self, client: str | None) -> None:
         """One less; of this client."""
