@@ -189,6 +189,8 @@ class Fill:
             self._wants.want_whole()
         else:
             self._wants.add(want)
+        if self.state is State.WAITING:  # until now for another client's turn
+            self._slots.reconsider(self._urgency)
 
     def leave(self, client: str | None, want: Want | None = None) -> None:
         """One less; of this client."""
