@@ -120,8 +120,8 @@ class Door:
 
     @asynccontextmanager
     async def open_blob(self, *asked: Any) -> AsyncIterator[Lease]:
-        *asked, ranges = asked
-        self._check(*asked)
+        *question, ranges = asked
+        self._check(*question)
         assert len(ranges) <= MOST_RANGES
         for one in ranges:
             assert all(at is None or at >= 0 for at in (one.first, one.last, one.suffix))
