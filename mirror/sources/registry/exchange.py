@@ -23,6 +23,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.ports import TooSlow
+from mirror.sources.registry.addresses import parse_location
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.connections import Trip, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
@@ -245,8 +246,7 @@ class Exchange:
 
     def _target(self, url: URL, location: str, kind: str, status: int) -> URL:
         try:
-            target = url.join(URL(location, encoded=True))
-            target.origin()  # yarl finds out what a port or a host is worth when it is asked
+            target = parse_location(location, asked=url)
         except ValueError as error:
             raise Unavailable(
                 "upstream redirects to what is no address", status_seen=status

@@ -7,6 +7,7 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
+from mirror.oci.challenge import usable
 from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
 from mirror.sources.registry.health import Trouble
@@ -24,7 +25,6 @@ _PASSING = frozenset(
 
 _CODE = re.compile(r"[A-Z0-9_]{1,64}")  # of an error, as the spec has them
 _MOST_ERRORS = 8
-_MOST_CHALLENGES = 8
 
 
 class Closed(Unavailable):
@@ -154,7 +154,7 @@ def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
 def _challenges(response: aiohttp.ClientResponse) -> list[str]:
     """Each field of its own, as they came: clients read the first challenge of each."""
     fields = response.headers.getall("WWW-Authenticate", [])
-    return [value for value in map(field_value, fields[:_MOST_CHALLENGES]) if value is not None]
+    return [value for value in map(field_value, usable(fields)) if value is not None]
 
 
 def _raise_refusal(response: aiohttp.ClientResponse) -> None:
