@@ -1,5 +1,7 @@
 """An answer about one thing closes that thing only; and a refusal is an answer."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 
@@ -43,6 +45,25 @@ async def test_storage_in_trouble_for_one_blob_touches_no_other(
     assert (await mirror.client.blob("other", OTHER_LAYER)).status == 200
     assert (await mirror.client.manifest("app", "1")).status == 200
     assert len(upstream.asked("cdn", reference=LAYER)) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"drop": True}, {"status": 500}, {"status": 429}, {"hang": True}], ids=str
+)
+async def test_a_token_server_in_trouble_is_none_of_a_repositorys_that_wants_no_token(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, trouble: dict[str, Any]
+) -> None:
+    """As where a registry has some open projects: containerd, going direct, asks first."""
+    mirror = await start_mirror(fill={"connect_timeout": "1s"})
+    challenge = f'Bearer realm="{upstream.url}/token",service="a"'
+    upstream.fault(repository="library/other", status=401, headers={"WWW-Authenticate": challenge})
+    upstream.fault(kind="token", **trouble)
+    for _ in range(3):
+        assert (await mirror.client.manifest("other", "1")).status in {429, 502, 504}
+    assert len(upstream.asked("tag", repository="library/other")) == 1
+    assert (await mirror.client.manifest("app", "1")).status == 200
+    assert (await mirror.client.blob("app", LAYER)).digest == LAYER
+    assert (await mirror.client.get("/v2/app/tags/list")).status == 200
 
 
 async def test_a_repository_that_always_answers_500_takes_no_other_with_it(
