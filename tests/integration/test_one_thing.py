@@ -78,6 +78,27 @@ async def test_a_repository_that_always_answers_500_takes_no_other_with_it(
     assert await mirror.metric("mirror_upstream_up") == 1
 
 
+@pytest.mark.parametrize("times", [1, 2, 8])
+@pytest.mark.parametrize("breaks", [{"drop": True}, {"truncate_at": 10}], ids=str)
+async def test_a_connection_that_breaks_is_no_trouble_of_what_others_ask_for(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    app: Image,
+    breaks: dict[str, Any],
+    times: int,
+) -> None:
+    """On a bad line, or behind a firewall that looks at names: `/v2/` and all others are well."""
+    mirror = await start_mirror()
+    upstream.fault(repository="library/broken", **breaks)
+    upstream.add(NEW, "library/broken", "1")
+    for _ in range(times):
+        assert (await mirror.client.manifest("broken", "1")).status == 502
+        assert await mirror.metric("mirror_upstream_up") == 1
+    assert (await mirror.client.manifest("app", "1")).status == 200
+    assert (await mirror.client.blob("app", LAYER)).digest == LAYER
+    assert (await mirror.client.get("/v2/app/tags/list")).status == 200
+
+
 async def test_a_page_that_upstream_finds_too_long_is_its_400_and_no_stale_list(
     upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
 ) -> None:

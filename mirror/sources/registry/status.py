@@ -11,6 +11,7 @@ from mirror.oci.challenge import usable
 from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
 from mirror.sources.registry.health import Trouble
+from mirror.sources.registry.reading import Broken
 
 _PASSING = frozenset(
     {
@@ -71,6 +72,8 @@ def trouble_of(error: RegistryError, *, others_answered: bool) -> Trouble | None
     if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
         return None
     if error.status_seen is None:
+        if isinstance(error, Broken):
+            return Trouble.BROKEN
         return Trouble.SLOW if error.timed_out and others_answered else Trouble.UNREACHABLE
     return Trouble.ERROR if error.status_seen >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
