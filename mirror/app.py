@@ -43,6 +43,7 @@ from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
+from mirror.pull.images import Images
 from mirror.pull.links import Links
 from mirror.pull.listings import Listings
 from mirror.pull.logins import Logins
@@ -291,10 +292,13 @@ def _build(parts: _Parts) -> Mirror:
         note_sent=links.record_sent,
         random=parts.dice,
     )
+    images = Images(store, records, tasks=work)
+    store.watch_evictions(images.note_evicted)
     manifests = Manifests(
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
+        note_tag=images.note_tag,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     return Mirror(

@@ -40,6 +40,7 @@ class Schema:
     scripts: tuple[str, ...]  # only ever appended to
     remedy: str  # what to do where the file is damaged
     summary: str | None = None  # a query of one row; see `Database.summary`
+    functions: tuple[Callable[..., object], ...] = ()  # pure, for what is written, by their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,10 @@ class Database:
                 await asyncio.to_thread(_try_to_open, path)
                 connect = partial(aiosqlite.connect, path, isolation_level=None)
                 writer = await connections.enter_async_context(connect())
+                for function in schema.functions:
+                    await writer.create_function(
+                        function.__name__, -1, function, deterministic=True
+                    )
                 await _migrate(writer, path, schema)
                 reader = await connections.enter_async_context(connect())
                 lister = await connections.enter_async_context(connect())

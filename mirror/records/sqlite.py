@@ -1,6 +1,6 @@
 """What registries have said, in an SQLite file (`records.sql`, and what follows it)."""
 
-# ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY and question marks
+# ruff: noqa: S608 - all that is ever put into a statement's text is _REPOSITORY, columns and question marks
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -152,6 +152,30 @@ class SqliteRecords:
             "SELECT child FROM edges WHERE parent = ? ORDER BY position", (pack(digest),), unpack
         )
 
+    async def list_edges(
+        self, parents: Collection[Digest], *, limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        """What these manifests name: (manifest, what it names), so many pairs at most."""
+        return await self._pairs("parent", parents, limit)
+
+    async def list_parents(
+        self, children: Collection[Digest], *, limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        """The manifests that name these: (manifest, what it names), so many pairs at most."""
+        return await self._pairs("child", children, limit)
+
+    async def _pairs(
+        self, column: str, digests: Collection[Digest], limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        found: list[tuple[Digest, Digest]] = []
+        for batch in _batches(list(map(pack, digests))):
+            found += await self._database.page(
+                f"SELECT parent, child FROM edges WHERE {column} IN ({_marks(batch)}) LIMIT ?",
+                (*batch, limit - len(found)),
+                lambda parent, child: (unpack(parent), unpack(child)),
+            )
+        return found
+
     async def count_links(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
         """How many repositories each of these is linked to; only what is linked at all."""
         counts: dict[Digest, int] = {}
@@ -203,6 +227,15 @@ class SqliteRecords:
                 unpack(digest), checked_at, bool(is_fallback)
             ),
         )
+
+    async def is_tagged(self, repository: Repository, digest: Digest) -> bool:
+        """Whether any tag of the repository means this, as far as is known."""
+        found = await self._database.page(
+            f"SELECT 1 FROM tags WHERE repository = {_REPOSITORY} AND digest = ? LIMIT 1",
+            (str(repository), pack(digest)),
+            bool,
+        )
+        return bool(found)
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""

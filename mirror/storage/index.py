@@ -2,12 +2,13 @@
 
 # ruff: noqa: S608 - all that is ever put into a statement's text is a number of question marks
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mirror.oci.digest import Digest, parse_digest
 from mirror.sqlite import Database, Row, Schema, Statement
+from mirror.storage import worth
 from mirror.storage.policy import Candidate, Kind
 from mirror.storage.states import PartialKey
 from mirror.telemetry.metrics import StoreTotals
@@ -16,7 +17,8 @@ SCHEMA = Schema(
     name="index",
     application_id=0x6D697278,  # "mirx"
     package="mirror.storage",
-    scripts=("index.sql",),
+    scripts=("index.sql", "index-2.sql"),
+    functions=(worth.asked, worth.rank),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
@@ -26,6 +28,8 @@ SCHEMA = Schema(
 
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
+
+MOST_REMEMBERED = 200_000  # blobs that have gone; some 8 MB
 
 
 class Index:
@@ -66,8 +70,7 @@ class Index:
     async def find_sizes(self, digests: Sequence[Digest]) -> dict[Digest, int]:
         """The sizes of those that are here, and not leaving."""
         found: dict[Digest, int] = {}
-        for start in range(0, len(digests), _VALUES):
-            some = digests[start : start + _VALUES]
+        for some in _batches(digests):
             sql = (
                 "SELECT digest, size FROM blobs WHERE NOT leaving"
                 f" AND digest IN ({', '.join('?' * len(some))})"
@@ -87,26 +90,29 @@ class Index:
             yield stored
             after = str(stored[-1][0])
 
-    async def list_coldest(self, *, limit: int) -> list[Candidate]:
-        """What was used longest ago: so many manifests, and so many other blobs."""
-        found = []
-        for kind in (Kind.BLOB, Kind.MANIFEST):
-            found += await self._database.rows(
-                "SELECT is_manifest, digest, size, accessed_at FROM blobs"
-                " WHERE is_manifest = ? AND NOT leaving ORDER BY accessed_at LIMIT ?",
-                (kind is Kind.MANIFEST, limit),
-                _candidate,
+    async def list_least(self, *, limit: int) -> list[Candidate]:
+        """What is worth least, in order, so many at most."""
+        return await self._database.rows(
+            "SELECT is_manifest, digest, size, rank FROM blobs"
+            " WHERE NOT leaving ORDER BY rank LIMIT ?",
+            (limit,),
+            _candidate,
+        )
+
+    async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, and not superseded."""
+        found: set[Digest] = set()
+        for some in _batches(digests):
+            sql = (
+                "SELECT digest FROM blobs WHERE NOT leaving AND NOT is_superseded"
+                f" AND digest IN ({', '.join('?' * len(some))})"
             )
+            found.update(await self._database.page(sql, [str(it) for it in some], parse_digest))
         return found
 
     async def latest_access(self) -> float:
         """The latest time at which anything was used; 0 where there is nothing."""
-        sql = "SELECT max(accessed_at) FROM blobs WHERE is_manifest = ?"
-        times = [
-            await self._database.first(sql, (is_manifest,), lambda time: float(time or 0))
-            for is_manifest in (0, 1)
-        ]
-        return max(time or 0.0 for time in times)
+        return await self._database.first("SELECT latest FROM totals", (), float) or 0.0
 
     async def list_leaving(self) -> list[tuple[Digest, int]]:
         """Some blobs whose deletion was begun and not finished, with their sizes."""
@@ -135,17 +141,40 @@ class Index:
         upstream: str | None = None,
     ) -> None:
         """A blob is on disk, complete; the partial that it was of `upstream` is history."""
-        row = (str(digest), size, int(is_manifest), now)
+        name = worth.short_name(digest)
         history = [] if upstream is None else [(upstream, str(digest))]
         await self._database.write(
-            Statement(_UPSERT_BLOB, [row]), Statement(_FORGET_PARTIAL, history)
+            Statement(_UPSERT_BLOB, [(str(digest), size, int(is_manifest), now, name)]),
+            Statement("DELETE FROM remembered WHERE name = ?", [(name,)]),
+            Statement(_NOTE_LATEST, [(now,)]),
+            Statement(_FORGET_PARTIAL, history),
         )
 
     async def record_accesses(self, accesses: Mapping[Digest, float]) -> None:
-        """When blobs were last used, in a batch."""
+        """When blobs were last used, in a batch: each has been asked for once more."""
         rows = [(time, str(digest)) for digest, time in accesses.items()]
+        latest = max(accesses.values(), default=0.0)
         await self._database.write(
-            Statement("UPDATE blobs SET accessed_at = max(accessed_at, ?) WHERE digest = ?", rows)
+            Statement(_RECORD_ACCESS, rows), Statement(_NOTE_LATEST, [(latest,)])
+        )
+
+    async def record_meaning(self, digests: Iterable[Digest], *, is_superseded: bool) -> None:
+        """Tags do not mean these any more, or mean them again."""
+        rows = [(int(is_superseded), str(digest)) for digest in digests]
+        await self._database.write(Statement(_RECORD_MEANING, rows))
+
+    async def record_broken(self, digests: Iterable[Digest]) -> None:
+        """The images that these belong to are not here in whole any more."""
+        await self._database.write(Statement(_RECORD_BROKEN, _names(digests)))
+
+    async def forget_old_scores(self, *, now: float) -> None:
+        """Of what has gone, those are remembered that make a difference, and not too many."""
+        await self._database.write(
+            Statement(
+                "DELETE FROM remembered WHERE score < max(?, coalesce((SELECT score FROM remembered"
+                " ORDER BY score DESC LIMIT 1 OFFSET ?), 0))",
+                [(worth.forgotten(now), MOST_REMEMBERED)],
+            )
         )
 
     async def mark_leaving(self, digests: Iterable[Digest]) -> None:
@@ -155,8 +184,12 @@ class Index:
         )
 
     async def forget_blobs(self, digests: Iterable[Digest]) -> None:
-        """These are gone from disk."""
-        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(digests)))
+        """These are gone from disk; what they were worth is remembered."""
+        rows = [(str(digest), worth.short_name(digest)) for digest in digests]
+        await self._database.write(
+            Statement(_REMEMBER, rows),
+            Statement("DELETE FROM blobs WHERE digest = ?", [row[:1] for row in rows]),
+        )
 
     async def record_partial(self, key: PartialKey, *, now: float) -> None:
         """A download is begun, or continued."""
@@ -174,8 +207,12 @@ class Index:
 
         That everything is adopted is for `end_adoption` to say.
         """
+        rows = [(*row, None) for row in blobs]  # nothing is remembered of them
+        latest = max((float(str(row[3])) for row in rows), default=0.0)
         await self._database.write(
-            Statement(_UPSERT_BLOB, list(blobs)), Statement(_UPSERT_PARTIAL, list(partials))
+            Statement(_UPSERT_BLOB, rows),
+            Statement(_NOTE_LATEST, [(latest,)]),
+            Statement(_UPSERT_PARTIAL, list(partials)),
         )
 
     async def end_adoption(self) -> None:
@@ -185,10 +222,33 @@ class Index:
 
 # Manifests may be fetched as blobs, too; they stay what they are.
 _UPSERT_BLOB = (
-    "INSERT INTO blobs (digest, size, is_manifest, accessed_at) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size,"
+    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, is_superseded, score, rank)"
+    " SELECT ?1, ?2, ?3, ?4, coalesce(r.is_superseded, 0), asked(r.score, ?4),"
+    "  rank(asked(r.score, ?4), ?2, coalesce(r.is_superseded, 0), 0)"
+    " FROM (SELECT 1) LEFT JOIN remembered AS r ON r.name = ?5 WHERE true"
+    " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size, is_broken = 0,"
     " is_manifest = max(is_manifest, excluded.is_manifest),"
-    " accessed_at = max(accessed_at, excluded.accessed_at)"
+    " accessed_at = max(accessed_at, excluded.accessed_at),"
+    " score = asked(score, excluded.accessed_at),"
+    " rank = rank(asked(score, excluded.accessed_at), excluded.size, is_superseded, 0)"
+)
+_RECORD_ACCESS = (
+    "UPDATE blobs SET accessed_at = max(accessed_at, ?1), score = asked(score, ?1), is_broken = 0,"
+    " rank = rank(asked(score, ?1), size, is_superseded, 0) WHERE digest = ?2"
+)
+_RECORD_MEANING = (
+    "UPDATE blobs SET is_superseded = ?1, rank = rank(score, size, ?1, is_broken)"
+    " WHERE digest = ?2 AND is_superseded <> ?1"
+)
+_RECORD_BROKEN = (
+    "UPDATE blobs SET is_broken = 1, rank = rank(score, size, is_superseded, 1)"
+    " WHERE digest = ? AND NOT is_broken"
+)
+_NOTE_LATEST = "UPDATE totals SET latest = max(latest, ?)"
+_REMEMBER = (
+    "INSERT INTO remembered SELECT ?2, score, is_superseded FROM blobs WHERE digest = ?1"
+    " ON CONFLICT DO UPDATE SET"
+    " score = max(score, excluded.score), is_superseded = excluded.is_superseded"
 )
 _UPSERT_PARTIAL = (
     "INSERT INTO partials VALUES (?, ?, ?)"
@@ -205,6 +265,11 @@ def _sized(digest: str, size: int) -> tuple[Digest, int]:
     return parse_digest(digest), size
 
 
-def _candidate(is_manifest: int, digest: str, size: int, accessed_at: float) -> Candidate:
+def _batches(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+    for start in range(0, len(digests), _VALUES):
+        yield digests[start : start + _VALUES]
+
+
+def _candidate(is_manifest: int, digest: str, size: int, rank: float) -> Candidate:
     kind = Kind.MANIFEST if is_manifest else Kind.BLOB
-    return Candidate(kind, parse_digest(digest), size, accessed_at)
+    return Candidate(kind, parse_digest(digest), size, rank)

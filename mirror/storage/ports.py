@@ -1,6 +1,6 @@
 """The port to the disk of this node, as pulls see it."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from io import FileIO
 from typing import Protocol
@@ -158,6 +158,18 @@ class Storage(Writers, Protocol):
 
     async def find_stored(self, digests: Sequence[Digest]) -> set[Digest]:
         """Which of these are here, by the index."""
+
+    async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, and not superseded."""
+
+    async def note_superseded(self, digests: Collection[Digest]) -> None:
+        """Tags do not mean these any more: they go before what is meant."""
+
+    async def note_meant(self, digests: Collection[Digest]) -> None:
+        """Tags mean these again."""
+
+    async def note_broken(self, digests: Collection[Digest]) -> None:
+        """No image that these are in is here in whole: they go before others, until asked for."""
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches; for slow work in the background."""

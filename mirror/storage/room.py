@@ -6,8 +6,10 @@ eviction while who asked for it comes and goes: nobody who is cancelled leaves a
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 
 from mirror.aio.waiting import finish
+from mirror.oci.digest import Digest
 from mirror.storage.changes import Changes, over
 from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.files import Files
@@ -20,11 +22,13 @@ from mirror.telemetry.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 
-_BATCH = 1000  # deleted at a time; then others get their turn
+_BATCH = 1000  # deleted at a time, at most; then others get their turn
+_LOOKED_AT = 50  # candidates, at least
+_SPARE = 4  # times as many as would do, if all were of the same size
 
 
 class Room:
-    """Gives space, and evicts for it what `policy` chooses."""
+    """Gives space, and evicts for it what `policy` chooses; `evicted` is told of that."""
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Room:
         self._changes = changes
         self._policy = policy
         self._metrics = metrics
+        self.evicted: Callable[[Sequence[Digest]], None] = lambda _: None
         self._serving: asyncio.Task[None] | None = None
 
     def check_ever(self, size: int) -> None:
@@ -134,7 +139,10 @@ class Room:
             self._serving = None
 
     async def _make_room(self, request: Request) -> None:
-        """Evict until a request can be granted, and grant it. Raises NoRoom, StoreError."""
+        """Evict until a request can be granted, and grant it. Raises NoRoom, StoreError.
+
+        Where all that is asked for is that the limits hold, one batch goes; then others are served.
+        """
         is_patient = True
         while not request.has_left:
             free, stored = await self._files.free(), self._index.totals.bytes
@@ -144,6 +152,9 @@ class Room:
                 return
             # What is on its way out already may be enough.
             is_enough = not is_patient and await self._evict(excess, request, free)
+            if is_enough and request.promise is None:
+                self._space.defer(request)
+                return
             if not is_enough and not is_patient and not request.makes_do:
                 request.makes_do = True
                 continue
@@ -163,8 +174,8 @@ class Room:
         """Make go what the policy says; False: all that may go would not be enough."""
         await self._changes.flush_accesses()
         in_use = self._states.list_in_use()
-        limit = _BATCH + len(in_use)
-        listed = await self._index.list_coldest(limit=limit)
+        limit = self._count_candidates(excess) + len(in_use)
+        listed = await self._index.list_least(limit=limit)
         beyond = 0
         if len(listed) >= limit:
             sizes = await self._index.find_sizes(in_use)
@@ -180,6 +191,7 @@ class Room:
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
         if not chosen:
             return False
+        request.freed += sum(one.size for one in chosen)
         leaving = [one for one in chosen if one.kind is not Kind.PARTIAL]
         going = [
             partials[PartialKey(one.upstream, one.digest)]
@@ -190,6 +202,12 @@ class Room:
         await self._finish(going, leaving)
         return True
 
+    def _count_candidates(self, excess: int) -> int:
+        """How many are looked at, so that `excess` bytes may well be among them."""
+        totals = self._index.totals
+        likely = excess * totals.blobs // max(totals.bytes, 1)
+        return min(max(_SPARE * likely, _LOOKED_AT), _BATCH)
+
     def _may_displace(self, request: Request, free: int) -> bool:
         """Whether blobs may leave for it, and not only what others have left unfinished."""
         if request.promise is None:
@@ -199,11 +217,13 @@ class Room:
         )
 
     async def _finish(self, going: list[PartialEntry], leaving: list[Candidate]) -> None:
+        gone = [one.digest for one in leaving]
         try:
             await self._changes.finish_removal(going)
         finally:
-            await self._changes.finish_leaving([one.digest for one in leaving])
+            await self._changes.finish_leaving(gone)
         if leaving:
+            self.evicted(gone)
             size = sum(one.size for one in leaving)
             self._metrics.evicted_blobs.inc(len(leaving))
             self._metrics.evicted_bytes.inc(size)

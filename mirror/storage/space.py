@@ -69,8 +69,9 @@ def ahead_of(needed: int, whole: int | None) -> int:
 class Request:
     """Somebody waits until `promise` is of `size` bytes, and takes up to `ahead` more.
 
-    `makes_do`: nothing is to go for `ahead`. Without a promise: until the limits hold. `settle` is
-    called once, with the reason if there is no room; who does not wait any longer says `has_left`.
+    `makes_do`: nothing is to go for `ahead`. Without a promise: until the limits hold. `freed`:
+    bytes that have gone for it so far. `settle` is called once, with the reason if there is no
+    room; who does not wait any longer says `has_left`.
     """
 
     settle: Callable[[Exception | None], None]
@@ -78,6 +79,7 @@ class Request:
     size: int = 0
     ahead: int = 0
     makes_do: bool = False
+    freed: int = 0
     has_left: bool = False
 
     @property
@@ -180,6 +182,11 @@ class Space:
             self._waiting.popleft()
         return self._waiting[0] if self._waiting else None
 
+    def defer(self, request: Request) -> None:
+        """Let everybody else be served first."""
+        self._waiting.remove(request)
+        self._waiting.append(request)
+
     def excess(self, request: Request, *, stored: int, free: int) -> int:
         """Bytes that have to go before a request can be granted; not positive where it can be."""
         room = self.room(stored=stored, free=free)
@@ -187,7 +194,9 @@ class Space:
             return -room
         if request.size <= request.promise.size:
             return 0  # another write of this blob has got it
-        return request.wanted - request.promise.size - room
+        # Where more is here than the limits allow (they are new), what has gone for it is enough:
+        # it takes no more than that, and need not wait until all the rest has gone, too.
+        return request.wanted - request.promise.size - (room if room >= 0 else request.freed)
 
     def grant(self, request: Request, *, stored: int, free: int) -> None:
         """Promise what was asked for, and `ahead` as far as it goes; the next in turn is first."""

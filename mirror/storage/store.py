@@ -8,7 +8,7 @@ upkeep    recovery after a crash, and tidying
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from mirror.storage.changes import Changes, close, over
 from mirror.storage.files import Files, SizedFile
 from mirror.storage.index import Index
 from mirror.storage.partial import Partial
-from mirror.storage.policy import LeastRecentlyUsed, Policy
+from mirror.storage.policy import LeastWorth, Policy
 from mirror.storage.room import Room
 from mirror.storage.space import Limits, Space
 from mirror.storage.states import BlobFile, Opening, PartialEntry, PartialKey, States
@@ -101,7 +101,7 @@ class LocalStorage:
                 changes = Changes(files, index, states, space, accesses)
                 room = Room(
                     space, states, files, index, changes,
-                    policy=policy or LeastRecentlyUsed(), metrics=metrics,
+                    policy=policy or LeastWorth(), metrics=metrics,
                 )  # fmt: skip
                 upkeep = Upkeep(
                     files=files, index=index, states=states, space=space, changes=changes,
@@ -208,6 +208,26 @@ class LocalStorage:
     async def find_stored(self, digests: Sequence[Digest]) -> set[Digest]:
         """Which of these are here, by the index."""
         return set(await self._index.find_sizes(digests))
+
+    async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, and not superseded."""
+        return await self._index.find_meant(digests)
+
+    async def note_superseded(self, digests: Collection[Digest]) -> None:
+        """Tags do not mean these any more: they go before what is meant."""
+        await self._index.record_meaning(digests, is_superseded=True)
+
+    async def note_meant(self, digests: Collection[Digest]) -> None:
+        """Tags mean these again."""
+        await self._index.record_meaning(digests, is_superseded=False)
+
+    async def note_broken(self, digests: Collection[Digest]) -> None:
+        """No image that these are in is here in whole: they go before others, until asked for."""
+        await self._index.record_broken(digests)
+
+    def watch_evictions(self, evicted: Callable[[Sequence[Digest]], None]) -> None:
+        """Have `evicted` told of what has gone to make room."""
+        self._parts.room.evicted = evicted
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches of at most 1,000."""

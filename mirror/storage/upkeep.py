@@ -20,6 +20,7 @@ from mirror.storage.states import PartialKey, States
 _logger = logging.getLogger(__name__)
 
 _INTERVAL = 10.0  # seconds between flushes of access times, and looks at the disk
+_SCORES_EVERY = 3600.0  # seconds between looks at what is remembered of what has gone
 
 
 class Upkeep:
@@ -50,6 +51,7 @@ class Upkeep:
         self._accesses = accesses
         self._keep_partial_for = keep_partial_for
         self._clock = clock
+        self._scores_at = clock()  # when they were last looked at
 
     # At the start
 
@@ -95,6 +97,9 @@ class Upkeep:
         await self._changes.flush_accesses()
         await to_the_end(self._finish_leaving())
         await to_the_end(self._drop_old_partials())
+        if abs(self._clock() - self._scores_at) >= _SCORES_EVERY:
+            self._scores_at = self._clock()
+            await self._index.forget_old_scores(now=self._scores_at)
         await self._room.keep_limits()
 
     async def _finish_leaving(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
-from mirror.storage.policy import Candidate, LeastRecentlyUsed
+from mirror.storage.policy import Candidate, LeastWorth
 from mirror.storage.ports import Storage, Writer
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -465,15 +465,20 @@ async def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
         assert "mirror_evicted_bytes_total 1000.0" in exposition
 
 
-async def test_manifests_go_last(tmp_path: Path) -> None:
+async def test_manifests_go_last_but_not_for_ever(tmp_path: Path) -> None:
     clock = FakeClock()
-    async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
-        manifest, layer, more = (content(1_000, seed) for seed in range(3))
+    size = 10_000_000
+    async with open_store(tmp_path, max_size=2 * size, clock=clock) as store:
+        manifest, *layers = content(1_000), *(content(size, seed) for seed in range(1, 5))
         await store.keep(UPSTREAM, digest_of(manifest), manifest, is_manifest=True)
-        clock.advance(1)
-        await put(store, layer)
-        await put(store, more)
-        assert on_disk(tmp_path) == {digest_of(manifest).encoded, digest_of(more).encoded}
+        for layer in layers[:2]:
+            clock.advance(30 * 86_400)
+            await put(store, layer)
+        assert on_disk(tmp_path) == {digest_of(it).encoded for it in (manifest, layers[1])}
+        for layer in layers[2:]:
+            clock.advance(60 * 86_400)
+            await put(store, layer)
+        assert on_disk(tmp_path) == {digest_of(it).encoded for it in layers[2:]}
 
 
 async def test_times_of_use_survive_a_restart(tmp_path: Path) -> None:
@@ -636,7 +641,7 @@ async def test_partials_that_wait_go_before_blobs_and_the_oldest_first(tmp_path:
         assert store.promised == 1_500
 
 
-class _Telling(LeastRecentlyUsed):
+class _Telling(LeastWorth):
     """Tells when something has been chosen to go."""
 
     def __init__(self) -> None:
