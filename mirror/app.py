@@ -192,7 +192,11 @@ async def run(
                 dropped=forgetting.forget,
             )
         )
-        metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
+        metrics.watch_store(
+            lambda: store.totals,
+            read_disk=lambda: store.taken,
+            limit_bytes=config.store.max_size,
+        )
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )

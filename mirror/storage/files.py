@@ -56,20 +56,14 @@ class Files:
         Raises:
             StoreError: They cannot, or another mirror uses them.
         """
-        with _translated():
+        with translated():
             await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
             self._lock = await self._threads.open(_lock, self._root / "lock")
 
     async def probe(self) -> None:
         """Prove that bytes can be written to the directories. Raises StoreError."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._probe, bytes(_PROBED))
-
-    async def free(self) -> int:
-        """Bytes that the file system has left for us."""
-        with _translated():
-            status = await self._threads.quick(os.statvfs, self._blobs)
-        return status.f_bavail * status.f_frsize
 
     def close(self) -> None:
         """End the threads, and let another mirror use the directory."""
@@ -81,7 +75,7 @@ class Files:
 
     async def open(self, digest: Digest) -> SizedFile | None:
         """Open a complete blob; None where it is not on disk."""
-        with _translated():
+        with translated():
             try:
                 return await self._threads.open(SizedFile, self._path(digest))
             except FileNotFoundError:
@@ -89,40 +83,40 @@ class Files:
 
     async def read(self, file: FileIO, size: int, digest: Digest) -> bytes | None:
         """All of an open file of `size` bytes; None where that is not what `digest` names."""
-        with _translated():
+        with translated():
             return await self._threads.quick(_read, file, size, digest)
 
     async def remove(self, digests: Iterable[Digest]) -> None:
         """Delete blobs; what is open stays readable until it is closed."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._unlink, list(digests))
 
     async def size_of(self, digest: Digest) -> int | None:
         """The size on disk of a complete blob, in bytes."""
-        with _translated():
+        with translated():
             return await self._threads.quick(_size, self._path(digest))
 
     async def scan(self) -> list[tuple[Digest, int]]:
         """Every complete blob on disk with its size; slow, for a lost index."""
-        with _translated():
+        with translated():
             return await self._threads.slow(lambda: list(self._scan()))
 
     # Partial blobs
 
     async def open_partial(self, key: PartialKey) -> Partial:
         """Open a partial, with what an earlier process left of it."""
-        with _translated():
+        with translated():
             return await self._threads.open(_open_partial, key.digest, self._partial_path(key))
 
     async def catch_up(self, partial: Partial) -> None:
         """Hash what an earlier process left."""
-        with _translated():
+        with translated():
             while not await self._threads.quick(partial.catch_up, _CATCH_UP):
                 pass
 
     async def cut(self, partial: Partial, size: int) -> None:
         """Drop what lies beyond `size`."""
-        with _translated():
+        with translated():
             await self._threads.slow(partial.cut, size)
 
     def lane(self, after: Callable[[], None]) -> Lane:
@@ -135,7 +129,7 @@ class Files:
         """Write pieces, by offset, to a partial, and hash as far as it is whole from the start."""
 
         def write() -> None:
-            with _translated():
+            with translated():
                 for offset, chunks in pieces:
                     partial.write(offset, chunks)
 
@@ -143,27 +137,27 @@ class Files:
 
     async def rest(self, partial: Partial) -> None:
         """Leave a partial for later."""
-        with _translated():
+        with translated():
             await self._threads.quick(partial.rest)
 
     async def commit(self, partial: Partial) -> None:
         """Make a proved partial a blob, durably; where that fails it is a partial still."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._commit, partial)
 
     async def undo_commit(self, partial: Partial) -> None:
         """Make it a partial again."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._path(partial.digest).rename, partial.path)
 
     async def remove_partials(self, keys: Iterable[PartialKey]) -> None:
         """Delete partials."""
-        with _translated():
+        with translated():
             await self._threads.slow(_remove_all, [self._partial_path(key) for key in keys])
 
     async def scan_partials(self) -> list[PartialKey]:
         """Every partial on disk."""
-        with _translated():
+        with translated():
             return await self._threads.slow(lambda: list(self._scan_partials()))
 
     async def settle_old_partials(self, upstream: str | None) -> None:
@@ -171,7 +165,7 @@ class Files:
 
         None: nobody knows, and they are removed.
         """
-        with _translated():
+        with translated():
             await self._threads.slow(self._settle_old_partials, upstream)
 
     # How
@@ -249,7 +243,7 @@ _HINTS = {
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """The file system's errors, in the operator's words."""
     try:
         yield

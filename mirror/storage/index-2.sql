@@ -15,6 +15,30 @@ CREATE INDEX blobs_by_rank ON blobs (rank);
 ALTER TABLE totals ADD COLUMN latest REAL NOT NULL DEFAULT 0;
 UPDATE totals SET latest = (SELECT coalesce(max(accessed_at), 0) FROM blobs);
 
+-- And what the disk gives for all of them: whole blocks, of a size that the file system says.
+ALTER TABLE totals ADD COLUMN block INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE totals ADD COLUMN taken INTEGER NOT NULL DEFAULT 0;
+UPDATE totals SET taken = bytes;
+
+DROP TRIGGER blob_recorded;
+DROP TRIGGER blob_resized;
+DROP TRIGGER blob_forgotten;
+
+CREATE TRIGGER blob_recorded AFTER INSERT ON blobs BEGIN
+  UPDATE totals SET blobs = blobs + 1, bytes = bytes + NEW.size,
+    taken = taken + (NEW.size + block - 1) / block * block;
+END;
+
+CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blobs WHEN NEW.size <> OLD.size BEGIN
+  UPDATE totals SET bytes = bytes + NEW.size - OLD.size,
+    taken = taken + (NEW.size + block - 1) / block * block - (OLD.size + block - 1) / block * block;
+END;
+
+CREATE TRIGGER blob_forgotten AFTER DELETE ON blobs BEGIN
+  UPDATE totals SET blobs = blobs - 1, bytes = bytes - OLD.size,
+    taken = taken - (OLD.size + block - 1) / block * block;
+END;
+
 -- What has gone, for when it comes again: by the first eight bytes of its digest.
 CREATE TABLE remembered (
   name          INTEGER PRIMARY KEY,

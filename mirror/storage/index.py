@@ -23,7 +23,7 @@ SCHEMA = Schema(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
     ),
-    summary="SELECT blobs, bytes, adopted FROM totals",
+    summary="SELECT blobs, bytes, adopted, taken, block FROM totals",
 )
 
 _BATCH = 1000  # rows at a time, where there may be any number
@@ -40,19 +40,28 @@ class Index:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator["Index"]:
+    async def open(cls, path: Path, *, block: int = 1) -> AsyncIterator["Index"]:
         """Open, and create where needed; everything asked for is written at exit.
+
+        A blob takes whole blocks of so many bytes.
 
         Raises:
             StoreError: The file is damaged, not ours, or from a newer mirror.
         """
         async with Database.open(path, SCHEMA) as database:
-            yield cls(database)
+            index = cls(database)
+            await index._count_in(block)
+            yield index
 
     @property
     def totals(self) -> StoreTotals:
         """As of the last transaction that was committed."""
         return StoreTotals(*self._database.summary[:2])
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the disk that all blobs take, as of then."""
+        return int(self._database.summary[3])
 
     @property
     def is_adopted(self) -> bool:
@@ -214,6 +223,16 @@ class Index:
             Statement(_NOTE_LATEST, [(latest,)]),
             Statement(_UPSERT_PARTIAL, list(partials)),
         )
+
+    async def _count_in(self, block: int) -> None:
+        """Count blocks of so many bytes; slow where they were of another size before."""
+        if block != self._database.summary[4]:
+            whole = "(size + ?1 - 1) / ?1 * ?1"
+            sql = (
+                "UPDATE totals SET block = ?1,"
+                f" taken = (SELECT coalesce(sum({whole}), 0) FROM blobs)"
+            )
+            await self._database.write(Statement(sql, [(block,)]))
 
     async def end_adoption(self) -> None:
         """All is adopted."""

@@ -7,16 +7,17 @@ eviction while who asked for it comes and goes: nobody who is cancelled leaves a
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mirror.aio.waiting import finish
 from mirror.oci.digest import Digest
 from mirror.storage.changes import Changes, over
 from mirror.storage.errors import NoRoom, TooLarge
-from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.policy import Candidate, Kind, Policy
 from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
+from mirror.storage.usage import Usage
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
@@ -34,7 +35,7 @@ class Room:
         self,
         space: Space,
         states: States,
-        files: Files,
+        usage: Usage,
         index: Index,
         changes: Changes,
         *,
@@ -43,7 +44,7 @@ class Room:
     ) -> None:
         self._space = space
         self._states = states
-        self._files = files
+        self._usage = usage
         self._index = index
         self._changes = changes
         self._policy = policy
@@ -64,24 +65,30 @@ class Room:
             StoreError: The disk or the index refuses.
         """
         self.check_ever(size)
-        if not await self._can_admit(promise, size):
+        whole = self._usage.whole(size)
+        if not await self._can_admit(promise, whole):
             await self._wait_for_what_is_under_way()
-            if not await self._can_admit(promise, size):
+            if not await self._can_admit(promise, whole):
                 raise NoRoom("store.max_size or store.min_free leaves too little that may go")
-        promise.expected = size
+        promise.expected = whole
 
     async def _can_admit(self, promise: Promise, size: int) -> bool:
-        read = sum((await self._index.find_sizes(self._states.list_in_use())).values())
+        sizes = await self._index.find_sizes(self._states.list_in_use())
+        read = sum(map(self._usage.whole, sizes.values()))
         partials = sum(one.promise.size for one in self._states.list_evictable())
-        free, stored = await self._files.free(), self._index.totals.bytes
-        return self._space.admits(
-            promise, size, stored=stored, free=free, evictable=stored - read + partials
-        )
+        free, stored = await self._look()
+        evictable = self._index.taken - read + partials
+        return self._space.admits(promise, size, stored=stored, free=free, evictable=evictable)
+
+    async def _look(self) -> tuple[int, int]:
+        """Bytes that are free, and that are taken of `max_size` by what is not on its way."""
+        look = await self._usage.look()
+        return look.free, self._index.taken + look.overhead
 
     async def allow(self, promise: Promise, size: int, whole: int | None) -> None:
-        """Let a blob on its way have `size` bytes by now, and some more for what comes next.
+        """Let a blob on its way take `size` bytes by now, and some more for what comes next.
 
-        `whole` is what it will have in the end, if anybody tells.
+        `whole` is the size that it will have in the end, if anybody tells.
 
         Raises:
             NoRoom: Its `size` cannot be kept within the limits; nothing is evicted then.
@@ -90,7 +97,7 @@ class Room:
         if size <= promise.size:
             return
         self.check_ever(size)
-        ahead = ahead_of(size, whole)
+        ahead = ahead_of(size, None if whole is None else self._usage.whole(whole))
         if whole is None and not promise.is_proved:
             ahead = min(ahead, self._space.most_untold - size)
             if ahead < 0:
@@ -145,7 +152,7 @@ class Room:
         """
         is_patient = True
         while not request.has_left:
-            free, stored = await self._files.free(), self._index.totals.bytes
+            free, stored = await self._look()
             excess = self._space.excess(request, stored=stored, free=free)
             if excess <= 0:
                 self._space.grant(request, stored=stored, free=free)
@@ -173,6 +180,7 @@ class Room:
     async def _evict(self, excess: int, request: Request, free: int) -> bool:
         """Make go what the policy says; False: all that may go would not be enough."""
         await self._changes.flush_accesses()
+        whole = self._usage.whole
         in_use = self._states.list_in_use()
         limit = self._count_candidates(excess) + len(in_use)
         listed = await self._index.list_least(limit=limit)
@@ -180,12 +188,16 @@ class Room:
         if len(listed) >= limit:
             sizes = await self._index.find_sizes(in_use)
             sizes |= {candidate.digest: candidate.size for candidate in listed}
-            beyond = max(0, self._index.totals.bytes - sum(sizes.values()))
+            beyond = max(0, self._index.taken - sum(map(whole, sizes.values())))
         # No awaiting from here on: what is not in use now, and chosen, is for nobody else.
         partials = {partial.key: partial for partial in self._states.list_evictable()}
         candidates = [_candidate(partial) for partial in partials.values()]
         if self._may_displace(request, free):
-            candidates += [one for one in listed if not self._states.is_in_use(one.digest)]
+            candidates += [
+                replace(one, size=whole(one.size))
+                for one in listed
+                if not self._states.is_in_use(one.digest)
+            ]
         else:
             beyond = 0
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
@@ -198,36 +210,34 @@ class Room:
             for one in chosen if one.kind is Kind.PARTIAL
         ]  # fmt: skip
         self._changes.begin_removal(going)
-        self._changes.begin_leaving(one.digest for one in leaving)
-        await self._finish(going, leaving)
+        gone = [one.digest for one in leaving]
+        self._changes.begin_leaving(gone)
+        sizes = {one.digest: one.size for one in listed}
+        await self._finish(going, gone, sum(sizes[digest] for digest in gone))
         return True
 
     def _count_candidates(self, excess: int) -> int:
         """How many are looked at, so that `excess` bytes may well be among them."""
-        totals = self._index.totals
-        likely = excess * totals.blobs // max(totals.bytes, 1)
+        likely = excess * self._index.totals.blobs // max(self._index.taken, 1)
         return min(max(_SPARE * likely, _LOOKED_AT), _BATCH)
 
     def _may_displace(self, request: Request, free: int) -> bool:
         """Whether blobs may leave for it, and not only what others have left unfinished."""
         if request.promise is None:
             return True
-        return self._space.may_displace(
-            request.promise, request.wanted, stored=self._index.totals.bytes, free=free
-        )
+        stored = self._index.taken + self._usage.last.overhead
+        return self._space.may_displace(request.promise, request.wanted, stored=stored, free=free)
 
-    async def _finish(self, going: list[PartialEntry], leaving: list[Candidate]) -> None:
-        gone = [one.digest for one in leaving]
+    async def _finish(self, going: list[PartialEntry], gone: list[Digest], size: int) -> None:
         try:
             await self._changes.finish_removal(going)
         finally:
             await self._changes.finish_leaving(gone)
-        if leaving:
+        if gone:
             self.evicted(gone)
-            size = sum(one.size for one in leaving)
-            self._metrics.evicted_blobs.inc(len(leaving))
+            self._metrics.evicted_blobs.inc(len(gone))
             self._metrics.evicted_bytes.inc(size)
-            _logger.info("evicted", extra=fields(blobs=len(leaving), bytes=size))
+            _logger.info("evicted", extra=fields(blobs=len(gone), bytes=size))
 
 
 def _candidate(partial: PartialEntry) -> Candidate:

@@ -30,6 +30,7 @@ from mirror.storage.space import Limits, Space
 from mirror.storage.states import BlobFile, Opening, PartialEntry, PartialKey, States
 from mirror.storage.threads import Threads
 from mirror.storage.upkeep import Upkeep
+from mirror.storage.usage import Usage
 from mirror.storage.writer import LocalWriter
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, StoreTotals
@@ -42,6 +43,7 @@ class _Parts:
     """What a storage consists of."""
 
     files: Files
+    usage: Usage
     index: Index
     states: States
     space: Space
@@ -81,35 +83,42 @@ class LocalStorage:
         dropped: Callable[[Digest], None] = _nobody,
         policy: Policy | None = None,
         threads: Threads | None = None,
+        counting: type[Usage] = Usage,
     ) -> AsyncIterator["LocalStorage"]:
         """Open the storage below `root`, and finish what a crash interrupted.
 
         `clock` in seconds since the epoch, `keep_partial_for` in seconds. `dropped` is told of
         each blob that goes because it is damaged or not wanted: copies in memory must go too.
+        `counting` says what of the disk counts in the limits.
 
         Raises:
             StoreError: The directory or the index cannot be used.
         """
-        files = Files(root, threads)
+        threads = threads or Threads()
+        files, usage = Files(root, threads), counting(root, threads)
         states, space = States(), Space(limits)
         try:
             await files.prepare()
-            async with Index.open(root / "index.sqlite3") as index:
+            await usage.prepare()
+            async with Index.open(root / "index.sqlite3", block=usage.block) as index:
                 if not index.is_adopted:
                     await adopt(root, files, index, now=clock())
                 accesses = Accesses(clock, latest=await index.latest_access())
                 changes = Changes(files, index, states, space, accesses)
                 room = Room(
-                    space, states, files, index, changes,
+                    space, states, usage, index, changes,
                     policy=policy or LeastWorth(), metrics=metrics,
                 )  # fmt: skip
                 upkeep = Upkeep(
-                    files=files, index=index, states=states, space=space, changes=changes,
-                    room=room, accesses=accesses,
+                    files=files, usage=usage, index=index, states=states, space=space,
+                    changes=changes, room=room, accesses=accesses,
                     keep_partial_for=keep_partial_for, clock=clock,
                 )  # fmt: skip
                 await upkeep.recover()
-                parts = _Parts(files, index, states, space, accesses, changes, room, clock, dropped)
+                parts = _Parts(
+                    files, usage, index, states, space, accesses, changes, room, clock, dropped
+                )
+                await usage.look()
                 try:
                     async with owned_tasks(note_fault) as tasks:
                         tasks.keep(upkeep.tidy_forever, name="tidy")
@@ -125,6 +134,11 @@ class LocalStorage:
     def totals(self) -> StoreTotals:
         """What is here, as far as it is recorded."""
         return self._index.totals
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the disk that all of it takes: what `max_size` bounds, as of the last look."""
+        return self._index.taken + self._parts.usage.last.overhead + self.promised
 
     @property
     def promised(self) -> int:
@@ -272,7 +286,7 @@ class LocalStorage:
         await self._index.record_partial(entry.key, now=parts.clock())
         partial = await self._files.open_partial(entry.key)
         try:
-            promise.size = promise.written = extents.total(partial.present)
+            promise.size = promise.written = parts.usage.of_partial(partial.present)
             await self._files.catch_up(partial)
         except BaseException:
             partial.close()
@@ -283,7 +297,7 @@ class LocalStorage:
         return LocalWriter(
             entry, partial, size,
             files=self._files, states=self._states, changes=parts.changes, room=parts.room,
-            clock=parts.clock,
+            usage=parts.usage, clock=parts.clock,
         )  # fmt: skip
 
     async def _fail(self, entry: PartialEntry) -> None:

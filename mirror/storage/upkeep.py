@@ -7,7 +7,6 @@ from collections.abc import Callable
 from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
-from mirror.storage import extents
 from mirror.storage.accesses import Accesses
 from mirror.storage.changes import Changes
 from mirror.storage.errors import NoRoom
@@ -16,6 +15,7 @@ from mirror.storage.index import Index
 from mirror.storage.room import Room
 from mirror.storage.space import Promise, Space
 from mirror.storage.states import PartialKey, States
+from mirror.storage.usage import Usage
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Upkeep:
         self,
         *,
         files: Files,
+        usage: Usage,
         index: Index,
         states: States,
         space: Space,
@@ -43,6 +44,7 @@ class Upkeep:
         clock: Callable[[], float],
     ) -> None:
         self._files = files
+        self._usage = usage
         self._index = index
         self._states = states
         self._space = space
@@ -66,7 +68,7 @@ class Upkeep:
         size = await self._files.size_of(key.digest)
         if size is None:
             partial = await self._files.open_partial(key)
-            promise.size = promise.written = extents.total(partial.present)
+            promise.size = promise.written = self._usage.of_partial(partial.present)
             partial.close()
         elif await self._index.find_size(key.digest) is None:
             # Renamed, and then the mirror died: its digest was proved before.

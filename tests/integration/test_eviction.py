@@ -1,4 +1,4 @@
-"""What goes to make room, as hosts, releases and scanners pull: what was asked of upstream again."""
+"""What goes to make room, as hosts and scanners pull: what upstream is asked for once more."""
 
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock

@@ -277,7 +277,7 @@ class Gdsf(_Ranked):
         return self._age + self._asked[blob] * (8 * 2**20 / self._sizes[blob] + 1)
 
     def _has_left(self, blob: int, rank: float) -> None:
-        self._age = rank
+        self._age = max(self._age, rank)
         del self._asked[blob]
 
 

@@ -13,6 +13,7 @@ from mirror.storage.ports import OpenBlob, Storage, Writer
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.storage.threads import Threads
+from mirror.storage.usage import ContentOnly, Usage
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 
@@ -30,8 +31,12 @@ async def open_store(
     metrics: Metrics | None = None,
     policy: Policy | None = None,
     threads: Threads | None = None,
+    counting: type[Usage] = ContentOnly,
 ) -> AsyncIterator[LocalStorage]:
-    """An open store; raises the first fault of its own at the end."""
+    """An open store; raises the first fault of its own at the end.
+
+    What counts is the content alone, so that examples can be small.
+    """
     faults: list[Exception] = []
     async with LocalStorage.open(
         root,
@@ -41,6 +46,7 @@ async def open_store(
         metrics=metrics or Metrics(),
         policy=policy,
         threads=threads,
+        counting=counting,
         note_fault=lambda _, fault: faults.append(fault),
     ) as store:
         yield store

@@ -25,6 +25,7 @@ CONTRACT = {
     "mirror_fill_resumes_total": ("counter", "upstream endpoint"),
     "mirror_store_blobs": ("gauge", ""),
     "mirror_store_bytes": ("gauge", ""),
+    "mirror_store_disk_bytes": ("gauge", ""),
     "mirror_store_referenced_bytes": ("gauge", ""),
     "mirror_store_limit_bytes": ("gauge", ""),
     "mirror_evicted_blobs_total": ("counter", ""),
@@ -55,7 +56,7 @@ def metrics() -> Metrics:
     metrics.fill_resumes.labels(**where).inc()
     metrics.evicted_blobs.inc()
     metrics.evicted_bytes.inc(7)
-    metrics.watch_store(lambda: StoreTotals(2, 300), limit_bytes=1000)
+    metrics.watch_store(lambda: StoreTotals(2, 300), read_disk=lambda: 4096, limit_bytes=1000)
     metrics.watch_referenced(lambda: 500)
     metrics.watch_connections(lambda: 3)
     return metrics
@@ -83,13 +84,14 @@ def test_the_metrics_are_those_that_dashboards_rely_on(metrics: Metrics) -> None
 def test_the_store_is_asked_at_each_scrape() -> None:
     metrics = Metrics()
     totals = StoreTotals()
-    metrics.watch_store(lambda: totals, limit_bytes=1000)
+    metrics.watch_store(lambda: totals, read_disk=lambda: 8192, limit_bytes=1000)
     metrics.watch_referenced(lambda: 500)
     assert samples(metrics)["mirror_store_blobs"] == 0
     totals = StoreTotals(blobs=2, bytes=300)
     found = samples(metrics)
     assert found["mirror_store_blobs"] == 2
     assert found["mirror_store_bytes"] == 300
+    assert found["mirror_store_disk_bytes"] == 8192
     assert found["mirror_store_referenced_bytes"] == 500
     assert found["mirror_store_limit_bytes"] == 1000
 
