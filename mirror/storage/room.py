@@ -81,9 +81,10 @@ class Room:
         return self._space.admits(promise, size, stored=stored, free=free, evictable=evictable)
 
     async def _look(self) -> tuple[int, int]:
-        """Bytes that are free, and that are taken of `max_size` by what is not on its way."""
+        """Bytes that are free, and that blobs take."""
         look = await self._usage.look()
-        return look.free, self._index.taken + look.overhead
+        self._space.overhead = look.overhead
+        return look.free, self._index.taken
 
     async def allow(self, promise: Promise, size: int, whole: int | None) -> None:
         """Let a blob on its way take `size` bytes by now, and some more for what comes next.
@@ -225,8 +226,9 @@ class Room:
         """Whether blobs may leave for it, and not only what others have left unfinished."""
         if request.promise is None:
             return True
-        stored = self._index.taken + self._usage.last.overhead
-        return self._space.may_displace(request.promise, request.wanted, stored=stored, free=free)
+        return self._space.may_displace(
+            request.promise, request.wanted, stored=self._index.taken, free=free
+        )
 
     async def _finish(self, going: list[PartialEntry], gone: list[Digest], size: int) -> None:
         try:

@@ -1,8 +1,8 @@
 """The ledger of space: who has been promised how much, and who waits for more. Pure.
 
-Bytes are counted before they are written. Two limits hold at once: `max_size` bounds what the
-store holds and has promised to hold, `min_free` what it leaves of the file system. What is
-`stored` is for the index to say, and what is `free` for the file system.
+Bytes are those of the disk, in whole blocks, and counted before they are written. Two limits hold
+at once: `max_size` bounds what the store holds and has promised to hold, `min_free` what it leaves
+of the file system. What is `stored` is for the index to say, and what is `free` for the disk.
 
 Who needs more than was promised asks, and is served in turn: first come, first served, or two
 would evict for the same bytes, and one take what another freed.
@@ -95,6 +95,8 @@ class Space:
         self._limits = limits
         self._promises: set[Promise] = set()
         self._waiting: deque[Request] = deque()
+        self.overhead = 0
+        """Bytes of `max_size` that neither blobs nor downloads take, as last seen."""
 
     def __repr__(self) -> str:
         return (
@@ -117,13 +119,13 @@ class Space:
 
     def can_ever_hold(self, size: int) -> bool:
         """Whether `size` bytes would fit into an empty store."""
-        return size <= self._limits.max_size
+        return size <= self._most
 
     def room(self, *, stored: int, free: int) -> int:
         """Bytes that can still be promised; negative where too much is there already."""
         unwritten = sum(max(0, promise.size - promise.written) for promise in self._promises)
         return min(
-            self._limits.max_size - stored - self.promised,
+            self._most - stored - self.promised,
             free - unwritten - self._limits.min_free,
         )
 
@@ -132,7 +134,12 @@ class Space:
     @property
     def most_untold(self) -> int:
         """Bytes that are kept of a blob of a size that nobody tells."""
-        return self._limits.max_size // 4
+        return self._most // 4
+
+    @property
+    def _most(self) -> int:
+        """Bytes that all blobs and downloads may take together."""
+        return self._limits.max_size - self.overhead
 
     def may_displace(self, promise: Promise, size: int, *, stored: int, free: int) -> bool:
         """Whether blobs may leave so that `promise` has `size` bytes."""

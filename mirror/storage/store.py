@@ -118,7 +118,7 @@ class LocalStorage:
                 parts = _Parts(
                     files, usage, index, states, space, accesses, changes, room, clock, dropped
                 )
-                await usage.look()
+                space.overhead = (await usage.look()).overhead
                 try:
                     async with owned_tasks(note_fault) as tasks:
                         tasks.keep(upkeep.tidy_forever, name="tidy")

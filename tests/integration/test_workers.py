@@ -271,7 +271,8 @@ async def test_what_is_served_from_a_workers_memory_only_is_in_use_and_stays(
         upstream.add_blob(random_layer(SMALL, seed=number).blob, "org/app") for number in range(3)
     )
     mirror = await start_mirror(
-        server={"workers": WORKERS}, store={"max_size": f"{SMALL * 5 // 2} B"}
+        server={"workers": WORKERS},
+        store={"max_size": "14 KB"},  # two blobs, and one on its way, in blocks of 4 KiB
     )
     clients = await connect(mirror)
 

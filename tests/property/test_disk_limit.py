@@ -40,7 +40,7 @@ class LimitMachine(RuleBasedStateMachine):
         self.root.mkdir()
         self.clock = FakeClock()
         self.held: list[tuple[int, OpenBlob]] = []
-        self.room = 2**40
+        self.room = room = 2**40
         for _ in range(2):  # what it takes when nothing is in it
             self.run(self._open())
             room = self.store.taken + 60 * BLOCK  # of which the index takes some as it grows

@@ -22,6 +22,7 @@ def disk_usage(root: Path) -> int:
 @pytest.fixture
 async def empty(tmp_path: Path) -> int:
     """Bytes that the store takes when nothing is in it."""
+    taken = 0
     for _ in range(2):
         async with open_store(tmp_path, max_size=2**40, counting=Usage) as store:
             taken = store.taken
