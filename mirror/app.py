@@ -13,7 +13,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -31,6 +31,9 @@ from mirror.config import (
 )
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
+from mirror.control.api.operations import operations
+from mirror.control.guard import Guard, is_loopback
+from mirror.control.overview import Overview, Parts as Watched
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
@@ -70,6 +73,7 @@ _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
+_ADMIN_DRAINS = 1.0  # seconds; who watches events would for ever
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -209,15 +213,15 @@ async def run(
             config, store, records, sessions, work, metrics, forgetting, dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
-        mirror = _build(parts)
+        built = _build(parts)
         referenced = ReferencedBytes(
             store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
         )
         metrics.watch_referenced(referenced.read)
         pool = Pool(
             config,
-            mirror,
-            mirror.open_blob,
+            built.mirror,
+            built.mirror.open_blob,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
@@ -226,27 +230,49 @@ async def run(
             random=dice,
         )
         metrics.watch_connections(lambda: pool.connections.count)
-
         forgetting.subscribe(pool.forget)
-
-        admin = web.AppRunner(
-            make_admin(
-                metrics,
-                gather=pool.gather,
-                find_problem=partial(_find_problem, pool, store),
-                hosts={*config.server.admin_hosts, config.server.admin_listen[0]},
-            ),
-            access_log=None,
-        )
+        reloading = Reloading(config.server, pool.reload, metrics)
+        admin = _admin(parts, built, pool, reloading.ask)
         await stack.enter_async_context(_serving(admin, config.server.admin_listen))
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
-        reloading = Reloading(config.server, pool.reload, metrics)
         work.keep(reloading.run, name="reload")
         yield Running(
             [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
         )
+
+
+def _admin(
+    parts: "_Parts", built: "_Built", pool: Pool, reload: Callable[[], None]
+) -> web.AppRunner:
+    """What operators ask."""
+    config, metrics, store = parts.config, parts.metrics, parts.store
+    overview = Overview(
+        Watched(
+            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
+            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+        )
+    )  # fmt: skip
+    parts.work.keep(overview.watch, name="overview")
+    address, _ = config.server.admin_listen
+    return web.AppRunner(
+        make_admin(
+            metrics,
+            overview,
+            operations(overview, reload=reload, set_log_level=log.set_level),
+            Guard(
+                names={*config.server.admin_hosts, address},
+                token_file=config.admin.token_file,
+                is_reachable=not is_loopback(address),
+            ),
+            gather=pool.gather,
+            find_problem=partial(_find_problem, pool, store),
+        ),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=_ADMIN_DRAINS,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,15 +292,29 @@ class _Parts:
     monotonic: Clock
 
 
-def _build(parts: _Parts) -> Mirror:
-    config, store, records, work = parts.config, parts.store, parts.records, parts.work
-    clock, monotonic = parts.clock, parts.monotonic
-    registries = {
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What is built, as far as others than workers look at it."""
+
+    mirror: Mirror
+    fills: Fills
+    registries: Mapping[str, Registry]
+
+
+def _registries(parts: _Parts) -> dict[str, Registry]:
+    config = parts.config
+    for name, upstream in config.upstream.items():
+        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+    return {
         name: Registry(name, [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints])
         for name, upstream in config.upstream.items()
     }
-    for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+
+
+def _build(parts: _Parts) -> _Built:
+    config, store, records, work = parts.config, parts.store, parts.records, parts.work
+    clock, monotonic = parts.clock, parts.monotonic
+    registries = _registries(parts)
     memory = Memory(
         config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
         credentials=lambda upstream: registries[upstream].credentials_version(),
@@ -305,7 +345,7 @@ def _build(parts: _Parts) -> Mirror:
         note_tag=images.note_tag,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
-    return Mirror(
+    mirror = Mirror(
         registries=registries,
         personal=private,
         relaying={name for name, its in config.upstream.items() if its.relay_tokens},
@@ -326,6 +366,7 @@ def _build(parts: _Parts) -> Mirror:
             missing_for=config.tags.missing_for, monotonic=monotonic,
         ),
     )  # fmt: skip
+    return _Built(mirror, fills, registries)
 
 
 def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

@@ -104,6 +104,28 @@ def doctor(
 
 
 @cli.command()
+def status(
+    config_file: ConfigFile = None,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The API's own words, once.")] = False,
+) -> None:
+    """Show what the running mirror is doing: the line, the store, endpoints and downloads.
+
+    On a terminal it goes on until Ctrl-C. The status is 1 where no mirror answers.
+    """
+    # Other verbs start without what draws.
+    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.watch import watch  # noqa: PLC0415
+
+    running = RunningMirror(_load(config_file))
+    try:
+        watch(running, once=once, as_json=as_json)
+    except NoAnswer as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -38,6 +39,14 @@ def nothing_is_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:  # noqa: TID251 - to clean it for mirror.config
         if name.startswith("MIRROR_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def logs_are_as_they_were() -> Iterator[None]:
+    """A test that has the mirror tell more, or less, does so for itself alone."""
+    level = logging.getLogger("mirror").level
+    yield
+    logging.getLogger("mirror").setLevel(level)
 
 
 @pytest.fixture(autouse=True)

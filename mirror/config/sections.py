@@ -202,6 +202,12 @@ class Fill(Section):
     prefetch: Literal["off", "platform"] = "off"
 
 
+class Admin(Section):
+    """Who may use the operators' port, beside those on this host."""
+
+    token_file: ReadableFile | None = None
+
+
 class Log(Section):
     """What is written to standard error."""
 
@@ -357,6 +363,7 @@ class Config(Section):
     store: Store = Store()
     tags: Tags = Tags()
     fill: Fill = Fill()
+    admin: Admin = Admin()
     log: Log = Log()
     upstream: dict[Host, Upstream] = Field(default_factory=_docker_hub)
 

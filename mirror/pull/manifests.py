@@ -107,7 +107,8 @@ class Manifests:
         """
         record = await self._find_tag(scope.repository, tag)
         if record is None:
-            return await self._fly(("tag", scope, tag), lambda: self._fetch_tag(scope, tag))
+            key = ("tag", scope, tag, self._memory.generation)
+            return await self._fly(key, lambda: self._fetch_tag(scope, tag))
         freshness = self._policy.decide(record.checked_at, now=self._clock())
         is_word = not record.is_fallback or not self._registry(scope).tells_tags(
             scope.repository.name
@@ -123,7 +124,7 @@ class Manifests:
             self._store.note_access(record.digest)
             return ManifestAnswer(kept, STALE)
         patience = None if kept is None else self._patience_for(scope)
-        key = ("tag", scope, tag)
+        key = ("tag", scope, tag, self._memory.generation)
         try:
             return await self._flights.join(
                 key, lambda: self._check_tag(scope, tag, record), within=patience
@@ -184,21 +185,22 @@ class Manifests:
         return ManifestAnswer(sent.manifest, STORED.by(is_fallback=sent.is_fallback))
 
     async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
+        generation = self._memory.generation
         answer = await self._fetch(scope, tag)
-        is_fallback = answer.outcome.is_fallback
-        await self._record_tag(
-            scope.repository, tag, answer.manifest.digest, is_fallback=is_fallback
-        )
+        record = TagRecord(answer.manifest.digest, self._clock(), answer.outcome.is_fallback)
+        await self._record_tag(scope.repository, tag, record, generation)
         return answer
 
     async def _check_tag(self, scope: Scope, tag: Tag, record: TagRecord) -> ManifestAnswer:
+        generation = self._memory.generation
         with self._memory.remembering_missing(scope, f"manifest {tag}"):
             state = await self._registry(scope).head_tag(scope, tag, record.digest)
         if state.digest is None:
             return await self._fetch_tag(scope, tag)
         answer = await self.get_by_digest(scope, state.digest)
         is_fallback = state.is_fallback
-        await self._record_tag(scope.repository, tag, state.digest, is_fallback=is_fallback)
+        record = TagRecord(state.digest, self._clock(), is_fallback)
+        await self._record_tag(scope.repository, tag, record, generation)
         if answer.outcome is HIT:
             outcome = NOT_MODIFIED if state.not_modified else CONFIRMED
             answer = ManifestAnswer(answer.manifest, outcome)
@@ -227,13 +229,15 @@ class Manifests:
         return record
 
     async def _record_tag(
-        self, repository: Repository, tag: Tag, digest: Digest, *, is_fallback: bool
+        self, repository: Repository, tag: Tag, record: TagRecord, generation: int
     ) -> None:
-        record = TagRecord(digest, self._clock(), is_fallback)
+        """Upstream was asked in this generation; what is forgotten since is not kept again."""
+        if generation != self._memory.generation:
+            return
         before = self._memory.find_tag(repository, tag.name)
         self._memory.keep_tag(repository, tag.name, record)
         await try_to_keep(self._records.record_tag(repository, tag.name, record))
-        self._note_tag(repository, None if before is None else before.digest, digest)
+        self._note_tag(repository, None if before is None else before.digest, record.digest)
 
     async def _judge(self, scope: Scope, digest: Digest) -> Verdict:
         link = await self._links.find(scope.repository, digest)

@@ -73,6 +73,8 @@ class Memory:
             _MISSING, ttl=missing_for, timer=clock
         )
         self._credentials = credentials
+        self.generation = 0
+        """How often something has been forgotten: what was asked for before may be just that."""
 
     def find_manifest(self, upstream: str, digest: Digest) -> Manifest | None:
         """A manifest, as this upstream calls it."""
@@ -123,6 +125,7 @@ class Memory:
 
     def forget(self, what: Forgettable) -> None:
         """Drop what is remembered of it; forgetting is rare, so that no index is kept for it."""
+        self.generation += 1
         match what:
             case Digest():
                 self._content.pop(what, None)

@@ -54,6 +54,10 @@ class BlobSource(Protocol):
         """The upstream that answers for the bytes; what it says is believed for it alone."""
 
     @property
+    def repository(self) -> str:
+        """The repository that they are asked for in: for people, and no key to anything."""
+
+    @property
     def is_lasting(self) -> bool:
         """Whether it lets us in for as long as a download takes; else one request does it all."""
 

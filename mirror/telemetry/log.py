@@ -67,6 +67,11 @@ def start(level: str, style: Literal["text", "json"]) -> "LineWriter":
     return writer
 
 
+def set_level(level: str) -> None:
+    """Tell more, or less, from now on."""
+    logging.getLogger("mirror").setLevel(level.upper())
+
+
 class Line(NamedTuple):
     """What is told, before it is text."""
 

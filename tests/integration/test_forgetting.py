@@ -22,6 +22,7 @@ from mirror.pull.forget import Forgettable, Forgetting, TagOf
 from tests.support.client import Client, client
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import document, upstream_at
+from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
 
 WORKERS = 2
@@ -106,13 +107,19 @@ async def test_an_answer_that_is_under_way_is_given_and_not_kept(
     upstream: ScriptedRegistry, served: Served
 ) -> None:
     old = add(upstream, 1)
-    gate = upstream.hold("1")
+    gate = upstream.hold("1", after=10)  # bytes: what it is has been decided
+    early, late = served.clients
+
+    async def held_twice() -> bool:
+        return len(gate.held) == WORKERS
+
     async with asyncio.TaskGroup() as tasks:
-        asking = [tasks.create_task(one.manifest("org/app", "1")) for one in served.clients]
+        before = tasks.create_task(early.manifest("org/app", "1"))
         await gate.reached()
         served.forget(TagOf(APP, Tag("1")))
+        new = add(upstream, 2)
+        after = tasks.create_task(late.manifest("org/app", "1"))
+        await until(held_twice)
         gate.open()
-    assert {task.result().body for task in asking} == {old.manifest}
-    new = add(upstream, 2)
-    served.offset = 7200
+    assert (before.result().body, after.result().body) == (old.manifest, new.manifest)
     assert await served.manifests() == [new.manifest] * WORKERS

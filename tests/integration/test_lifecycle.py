@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -392,7 +392,7 @@ async def test_the_store_is_the_mirrors_alone_whatever_the_umask(
 
 
 def _open_to_others(root: Path) -> list[str]:
-    """Name what others may touch; what goes while we look (a partial that is being kept) is nobody's."""
+    """Name what others may touch; what goes while we look, a partial say, is nobody's."""
     found = []
     for path in [root, *root.rglob("*")]:
         with suppress(FileNotFoundError):

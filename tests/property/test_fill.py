@@ -35,6 +35,7 @@ class Upstream:
 
     upstream = "registry.test"
     is_lasting = True
+    repository = "docker.io/org/app"
 
     def __init__(self, content: bytes) -> None:
         self.sender = MemorySender("a")

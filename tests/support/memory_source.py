@@ -30,6 +30,7 @@ class MemorySource:
     content: Mapping[Digest, bytes]
     upstream: str = "memory"
     is_lasting: bool = True
+    repository: str = "docker.io/org/app"
     sender: MemorySender = field(default_factory=lambda: MemorySender("memory"))
     asked: list[tuple[int, int | None]] = field(default_factory=list)
     distrusted: set[Digest] = field(default_factory=set)

@@ -94,7 +94,7 @@ class Frontend:
         raw, facts.host = request.raw_path, request.headers.get("Host", "")
         if not raw.startswith("/"):
             raw, facts.host = origin_form(raw, facts.host)
-        if not _takes(request.method, raw):
+        if request.method not in _METHODS and not _takes_form(request.method, raw):
             return errors.unsupported()
         target = parse_target(raw)
         response = await self._handlers.answer(request, target, facts)
@@ -140,7 +140,8 @@ class Frontend:
         sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
         self._traffic.count(sort, seconds, facts.sent)
         told: dict[str, object] = {
-            "status": status, "bytes": facts.sent, "ms": round(seconds * 1000, 1),
+            "status": status, "bytes": facts.sent,
+            "ms": int(seconds * 10_000) / 10,  # `round` takes longer than all of this line
             "result": facts.result or "-", "upstream": facts.upstream or "-",
             "client": request.remote or "-", "agent": request.headers.get("User-Agent", "-"),
         }  # fmt: skip
@@ -149,9 +150,9 @@ class Frontend:
         tell(_logger, what, told)
 
 
-def _takes(method: str, raw: str) -> bool:
-    """Whether there is such a method; forms are for token servers only."""
-    return method in _METHODS or (method == "POST" and raw.startswith(TOKENS))
+def _takes_form(method: str, raw: str) -> bool:
+    """Only what goes to a token server may be a form."""
+    return method == "POST" and raw.startswith(TOKENS)
 
 
 def _result_of(error: Exception) -> Result:

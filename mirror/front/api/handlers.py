@@ -122,7 +122,9 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
-        answer = await self._cached.get_manifest(route, asked.reference, authorization)
+        answer = self._cached.find_manifest(route, asked.reference)
+        if answer is None:
+            answer = await self._cached.get_manifest(route, asked.reference, authorization)
         digest = answer.manifest.digest
         if takes_all_from_one(request.headers.get("User-Agent", "")) and not (
             await self._cached.can_serve(route, digest, authorization)
@@ -142,6 +144,11 @@ class Handlers:
         facts.missing = ErrorCode.BLOB_UNKNOWN
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
+        found = self._cached.find_blob(route, asked.digest)
+        if found is not None:
+            facts.note(found.outcome)
+            response, _ = responses.blob_head(request, found)
+            return response
         if request.method == "HEAD":
             answer = await self._cached.head_blob(route, asked.digest, authorization)
             facts.note(answer.outcome)

@@ -53,13 +53,19 @@ class CachedPulls:
             _NOTED, ttl=_COMPLETE_FOR, timer=monotonic
         )
 
+    def find_manifest(self, route: Route, reference: Reference) -> ManifestAnswer | None:
+        """A manifest that nobody need be asked for."""
+        return self._cache.find_manifest(route.repository, reference)
+
+    def find_blob(self, route: Route, digest: Digest) -> BlobAnswer | None:
+        """A small blob that nobody need be asked for."""
+        content = self._cache.find_blob(route.repository, digest)
+        return None if content is None else BlobAnswer(digest, len(content), content, HIT)
+
     async def get_manifest(
         self, route: Route, reference: Reference, authorization: Authorization
     ) -> ManifestAnswer:
-        """A manifest, by tag or digest."""
-        found = self._cache.find_manifest(route.repository, reference)
-        if found is not None:
-            return found
+        """A manifest that `find_manifest` has not; by tag or digest."""
         generation = self._cache.generation
         answer = await self._front.get_manifest(route.repository, reference, authorization)
         if not route.is_personal:
@@ -88,10 +94,7 @@ class CachedPulls:
     async def head_blob(
         self, route: Route, digest: Digest, authorization: Authorization
     ) -> BlobAnswer:
-        """What is known of a blob; it is not transferred."""
-        content = self._cache.find_blob(route.repository, digest)
-        if content is not None:
-            return BlobAnswer(digest, len(content), None, HIT)
+        """What is known of a blob that `find_blob` has not; it is not transferred."""
         told = await self._front.head_blob(route.repository, digest, authorization)
         return BlobAnswer(digest, told.size, None, told.outcome)
 
@@ -99,11 +102,7 @@ class CachedPulls:
     async def open_blob(
         self, route: Route, digest: Digest, authorization: Authorization
     ) -> AsyncIterator[BlobAnswer]:
-        """A blob, open for reading inside the block."""
-        content = self._cache.find_blob(route.repository, digest)
-        if content is not None:
-            yield BlobAnswer(digest, len(content), content, HIT)
-            return
+        """A blob that `find_blob` has not, open for reading inside the block."""
         generation = self._cache.generation
         async with self._front.open_blob(route.repository, digest, authorization) as lease:
             if lease.content is not None and not route.is_personal:

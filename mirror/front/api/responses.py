@@ -119,26 +119,28 @@ def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamR
     Raises:
         RangeNotSatisfiable: 416.
     """
-    headers = {**_content_headers(answer.digest), **outcome_headers(answer.outcome)}
     if _has_it(request, answer.digest):
-        return web.Response(status=304, headers=headers), Layout([])
+        told = {**_content_headers(answer.digest), **outcome_headers(answer.outcome)}
+        return web.Response(status=304, headers=told), Layout([])
     layout = _layout(request, answer)
-    headers["Content-Type"] = "application/octet-stream"
-    headers["Accept-Ranges"] = "bytes"
-    if layout.length is not None:
-        headers["Content-Length"] = str(layout.length)
+    if layout.is_partial:
+        return _partial_head(answer, layout), layout
+    headers = _blob_headers(answer.digest, answer.size, answer.outcome)
+    if isinstance(answer.body, bytes):
+        return web.Response(headers=headers, body=answer.body), layout
+    return web.StreamResponse(headers=headers), layout
+
+
+def _partial_head(answer: BlobAnswer, layout: Layout) -> web.StreamResponse:
+    headers = _blob_headers(answer.digest, layout.length, answer.outcome).copy()
     if layout.after:
         headers["Content-Type"] = f"multipart/byteranges; boundary={_boundary(answer.digest)}"
-    elif layout.is_partial:
+    else:
         headers["Content-Range"] = _content_range(layout.spans[0], answer.size)
-    status = 206 if layout.is_partial else 200
     if isinstance(answer.body, bytes):
-        content = answer.body
-        if layout.is_partial:
-            parts = [span.before + content[span.start : span.stop] for span in layout.spans]
-            content = b"".join(parts) + layout.after
-        return web.Response(status=status, headers=headers, body=content), layout
-    return web.StreamResponse(status=status, headers=headers), layout
+        parts = [span.before + answer.body[span.start : span.stop] for span in layout.spans]
+        return web.Response(status=206, headers=headers, body=b"".join(parts) + layout.after)
+    return web.StreamResponse(status=206, headers=headers)
 
 
 async def send_body(
@@ -198,11 +200,13 @@ async def _send_by_hand(
 
 
 def _layout(request: web.BaseRequest, answer: BlobAnswer) -> Layout:
-    # RFC 9110, 14.2: a range is a GET's; a HEAD tells of the whole.
-    wanted = parse_ranges(request.headers.get("Range")) if request.method == "GET" else ()
-    if_range = request.headers.get("If-Range")
     whole = Layout([Span(0, answer.size)])
-    if not wanted or answer.size is None or if_range not in {None, f'"{answer.digest}"'}:
+    header = request.headers.get("Range")
+    # RFC 9110, 14.2: a range is a GET's; a HEAD tells of the whole.
+    if header is None or answer.size is None or request.method != "GET":
+        return whole
+    wanted = parse_ranges(header)
+    if not wanted or request.headers.get("If-Range") not in {None, f'"{answer.digest}"'}:
         return whole
     spans = _spans(wanted, answer.size)
     if len(spans) == 1:
@@ -251,6 +255,17 @@ def _boundary(digest: Digest) -> str:
 def _manifest_headers(digest: Digest, media_type: str, outcome: Outcome) -> CIMultiDict[str]:
     headers = {**_content_headers(digest), **outcome_headers(outcome), "Content-Type": media_type}
     return CIMultiDict(headers)  # what a response makes of it; copying that costs next to nothing
+
+
+@lru_cache(maxsize=4096)
+def _blob_headers(digest: Digest, length: int | None, outcome: Outcome) -> CIMultiDict[str]:
+    headers = {
+        **_content_headers(digest), **outcome_headers(outcome),
+        "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes",
+    }  # fmt: skip
+    if length is not None:
+        headers["Content-Length"] = str(length)
+    return CIMultiDict(headers)
 
 
 @lru_cache(maxsize=4096)

@@ -9,10 +9,10 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
 
 from mirror.front.api.frontend import Frontend
 
@@ -48,8 +48,7 @@ class Server(web.Server):
 
 class _Connection(web.RequestHandler):
     __slots__ = (
-        "_deadline", "_frontend", "_half_closed", "_is_lost", "_request_timeout", "_taken",
-        "_unread", "_when_lost",
+        "_deadline", "_frontend", "_is_lost", "_request_timeout", "_taken", "_unread", "_when_lost",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend, server: Server, **settings: object) -> None:
@@ -60,7 +59,6 @@ class _Connection(web.RequestHandler):
         self._is_lost = False
         self._when_lost: Callable[[], None] | None = None
         self._unread = 0  # bytes since the last request was whole
-        self._half_closed = False
         self._taken = -1  # bytes that the client's system had, when that was last looked at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,15 +104,18 @@ class _Connection(web.RequestHandler):
             is_idle or not self._request_count or self.ssl_context is not None
         ):  # a half of TLS's cannot be closed
             return False
-        self._half_closed = True
+        self._close_after_the_last()
         self._watch_taking()
         return True
 
-    async def _handle_request(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
-        answered = await super()._handle_request(*arguments)
-        if self._half_closed and not self._messages:
+    def _close_after_the_last(self) -> None:
+        """Have the connection closed once everything that has been asked for is answered."""
+        if not self._messages:
             self._close = True
-        return answered
+            return
+        message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage):  # what is none ends the connection by itself
+            self._messages[-1] = message._replace(should_close=True), body
 
     def _expect_a_request(self) -> None:
         if not self._request_count and not self._force_close:

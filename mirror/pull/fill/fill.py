@@ -126,6 +126,7 @@ class Fill:
         self._senders: set[Sender] = set()
         self._is_held = False  # what there is came from elsewhere, and might be anything
         self.is_too_large = False  # for the store, ever
+        self.began = clock()
 
     def __repr__(self) -> str:
         return f"<Fill {self.upstream} {self.digest}: {self.state.value}, {self._crew}>"
@@ -134,6 +135,21 @@ class Fill:
     def is_over(self) -> bool:
         """Whether it has failed, or is about to: there is nothing to join."""
         return self.state in {State.ENDING, State.FAILED}
+
+    @property
+    def repository(self) -> str:
+        """Where it is asked for, for people; another repository's readers may be with it."""
+        return self.authorities.current.repository
+
+    @property
+    def written(self) -> int:
+        """Bytes from the first that are there."""
+        return 0 if self._writer is None else self._writer.written
+
+    @property
+    def size(self) -> int | None:
+        """In bytes, by the best word there is."""
+        return self.promised if self.told is None else self.told
 
     @property
     def told(self) -> int | None:

@@ -98,6 +98,16 @@ class Fills:
         """How many fills there are that nobody waits for."""
         return sum(not flight.fill.readers.count for flight in self._flights.values())
 
+    @property
+    def running(self) -> list[Fill]:
+        """Those under way, the oldest first."""
+        return [flight.fill for flight in self._flights.values()]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._slots.waiting
+
     def is_running(self, upstream: str, digest: Digest) -> bool:
         """Whether this blob is on its way from there already."""
         flight = self._flights.get((upstream, digest))

@@ -93,6 +93,11 @@ class RegistryBlobs:
     _distrust: Distrust = field(repr=False)
 
     @property
+    def repository(self) -> str:
+        """Its name, with its registry's."""
+        return str(self.scope.repository)
+
+    @property
     def is_lasting(self) -> bool:
         """A client's token may end before a blob does: one request, let in once, outlives it."""
         return self.scope.authorization is None

@@ -86,6 +86,8 @@ class Endpoint:
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)
         self.answered = 0  # questions, ever
+        self.trouble: str | None = None  # the last that was seen, for people
+        self.quota: tuple[int | None, int | None] = (None, None)  # pulls: allowed, and left
         self.token_servers = TokenServers(config, exchange)
         self.label = label
         self._clock = clock
@@ -312,13 +314,15 @@ class Endpoint:
             raise
 
     def _note_quota(self, response: aiohttp.ClientResponse) -> None:
-        for header, gauge in (
-            ("ratelimit-limit", self._metrics.ratelimit_limit),
-            ("ratelimit-remaining", self._metrics.ratelimit_remaining),
-        ):
-            number = parse_quota(response.headers.get(header))
-            if number is not None:
-                gauge.labels(self.label.upstream, self.label.endpoint).set(number)
+        metrics, names = self._metrics, (self.label.upstream, self.label.endpoint)
+        limit = parse_quota(response.headers.get("ratelimit-limit"))
+        remaining = parse_quota(response.headers.get("ratelimit-remaining"))
+        if limit is not None:
+            metrics.ratelimit_limit.labels(*names).set(limit)
+        if remaining is not None:
+            metrics.ratelimit_remaining.labels(*names).set(remaining)
+        if limit is not None or remaining is not None:
+            self.quota = limit, remaining
 
     @contextmanager
     def _watched(self, question: Question | None) -> Iterator[None]:
@@ -350,6 +354,7 @@ class Endpoint:
             return
         trouble = trouble_of(error, is_alone=is_alone)
         if trouble is not None:
+            self.trouble = str(error)
             self._failed(question, trouble)
         else:
             self._succeeded(question)  # an answer, if not the one that was hoped for
@@ -388,7 +393,10 @@ class Endpoint:
         self.health.failed(question, trouble, self._clock(), roll=self._random.random())
         self._up.set(1 if self.health.is_up else 0)
         if was_up and not self.health.is_up:
-            _logger.warning("upstream is down", extra=fields(endpoint=self.config.url))
+            _logger.warning(
+                "upstream is down",
+                extra=fields(endpoint=self.config.url, why=self.trouble or "a body broke"),
+            )
             self._tasks.keep(self._probe_until_up, name="probe")
         elif (
             question is not None

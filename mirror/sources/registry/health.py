@@ -150,6 +150,10 @@ class Health:
         thing = self._things_until.get((question.repository, question.thing), 0.0)
         return max(0.0, quota - now, thing - now)
 
+    def pauses(self, now: float) -> dict[Quota, float]:
+        """The seconds for which it has asked not to be asked, by kind of request."""
+        return {kind: until - now for kind, until in self._paused_until.items() if until > now}
+
     def may_ask(self, question: Question, now: float) -> bool:
         """Whether to ask now. True may make that request the probe: report on it."""
         breakers = self._breakers(question)

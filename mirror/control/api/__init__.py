@@ -1,0 +1,1 @@
+"""The operators' API: `/api/v1`, described by the same models that it answers with."""

@@ -1,0 +1,130 @@
+"""The API over HTTP: each operation of the table, its description, and what happens as it does."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+
+from mirror.control.api.openapi import describe
+from mirror.control.api.operations import ROOT, Operation
+from mirror.control.guard import Guard
+from mirror.control.problems import Refusal, problem
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_BODY = 2**16  # bytes
+_EVERY = 1.0  # seconds between events
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def add_api(
+    application: web.Application,
+    operations: Sequence[Operation],
+    guard: Guard,
+    *,
+    note_fault: Callable[[str, Exception], None],
+) -> None:
+    """Answer everything below ROOT."""
+    description = msgspec.json.encode(describe(operations))
+
+    async def show_description(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=description, content_type="application/json")
+
+    status = next(one for one in operations if one.name == "getStatus")
+    handlers: list[tuple[str, str, _Handler]] = [
+        ("GET", "/openapi.json", show_description),
+        *((one.method, one.path, _answering(one)) for one in operations),
+        ("GET", "/events", _telling(status)),
+        *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
+        ("*", "{rest:(/.*)?}", _refuse),
+    ]
+    for method, path, handler in handlers:
+        application.router.add_route(method, ROOT + path, _guarded(handler, guard, note_fault))
+
+
+def _guarded(
+    handler: _Handler, guard: Guard, note_fault: Callable[[str, Exception], None]
+) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            await guard.require_operator(request)
+            return await handler(request)
+        except Refusal as refusal:
+            return problem(refusal)
+        except ConnectionError:
+            raise  # nobody is there any more
+        except Exception as error:  # noqa: BLE001 - it costs this request, and is told
+            note_fault("api", error)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return problem(Refusal(status, "a fault of the mirror's own; see its log"))
+
+    return handle
+
+
+def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
+    """What may be asked of each path."""
+    found: dict[str, set[str]] = {"/openapi.json": {"GET"}, "/events": {"GET"}}
+    for one in operations:
+        found.setdefault(one.path, set()).add(one.method)
+    return found
+
+
+def _refusing(methods: set[str]) -> _Handler:
+    allowed = ", ".join(sorted(methods))
+
+    async def handle(_: web.Request) -> web.StreamResponse:
+        raise Refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed} is answered here", {"Allow": allowed}
+        )
+
+    return handle
+
+
+async def _refuse(request: web.Request) -> web.StreamResponse:
+    raise Refusal(
+        HTTPStatus.NOT_FOUND,
+        f"{request.method} {request.path} is not of this API: see openapi.json",
+    )
+
+
+def _answering(operation: Operation) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        sent = None if operation.takes is None else await _read(request, operation.takes)
+        if request.method not in {"GET", "HEAD"}:
+            _logger.info("an operator asks: %s", operation.name)
+        answer = await operation.act(sent)
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    return handle
+
+
+async def _read(request: web.Request, wanted: type[msgspec.Struct]) -> msgspec.Struct:
+    if request.content_type != "application/json":  # no form of a page's is
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
+    content = await request.content.read(_LONGEST_BODY + 1)
+    if len(content) > _LONGEST_BODY:
+        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "that is more than anything here takes")
+    try:
+        return msgspec.json.decode(content, type=wanted)
+    except msgspec.MsgspecError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+
+def _telling(status: Operation) -> _Handler:
+    """Server-sent events: the status, again and again (WHATWG HTML, 9.2)."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        while True:
+            told = msgspec.json.encode(await status.act(None))
+            await response.write(b"event: status\ndata: %b\n\n" % told)
+            await asyncio.sleep(_EVERY)
+
+    return handle

@@ -1,0 +1,106 @@
+"""Who may use the operators' port, and from where.
+
+Three kinds of strangers could: who can reach it over the network (`admin.token_file` keeps them
+out, and is needed wherever it listens beyond loopback); a web page that an operator's browser
+shows, by a name that it has point here (DNS rebinding: only known names are answered); and the
+same page by the right name (it may look at nothing, and what it sends is not done).
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import socket
+from collections.abc import Collection
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+
+from mirror.control.problems import Refusal
+
+_SAFE = frozenset({"GET", "HEAD"})
+_OWN = frozenset({"same-origin", "none"})  # Sec-Fetch-Site of what a person or our page asks for
+
+
+class Guard:
+    """Judges requests. `names` are those by which operators ask, beside addresses."""
+
+    def __init__(
+        self, *, names: Collection[str], token_file: Path | None, is_reachable: bool
+    ) -> None:
+        self._names = names
+        self._token_file = token_file
+        self._is_reachable = is_reachable  # from beyond this host
+
+    def require_known_host(self, request: web.Request) -> None:
+        """Raise Refusal where a request names somebody else."""
+        if not is_known(request.headers.get("Host", ""), self._names):
+            raise Refusal(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this is told only under a known name: add this Host to server.admin_hosts,"
+                " or ask by address",
+            )
+
+    async def require_operator(self, request: web.Request) -> None:
+        """Raise Refusal where a request is none of an operator's."""
+        self.require_known_host(request)
+        if self._token_file is None:
+            if self._is_reachable:
+                raise Refusal(
+                    HTTPStatus.FORBIDDEN,
+                    "server.admin_listen can be reached from other hosts: set admin.token_file,"
+                    " or have it listen on 127.0.0.1",
+                )
+        elif not await asyncio.to_thread(_shows, request, self._token_file):
+            raise Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                "send the token of admin.token_file: Authorization: Bearer <token>",
+                {"WWW-Authenticate": 'Bearer realm="mirror"'},
+            )
+        if request.method not in _SAFE and not _is_own(request):
+            raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
+
+
+def _shows(request: web.Request, token_file: Path) -> bool:
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    try:
+        token = token_file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return False
+    is_it = hmac.compare_digest(shown.strip().encode(errors="replace"), token.encode())
+    return bool(token) and scheme.lower() == "bearer" and is_it
+
+
+def _is_own(request: web.Request) -> bool:
+    """Whether no page of another site has sent it (Fetch Metadata; else `Origin`)."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site in _OWN
+    origin = request.headers.get("Origin")
+    return origin is None or origin.partition("://")[2] == request.headers.get("Host")
+
+
+def is_known(host: str, names: Collection[str]) -> bool:
+    """Whether a `Host` field names this mirror as an operator would.
+
+    A web page can have a browser ask by any public name that it has point here (DNS rebinding),
+    but not by an address, and not by a name without a dot, which only a network's own resolver
+    knows.
+    """
+    name = host.lower()
+    if name.rpartition(":")[2].isdecimal():
+        name = name.rpartition(":")[0]
+    name = name.rstrip(".")
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return "." not in name or name in names or name == socket.gethostname().lower()
+    return True
+
+
+def is_loopback(address: str) -> bool:
+    """Whether nobody but this host can reach a listener there."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

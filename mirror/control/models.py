@@ -1,0 +1,127 @@
+"""What the API tells: the contract of `/api/v1`, which OpenAPI is made from.
+
+Sizes are in bytes, durations and rates in (bytes per) seconds, times in seconds since the epoch.
+What is None is not known.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Something that does not work as it should, in words for whoever has to mend it."""
+
+    what: str
+    why: str
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """Whether all is well; `mirror` serves also while it is "degraded"."""
+
+    status: Literal["ok", "degraded"]
+    problems: list[Problem]
+
+
+class Pause(Struct, frozen=True, kw_only=True):
+    """A kind of request that an endpoint has asked not to be asked (429)."""
+
+    requests: str
+    seconds: float  # left
+
+
+class PullQuota(Struct, frozen=True, kw_only=True):
+    """Pulls that upstream allows, by its own word (`ratelimit-*`)."""
+
+    limit: int | None
+    remaining: int | None
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """One URL of an upstream, and what is thought of it."""
+
+    upstream: str
+    name: str
+    url: str
+    is_up: bool
+    trouble: str | None  # the last that was seen, while it is down
+    retry_seconds: float  # until it is asked again; 0 where it would be now
+    pauses: list[Pause]
+    quota: PullQuota | None
+    received: int  # body bytes since the start
+    rate: float  # body bytes per second, of late
+
+
+class Fill(Struct, frozen=True, kw_only=True):
+    """A download that is under way."""
+
+    upstream: str
+    repository: str
+    digest: str
+    state: str
+    size: int | None
+    written: int
+    rate: float  # bytes per second, of late
+    seconds_left: float | None
+    seconds: float  # since it was asked for
+    readers: int
+
+
+class Store(Struct, frozen=True, kw_only=True):
+    """The store, against its limits."""
+
+    root: str
+    blobs: int
+    bytes: int
+    limit: int
+    free: int  # of the file system
+    min_free: int
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """What clients were given since the start."""
+
+    requests: int
+    lookups: int
+    hits: int  # of these lookups, answered without upstream
+    bytes: int
+    fetched: int  # body bytes that upstream sent for it
+    saved: int  # bytes served beyond what was fetched; never below 0
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """Everything that `mirror status` shows."""
+
+    version: str
+    started_at: float
+    health: Health
+    connections: int
+    waiting: int  # fills that wait for a slot
+    served: Served
+    store: Store
+    endpoints: list[Endpoint]
+    fills: list[Fill]
+
+
+class Endpoints(Struct, frozen=True, kw_only=True):
+    """All endpoints, in the order of the configuration."""
+
+    endpoints: list[Endpoint]
+
+
+class Fills(Struct, frozen=True, kw_only=True):
+    """All downloads, the oldest first."""
+
+    fills: list[Fill]
+
+
+class LogLevel(Struct, frozen=True, kw_only=True):
+    """From which level on there is a log line."""
+
+    level: Literal["debug", "info", "warning", "error"]
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """What was asked for is under way, or done."""
+
+    message: str

@@ -1,0 +1,185 @@
+"""What the mirror is doing, as operators are told: read from its parts when somebody asks."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror import __version__
+from mirror.config import Config
+from mirror.control import models
+from mirror.control.rates import Rates
+from mirror.pull.fill.fill import Fill
+from mirror.pull.fill.fills import Fills
+from mirror.sources.registry.endpoint import Endpoint
+from mirror.sources.registry.registry import Registry
+from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.traffic import Result, Traffic
+
+_TICK = 1.0  # seconds between samples
+
+# Answered by what is here; what upstream has confirmed costs a question, and no transfer.
+_HITS = frozenset({Result.HIT, Result.STALE, Result.REVALIDATED, Result.LINKED, Result.NEGATIVE})
+_NO_LOOKUPS = frozenset({None, Result.DENIED, Result.ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What there is to look at. `clock`: seconds since the epoch; `monotonic` is never set back."""
+
+    config: Config
+    fills: Fills
+    registries: Mapping[str, Registry]
+    totals: Callable[[], StoreTotals]
+    traffic: Traffic
+    gather: Callable[[], Awaitable[None]]  # has `traffic` brought up to date
+    connections: Callable[[], int]
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+class Overview:
+    """Tells of a running mirror. `watch` keeps its rates up to date."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._started_at = parts.clock()
+        self._filled = Rates()
+        self._received = Rates()
+
+    async def watch(self) -> None:
+        """Look at what grows, for ever."""
+        while True:
+            now = self._parts.monotonic()
+            self._filled.sample(
+                now, {id(fill): float(fill.written) for fill in self._parts.fills.running}
+            )
+            self._received.sample(
+                now, {id(one): float(one.exchange.received) for _, one in self._endpoints()}
+            )
+            await asyncio.sleep(_TICK)
+
+    async def status(self) -> models.Status:
+        """Everything at once."""
+        await self._parts.gather()
+        store = await self.store()
+        endpoints = self.endpoints()
+        return models.Status(
+            version=__version__,
+            started_at=self._started_at,
+            health=_health(store, endpoints),
+            connections=self._parts.connections(),
+            waiting=self._parts.fills.waiting,
+            served=self._served(),
+            store=store,
+            endpoints=endpoints,
+            fills=self.fills(),
+        )
+
+    async def health(self) -> models.Health:
+        """What does not work as it should."""
+        return _health(await self.store(), self.endpoints())
+
+    async def store(self) -> models.Store:
+        """The store, against its limits."""
+        settings, totals = self._parts.config.store, self._parts.totals()
+        return models.Store(
+            root=str(settings.root),
+            blobs=totals.blobs,
+            bytes=totals.bytes,
+            limit=settings.max_size,
+            free=await asyncio.to_thread(_free, settings.root),
+            min_free=settings.min_free,
+        )
+
+    def endpoints(self) -> list[models.Endpoint]:
+        """Every endpoint, in the order of the configuration."""
+        return [self._endpoint(upstream, one) for upstream, one in self._endpoints()]
+
+    def fills(self) -> list[models.Fill]:
+        """Every download, the oldest first."""
+        return [self._fill(fill) for fill in self._parts.fills.running]
+
+    def _endpoints(self) -> list[tuple[str, Endpoint]]:
+        return [(name, it) for name, one in self._parts.registries.items() for it in one.endpoints]
+
+    def _endpoint(self, upstream: str, endpoint: Endpoint) -> models.Endpoint:
+        now = self._parts.monotonic()
+        pauses = endpoint.health.pauses(now)
+        limit, remaining = endpoint.quota
+        is_told = limit is not None or remaining is not None
+        return models.Endpoint(
+            upstream=upstream,
+            name=endpoint.name,
+            url=endpoint.config.url,
+            is_up=endpoint.health.is_up,
+            trouble=None if endpoint.health.is_up else endpoint.trouble,
+            retry_seconds=endpoint.health.wait_for_ping(now),
+            pauses=[
+                models.Pause(requests=kind.name.lower(), seconds=left)
+                for kind, left in pauses.items()
+            ],
+            quota=models.PullQuota(limit=limit, remaining=remaining) if is_told else None,
+            received=endpoint.exchange.received,
+            rate=self._received.of(id(endpoint)),
+        )
+
+    def _fill(self, fill: Fill) -> models.Fill:
+        rate, size = self._filled.of(id(fill)), fill.size
+        left = None if size is None or not rate else (size - fill.written) / rate
+        return models.Fill(
+            upstream=fill.upstream,
+            repository=fill.repository,
+            digest=str(fill.digest),
+            state=fill.state.value,
+            size=size,
+            written=fill.written,
+            rate=rate,
+            seconds_left=left,
+            seconds=self._parts.monotonic() - fill.began,
+            readers=fill.readers.count,
+        )
+
+    def _served(self) -> models.Served:
+        requests = lookups = hits = sent = 0
+        for sort, tally in self._parts.traffic:
+            number = sum(tally.counts)
+            requests += number
+            if sort.result not in _NO_LOOKUPS:
+                lookups += number
+                hits += number * (sort.result in _HITS)
+                sent += tally.sent
+        fetched = sum(one.exchange.received for _, one in self._endpoints())
+        return models.Served(
+            requests=requests,
+            lookups=lookups,
+            hits=hits,
+            bytes=sent,
+            fetched=fetched,
+            saved=max(0, sent - fetched),
+        )
+
+
+def _health(store: models.Store, endpoints: Sequence[models.Endpoint]) -> models.Health:
+    problems = [*_troubles(endpoints)]
+    if store.free < store.min_free:
+        why = f"{store.free} bytes are free, and store.min_free is {store.min_free}"
+        problems.append(models.Problem(what=f"the file system of {store.root} is full", why=why))
+    return models.Health(status="degraded" if problems else "ok", problems=problems)
+
+
+def _troubles(endpoints: Collection[models.Endpoint]) -> list[models.Problem]:
+    found = []
+    for one in endpoints:
+        if not one.is_up:
+            what = f"{one.url} ({one.upstream}) does not answer"
+            found.append(models.Problem(what=what, why=one.trouble or "no connection"))
+        for pause in one.pauses:
+            what = f"{one.url} ({one.upstream}) limits our rate of requests for {pause.requests}"
+            found.append(models.Problem(what=what, why=f"429; for {pause.seconds:.0f} s more"))
+    return found
+
+
+def _free(root: Path) -> int:
+    return shutil.disk_usage(root).free

@@ -1,0 +1,1 @@
+"""What an operator's commands do: ask a running mirror, and show what it says."""

@@ -1,0 +1,63 @@
+"""A running mirror, asked through its API, where the configuration says that it listens."""
+
+import http.client
+from http import HTTPStatus
+from typing import TypeVar
+
+import msgspec
+
+from mirror.config import Config
+from mirror.config.units import format_listen
+from mirror.control.problems import ProblemDetails
+
+_PATIENCE = 10.0  # seconds
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a listener there is reached
+
+_Answer = TypeVar("_Answer", bound=msgspec.Struct)
+
+
+class NoAnswer(Exception):
+    """The mirror does not run, or does not do as it was asked; in words for an operator."""
+
+
+class RunningMirror:
+    """The mirror that this configuration starts."""
+
+    def __init__(self, config: Config) -> None:
+        host, port = config.server.admin_listen
+        self._address = _ANYWHERE.get(host, host), port
+        self._token_file = config.admin.token_file
+
+    def get(self, path: str, answer: type[_Answer]) -> _Answer:
+        """What the API says at a path below its root. Raises NoAnswer."""
+        where = format_listen(self._address)
+        connection = http.client.HTTPConnection(*self._address, timeout=_PATIENCE)
+        try:
+            connection.request("GET", f"/api/v1{path}", headers=self._headers())
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(
+                f"no mirror answers at {where} ({error}): is it running, and with this"
+                " configuration (server.admin_listen)?"
+            ) from error
+        finally:
+            connection.close()
+        try:
+            if response.status != HTTPStatus.OK:
+                detail = msgspec.json.decode(content, type=ProblemDetails).detail
+                raise NoAnswer(f"{where}: {detail}")
+            return msgspec.json.decode(content, type=answer)
+        except msgspec.MsgspecError as error:
+            raise NoAnswer(
+                f"{where}: what answers there ({response.status}) is no mirror of this version"
+            ) from error
+
+    def _headers(self) -> dict[str, str]:
+        if self._token_file is None:
+            return {}
+        try:
+            token = self._token_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise NoAnswer(f"admin.token_file cannot be read: {error.strerror}") from error
+        return {"Authorization": f"Bearer {token}"}

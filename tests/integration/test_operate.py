@@ -1,0 +1,52 @@
+"""`mirror status` as a command, against a running mirror."""
+
+import json
+import sys
+from pathlib import Path
+
+from tests.support.images import image, random_layer
+from tests.support.mirror import running_mirror, upstream_at
+from tests.support.process import CHILD_ENVIRONMENT, run
+from tests.support.upstream import ScriptedRegistry
+
+
+async def test_the_api_is_as_it_is_described(upstream: ScriptedRegistry, tmp_path: Path) -> None:
+    """By schemathesis, which makes requests of the description, and of what it does not hold."""
+    straight = {**CHILD_ENVIRONMENT, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        url = f"{mirror.admin_url}/api/v1/openapi.json"
+        command = (
+            "env",
+            "-C",
+            tmp_path,
+            Path(sys.executable).with_name("st"),
+            "run",
+            url,
+            "--max-examples",
+            "20",
+        )
+        result = await run(*command, "--no-color", environment=straight, check=False, within=120)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+async def test_status_finds_the_mirror_by_its_configuration(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    app = upstream.add(image(random_layer(1000, seed=1)), "library/app", "1")
+    token = tmp_path / "token"
+    token.write_text("open sesame")
+    command = (sys.executable, "-m", "mirror", "status", "--config", tmp_path / "mirror.toml")
+    async with running_mirror(
+        tmp_path, {"docker.io": upstream_at(upstream.url)}, admin={"token_file": str(token)}
+    ) as mirror:
+        assert (await mirror.client.blob("library/app", app.layers[0])).status == 200
+        shown = await run(*command, "--once")
+        told = json.loads((await run(*command, "--json")).stdout)
+    assert "ok" in shown.stdout
+    assert "1 requests" in shown.stdout
+    assert upstream.host in shown.stdout
+    assert told["store"]["blobs"] == 1
+    gone = await run(*command, "--once", check=False)
+    assert gone.returncode == 1
+    assert gone.stderr.startswith("mirror: no mirror answers at 127.0.0.1:")
+    assert "Traceback" not in gone.stderr
