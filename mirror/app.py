@@ -46,6 +46,7 @@ from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
+from mirror.pull.idle import Idle
 from mirror.pull.images import Images
 from mirror.pull.links import Links
 from mirror.pull.listings import Listings
@@ -250,8 +251,9 @@ def _admin(
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
-            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
-            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
+            metrics.traffic, pool.gather, lambda: pool.connections.count,
+            parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -336,6 +338,10 @@ def _build(parts: _Parts) -> _Built:
         note_sent=links.record_sent,
         random=parts.dice,
     )
+    limits = {
+        name: its.max_idle for name, its in config.upstream.items() if its.max_idle is not None
+    }
+    work.keep(Idle(store, records, limits, clock=clock).look_forever, name="remove what is idle")
     images = Images(store, records, tasks=work)
     store.watch_evictions(images.note_evicted)
     manifests = Manifests(

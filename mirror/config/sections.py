@@ -306,6 +306,7 @@ class Upstream(Section):
     relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
+    max_idle: Timeout | None = None
     endpoints: tuple[Endpoint, ...]
 
     @model_validator(mode="before")

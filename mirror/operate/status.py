@@ -42,7 +42,7 @@ def _head(status: Status, now: float) -> Table:
     )
     table.add_row(
         "store",
-        f"{_size(store.bytes)} of {_size(store.limit)} in {store.blobs} blobs at {store.root};"
+        f"{_size(store.disk)} of {_size(store.limit)} with {store.blobs} blobs at {store.root};"
         f" {_size(store.free)} free on its disk",
     )
     table.add_row(

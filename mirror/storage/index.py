@@ -99,6 +99,18 @@ class Index:
             yield stored
             after = str(stored[-1][0])
 
+    async def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
+        """What was last used before a time, and when, in batches by digest."""
+        after = ""
+        while rows := await self._database.page(
+            "SELECT digest, accessed_at FROM blobs"
+            " WHERE digest > ? AND NOT leaving ORDER BY digest LIMIT ?",
+            (after, _BATCH),
+            lambda digest, at: (str(digest), float(at)),
+        ):
+            after = rows[-1][0]
+            yield [(parse_digest(digest), at) for digest, at in rows if at < since]
+
     async def list_least(self, *, limit: int) -> list[Candidate]:
         """What is worth least, in order, so many at most."""
         return await self._database.rows(

@@ -171,5 +171,11 @@ class Storage(Writers, Protocol):
     async def note_broken(self, digests: Collection[Digest]) -> None:
         """No image that these are in is here in whole: they go before others, until asked for."""
 
+    def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
+        """What was last used before a time, and when, in batches. Both in epoch seconds."""
+
+    async def remove_unused(self, digests: Sequence[Digest]) -> int:
+        """Remove those of these that nobody uses; how many those are."""
+
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches; for slow work in the background."""

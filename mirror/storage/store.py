@@ -243,6 +243,22 @@ class LocalStorage:
         """Have `evicted` told of what has gone to make room."""
         self._parts.room.evicted = evicted
 
+    async def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
+        """What was last used before a time, and when, in batches. Both in epoch seconds."""
+        await self._parts.changes.flush_accesses()
+        async for batch in self._index.list_unused(since=since):
+            yield batch
+
+    async def remove_unused(self, digests: Sequence[Digest]) -> int:
+        """Remove those of these that nobody uses; how many those are."""
+        unused = [digest for digest in digests if not self._states.is_in_use(digest)]
+        if unused:
+            self._parts.changes.begin_leaving(unused)
+            for digest in unused:
+                self._parts.dropped(digest)
+            await to_the_end(self._parts.changes.finish_leaving(unused))
+        return len(unused)
+
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches of at most 1,000."""
         return self._index.list_stored()

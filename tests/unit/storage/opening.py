@@ -32,6 +32,7 @@ async def open_store(
     policy: Policy | None = None,
     threads: Threads | None = None,
     counting: type[Usage] = ContentOnly,
+    dropped: Callable[[Digest], None] = lambda _: None,
 ) -> AsyncIterator[LocalStorage]:
     """An open store; raises the first fault of its own at the end.
 
@@ -47,6 +48,7 @@ async def open_store(
         policy=policy,
         threads=threads,
         counting=counting,
+        dropped=dropped,
         note_fault=lambda _, fault: faults.append(fault),
     ) as store:
         yield store
