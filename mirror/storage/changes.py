@@ -38,7 +38,9 @@ class Changes:
         self._space = space
         self._accesses = accesses
 
-    async def commit(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
+    async def commit(
+        self, entry: PartialEntry, partial: Partial, *, is_manifest: bool, slowness: float
+    ) -> None:
         """Make a proved partial the blob. Raises StoreError; then it is written as before."""
         digest = entry.key.digest
         while (change := self._states.find_change(digest)) is not None:
@@ -47,7 +49,7 @@ class Changes:
         is_stored = False
         try:
             await self._files.commit(partial)
-            await self._record(entry, partial, is_manifest=is_manifest)
+            await self._record(entry, partial, is_manifest=is_manifest, slowness=slowness)
             is_stored = True
         finally:
             if is_stored:
@@ -57,12 +59,14 @@ class Changes:
         self.begin_removal(superseded)
         await self.finish_removal(superseded)
 
-    async def _record(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
+    async def _record(
+        self, entry: PartialEntry, partial: Partial, *, is_manifest: bool, slowness: float
+    ) -> None:
         upstream, digest = entry.key
         try:
             await self._index.record_blob(
                 digest, partial.hashed, now=self._accesses.now(), is_manifest=is_manifest,
-                upstream=upstream,
+                upstream=upstream, slowness=slowness,
             )  # fmt: skip
         except StoreError:
             await self._files.undo_commit(partial)

@@ -2,11 +2,12 @@
 
 ALTER TABLE blobs ADD COLUMN is_superseded INTEGER NOT NULL DEFAULT 0;  -- no tag means it any more
 ALTER TABLE blobs ADD COLUMN is_broken INTEGER NOT NULL DEFAULT 0;      -- no image of it is whole
+ALTER TABLE blobs ADD COLUMN slowness REAL NOT NULL DEFAULT 1;          -- of where it came from
 ALTER TABLE blobs ADD COLUMN score REAL NOT NULL DEFAULT 0;             -- half-lives since the epoch
 ALTER TABLE blobs ADD COLUMN rank REAL NOT NULL DEFAULT 0;              -- the lowest goes first
 
 UPDATE blobs SET score = asked(NULL, accessed_at);
-UPDATE blobs SET rank = rank(score, size, 0, 0);
+UPDATE blobs SET rank = rank(score, size);
 
 DROP INDEX blobs_by_access;
 CREATE INDEX blobs_by_rank ON blobs (rank);

@@ -160,12 +160,13 @@ class Index:
         now: float,
         is_manifest: bool = False,
         upstream: str | None = None,
+        slowness: float = 1.0,
     ) -> None:
         """A blob is on disk, complete; the partial that it was of `upstream` is history."""
         name = worth.short_name(digest)
         history = [] if upstream is None else [(upstream, str(digest))]
         await self._database.write(
-            Statement(_UPSERT_BLOB, [(str(digest), size, int(is_manifest), now, name)]),
+            Statement(_UPSERT_BLOB, [(str(digest), size, int(is_manifest), now, name, slowness)]),
             Statement("DELETE FROM remembered WHERE name = ?", [(name,)]),
             Statement(_NOTE_LATEST, [(now,)]),
             Statement(_FORGET_PARTIAL, history),
@@ -228,7 +229,7 @@ class Index:
 
         That everything is adopted is for `end_adoption` to say.
         """
-        rows = [(*row, None) for row in blobs]  # nothing is remembered of them
+        rows = [(*row, None, 1.0) for row in blobs]  # nothing is remembered of them
         latest = max((float(str(row[3])) for row in rows), default=0.0)
         await self._database.write(
             Statement(_UPSERT_BLOB, rows),
@@ -253,26 +254,29 @@ class Index:
 
 # Manifests may be fetched as blobs, too; they stay what they are.
 _UPSERT_BLOB = (
-    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, is_superseded, score, rank)"
-    " SELECT ?1, ?2, ?3, ?4, coalesce(r.is_superseded, 0), asked(r.score, ?4),"
-    "  rank(asked(r.score, ?4), ?2, coalesce(r.is_superseded, 0), 0)"
+    "INSERT INTO blobs"
+    " (digest, size, is_manifest, accessed_at, is_superseded, slowness, score, rank)"
+    " SELECT ?1, ?2, ?3, ?4, coalesce(r.is_superseded, 0), ?6, asked(r.score, ?4),"
+    "  rank(asked(r.score, ?4), ?2, coalesce(r.is_superseded, 0), 0, ?6)"
     " FROM (SELECT 1) LEFT JOIN remembered AS r ON r.name = ?5 WHERE true"
     " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size, is_broken = 0,"
     " is_manifest = max(is_manifest, excluded.is_manifest),"
     " accessed_at = max(accessed_at, excluded.accessed_at),"
+    " slowness = max(slowness, excluded.slowness),"
     " score = asked(score, excluded.accessed_at),"
-    " rank = rank(asked(score, excluded.accessed_at), excluded.size, is_superseded, 0)"
+    " rank = rank(asked(score, excluded.accessed_at), excluded.size, is_superseded, 0,"
+    "  max(slowness, excluded.slowness))"
 )
 _RECORD_ACCESS = (
     "UPDATE blobs SET accessed_at = max(accessed_at, ?1), score = asked(score, ?1), is_broken = 0,"
-    " rank = rank(asked(score, ?1), size, is_superseded, 0) WHERE digest = ?2"
+    " rank = rank(asked(score, ?1), size, is_superseded, 0, slowness) WHERE digest = ?2"
 )
 _RECORD_MEANING = (
-    "UPDATE blobs SET is_superseded = ?1, rank = rank(score, size, ?1, is_broken)"
+    "UPDATE blobs SET is_superseded = ?1, rank = rank(score, size, ?1, is_broken, slowness)"
     " WHERE digest = ?2 AND is_superseded <> ?1"
 )
 _RECORD_BROKEN = (
-    "UPDATE blobs SET is_broken = 1, rank = rank(score, size, is_superseded, 1)"
+    "UPDATE blobs SET is_broken = 1, rank = rank(score, size, is_superseded, 1, slowness)"
     " WHERE digest = ? AND NOT is_broken"
 )
 _NOTE_LATEST = "UPDATE totals SET latest = max(latest, ?)"

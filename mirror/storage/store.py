@@ -21,6 +21,7 @@ from mirror.storage import extents
 from mirror.storage.accesses import Accesses
 from mirror.storage.adoption import adopt
 from mirror.storage.changes import Changes, close, over
+from mirror.storage.costs import Costs
 from mirror.storage.files import Files, SizedFile
 from mirror.storage.index import Index
 from mirror.storage.partial import Partial
@@ -44,6 +45,7 @@ class _Parts:
 
     files: Files
     usage: Usage
+    costs: Costs
     index: Index
     states: States
     space: Space
@@ -116,7 +118,17 @@ class LocalStorage:
                 )  # fmt: skip
                 await upkeep.recover()
                 parts = _Parts(
-                    files, usage, index, states, space, accesses, changes, room, clock, dropped
+                    files,
+                    usage,
+                    Costs(),
+                    index,
+                    states,
+                    space,
+                    accesses,
+                    changes,
+                    room,
+                    clock,
+                    dropped,
                 )
                 space.overhead = (await usage.look()).overhead
                 try:
@@ -313,7 +325,7 @@ class LocalStorage:
         return LocalWriter(
             entry, partial, size,
             files=self._files, states=self._states, changes=parts.changes, room=parts.room,
-            usage=parts.usage, clock=parts.clock,
+            usage=parts.usage, costs=parts.costs, clock=parts.clock,
         )  # fmt: skip
 
     async def _fail(self, entry: PartialEntry) -> None:

@@ -7,7 +7,8 @@ the time of that as its score; what was asked for eight times at once, that of t
 later. Two scores keep their order for ever, and so an index over them stays right.
 
 To this comes what a byte saves: to fetch anything costs a request besides its bytes, so that what
-is small is worth more for each byte, and manifests go last, but not for ever. And two things make a
+is small is worth more for each byte, and manifests go last, but not for ever; and what comes from
+a slow upstream costs more time (`costs.py`). And two things make a
 blob worth less, whatever its score: it has been superseded (what tags meant it mean something
 else now), or the images that it belongs to are not here in whole any more.
 
@@ -37,9 +38,14 @@ def asked(score: float | None, at: float) -> float:
     return high + math.log2(1.0 + 2.0 ** (low - high))
 
 
-def rank(score: float, size: int, is_superseded: int = 0, is_broken: int = 0) -> float:
-    """By this it is decided who goes first. `size` in bytes; the rest is true or false."""
-    saved = math.log2(1.0 + REQUEST / max(size, 1))
+def rank(
+    score: float, size: int, is_superseded: int = 0, is_broken: int = 0, slowness: float = 1.0
+) -> float:
+    """By this it is decided who goes first. `size` in bytes; `slowness` is that of its upstream.
+
+    The other two are true or false.
+    """
+    saved = math.log2(slowness + REQUEST / max(size, 1))
     return score + saved - SUPERSEDED * is_superseded - BROKEN * is_broken
 
 

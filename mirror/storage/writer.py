@@ -12,6 +12,7 @@ from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes
+from mirror.storage.costs import Costs
 from mirror.storage.errors import NoRoom
 from mirror.storage.files import Files
 from mirror.storage.partial import Partial
@@ -40,6 +41,7 @@ class LocalWriter:
         changes: Changes,
         room: Room,
         usage: Usage,
+        costs: Costs,
         clock: Callable[[], float],
     ) -> None:
         self._entry = entry
@@ -49,6 +51,8 @@ class LocalWriter:
         self._changes = changes
         self._room = room
         self._usage = usage
+        self._costs = costs
+        self._began_at = clock()
         self._clock = clock
         self.size = size
         self._inherited = partial.present  # from an earlier writer
@@ -188,8 +192,14 @@ class LocalWriter:
         """Keep the proved blob. Raises StoreError; then it is not kept, and not ended either."""
         if not self.is_proved():
             raise StoreError(f"{self.digest} is not proved")
+        upstream = self._entry.key.upstream
+        came = self._partial.hashed - extents.total(self._inherited)
+        self._costs.note(upstream, came, self._clock() - self._began_at)
+        slowness = self._costs.slowness(upstream)
         await self._end(
-            lambda: self._changes.commit(self._entry, self._partial, is_manifest=is_manifest)
+            lambda: self._changes.commit(
+                self._entry, self._partial, is_manifest=is_manifest, slowness=slowness
+            )
         )
 
     async def suspend(self) -> None:

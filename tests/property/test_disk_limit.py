@@ -119,6 +119,8 @@ class LimitMachine(RuleBasedStateMachine):
     @invariant()
     def the_limit_holds(self) -> None:
         assert disk_usage(self.root) <= self.room
+        content = [*self.root.glob("blobs/*/*/*"), *self.root.glob("partial/*/*")]
+        assert sum(path.stat().st_blocks * 512 for path in content) <= 60 * BLOCK
         assert self.store.taken <= self.room
 
     @invariant()

@@ -135,6 +135,17 @@ async def test_no_more_is_remembered_of_what_has_gone_than_makes_a_difference(
     assert remembered() == 2
 
 
+async def test_what_has_come_slowly_stays_longer_than_what_was_asked_for_at_that_time(
+    index: Index,
+) -> None:
+    for at, digest in enumerate((ONE, TWO, THREE)):
+        await index.record_blob(digest, 99 * MIB, now=at * HOUR, slowness=(1.0, 3.0, 1.0)[at])
+    assert await _least(index) == [ONE, THREE, TWO]
+    await index.record_blob(TWO, 99 * MIB, now=HOUR)
+    await index.record_accesses({ONE: 3 * HOUR, THREE: 3 * HOUR, TWO: HOUR})
+    assert await _least(index) == [ONE, THREE, TWO]
+
+
 async def test_what_is_superseded_or_broken_goes_first(index: Index) -> None:
     for at, digest in enumerate((ONE, TWO, THREE)):
         await index.record_blob(digest, MIB, now=at * HOUR)

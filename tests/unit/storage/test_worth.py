@@ -52,6 +52,12 @@ def test_of_what_was_asked_for_alike_the_largest_goes_first() -> None:
     assert all(one >= other for one, other in pairwise(ranks))
 
 
+def test_what_is_large_and_slow_to_fetch_is_worth_more() -> None:
+    score = _score(NOW)
+    assert rank(score, 100 * MIB, 0, 0, 4.0) > rank(score, 100 * MIB) + 1.5
+    assert rank(score, 1_000, 0, 0, 4.0) == pytest.approx(rank(score, 1_000), abs=0.01)
+
+
 def test_what_is_superseded_or_broken_counts_less() -> None:
     score = _score(NOW)
     whole = rank(score, MIB)
