@@ -55,7 +55,7 @@ class Room:
     def check_ever(self, size: int) -> None:
         """Raise TooLarge where so much could not even be kept in an empty store."""
         if not self._space.can_ever_hold(size):
-            raise TooLarge("larger than store.max_size")
+            raise TooLarge("larger than all that store.max_size leaves for blobs")
 
     async def admit(self, promise: Promise, size: int) -> None:
         """See that a blob of `size` bytes by upstream's word can find room; nothing is evicted yet.

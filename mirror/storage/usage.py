@@ -1,7 +1,8 @@
 """What the store takes of the disk: more than the bytes of its blobs.
 
     blobs, downloads    whole blocks of the file system
-    directories         those that blobs are spread over, from the start, and what they grow to
+    directories         those that blobs are spread over, from the start, and what they grow to;
+                        and whatever else is there
     databases           the index and the records; their logs at the size that they come to anyway
 
 All of that counts in `store.max_size`. So the limit holds at every instant: what grows between two
@@ -22,6 +23,7 @@ _LOG = (
 _LOGS = ("index.sqlite3-wal", "records.sqlite3-wal")
 _SPREAD = 256  # directories that blobs of one algorithm are spread over
 _DIRECTORIES_EVERY = 100  # looks; they hardly grow
+_COUNTED = ("blobs", "partial")  # directories whose files are on record
 _ST_BLOCK = 512  # bytes, whatever the file system's are
 
 
@@ -68,10 +70,7 @@ class Usage:
         if self._looks % _DIRECTORIES_EVERY == 0:
             self._directories = self._measure_directories()
         self._looks += 1
-        files = {
-            entry.name: entry.stat().st_blocks * _ST_BLOCK
-            for entry in os.scandir(self._root) if entry.is_file()
-        }  # fmt: skip
+        files = {path.name: _taken(path) for path in self._root.iterdir() if not path.is_dir()}
         logs = sum(max(0, _LOG - files.get(name, 0)) for name in _LOGS)
         status = os.statvfs(self._root)
         free = status.f_bavail * status.f_frsize
@@ -79,11 +78,20 @@ class Usage:
 
     def _measure_directories(self) -> int:
         spread = list(self._root.glob("blobs/*/*"))
-        others = [self._root, *self._root.glob("blobs"), *self._root.glob("blobs/*")]
-        others += self._root.glob("partial")
+        others = [self._root, *self._root.glob("blobs/*")]
         others += (path for path in self._root.glob("partial/*") if path.is_dir())
-        taken = sum(path.stat().st_blocks * _ST_BLOCK for path in (*spread, *others))
+        for path in self._root.iterdir():
+            if path.is_dir():
+                others += [path] if path.name in _COUNTED else [path, *path.rglob("*")]
+        taken = sum(_taken(path) for path in (*spread, *others))
         return taken + max(0, _SPREAD - len(spread)) * self.block
+
+
+def _taken(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * _ST_BLOCK
+    except FileNotFoundError:  # it has gone just now
+        return 0
 
 
 class ContentOnly(Usage):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.bench.simulate.__main__ import columns, play, table
-from tests.bench.simulate.policies import ALL, MIRRORS
+from tests.bench.simulate.mirrors import ALL, MIRRORS
 from tests.bench.simulate.trace import SHAPES, Shape, generate
 
 SMALL = [shape.scaled(0.003) for shape in SHAPES]

@@ -1,8 +1,8 @@
 """`python -m tests.bench.simulate`: what different rules of eviction would have fetched.
 
-Generated traces (`trace.py`) are played to each rule (`policies.py`), and to the mirror's own, with
-stores of a twentieth, a tenth and a fifth of all that is ever asked for. Nothing is asked of any
-network, and the same seed gives the same table.
+Generated traces (`trace.py`) are played to each rule (`policies.py`), and to the mirror's own
+(`mirrors.py`), with stores of a twentieth, a tenth and a fifth of all that is ever asked for.
+Nothing is asked of any network, and the same seed gives the same table.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench.simulate.policies import ALL, MIRRORS, Cache
+from tests.bench.simulate.mirrors import ALL, MIRRORS
+from tests.bench.simulate.policies import Cache
 from tests.bench.simulate.trace import DAY, SHAPES, Shape, Trace, generate
 
 SHARES = (0.05, 0.1, 0.2)  # of the footprint, that the store has

@@ -83,3 +83,12 @@ async def test_blobs_are_counted_anew_where_blocks_are_of_another_size(tmp_path:
             assert index.taken == taken + (3 * block if block > 1 else 3)
             await index.forget_blobs([digest_of(b"3")])
             assert index.taken == taken
+
+
+async def test_whatever_else_lies_in_the_store_counts(tmp_path: Path, empty: int) -> None:
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine" / "blob").write_bytes(bytes(10 * BLOCK))
+    async with open_store(tmp_path, max_size=empty + 9 * BLOCK, counting=Usage) as store:
+        assert store.taken >= empty + 10 * BLOCK
+        with pytest.raises(NoRoom):
+            await put(store, content(BLOCK))
