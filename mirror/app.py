@@ -34,6 +34,7 @@ from mirror.control.admin import make_admin
 from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
+from mirror.control.page.views import Views
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
@@ -262,6 +263,7 @@ def _admin(
         make_admin(
             metrics,
             overview,
+            Views(status=overview.status, line=overview.line, clock=parts.clock),
             operations(overview, reload=reload, set_log_level=log.set_level),
             Guard(
                 names={*config.server.admin_hosts, address},

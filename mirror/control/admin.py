@@ -1,4 +1,4 @@
-"""The operators' port: metrics, health, and the API."""
+"""The operators' port: metrics, health, the API and the page."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,6 +10,8 @@ from mirror.control.api.operations import Operation
 from mirror.control.api.routes import add_api
 from mirror.control.guard import Guard
 from mirror.control.overview import Overview
+from mirror.control.page.routes import add_page
+from mirror.control.page.views import Views
 from mirror.control.problems import Refusal, problem
 from mirror.telemetry.metrics import Metrics
 
@@ -17,6 +19,7 @@ from mirror.telemetry.metrics import Metrics
 def make_admin(
     metrics: Metrics,
     overview: Overview,
+    views: Views,
     operations: Sequence[Operation],
     guard: Guard,
     *,
@@ -64,5 +67,6 @@ def make_admin(
             web.get("/status", show_status),
         ]
     )
+    add_page(application, views, guard)
     add_api(application, operations, guard, note_fault=metrics.faults.note)
     return application

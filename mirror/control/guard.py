@@ -7,10 +7,12 @@ same page by the right name (it may look at nothing, and what it sends is not do
 """
 
 import asyncio
+import base64
 import hmac
 import ipaddress
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -54,21 +56,32 @@ class Guard:
         elif not await asyncio.to_thread(_shows, request, self._token_file):
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
-                "send the token of admin.token_file: Authorization: Bearer <token>",
-                {"WWW-Authenticate": 'Bearer realm="mirror"'},
+                "send the token of admin.token_file: Authorization: Bearer <token>;"
+                " a browser, as the password of any name",
+                {"WWW-Authenticate": 'Basic realm="mirror", charset="UTF-8"'},
             )
         if request.method not in _SAFE and not _is_own(request):
             raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
 
 
 def _shows(request: web.Request, token_file: Path) -> bool:
-    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
     try:
         token = token_file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return False
-    is_it = hmac.compare_digest(shown.strip().encode(errors="replace"), token.encode())
-    return bool(token) and scheme.lower() == "bearer" and is_it
+    shown = _shown(request.headers.get("Authorization", ""))
+    return bool(token) and hmac.compare_digest(shown, token.encode())
+
+
+def _shown(header: str) -> bytes:
+    """A bearer's token; or the password of RFC 7617, which is all that a browser can ask for."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode(errors="replace")
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+    return b""
 
 
 def _is_own(request: web.Request) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mirror.telemetry.metrics import StoreTotals
 from mirror.telemetry.traffic import Result, Traffic
 
 _TICK = 1.0  # seconds between samples
+_LINE = 120  # ticks for which the rate of the line is remembered
 
 # Answered by what is here; what upstream has confirmed costs a question, and no transfer.
 _HITS = frozenset({Result.HIT, Result.STALE, Result.REVALIDATED, Result.LINKED, Result.NEGATIVE})
@@ -48,6 +50,7 @@ class Overview:
         self._started_at = parts.clock()
         self._filled = Rates()
         self._received = Rates()
+        self._line: deque[float] = deque(maxlen=_LINE)
 
     async def watch(self) -> None:
         """Look at what grows, for ever."""
@@ -59,6 +62,7 @@ class Overview:
             self._received.sample(
                 now, {id(one): float(one.exchange.received) for _, one in self._endpoints()}
             )
+            self._line.append(sum(self._received.of(id(one)) for _, one in self._endpoints()))
             await asyncio.sleep(_TICK)
 
     async def status(self) -> models.Status:
@@ -77,6 +81,10 @@ class Overview:
             endpoints=endpoints,
             fills=self.fills(),
         )
+
+    def line(self) -> Sequence[float]:
+        """Bytes per second from upstream, second by second, the latest last."""
+        return tuple(self._line)
 
     async def health(self) -> models.Health:
         """What does not work as it should."""

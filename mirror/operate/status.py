@@ -8,12 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mirror.control.models import Endpoint, Fill, Status
+from mirror.control.units import duration, size
 
 _BAR = 20  # columns
 _DIGEST = 19  # characters: sha256: and twelve more
 _PER_CENT = 100
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_STEP = 1024
 
 
 def show(status: Status, now: float) -> RenderableType:
@@ -28,7 +27,7 @@ def _head(status: Status, now: float) -> Table:
     served, store = status.served, status.store
     table = Table.grid(padding=(0, 2))
     health = status.health.status
-    up = _duration(max(0.0, now - status.started_at))
+    up = duration(max(0.0, now - status.started_at))
     table.add_row(
         "mirror", Text.assemble(
             f"{status.version}, up {up}, ", (health, "green" if health == "ok" else "bold red")
@@ -37,13 +36,13 @@ def _head(status: Status, now: float) -> Table:
     ratio = f"{served.hits * _PER_CENT / served.lookups:.0f} %" if served.lookups else "-"
     table.add_row(
         "served",
-        f"{_size(served.bytes)} in {served.requests} requests, hits {ratio};"
-        f" fetched {_size(served.fetched)}, saved {_size(served.saved)}",
+        f"{size(served.bytes)} in {served.requests} requests, hits {ratio};"
+        f" fetched {size(served.fetched)}, saved {size(served.saved)}",
     )
     table.add_row(
         "store",
-        f"{_size(store.disk)} of {_size(store.limit)} with {store.blobs} blobs at {store.root};"
-        f" {_size(store.free)} free on its disk",
+        f"{size(store.disk)} of {size(store.limit)} with {store.blobs} blobs at {store.root};"
+        f" {size(store.free)} free on its disk",
     )
     table.add_row(
         "now",
@@ -65,18 +64,18 @@ def _endpoints(status: Status) -> Table:
         if one.quota is not None and one.quota.limit is not None:
             quota += f" of {one.quota.limit}"
         table.add_row(
-            one.upstream, one.name, _state(one), f"{_size(int(one.rate))}/s",
-            _size(one.received), quota,
+            one.upstream, one.name, _state(one), f"{size(one.rate)}/s",
+            size(one.received), quota,
         )  # fmt: skip
     return table
 
 
 def _state(endpoint: Endpoint) -> Text:
     if not endpoint.is_up:
-        again = f", again in {_duration(endpoint.retry_seconds)}"
+        again = f", again in {duration(endpoint.retry_seconds)}"
         return Text(f"down{again if endpoint.retry_seconds else ''}", "bold red")
     if endpoint.pauses:
-        kinds = ", ".join(f"{it.requests} {_duration(it.seconds)}" for it in endpoint.pauses)
+        kinds = ", ".join(f"{it.requests} {duration(it.seconds)}" for it in endpoint.pauses)
         return Text(f"limited: {kinds}", "yellow")
     return Text("up", "green")
 
@@ -85,9 +84,9 @@ def _fills(status: Status) -> Table:
     table = Table("download", "", "of", "rate", "left", "readers", "from", box=None)
     for one in status.fills:
         table.add_row(
-            one.digest[:_DIGEST], _bar(one), "?" if one.size is None else _size(one.size),
-            f"{_size(int(one.rate))}/s",
-            "-" if one.seconds_left is None else _duration(one.seconds_left),
+            one.digest[:_DIGEST], _bar(one), "?" if one.size is None else size(one.size),
+            f"{size(one.rate)}/s",
+            "-" if one.seconds_left is None else duration(one.seconds_left),
             str(one.readers), one.repository,
         )  # fmt: skip
     return table
@@ -95,29 +94,9 @@ def _fills(status: Status) -> Table:
 
 def _bar(fill: Fill) -> RenderableType:
     if fill.size is None:
-        return Text(f"{_size(fill.written)} ({fill.state})")
+        return Text(f"{size(fill.written)} ({fill.state})")
     return ProgressBar(total=max(1, fill.size), completed=fill.written, width=_BAR)
 
 
 def _known(number: int | None) -> str:
     return "?" if number is None else str(number)
-
-
-def _size(size: int) -> str:
-    """Rounded, for people."""
-    amount, units = float(size), iter(_UNITS)
-    unit = next(units)
-    while amount >= _STEP and (larger := next(units, None)) is not None:
-        amount, unit = amount / _STEP, larger
-    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

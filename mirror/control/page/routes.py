@@ -1,0 +1,112 @@
+"""The page over HTTP: views, what keeps them up to date, and files that never change."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from importlib.resources import files
+from types import MappingProxyType
+
+from aiohttp import web
+
+from mirror.control.guard import Guard
+from mirror.control.page.views import VIEWS, Views
+from mirror.control.page.words import choose
+from mirror.control.problems import Refusal
+
+_EVERY = 1.0  # seconds between looks
+_REMEMBERED = 365 * 86400  # seconds for which a browser keeps the language
+
+_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Content-Security-Policy": (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+            " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+)
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def add_page(application: web.Application, views: Views, guard: Guard) -> None:
+    """Show the page at `/`, to operators."""
+    page = _Page(views, _read_assets())
+    for path, handler in {
+        "/": page.show,
+        "/page/{view}": page.show,
+        "/page/{view}/events": page.tell,
+        "/static/{name}": page.send_asset,
+    }.items():
+        application.router.add_get(path, _guarded(handler, guard))
+
+
+class _Page:
+    def __init__(self, views: Views, assets: Mapping[str, bytes]) -> None:
+        self._views = views
+        self._assets = assets
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        view, language = _view_of(request), _language_of(request)
+        text = await self._views.page(view, language)
+        response = web.Response(text=text, content_type="text/html", headers=_HEADERS)
+        if "lang" in request.query:
+            response.set_cookie(
+                "lang", language, max_age=_REMEMBERED, httponly=True, samesite="Strict"
+            )
+        return response
+
+    async def tell(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: what changes, again and again (WHATWG HTML, 9.2)."""
+        view, language = _view_of(request), _language_of(request)
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            lines = (await self._views.part(view, language)).splitlines()
+            told = "".join(f"data: {line}\n" for line in lines)
+            await response.write(f"event: part\n{told}\n".encode())
+            await asyncio.sleep(_EVERY)
+
+    async def send_asset(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self._assets:
+            raise Refusal(HTTPStatus.NOT_FOUND, "there is no such file")
+        kind = _TYPES[name[name.rindex(".") :]]
+        headers = {**_HEADERS, "Content-Type": kind, "Cache-Control": "max-age=86400"}
+        return web.Response(body=self._assets[name], headers=headers)
+
+
+def _view_of(request: web.Request) -> str:
+    view = request.match_info.get("view", "now")
+    if view not in VIEWS:
+        raise Refusal(HTTPStatus.NOT_FOUND, "there is no such page")
+    return view
+
+
+def _language_of(request: web.Request) -> str:
+    wanted = request.query.get("lang") or request.cookies.get("lang")
+    return choose(wanted, request.headers.get("Accept-Language"))
+
+
+def _guarded(handler: _Handler, guard: Guard) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            await guard.require_operator(request)
+            return await handler(request)
+        except Refusal as refusal:
+            headers = {**_HEADERS, **refusal.headers}
+            return web.Response(status=refusal.status, text=f"{refusal.detail}\n", headers=headers)
+
+    return handle
+
+
+def _read_assets() -> dict[str, bytes]:
+    folder = files("mirror.control.page") / "static"
+    return {
+        it.name: it.read_bytes()
+        for it in folder.iterdir()
+        if any(it.name.endswith(end) for end in _TYPES)
+    }

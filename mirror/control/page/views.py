@@ -1,0 +1,74 @@
+"""What is seen: one template for each view, filled with what the overview tells."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+
+import jinja2
+
+from mirror import __version__
+from mirror.control.models import Status
+from mirror.control.page.words import LANGUAGES, say
+from mirror.control.units import duration, size
+
+VIEWS: Mapping[str, str] = MappingProxyType(
+    {"now": "Now", "endpoints": "Endpoints", "store": "Store"}
+)
+"""The views by their path, with what they are called."""
+
+_CHART = 120  # samples, and the width of the chart in its own units
+_HEIGHT = 40
+
+
+class Views:
+    """Renders pages, and the parts of them that change."""
+
+    def __init__(
+        self,
+        *,
+        status: Callable[[], Awaitable[Status]],
+        line: Callable[[], Sequence[float]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._status = status
+        self._line = line  # bytes per second from upstream, the latest last
+        self._clock = clock
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("mirror.control.page"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        self._templates.filters |= {"size": size, "duration": duration}
+
+    async def page(self, view: str, language: str) -> str:
+        """A whole page."""
+        content = await self.part(view, language)
+        return self._render(
+            "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
+            version=__version__,
+        )  # fmt: skip
+
+    async def part(self, view: str, language: str) -> str:
+        """What of a page changes while one looks at it."""
+        status, line = await self._status(), self._line()
+        return self._render(
+            f"{view}.html", language, status=status, now=self._clock(),
+            rate=line[-1] if line else 0.0, chart=_points(line),
+        )  # fmt: skip
+
+    def _render(self, template: str, language: str, **values: object) -> str:
+        values |= {"_": partial(say, language), "language": language}
+        return self._templates.get_template(template).render(values)
+
+
+def _points(line: Sequence[float]) -> str:
+    """The chart of a rate, as the points of an SVG polyline; the highest touches the top."""
+    latest = line[-_CHART:]
+    top = max(latest, default=0.0)
+    first = _CHART - len(latest)
+    return " ".join(
+        f"{first + number},{_HEIGHT - (value / top * _HEIGHT if top else 0):.1f}"
+        for number, value in enumerate(latest)
+    )

@@ -1,0 +1,25 @@
+"""Amounts as people read them: rounded, in units that fit."""
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_STEP = 1024
+
+
+def size(amount: float) -> str:
+    """Bytes, such as "1.5 MiB"."""
+    units = iter(_UNITS)
+    unit = next(units)
+    while amount >= _STEP and (larger := next(units, None)) is not None:
+        amount, unit = amount / _STEP, larger
+    return f"{int(amount)} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, such as "3 d 2 h" or "1 min 40 s"."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

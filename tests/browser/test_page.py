@@ -1,0 +1,180 @@
+"""The operators' page as a person sees it, in a real browser."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
+
+from tests.support.client import get
+from tests.support.images import Image, image, random_layer
+from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
+from tests.support.process import PATIENCE
+from tests.support.upstream import ScriptedRegistry
+
+CHROMIUM = shutil.which("chromium")
+SIZE = 4 * 2**20
+VIEWS = ("now", "endpoints", "store")
+PHONE = {"width": 360, "height": 640}
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"),  # noqa: TID251 - where it must be there
+    reason="chromium is not installed",
+)
+
+
+@pytest.fixture
+def app(upstream: ScriptedRegistry) -> Image:
+    return upstream.add(image(random_layer(SIZE, seed=1)), "org/app", "1")
+
+
+@pytest.fixture
+async def mirror(upstream: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[MirrorProcess]:
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        yield mirror
+
+
+@asynccontextmanager
+async def browsing(*, complains: bool = False, **options: Any) -> AsyncIterator[Page]:
+    """A browser's page; errors on its console, and requests of others, fail the test."""
+    complaints: list[str] = []
+    asked: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            complaints.append(message.text)
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            context = await browser.new_context(**options)
+            page = await context.new_page()
+            expect.set_options(timeout=PATIENCE * 1000)
+            page.on("console", note)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("request", lambda request: asked.append(request.url))
+            yield page
+            assert complains or complaints == []
+            assert {url.split("/")[2] for url in asked} == {page.url.split("/")[2]}
+        finally:
+            await browser.close()
+
+
+async def test_a_download_is_seen_as_it_goes_on(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    async with browsing() as page:
+        await page.goto(mirror.admin_url)
+        await expect(page.get_by_text("All is well.")).to_be_visible()
+        await expect(page.get_by_text("Nothing is being downloaded.")).to_be_visible()
+        gate = upstream.hold(str(app.layers[0]), after=SIZE // 2)
+        async with asyncio.TaskGroup() as tasks:
+            _ = tasks.create_task(mirror.client.blob("org/app", app.layers[0]))
+            await gate.reached()
+            row = page.get_by_role("row").filter(has_text="docker.io/org/app")
+            await expect(row).to_contain_text("/ 4.0 MiB")
+            await expect(row.get_by_role("progressbar")).to_be_visible()
+            gate.open()
+        await expect(page.get_by_text("Nothing is being downloaded.")).to_be_visible()
+        await expect(page.locator(".figures")).to_contain_text("4.0 MiB")
+
+
+async def test_what_is_down_is_seen_with_the_reason_and_then_that_it_is_back(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/endpoints")
+        row = page.get_by_role("row").filter(has_text=upstream.url)
+        await expect(row).to_contain_text("up")
+        await upstream.stop()
+        await mirror.client.manifest("org/app", "2")
+        await expect(row).to_contain_text("down")
+        await expect(row).to_contain_text("cannot be reached")
+        await expect(page.get_by_role("heading", name="Needs attention")).to_be_visible()
+        await upstream.start()
+        await expect(page.get_by_text("All is well.")).to_be_visible()
+
+
+async def test_a_mirror_that_restarts_under_the_open_page_is_waited_for(
+    mirror: MirrorProcess,
+) -> None:
+    async with browsing(complains=True) as page:  # of the connection that was refused
+        await page.goto(mirror.admin_url)
+        lost = page.get_by_text("This page is no longer up to date")
+        await expect(lost).to_be_hidden()
+        await mirror.process.stop()
+        await expect(lost).to_be_visible()
+        await mirror.process.start()
+        await expect(lost).to_be_hidden()
+        await expect(page.get_by_text("All is well.")).to_be_visible()
+
+
+async def test_one_gets_around_by_keyboard(mirror: MirrorProcess) -> None:
+    async with browsing() as page:
+        await page.goto(mirror.admin_url)
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        for name in ("Now", "Endpoints", "Store"):
+            await page.keyboard.press("Tab")
+            await expect(page.get_by_role("link", name=name)).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Store")).to_be_visible()
+        await expect(page.get_by_role("link", name="Store")).to_have_attribute(
+            "aria-current", "page"
+        )
+
+
+async def test_it_speaks_the_browsers_language_or_the_chosen_one(mirror: MirrorProcess) -> None:
+    async with browsing(locale="zh-CN") as page:
+        await page.goto(mirror.admin_url)
+        await expect(page.get_by_text("一切正常。")).to_be_visible()
+        await page.get_by_role("link", name="English").click()
+        await expect(page.get_by_text("All is well.")).to_be_visible()
+        await page.get_by_role("link", name="Store").click()
+        await expect(page.get_by_text("Free on the disk")).to_be_visible()
+
+
+async def test_it_fits_a_phone(mirror: MirrorProcess, tmp_path: Path) -> None:
+    async with browsing(viewport=PHONE) as page:
+        for view in VIEWS:
+            await page.goto(f"{mirror.admin_url}/page/{view}")
+            await page.screenshot(path=tmp_path / f"{view}-phone.png", full_page=True)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_nobody_is_shut_out(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image, tmp_path: Path, scheme: str
+) -> None:
+    """By axe-core: contrast, names, roles and the rest of WCAG that a machine can see."""
+    await mirror.client.blob("org/app", app.layers[0])
+    await upstream.stop()
+    await mirror.client.manifest("org/app", "2")
+    async with browsing(color_scheme=scheme) as page:
+        for view in VIEWS:
+            await page.goto(f"{mirror.admin_url}/page/{view}")
+            await expect(page.get_by_role("heading", name="Needs attention")).to_be_visible()
+            found = await Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+            await page.screenshot(path=tmp_path / f"{view}-{scheme}.png", full_page=True)
+
+
+async def test_a_browser_asks_for_the_token(upstream: ScriptedRegistry, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("open sesame\n")
+    async with running_mirror(
+        tmp_path, {"docker.io": upstream_at(upstream.url)}, admin={"token_file": str(token)}
+    ) as mirror:
+        answer = await get(mirror.admin_url)
+        assert (answer.status, b"admin.token_file" in answer.body) == (401, True)
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        who = {"username": "anybody", "password": "open sesame"}
+        async with browsing(http_credentials=who) as page:
+            await page.goto(mirror.admin_url)
+            await expect(page.get_by_text("All is well.")).to_be_visible()

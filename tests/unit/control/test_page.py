@@ -1,0 +1,57 @@
+"""The page's words and what it brings with it."""
+
+import hashlib
+import re
+import tomllib
+from importlib.resources import files
+
+import pytest
+
+from mirror.control.page.words import _CHINESE, choose, say
+
+PAGE = files("mirror.control.page")
+
+
+def said() -> set[str]:
+    """Every phrase in the templates."""
+    texts = [it.read_text() for it in (PAGE / "templates").iterdir()]
+    views = re.findall(r'"[a-z]+": "([A-Z]\w+)"', (PAGE / "views.py").read_text())
+    return {phrase for text in texts for phrase in re.findall(r'_\("([^"]+)"', text)} | {*views}
+
+
+def test_every_phrase_is_said_in_chinese_too() -> None:
+    assert said() - _CHINESE.keys() == set()
+    assert _CHINESE.keys() - said() == set(), "nobody says these any more"
+
+
+def test_what_is_put_into_a_phrase_is_put_into_each_language() -> None:
+    for english, chinese in _CHINESE.items():
+        assert re.findall(r"{\w+}", english) == re.findall(r"{\w+}", chinese)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "accepted", "chosen"),
+    [
+        (None, None, "en"), ("zh", "en", "zh"), ("xx", "zh-CN,zh;q=0.9", "zh"),
+        (None, "fr, zh-TW;q=0.5", "zh"), (None, "en-GB", "en"), (None, ";;,,", "en"),
+    ],
+)  # fmt: skip
+def test_the_language_is_the_browsers(
+    wanted: str | None, accepted: str | None, chosen: str
+) -> None:
+    assert choose(wanted, accepted) == chosen
+
+
+def test_values_are_put_in() -> None:
+    assert say("en", "in {count} requests", count=3) == "in 3 requests"
+    assert say("zh", "in {count} requests", count=3) == "共 3 次请求"
+
+
+def test_what_is_not_ours_is_as_it_was_released() -> None:
+    static = PAGE / "static"
+    vendored = tomllib.loads((static / "VENDORED.toml").read_text())
+    scripts = {it.name for it in static.iterdir() if it.name.endswith(".min.js")}
+    assert vendored.keys() == scripts
+    for name, facts in vendored.items():
+        assert hashlib.sha256((static / name).read_bytes()).hexdigest() == facts["sha256"]
+        assert facts["licence"] == "0BSD"
