@@ -17,9 +17,7 @@ from mirror.storage import extents
 from mirror.storage.files import translated
 from mirror.storage.threads import Threads
 
-_LOG = (
-    2**22 + 2**16
-)  # bytes: SQLite tidies a log up at 1,000 pages of 4 KiB, and then keeps the file
+_LOG = 2**22 + 2**16  # bytes: SQLite tidies a log up at 1,000 pages of 4 KiB, and keeps the file
 _LOGS = ("index.sqlite3-wal", "records.sqlite3-wal")
 _SPREAD = 256  # directories that blobs of one algorithm are spread over
 _DIRECTORIES_EVERY = 100  # looks; they hardly grow
