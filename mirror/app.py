@@ -51,6 +51,8 @@ from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
+from mirror.pull.idle import Idle
+from mirror.pull.images import Images
 from mirror.pull.links import Links
 from mirror.pull.listings import Listings
 from mirror.pull.logins import Logins
@@ -209,7 +211,11 @@ async def run(
                 max_quarantine=config.store.max_quarantine,
             )
         )
-        metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
+        metrics.watch_store(
+            lambda: store.totals,
+            read_disk=lambda: store.taken,
+            limit_bytes=config.store.max_size,
+        )
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
@@ -271,8 +277,9 @@ def _admin(
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
-            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
-            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
+            metrics.traffic, pool.gather, lambda: pool.connections.count,
+            parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -377,10 +384,17 @@ def _build(parts: _Parts) -> _Built:
         proved=fills.note_size,
         random=parts.dice,
     )
+    limits = {
+        name: its.max_idle for name, its in config.upstream.items() if its.max_idle is not None
+    }
+    work.keep(Idle(store, records, limits, clock=clock).look_forever, name="remove what is idle")
+    images = Images(store, records, tasks=work)
+    store.watch_evictions(images.note_evicted)
     manifests = Manifests(
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
+        note_tag=images.note_tag,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     mirror = Mirror(
@@ -415,7 +429,7 @@ def _build(parts: _Parts) -> _Built:
     work.keep(retention.sweep_forever, name="forget")
     pinning = Pinning(
         config.pin, store=store, records=records, manifests=manifests, fills=fills,
-        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
+        registries=registries, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
     return _Built(mirror, fills, registries, pinning)

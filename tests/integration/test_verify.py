@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mirror.oci.compact import unpack
 from tests.conftest import StartMirror
 from tests.support.client import Client, client
 from tests.support.images import Image, image, index, random_layer
@@ -189,7 +190,7 @@ async def test_an_index_is_made_anew_from_blobs_that_are_what_they_should_be(
             rows = rebuilt.execute(
                 "SELECT digest, is_manifest, proved_on > 1 FROM blobs ORDER BY digest"
             ).fetchall()
-        assert rows == sorted(
+        assert [(str(unpack(packed)), *rest) for packed, *rest in rows] == sorted(
             (digest, int(digest == app.digest), 1) for digest in [app.digest, *app.blobs]
         )
         status, said, _ = await _mirror(mirror, "rebuild", "--json")
