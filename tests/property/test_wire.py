@@ -165,7 +165,7 @@ class Door:
 
     async def reach(self, number: int, position: int, stop: int) -> int:
         assert 0 <= number < 2**53
-        assert 0 <= min(position, stop)
+        assert min(position, stop) >= 0
         assert max(position, stop) < 2**63
         return position
 

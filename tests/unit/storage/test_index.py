@@ -161,6 +161,30 @@ async def test_what_is_superseded_or_broken_goes_first(index: Index) -> None:
     assert await _least(index) == [ONE, TWO, THREE]
 
 
+async def test_what_is_known_already_is_neither_worth_less_nor_unproved_when_it_is_adopted(
+    path: Path,
+) -> None:
+    async with Index.open(path) as index:
+        for at in range(5):
+            await index.record_blob(ONE, MIB, now=at * HOUR, is_manifest=True, slowness=2.0)
+        before = await index.list_least(limit=9)
+        await index.adopt([(str(ONE), 7, 0, 9 * HOUR, 0), (str(TWO), MIB, 0, 9 * HOUR, 0)], [])
+        assert [one for one in await index.list_least(limit=9) if one.digest == ONE] == before
+        assert (await index.find(ONE), await index.find(TWO)) == ((MIB, True), (MIB, False))
+        await index.record_blob(THREE, MIB, now=9 * HOUR)
+        ranks = {one.digest: one.rank for one in await index.list_least(limit=9)}
+        assert ranks[TWO] == ranks[THREE]
+
+
+async def test_a_blob_that_is_said_to_be_a_manifest_is_as_proved_as_before(index: Index) -> None:
+    await index.adopt([(str(ONE), MIB, 0, HOUR, 0)], [])
+    await index.record_blob(ONE, MIB, now=HOUR, is_manifest=True, is_proved=False)
+    assert await index.find(ONE) == (MIB, False)
+    await index.record_proved([ONE], on=7)
+    await index.record_blob(ONE, MIB, now=HOUR, is_manifest=True, is_proved=False)
+    assert await index.list_due(before=7, today=9, after=None, limit=9) == [(ONE, MIB, 7)]
+
+
 async def test_an_index_of_the_first_version_keeps_its_order_and_its_totals(path: Path) -> None:
     script = files("mirror.storage").joinpath("index.sql").read_text("utf-8")
     with closing(sqlite3.connect(path)) as connection:
