@@ -39,7 +39,7 @@ DAY = 86400.0
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
 
-MOST_REMEMBERED = 200_000  # blobs that have gone; some 8 MB
+MOST_REMEMBERED = 200_000  # blobs that have gone; some 11 MB
 
 
 class Index:
