@@ -8,12 +8,13 @@ comes next finds one. Of those who wait, the client that has the fewest is next.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 _SHARE = 3  # times what is free
+_SEVERAL = 2
 
 client: ContextVar[str | None] = ContextVar("client", default=None)
 """The client (an address) whose request is being answered; None where nobody's is."""
@@ -116,19 +117,38 @@ class Slots:
             yield
         finally:
             del self._taken[place]
-            self.hand_on()
+            self._hand_on()
 
-    def hand_on(self) -> None:
-        """Give free slots to those who wait and may have one: also because a client has joined."""
+    def reconsider(self, urgency: Urgency) -> None:
+        """Others wait for this now: if it waits for a slot, it may have one of theirs."""
+        place = next((it for it in self._waiting if it.urgency is urgency), None)
+        if place is not None and (use := self._use()).may_take(place):
+            self._hand_to(place, use)
+
+    def _hand_on(self) -> None:
+        """Give free slots to those who wait and may have one."""
         while self._waiting and len(self._taken) < (self._limit or 0):
             use = self._use()
-            places = [it for it in self._waiting if use.may_take(it)]
+            places = [it for it in self._first_of_each() if use.may_take(it)]
             if not places:
                 return
-            following = min(places, key=use.turn_of)  # the first, where it is the same
-            del self._waiting[following]
-            self._give(following, use)
-            following.turn.set_result(None)
+            self._hand_to(min(places, key=use.turn_of), use)  # the first, where it is the same
+
+    def _first_of_each(self) -> Iterator[_Place]:
+        """Of those who wait alike, whoever came first: one client may have thousands waiting."""
+        seen = set[object]()
+        for place in self._waiting:
+            urgency = place.urgency
+            whose = urgency.account if len(urgency.clients) < _SEVERAL else place
+            alike = (whose, place.sharer, urgency.is_urgent)
+            if alike not in seen:
+                seen.add(alike)
+                yield place
+
+    def _hand_to(self, place: _Place, use: "_Use") -> None:
+        del self._waiting[place]
+        self._give(place, use)
+        place.turn.set_result(None)
 
     async def _wait(self, place: _Place, within: float | None) -> None:
         use = self._use()
@@ -144,7 +164,7 @@ class Slots:
             self._waiting.pop(place, None)
             if place in self._taken:  # it had just been given to us
                 del self._taken[place]
-                self.hand_on()
+                self._hand_on()
             raise
 
     def _give(self, place: _Place, use: "_Use") -> None:
@@ -191,6 +211,6 @@ class _Use:
     def poorest(self, place: _Place) -> str | None:
         """Of the clients that wait for it, the one with the fewest slots."""
         urgency = place.urgency
-        if len(urgency.clients) < 2:  # noqa: PLR2004 - which is nearly always so
+        if len(urgency.clients) < _SEVERAL:  # which is nearly always so
             return urgency.account
         return min(urgency.clients, key=lambda one: self.by_client[one])

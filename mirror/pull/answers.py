@@ -46,7 +46,7 @@ class Progress(Struct, frozen=True, array_like=True):
     """How far a fill has come: so many bytes are `written`, without a gap from the first.
 
     `size` in bytes is None where nobody knows it yet. `is_proved`: all is there, and is the blob.
-    `is_doubted`: this upstream has sent something else under this digest before.
+    `is_doubted`: ranges too wait for that. It is small, or this upstream has sent something else.
     """
 
     written: Annotated[int, Meta(ge=0, le=2**63 - 1)]

@@ -83,8 +83,10 @@ class Writer(Protocol):
     def missing(self) -> list[tuple[int, int]]:
         """The half-open ranges still to be written, in order; `size` must be known."""
 
-    async def expect(self, size: int | None) -> None:
+    async def expect(self, size: int | None, *, is_whole: bool = True) -> None:
         """The size has become known, is another one than was thought, or nobody knows it (None).
+
+        Unless `is_whole`, nobody waits for all of it: only what arrives takes room.
 
         Raises:
             NoRoom: It cannot be kept within the limits.

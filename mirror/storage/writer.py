@@ -108,11 +108,11 @@ class LocalWriter:
             raise ValueError("the size is not known")
         return extents.missing(self._partial.present, 0, self.size)
 
-    async def expect(self, size: int | None) -> None:
+    async def expect(self, size: int | None, *, is_whole: bool = True) -> None:
         """The size has become known, is another one than was thought, or nobody knows it (None).
 
-        What an earlier writer has left beyond it goes. Raises NoRoom, and StoreError where this one
-        has written more already.
+        Unless `is_whole`, only what arrives takes room. What an earlier writer has left beyond it
+        goes. Raises NoRoom, and StoreError where this one has written more already.
         """
         promise = self._entry.promise
         if size is None:
@@ -121,7 +121,10 @@ class LocalWriter:
         if extents.clip(self._claimed, size) != self._claimed:
             await self._cut(size)
         promise.is_proved &= size == self.size
-        await self._room.admit(promise, size)
+        if is_whole:
+            await self._room.admit(promise, size)
+        else:
+            self._room.check_ever(size)
         promise.size = max(min(promise.size, self._usage.whole(size)), self._taken(self._claimed))
         self.size = size
 

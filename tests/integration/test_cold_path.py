@@ -130,7 +130,7 @@ async def test_a_corrupted_byte_reaches_nobody_as_a_completed_response(
     assert answer.digest == layer
 
 
-async def test_a_range_of_a_corrupted_blob_is_not_completed_either(
+async def test_a_range_of_a_small_corrupted_blob_is_not_completed_either(
     upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
 ) -> None:
     mirror = await start_mirror()

@@ -359,3 +359,19 @@ async def test_an_estargz_layer_is_read_file_by_file(
         assert await reader.read(name) == files[name]
     assert upstream.bytes_sent(digest) <= 1.1 * 2 * 400_000 + 4 * BLOCK
     assert (await mirror.client.blob("lazy", digest)).digest == digest
+
+
+async def test_parts_take_the_room_that_they_need_and_not_that_of_whole_layers(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
+) -> None:
+    other = upstream.add(image(random_layer(SIZE, seed=63)), "library/other", "1")
+    [digest] = other.layers
+    mirror = await start_mirror(fill=NEVER, store={"max_size": "8 MB"})
+    await mirror.client.manifest("app", "1")
+    await mirror.client.manifest("other", "1")
+    await _range(mirror, 3_000_000, 3_100_000)
+    answer = await mirror.client.get(
+        f"/v2/other/blobs/{digest}", headers={"Range": "bytes=3000000-3099999"}
+    )
+    assert answer.body == other.blobs[digest][3_000_000:3_100_000]
+    assert upstream.bytes_sent(digest) <= 100_000 + 2 * BLOCK

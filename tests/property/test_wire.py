@@ -20,6 +20,7 @@ from mirror.front.wire.interface import interface_of, serve
 from mirror.front.wire.peer import Peer
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Missing, RegistryError
+from mirror.oci.ranges import MOST_RANGES
 from mirror.oci.reference import Reference, Repository, Tag, parse_reference, parse_repository
 from mirror.oci.request import Page
 from mirror.pull.answers import MISS
@@ -119,7 +120,11 @@ class Door:
 
     @asynccontextmanager
     async def open_blob(self, *asked: Any) -> AsyncIterator[Lease]:
-        self._check(*asked)
+        *question, ranges = asked
+        self._check(*question)
+        assert len(ranges) <= MOST_RANGES
+        for one in ranges:
+            assert all(at is None or at >= 0 for at in (one.first, one.last, one.suffix))
         yield Lease(None, MISS)
 
     open_rest = open_blob
@@ -165,8 +170,8 @@ class Door:
 
     async def reach(self, number: int, position: int, stop: int) -> int:
         assert 0 <= number < 2**53
-        assert min(position, stop) >= 0
-        assert max(position, stop) < 2**63
+        assert 0 <= position < 2**63
+        assert 0 <= stop < 2**63
         return position
 
     async def next_chunk(self, number: int, start: int, stop: int | None) -> None:

@@ -189,6 +189,8 @@ class Fill:
             self._wants.want_whole()
         else:
             self._wants.add(want)
+        if self.state is State.WAITING:  # until now for another client's turn
+            self._slots.reconsider(self._urgency)
 
     def leave(self, client: str | None, want: Want | None = None) -> None:
         """One less; of this client."""
@@ -317,13 +319,14 @@ class Fill:
         self._senders.add(body.sender)
         if sizes.told is None:
             try:
-                await writer.expect(body.size)
+                await writer.expect(body.size, is_whole=self._wants.is_whole)
             except NoRoom:
                 sizes.told = body.size
                 raise
         sizes.begin(body.size)
-        if (sizes.told or 0) <= _SMALL:
+        if (sizes.told or 0) <= _SMALL:  # also ranges wait: the proof is near
             self._wants.want_whole()
+            self.readers.is_doubted = True
         self._admit_readers(body, writer)
         return sizes.told
 

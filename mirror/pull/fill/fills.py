@@ -185,8 +185,7 @@ class Fills:
                 await flight.over.wait()
                 continue
             fill.join(source, asker, want)
-            self._slots.hand_on()  # it may have waited for another client's turn
-            self._make_way()  # ... or nobody for it
+            self._make_way()  # it may have waited, and nobody for it
             try:
                 await fill.readers.started()
                 fill.authorities.check(source)

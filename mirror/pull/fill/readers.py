@@ -36,7 +36,7 @@ class Readers:
         self._gauge = gauge
         self._deserted = deserted
         self._wants = wants
-        self._is_doubted = is_doubted
+        self.is_doubted = is_doubted
         self._writer: Writer | None = None
         self._are_in = False
         self._is_over = False
@@ -46,7 +46,7 @@ class Readers:
     def progress(self) -> Progress:
         """How far it has come."""
         written = 0 if self._writer is None else self._writer.written
-        return Progress(written, self.size, self.is_proved, self._is_doubted)
+        return Progress(written, self.size, self.is_proved, self.is_doubted)
 
     @property
     def file(self) -> FileIO:
@@ -106,7 +106,7 @@ class Readers:
         if self.is_proved:
             return min(stop, self.size)
         limit = min(stop, self._writer.end_at(position))
-        if self._is_doubted:
+        if self.is_doubted:
             return min(limit, stop - 1)
         is_all_there = self._writer.end_at(0) >= self.size
         return min(limit, self.size - 1) if is_all_there else limit

@@ -236,7 +236,7 @@ async def test_what_another_client_waits_for_too_may_have_a_slot_of_that_one() -
         await crowd.come("waited for by both", waited_for)
         assert len(crowd.inside) == 3
         waited_for.join("new")
-        slots.hand_on()
+        slots.reconsider(waited_for)
         await settle()
         assert crowd.inside[-1] == "waited for by both"
         assert waited_for.account == "new"
