@@ -181,7 +181,11 @@ async def run(
                 max_quarantine=config.store.max_quarantine,
             )
         )
-        metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
+        metrics.watch_store(
+            lambda: store.totals,
+            read_disk=lambda: store.taken,
+            limit_bytes=config.store.max_size,
+        )
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
@@ -241,8 +245,9 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
-            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
-            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
+            metrics.traffic, pool.gather, lambda: pool.connections.count,
+            parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")

@@ -16,7 +16,16 @@ from pydantic import (
 
 from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import parse_prefix
-from mirror.config.values import Count, Flag, Host, ReadableFile, Section, Size, not_zero
+from mirror.config.values import (
+    Count,
+    Flag,
+    Host,
+    ReadableFile,
+    Section,
+    Size,
+    Timeout,
+    not_zero,
+)
 from mirror.oci.image import DOCKER_HUB
 
 
@@ -125,6 +134,7 @@ class Upstream(Section):
     relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
+    max_idle: Timeout | None = None
     endpoints: tuple[Endpoint, ...]
 
     @model_validator(mode="before")
