@@ -1,6 +1,7 @@
 """Registries, and where their content is had: what can be set, and what can be wrong with it."""
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from mirror.config.values import (
     not_zero,
 )
 from mirror.oci.image import DOCKER_HUB
+from mirror.oci.repositories import Selection
 
 
 def _tells_tags(value: object) -> object:
@@ -151,6 +153,11 @@ class Upstream(Section):
         return table
 
     @property
+    def served(self) -> Selection:
+        """The repositories that `allow` and `deny` leave."""
+        return Selection(self.allow, self.deny)
+
+    @property
     def relay_scheme(self) -> Literal["https", "http"] | None:
         """How clients send the mirror what a token server is asked; None: not at all."""
         if self.relay_tokens is True:
@@ -183,4 +190,23 @@ def docker_hub() -> dict[str, Upstream]:
             aliases=("index.docker.io", "registry-1.docker.io"),
             endpoints=(Endpoint(url="https://registry-1.docker.io"),),
         )
+    }
+
+
+def with_docker_hubs_defaults(upstreams: Mapping[object, object]) -> dict[object, object]:
+    """The tables of a file, with what is not written in Docker Hub's, where there is one."""
+    tables = {name: it for name, it in upstreams.items() if isinstance(it, dict)}
+    defaults = docker_hub()[DOCKER_HUB].model_dump(mode="python", exclude_none=True)
+    claimed = {str(name).strip().lower() for name in tables} | {
+        str(alias).lower()
+        for table in tables.values()
+        if isinstance(table.get("aliases"), list | tuple)
+        for alias in table["aliases"]
+    }
+    defaults["aliases"] = tuple(it for it in defaults["aliases"] if it not in claimed)
+    defaults["default"] = not any(table.get("default") is True for table in tables.values())
+    return {**upstreams} | {
+        name: defaults | table
+        for name, table in tables.items()
+        if str(name).strip().lower() == DOCKER_HUB
     }

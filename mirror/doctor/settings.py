@@ -24,11 +24,14 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
         )
     for name, upstream in config.upstream.items():
         for number, endpoint in enumerate(upstream.endpoints):
+            where = f'upstream."{name}".endpoints[{number}]'
+            if endpoint.credential_helper is not None:
+                yield from _helper(endpoint.credential_helper, f"{where}.credential_helper")
             has_secrets = endpoint.username is not None or endpoint.credential_helper is not None
             if has_secrets and urlsplit(endpoint.url).scheme == "http":
                 yield Finding(
                     "warning",
-                    f'upstream."{name}".endpoints[{number}].url',
+                    f"{where}.url",
                     "is http: the password crosses the network in the clear; use https",
                 )
         if upstream.access == "client":
@@ -42,6 +45,17 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
             "without tls_certificate_file, clients' passwords cross the network in the clear",
         )
     yield from _store(config)
+
+
+def _helper(name: str, where: str) -> Iterator[Finding]:
+    program = f"docker-credential-{name}"
+    if shutil.which(program) is None:
+        yield Finding(
+            "warning",
+            where,
+            f"{program} is not in the PATH of whoever asks; where the mirror does not find it"
+            " either, it has no credentials there",
+        )
 
 
 def _logins(name: str, upstream: Upstream, *, has_tls: bool) -> Iterator[Finding]:

@@ -142,6 +142,35 @@ async def test_no_body_is_more_than_an_answer_that_makes_no_sense(
     assert await _has_no_fault(mirror)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            b"WWW-Authenticate: " + (piece * 60_000)[:60_000]
+            for piece in (b"a ", b"Mon, ", b'a="b",')
+        ),
+        b'WWW-Authenticate: Bearer realm="http://' + "ü.".encode() * 2_000 + b'/"',
+        b'WWW-Authenticate: Bearer realm="http://' + b"a." * 2_000 + b'/"',
+        b"Location: http://" + "ü.".encode() * 20_000 + b"/",
+        b"Location: //" + b"a." * 30_000 + b"/",
+        b"Location: http:/\t/" + "é".encode() * 30_000 + b"/",
+    ],
+    ids=range(8),
+)
+async def test_a_field_of_64_kib_holds_up_nobody_and_is_told_to_nobody(
+    evil: Evil, start_mirror: StartMirror, field: bytes
+) -> None:
+    hub = upstream_at(evil.url) | {"access": "client", "hosts": ["hub.mirror.example"]}
+    mirror = await start_mirror({"docker.io": hub}, fill=FILL)
+    status = b"307 There" if field.startswith(b"Location") else b"401 Who"
+    evil.on("/v2/", says(b"HTTP/1.1 " + status, *[field] * 4, b"Content-Length: 0"))
+    for target, host in (("/v2/app/manifests/1", mirror.host), ("/v2/", "hub.mirror.example")):
+        answer = await mirror.client.get(target, headers={"Host": host})
+        assert answer.status in {401, 403, 502}
+        assert len(answer.body) < 1000
+        assert len(str(answer.headers)) < 40_000
+
+
 @pytest.mark.parametrize("seed", range(10))
 async def test_answers_at_random_fail_what_they_answer_and_nothing_more(
     evil: Evil, start_mirror: StartMirror, seed: int

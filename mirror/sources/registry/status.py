@@ -7,9 +7,11 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
+from mirror.oci.challenge import usable
 from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
 from mirror.sources.registry.health import Trouble
+from mirror.sources.registry.reading import Broken
 
 _PASSING = frozenset(
     {
@@ -24,7 +26,6 @@ _PASSING = frozenset(
 
 _CODE = re.compile(r"[A-Z0-9_]{1,64}")  # of an error, as the spec has them
 _MOST_ERRORS = 8
-_MOST_CHALLENGES = 8
 
 
 class Closed(Unavailable):
@@ -71,6 +72,8 @@ def trouble_of(error: RegistryError, *, others_answered: bool) -> Trouble | None
     if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
         return None
     if error.status_seen is None:
+        if isinstance(error, Broken):
+            return Trouble.BROKEN
         return Trouble.SLOW if error.timed_out and others_answered else Trouble.UNREACHABLE
     return Trouble.ERROR if error.status_seen >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
@@ -154,7 +157,7 @@ def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
 def _challenges(response: aiohttp.ClientResponse) -> list[str]:
     """Each field of its own, as they came: clients read the first challenge of each."""
     fields = response.headers.getall("WWW-Authenticate", [])
-    return [value for value in map(field_value, fields[:_MOST_CHALLENGES]) if value is not None]
+    return [value for value in map(field_value, usable(fields)) if value is not None]
 
 
 def _raise_refusal(response: aiohttp.ClientResponse) -> None:

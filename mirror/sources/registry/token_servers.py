@@ -17,6 +17,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.challenge import parse_challenges
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.oci.token import TokenAnswer, TokenQuestion, key_of
+from mirror.sources.registry.addresses import parse_address
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import parse_retry_after
 from mirror.sources.registry.tokens import is_trusted
@@ -87,8 +88,7 @@ class TokenServers:
 
     def _address(self, realm: str, query: str) -> URL:
         try:
-            url = URL(realm)
-            url.origin()  # yarl finds out what a port or a host is worth when it is asked
+            url = parse_address(realm)
         except ValueError as error:
             raise Unavailable("upstream's challenge names no usable token server") from error
         if not self._is_trusted(url):
