@@ -24,7 +24,7 @@ from aiohttp import web
 from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.guessing import Guesses
 from mirror.aio.single_flight import SingleFlight
-from mirror.aio.tasks import Tasks, owned_tasks
+from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
 from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
@@ -37,6 +37,7 @@ from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
+from mirror.control.port import serving
 from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
@@ -83,7 +84,6 @@ _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
 _GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
-_ADMIN_DRAINS = 1.0  # seconds; who watches events would for ever
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -252,21 +252,21 @@ async def run(
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
         admin = _admin(parts, built, pool, reloading.ask)
-        await stack.enter_async_context(_serving(admin, config.server.admin_listen))
+        admin_address = await stack.enter_async_context(
+            _serving(admin, config.server.admin_listen, note_fault)
+        )
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
         for pin in config.pin:
             work.keep(partial(built.pinning.follow_forever, pin), name="pin")
-        yield Running(
-            [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
-        )
+        yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
 def _admin(
     parts: "_Parts", built: "_Built", pool: Pool, reload: Callable[[], None]
-) -> web.AppRunner:
+) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
@@ -277,24 +277,19 @@ def _admin(
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     address, _ = config.server.admin_listen
-    return web.AppRunner(
-        make_admin(
-            metrics,
-            overview,
-            Views(status=overview.status, line=overview.line, clock=parts.clock),
-            operations(overview, reload=reload, set_log_level=log.set_level),
-            Guard(
-                names={*config.server.admin_hosts, address},
-                token_file=config.admin.token_file,
-                is_reachable=not is_loopback(address),
-            ),
-            verify=partial(verify, store, parts.records),
-            gather=pool.gather,
-            find_problem=partial(_find_problem, pool, store),
+    return make_admin(
+        metrics,
+        overview,
+        Views(status=overview.status, line=overview.line, clock=parts.clock),
+        operations(overview, reload=reload, set_log_level=log.set_level),
+        Guard(
+            names={*config.server.admin_hosts, address},
+            token_file=config.admin.token_file,
+            is_reachable=not is_loopback(address),
         ),
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=_ADMIN_DRAINS,
+        verify=partial(verify, store, parts.records),
+        gather=pool.gather,
+        find_problem=partial(_find_problem, pool, store),
     )
 
 
@@ -452,16 +447,15 @@ def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
 
 
 @asynccontextmanager
-async def _serving(runner: web.AppRunner, address: tuple[str, int]) -> AsyncIterator[None]:
-    await runner.setup()
-    try:
+async def _serving(
+    admin: web.Application, address: tuple[str, int], note_fault: NoteFault
+) -> AsyncIterator[tuple[str, int]]:
+    async with AsyncExitStack() as stack:
         try:
-            await web.TCPSite(runner, *address).start()
+            bound = await stack.enter_async_context(serving(admin, address, note_fault))
         except OSError as error:
             raise cannot_listen("admin_listen", address, error) from error
-        yield
-    finally:
-        await runner.cleanup()
+        yield bound
 
 
 def _addresses(running: Running) -> dict[str, object]:
