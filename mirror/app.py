@@ -22,7 +22,7 @@ from pathlib import Path
 from aiohttp import web
 
 from mirror.aio.garbage import spare_what_is_there
-from mirror.aio.tasks import owned_tasks
+from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.building import Built, Clock, Parts, build
 from mirror.config import (
     Config,
@@ -35,6 +35,7 @@ from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
+from mirror.control.port import serving
 from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
@@ -57,7 +58,6 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_ADMIN_DRAINS = 1.0  # seconds; who watches events would for ever
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -181,7 +181,11 @@ async def run(
                 max_quarantine=config.store.max_quarantine,
             )
         )
-        metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
+        metrics.watch_store(
+            lambda: store.totals,
+            read_disk=lambda: store.taken,
+            limit_bytes=config.store.max_size,
+        )
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
@@ -224,61 +228,56 @@ async def run(
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
         admin = _admin(parts, built, pool, reloading.ask)
-        await stack.enter_async_context(_serving(admin, config.server.admin_listen))
+        admin_address = await stack.enter_async_context(
+            _serving(admin, config.server.admin_listen, note_fault)
+        )
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
         for pin in config.pin:
             work.keep(partial(built.pinning.follow_forever, pin), name="pin")
-        yield Running(
-            [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
-        )
+        yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.AppRunner:
+def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
-            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
-            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
+            metrics.traffic, pool.gather, lambda: pool.connections.count,
+            parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     address, _ = config.server.admin_listen
-    return web.AppRunner(
-        make_admin(
-            metrics,
-            overview,
-            Views(status=overview.status, line=overview.line, clock=parts.clock),
-            operations(overview, reload=reload, set_log_level=log.set_level),
-            Guard(
-                names={*config.server.admin_hosts, address},
-                token_file=config.admin.token_file,
-                is_reachable=not is_loopback(address),
-            ),
-            verify=partial(verify, store, parts.records),
-            gather=pool.gather,
-            find_problem=partial(_find_problem, pool, store),
+    return make_admin(
+        metrics,
+        overview,
+        Views(status=overview.status, line=overview.line, clock=parts.clock),
+        operations(overview, reload=reload, set_log_level=log.set_level),
+        Guard(
+            names={*config.server.admin_hosts, address},
+            token_file=config.admin.token_file,
+            is_reachable=not is_loopback(address),
         ),
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=_ADMIN_DRAINS,
+        verify=partial(verify, store, parts.records),
+        gather=pool.gather,
+        find_problem=partial(_find_problem, pool, store),
     )
 
 
 @asynccontextmanager
-async def _serving(runner: web.AppRunner, address: tuple[str, int]) -> AsyncIterator[None]:
-    await runner.setup()
-    try:
+async def _serving(
+    admin: web.Application, address: tuple[str, int], note_fault: NoteFault
+) -> AsyncIterator[tuple[str, int]]:
+    async with AsyncExitStack() as stack:
         try:
-            await web.TCPSite(runner, *address).start()
+            bound = await stack.enter_async_context(serving(admin, address, note_fault))
         except OSError as error:
             raise cannot_listen("admin_listen", address, error) from error
-        yield
-    finally:
-        await runner.cleanup()
+        yield bound
 
 
 def _addresses(running: Running) -> dict[str, object]:

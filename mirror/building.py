@@ -22,6 +22,8 @@ from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
 from mirror.pull.grants import Grants
+from mirror.pull.idle import Idle
+from mirror.pull.images import Images
 from mirror.pull.links import Links
 from mirror.pull.listings import Listings
 from mirror.pull.logins import Logins
@@ -130,10 +132,17 @@ def build(parts: Parts) -> Built:
         proved=fills.note_size,
         random=parts.dice,
     )
+    limits = {
+        name: its.max_idle for name, its in config.upstream.items() if its.max_idle is not None
+    }
+    work.keep(Idle(store, records, limits, clock=clock).look_forever, name="remove what is idle")
+    images = Images(store, records, tasks=work)
+    store.watch_evictions(images.note_evicted)
     manifests = Manifests(
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
+        note_tag=images.note_tag,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     mirror = Mirror(
@@ -168,8 +177,7 @@ def build(parts: Parts) -> Built:
     work.keep(retention.sweep_forever, name="forget")
     pinning = Pinning(
         config.pin, store=store, records=records, manifests=manifests, fills=fills,
-        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
-        random=parts.dice,
+        registries=registries, metrics=parts.metrics, random=parts.dice,
     )  # fmt: skip
     return Built(mirror, fills, registries, pinning)
 

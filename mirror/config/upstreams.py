@@ -17,7 +17,16 @@ from pydantic import (
 
 from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import parse_prefix
-from mirror.config.values import Count, Flag, Host, ReadableFile, Section, Size, not_zero
+from mirror.config.values import (
+    Count,
+    Flag,
+    Host,
+    ReadableFile,
+    Section,
+    Size,
+    Timeout,
+    not_zero,
+)
 from mirror.oci.image import DOCKER_HUB
 from mirror.oci.repositories import Selection
 
@@ -127,6 +136,7 @@ class Upstream(Section):
     relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
+    max_idle: Timeout | None = None
     endpoints: tuple[Endpoint, ...]
 
     @model_validator(mode="before")

@@ -10,6 +10,8 @@ from mirror.config import Config, Upstream
 from mirror.config.units import format_size
 from mirror.doctor.finding import Finding
 
+_LEAST_SIZE = 64 * 2**20  # bytes; less is hardly meant
+
 
 def look_at_settings(config: Config) -> Iterator[Finding]:
     """What will not do what somebody expects of it."""
@@ -97,6 +99,13 @@ def _store(config: Config) -> Iterator[Finding]:
             "store.max_size",
             f"is more than the file system ({format_size(disk.total)}) has beside min_free:"
             " that bounds the store before this does",
+        )
+    if config.store.max_size < _LEAST_SIZE:
+        yield Finding(
+            "warning",
+            "store.max_size",
+            f"is less than {format_size(_LEAST_SIZE)}: the databases and directories of an empty"
+            " store take some 10 MiB of it",
         )
 
 

@@ -26,6 +26,7 @@ _PASSING = frozenset(
 
 _CODE = re.compile(r"[A-Z0-9_]{1,64}")  # of an error, as the spec has them
 _MOST_ERRORS = 8
+_LARGEST_NUMBER = 2**53  # that everybody who reads JSON can tell from the next (RFC 8259, 6)
 
 
 class Closed(Unavailable):
@@ -98,11 +99,18 @@ def _error(told: dict[str, object], without: str | None) -> dict[str, object] | 
     code, message, detail = (told.get(name) for name in ("code", "message", "detail"))
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         return None
-    words = field_value(str(message or "")) or ""
-    error: dict[str, object] = {"code": code, "message": _strip(words, without)}
-    if isinstance(detail, (str, int)):
-        error["detail"] = _strip(detail, without) if isinstance(detail, str) else detail
+    words = message if isinstance(message, str) else ""
+    error: dict[str, object] = {"code": code, "message": _strip(_printable(words), without)}
+    if isinstance(detail, str):
+        error["detail"] = _strip(_printable(detail), without)
+    elif isinstance(detail, int) and abs(detail) < _LARGEST_NUMBER:
+        error["detail"] = detail
     return error
+
+
+def _printable(text: str) -> str:
+    """A text for people, of any language: no control characters, no halves of characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _strip(text: str, prefix: str | None) -> str:

@@ -27,7 +27,7 @@ def hub(**endpoint: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> dict[str, Any]:
-    return {"root": str(tmp_path / "store"), "max_size": "1 MiB", "min_free": "0 B"}
+    return {"root": str(tmp_path / "store"), "max_size": "1 GiB", "min_free": "0 B"}
 
 
 def test_nothing_is_said_of_what_is_well(store: dict[str, Any], tmp_path: Path) -> None:
@@ -180,6 +180,9 @@ def test_limits_that_cannot_hold_are_told(tmp_path: Path) -> None:
     too_much = {"root": str(tmp_path), "max_size": "900 TiB"}
     [finding] = found({"store": too_much})
     assert (finding.level, finding.where) == ("warning", "store.max_size")
+    [finding] = found({"store": {"root": str(tmp_path), "max_size": "9 MiB"}})
+    assert (finding.level, finding.where) == ("warning", "store.max_size")
+    assert "some 10 MiB" in finding.text
     [finding] = found({"store": {**too_much, "min_free": "900 TiB"}})
     assert (finding.level, finding.where) == ("error", "store.min_free")
 
