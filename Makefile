@@ -7,7 +7,7 @@ UV_COMPILE = .venv/lock/bin/uv pip compile --quiet --universal --generate-hashes
 PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io microsocks nginx-light \
   podman prometheus runc skopeo systemd tinyproxy wrk
 
-.PHONY: help serve test check format lock bench fuzz clean
+.PHONY: help serve test check format lock bench simulate fuzz clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -43,6 +43,9 @@ lock: .venv/bin/pip ## Write both requirements.txt anew from pyproject.toml (UPG
 
 bench: .venv/test.stamp ## Measure the mirror against real peers, and print the tables
 	$(BIN)/python -m tests.bench
+
+simulate: .venv/test.stamp ## Play traces to the mirror's rule of eviction and to others, and print the table (FULL=1: all of them)
+	$(BIN)/python -m tests.bench.simulate $(if $(FULL),--full)
 
 fuzz: .venv/test.stamp ## Feed what reads peers' bytes with a fuzzer's, for SECONDS=300 (ONLY=one for one of them)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300) $(if $(ONLY),--only '$(ONLY)')

@@ -13,21 +13,19 @@ import random
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from mirror.aio.garbage import spare_what_is_there
-from mirror.aio.guessing import Guesses
-from mirror.aio.single_flight import SingleFlight
-from mirror.aio.tasks import Tasks, owned_tasks
+from mirror.aio.tasks import NoteFault, owned_tasks
+from mirror.building import Built, Clock, Parts, build
 from mirror.config import (
     Config,
-    Endpoint as EndpointConfig,
     EnvironmentProxies,
     inherited_sockets,
 )
@@ -37,40 +35,19 @@ from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
+from mirror.control.port import serving
 from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
-from mirror.oci.repositories import Selection
-from mirror.pull.blobs import Blobs
-from mirror.pull.complete import Complete
-from mirror.pull.fill.crew import Pace
-from mirror.pull.fill.fills import Fills
-from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
-from mirror.pull.freshness import Policy
-from mirror.pull.grants import Grants
-from mirror.pull.links import Links
-from mirror.pull.listings import Listings
-from mirror.pull.logins import Logins
-from mirror.pull.manifests import Manifests
-from mirror.pull.memory import Memory
-from mirror.pull.mirror import Mirror
-from mirror.pull.passthrough.transfers import Transfers
-from mirror.pull.pins import Pinning
-from mirror.pull.prefetch import Prefetch
 from mirror.pull.referenced import ReferencedBytes
-from mirror.pull.retention import Retention
 from mirror.records.bounded import BoundedRecords
 from mirror.records.from_catalog import remove_catalog
-from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.arrival import Line
-from mirror.sources.registry.endpoint import Endpoint
-from mirror.sources.registry.exchange import Exchange, Label
-from mirror.sources.registry.registry import Registry
-from mirror.sources.registry.sessions import Sessions, open_sessions
+from mirror.sources.registry.sessions import open_sessions
 from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
@@ -81,13 +58,8 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
-_GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
-_ADMIN_DRAINS = 1.0  # seconds; who watches events would for ever
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
-
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +181,11 @@ async def run(
                 max_quarantine=config.store.max_quarantine,
             )
         )
-        metrics.watch_store(lambda: store.totals, limit_bytes=config.store.max_size)
+        metrics.watch_store(
+            lambda: store.totals,
+            read_disk=lambda: store.taken,
+            limit_bytes=config.store.max_size,
+        )
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
@@ -224,12 +200,12 @@ async def run(
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
-        parts = _Parts(
+        parts = Parts(
             config, store, records, sessions, work, metrics, forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
-        built = _build(parts)
+        built = build(parts)
         await built.pinning.begin()
         metrics.watch_referenced(
             ReferencedBytes(
@@ -252,216 +228,56 @@ async def run(
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
         admin = _admin(parts, built, pool, reloading.ask)
-        await stack.enter_async_context(_serving(admin, config.server.admin_listen))
+        admin_address = await stack.enter_async_context(
+            _serving(admin, config.server.admin_listen, note_fault)
+        )
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
         for pin in config.pin:
             work.keep(partial(built.pinning.follow_forever, pin), name="pin")
-        yield Running(
-            [one.getsockname()[:2] for one in listeners], admin.addresses[0][:2], reloading.ask
-        )
+        yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(
-    parts: "_Parts", built: "_Built", pool: Pool, reload: Callable[[], None]
-) -> web.AppRunner:
+def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
-            config, built.fills, built.registries, lambda: store.totals, metrics.traffic,
-            pool.gather, lambda: pool.connections.count, parts.clock, parts.monotonic,
+            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
+            metrics.traffic, pool.gather, lambda: pool.connections.count,
+            parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     address, _ = config.server.admin_listen
-    return web.AppRunner(
-        make_admin(
-            metrics,
-            overview,
-            Views(status=overview.status, line=overview.line, clock=parts.clock),
-            operations(overview, reload=reload, set_log_level=log.set_level),
-            Guard(
-                names={*config.server.admin_hosts, address},
-                token_file=config.admin.token_file,
-                is_reachable=not is_loopback(address),
-            ),
-            verify=partial(verify, store, parts.records),
-            gather=pool.gather,
-            find_problem=partial(_find_problem, pool, store),
+    return make_admin(
+        metrics,
+        overview,
+        Views(status=overview.status, line=overview.line, clock=parts.clock),
+        operations(overview, reload=reload, set_log_level=log.set_level),
+        Guard(
+            names={*config.server.admin_hosts, address},
+            token_file=config.admin.token_file,
+            is_reachable=not is_loopback(address),
         ),
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=_ADMIN_DRAINS,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What everything is built from."""
-
-    config: Config
-    store: LocalStorage
-    records: Records
-    sessions: Sessions
-    work: Tasks
-    metrics: Metrics
-    forgetting: Forgetting
-    line: Line
-    dice: random.Random
-    _: KW_ONLY
-    clock: Clock
-    monotonic: Clock
-
-
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """What is built, as far as others than workers look at it."""
-
-    mirror: Mirror
-    fills: Fills
-    registries: Mapping[str, Registry]
-    pinning: Pinning
-
-
-def _registries(parts: _Parts) -> dict[str, Registry]:
-    config = parts.config
-    for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
-    return {
-        name: Registry(
-            name,
-            [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints],
-            parts.monotonic,
-        )
-        for name, upstream in config.upstream.items()
-    }
-
-
-def _build(parts: _Parts) -> _Built:
-    config, store, records, work = parts.config, parts.store, parts.records, parts.work
-    clock, monotonic = parts.clock, parts.monotonic
-    registries = _registries(parts)
-    guesses = Guesses(monotonic)
-    memory = Memory(
-        config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
-        credentials=lambda upstream: registries[upstream].credentials_version(),
-    )  # fmt: skip
-    parts.forgetting.subscribe(memory.forget)
-    served = {name: Selection(its.allow, its.deny) for name, its in config.upstream.items()}
-    private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
-    links = Links(records, memory, registries, SingleFlight(work), private=private)
-    policy = Policy(config.tags.fresh_for, config.tags.stale_for)
-    fill = config.fill
-    retries, patience = RetryPolicy(fill.attempts), fill.connect_timeout + _GRACE
-    fills = Fills(
-        store,
-        Pace(fill.connections, fill.segment_size, retries, whole=fill.whole == "always"),
-        max_active=fill.max_active,
-        is_shared=len(config.upstream) > 1,
-        patience=patience,
-        tasks=work,
-        metrics=parts.metrics,
-        note_fault=parts.metrics.faults.note,
-        note_sent=links.record_sent,
-        random=parts.dice,
-    )
-    transfers = Transfers(
-        retries,
-        patience=patience,
-        tasks=work,
-        metrics=parts.metrics,
-        note_fault=parts.metrics.faults.note,
-        proved=fills.note_size,
-        random=parts.dice,
-    )
-    manifests = Manifests(
-        store=store, records=records, memory=memory, links=links, registries=registries,
-        flights=SingleFlight(work), policy=policy,
-        patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
-    )  # fmt: skip
-    prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
-    mirror = Mirror(
-        registries=registries,
-        personal=private,
-        served=served,
-        relaying={name for name, its in config.upstream.items() if its.relay_tokens},
-        grants=Grants(
-            SingleFlight(work), guesses=guesses, longest=config.tags.access_for, clock=clock,
-            monotonic=monotonic,
-        ),
-        manifests=manifests,
-        complete=Complete(
-            store, links, manifests, registries, fills=fills, memory=memory
-        ),
-        prefetch=None if config.fill.prefetch == "off" else prefetch,
-        blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
-        listings=Listings(
-            store, records, memory, registries=registries, flights=SingleFlight(work),
-            tag_flights=SingleFlight(work), policy=policy,
-            public=config.upstream.keys() - private, clock=clock,
-        ),
-        logins=Logins(
-            registries, SingleFlight(work), guesses=guesses,
-            missing_for=config.tags.missing_for, monotonic=monotonic,
-        ),
-    )  # fmt: skip
-    retention = Retention(
-        store, records, memory,
-        forget_after=config.store.forget_after, clock=clock, metrics=parts.metrics,
-    )  # fmt: skip
-    work.keep(retention.sweep_forever, name="forget")
-    pinning = Pinning(
-        config.pin, store=store, records=records, manifests=manifests, fills=fills,
-        registries=registries, max_size=config.store.max_size, metrics=parts.metrics,
-        random=parts.dice,
-    )  # fmt: skip
-    return _Built(mirror, fills, registries, pinning)
-
-
-def _endpoint(parts: _Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
-    settings, label = parts.config.fill, Label(name, endpoint.name)
-    others = len(parts.config.upstream[name].endpoints)
-    proxy = parts.sessions.proxies.find_for(endpoint.url, own=endpoint.proxy)
-    if proxy is not None:
-        _logger.info(
-            "upstream is reached through a proxy",
-            extra=log.fields(endpoint=endpoint.url, proxy=str(proxy)),
-        )
-    exchange = Exchange(
-        endpoint,
-        label,
-        sessions=parts.sessions,
-        # Together they take no longer than one may: a client waits for the last of them.
-        connect_timeout=settings.connect_timeout / others,
-        stall_timeout=settings.stall_timeout,
-        metrics=parts.metrics,
-        line=parts.line,
-    )
-    return Endpoint(
-        endpoint,
-        label,
-        exchange,
-        tasks=parts.work,
-        metrics=parts.metrics,
-        clock=time.monotonic,
-        random=parts.dice,
+        verify=partial(verify, store, parts.records),
+        gather=pool.gather,
+        find_problem=partial(_find_problem, pool, store),
     )
 
 
 @asynccontextmanager
-async def _serving(runner: web.AppRunner, address: tuple[str, int]) -> AsyncIterator[None]:
-    await runner.setup()
-    try:
+async def _serving(
+    admin: web.Application, address: tuple[str, int], note_fault: NoteFault
+) -> AsyncIterator[tuple[str, int]]:
+    async with AsyncExitStack() as stack:
         try:
-            await web.TCPSite(runner, *address).start()
+            bound = await stack.enter_async_context(serving(admin, address, note_fault))
         except OSError as error:
             raise cannot_listen("admin_listen", address, error) from error
-        yield
-    finally:
-        await runner.cleanup()
+        yield bound
 
 
 def _addresses(running: Running) -> dict[str, object]:

@@ -58,6 +58,7 @@ class Schema:
     scripts: tuple[str, ...]  # only ever appended to
     remedy: str  # what to do where the file is damaged
     summary: str | None = None  # a query of one row; see `Database.summary`
+    functions: tuple[Callable[..., float], ...] = ()  # pure, for what is written, by their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +262,8 @@ class _Writer:
     def begin(self) -> tuple[Any, ...]:
         """Open the file, and bring it up to date; what the summary is then."""
         self._connection = sqlite3.connect(self._path, isolation_level=None)
+        for function in self._schema.functions:
+            self._connection.create_function(function.__name__, -1, function, deterministic=True)
         _migrate(self._connection, self._path, self._schema)
         self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
         return self._summarize()

@@ -1,9 +1,11 @@
 """`[[pin]]`: images that are here before anybody asks, and stay."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 from pydantic import field_validator
 
+from mirror.config.upstreams import Upstream
 from mirror.config.values import Section, Timeout
 from mirror.oci.descriptor import Platform
 from mirror.oci.digest import Digest
@@ -51,3 +53,27 @@ class Pin(Section):
     def wanted(self) -> list[Platform]:
         """The platforms; none: all of them."""
         return [Platform(*platform.split("/")) for platform in self.platforms]
+
+
+def require_fetchable(pins: Sequence[Pin], upstreams: Mapping[str, Upstream]) -> None:
+    """See that each is one image, of an upstream that serves it. Raises ValueError."""
+    images = [pin.image for pin in pins]
+    for pin in pins:
+        image, (namespace, name) = pin.image, (pin.repository.namespace, pin.repository.name)
+        upstream = upstreams.get(namespace)
+        if images.count(image) > 1:
+            raise ValueError(f"{image} is pinned twice; name all platforms in one place")
+        if upstream is None:
+            raise ValueError(
+                f'{image} is pinned, and there is no [upstream."{namespace}"]: pins are named'
+                " by the name of their upstream"
+            )
+        if upstream.access == "client":
+            raise ValueError(
+                f'{image} cannot be pinned: access = "client" of {namespace} leaves the mirror'
+                " without credentials of its own"
+            )
+        if name not in upstream.served:
+            raise ValueError(
+                f"{image} is pinned, and by allow or deny of {namespace} {name} is not served"
+            )

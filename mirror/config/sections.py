@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from mirror.config.pins import Pin
+from mirror.config.pins import Pin, require_fetchable
 from mirror.config.units import format_size
-from mirror.config.upstreams import Upstream, docker_hub
+from mirror.config.upstreams import Upstream, docker_hub, with_docker_hubs_defaults
 from mirror.config.values import (
     Count,
     Directory,
@@ -27,7 +27,6 @@ from mirror.config.values import (
     Timeout,
     not_zero,
 )
-from mirror.oci.image import DOCKER_HUB
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _DAY = 86400.0
@@ -171,23 +170,7 @@ class Config(Section):
     @classmethod
     def _docker_hub_has_its_defaults(cls, upstreams: object) -> object:
         """What `config/mirror.toml` calls its defaults are that also where its table is written."""
-        if not isinstance(upstreams, dict):
-            return upstreams
-        tables = {name: it for name, it in upstreams.items() if isinstance(it, dict)}
-        defaults = docker_hub()[DOCKER_HUB].model_dump(mode="python", exclude_none=True)
-        claimed = {str(name).strip().lower() for name in tables} | {
-            str(alias).lower()
-            for table in tables.values()
-            if isinstance(table.get("aliases"), list | tuple)
-            for alias in table["aliases"]
-        }
-        defaults["aliases"] = tuple(it for it in defaults["aliases"] if it not in claimed)
-        defaults["default"] = not any(table.get("default") is True for table in tables.values())
-        return upstreams | {
-            name: defaults | table
-            for name, table in tables.items()
-            if str(name).strip().lower() == DOCKER_HUB
-        }
+        return with_docker_hubs_defaults(upstreams) if isinstance(upstreams, dict) else upstreams
 
     @field_validator("upstream", mode="before")
     @classmethod
@@ -224,22 +207,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _pins_can_be_fetched(self) -> Self:
-        images = [pin.image for pin in self.pin]
-        for image in images:
-            if images.count(image) > 1:
-                raise ValueError(f"{image} is pinned twice; name all platforms in one place")
-            namespace = image.partition("/")[0]
-            upstream = self.upstream.get(namespace)
-            if upstream is None:
-                raise ValueError(
-                    f'{image} is pinned, and there is no [upstream."{namespace}"]: pins are named'
-                    " by the name of their upstream"
-                )
-            if upstream.access == "client":
-                raise ValueError(
-                    f'{image} cannot be pinned: access = "client" of {namespace} leaves the mirror'
-                    " without credentials of its own"
-                )
+        require_fetchable(self.pin, self.upstream)
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Registries, and where their content is had: what can be set, and what can be wrong with it."""
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -16,8 +17,18 @@ from pydantic import (
 
 from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import parse_prefix
-from mirror.config.values import Count, Flag, Host, ReadableFile, Section, Size, not_zero
+from mirror.config.values import (
+    Count,
+    Flag,
+    Host,
+    ReadableFile,
+    Section,
+    Size,
+    Timeout,
+    not_zero,
+)
 from mirror.oci.image import DOCKER_HUB
+from mirror.oci.repositories import Selection
 
 
 def _tells_tags(value: object) -> object:
@@ -125,6 +136,7 @@ class Upstream(Section):
     relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
+    max_idle: Timeout | None = None
     endpoints: tuple[Endpoint, ...]
 
     @model_validator(mode="before")
@@ -139,6 +151,11 @@ class Upstream(Section):
                         ' like [upstream."docker.io"]'
                     )
         return table
+
+    @property
+    def served(self) -> Selection:
+        """The repositories that `allow` and `deny` leave."""
+        return Selection(self.allow, self.deny)
 
     @property
     def relay_scheme(self) -> Literal["https", "http"] | None:
@@ -173,4 +190,23 @@ def docker_hub() -> dict[str, Upstream]:
             aliases=("index.docker.io", "registry-1.docker.io"),
             endpoints=(Endpoint(url="https://registry-1.docker.io"),),
         )
+    }
+
+
+def with_docker_hubs_defaults(upstreams: Mapping[object, object]) -> dict[object, object]:
+    """The tables of a file, with what is not written in Docker Hub's, where there is one."""
+    tables = {name: it for name, it in upstreams.items() if isinstance(it, dict)}
+    defaults = docker_hub()[DOCKER_HUB].model_dump(mode="python", exclude_none=True)
+    claimed = {str(name).strip().lower() for name in tables} | {
+        str(alias).lower()
+        for table in tables.values()
+        if isinstance(table.get("aliases"), list | tuple)
+        for alias in table["aliases"]
+    }
+    defaults["aliases"] = tuple(it for it in defaults["aliases"] if it not in claimed)
+    defaults["default"] = not any(table.get("default") is True for table in tables.values())
+    return {**upstreams} | {
+        name: defaults | table
+        for name, table in tables.items()
+        if str(name).strip().lower() == DOCKER_HUB
     }

@@ -14,6 +14,7 @@ from mirror.control.overview import Overview
 from mirror.control.page.routes import add_page
 from mirror.control.page.views import Views
 from mirror.control.problems import Refusal, problem
+from mirror.control.watching import Watching
 from mirror.telemetry.metrics import Metrics
 
 
@@ -70,6 +71,7 @@ def make_admin(
             web.get("/status", show_status),
         ]
     )
-    add_page(application, views, guard)
-    add_api(application, operations, guard, verify=verify, note_fault=metrics.faults.note)
+    watching = Watching(guard)
+    add_page(application, views, guard, watching)
+    add_api(application, operations, guard, watching, verify=verify, note_fault=metrics.faults.note)
     return application

@@ -60,7 +60,7 @@ class Guard:
                 " a browser, as the password of any name",
                 {"WWW-Authenticate": 'Basic realm="mirror", charset="UTF-8"'},
             )
-        if request.method not in _SAFE and not _is_own(request):
+        if not (_is_looked_at(request) if request.method in _SAFE else _is_own(request)):
             raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
 
 
@@ -82,6 +82,12 @@ def _shown(header: str) -> bytes:
         with suppress(ValueError):
             return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
     return b""
+
+
+def _is_looked_at(request: web.Request) -> bool:
+    """Whether no page of another site loads it into itself; a link may lead here."""
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    return site in _OWN or request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
 def _is_own(request: web.Request) -> bool:

@@ -72,8 +72,9 @@ class Store(Struct, frozen=True, kw_only=True):
 
     root: str
     blobs: int
-    bytes: int
-    limit: int
+    bytes: int  # of blobs
+    disk: int  # bytes that all of it takes of the disk
+    limit: int  # of that
     free: int  # of the file system
     min_free: int
 

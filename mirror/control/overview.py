@@ -34,6 +34,7 @@ class Parts:
     fills: Fills
     registries: Mapping[str, Registry]
     totals: Callable[[], StoreTotals]
+    disk: Callable[[], int]  # bytes that all of the store takes of it
     traffic: Traffic
     gather: Callable[[], Awaitable[None]]  # has `traffic` brought up to date
     connections: Callable[[], int]
@@ -97,6 +98,7 @@ class Overview:
             root=str(settings.root),
             blobs=totals.blobs,
             bytes=totals.bytes,
+            disk=self._parts.disk(),
             limit=settings.max_size,
             free=await asyncio.to_thread(_free, settings.root),
             min_free=settings.min_free,

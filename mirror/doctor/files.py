@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mirror.config import Config, ConfigError, Endpoint
+from mirror.config import Config, ConfigError, Endpoint, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
 
@@ -18,7 +18,15 @@ _LATE = 5  # a fifth of such a life is left when it should have been
 
 def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
     """What is wrong with them, and what soon will be."""
-    server = config.server
+    yield from _server(config.server, now)
+    if config.admin.token_file is not None:
+        yield from _secret(config.admin.token_file, "admin.token_file")
+    for name, upstream in config.upstream.items():
+        for number, endpoint in enumerate(upstream.endpoints):
+            yield from _endpoint(endpoint, f'upstream."{name}".endpoints[{number}]', now)
+
+
+def _server(server: Server, now: dt.datetime) -> Iterator[Finding]:
     if server.tls_certificate_file is not None and server.tls_private_key_file is not None:
         yield from _pair(server.tls_certificate_file, server.tls_private_key_file)
         yield from _lives(server.tls_certificate_file, "server.tls_certificate_file", now)
@@ -30,25 +38,30 @@ def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
         except ConfigError as error:
             for problem in error.problems:
                 yield Finding("error", "server.htpasswd_file", problem)
-    for name, upstream in config.upstream.items():
-        for number, endpoint in enumerate(upstream.endpoints):
-            yield from _endpoint(endpoint, f'upstream."{name}".endpoints[{number}]', now)
 
 
 def _endpoint(endpoint: Endpoint, where: str, now: dt.datetime) -> Iterator[Finding]:
     if endpoint.ca_file is not None:
         yield from _authorities(endpoint.ca_file, f"{where}.ca_file", now)
-    if endpoint.password_file is not None:
-        try:
-            content = endpoint.password_file.read_bytes()
-        except OSError as error:
-            yield Finding("error", f"{where}.password_file", f"cannot be read: {error.strerror}")
-            return
-        if not content.strip():
-            yield Finding("error", f"{where}.password_file", "is empty; it holds one line")
-        elif len(content.strip().splitlines()) > 1:
-            text = "has several lines; a password is one, and they would all be sent"
-            yield Finding("warning", f"{where}.password_file", text)
+    for file, setting in (
+        (endpoint.password_file, "password_file"),
+        (endpoint.proxy_password_file, "proxy_password_file"),
+    ):
+        if file is not None:
+            yield from _secret(file, f"{where}.{setting}")
+
+
+def _secret(file: Path, where: str) -> Iterator[Finding]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        yield Finding("error", where, f"cannot be read: {error.strerror}")
+        return
+    if not content.strip():
+        yield Finding("error", where, "is empty; it holds one line")
+    elif len(content.strip().splitlines()) > 1:
+        text = "has several lines; a secret is one, and they would all be taken for it"
+        yield Finding("warning", where, text)
 
 
 def _pair(certificate: Path, key: Path) -> Iterator[Finding]:

@@ -10,6 +10,8 @@ from mirror.config import Config, Upstream
 from mirror.config.units import format_size
 from mirror.doctor.finding import Finding
 
+_LEAST_SIZE = 64 * 2**20  # bytes; less is hardly meant
+
 
 def look_at_settings(config: Config) -> Iterator[Finding]:
     """What will not do what somebody expects of it."""
@@ -22,11 +24,14 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
         )
     for name, upstream in config.upstream.items():
         for number, endpoint in enumerate(upstream.endpoints):
+            where = f'upstream."{name}".endpoints[{number}]'
+            if endpoint.credential_helper is not None:
+                yield from _helper(endpoint.credential_helper, f"{where}.credential_helper")
             has_secrets = endpoint.username is not None or endpoint.credential_helper is not None
             if has_secrets and urlsplit(endpoint.url).scheme == "http":
                 yield Finding(
                     "warning",
-                    f'upstream."{name}".endpoints[{number}].url',
+                    f"{where}.url",
                     "is http: the password crosses the network in the clear; use https",
                 )
         if upstream.access == "client":
@@ -40,6 +45,17 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
             "without tls_certificate_file, clients' passwords cross the network in the clear",
         )
     yield from _store(config)
+
+
+def _helper(name: str, where: str) -> Iterator[Finding]:
+    program = f"docker-credential-{name}"
+    if shutil.which(program) is None:
+        yield Finding(
+            "warning",
+            where,
+            f"{program} is not in the PATH of whoever asks; where the mirror does not find it"
+            " either, it has no credentials there",
+        )
 
 
 def _logins(name: str, upstream: Upstream, *, has_tls: bool) -> Iterator[Finding]:
@@ -83,6 +99,13 @@ def _store(config: Config) -> Iterator[Finding]:
             "store.max_size",
             f"is more than the file system ({format_size(disk.total)}) has beside min_free:"
             " that bounds the store before this does",
+        )
+    if config.store.max_size < _LEAST_SIZE:
+        yield Finding(
+            "warning",
+            "store.max_size",
+            f"is less than {format_size(_LEAST_SIZE)}: the databases and directories of an empty"
+            " store take some 10 MiB of it",
         )
 
 

@@ -1,13 +1,16 @@
 """`WWW-Authenticate` headers, read by their grammar (RFC 9110, 11.6.1); no I/O."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = re.compile(rf'\s*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*')
 _SCHEME = re.compile(rf"[\s,]*({_WORD})(?=[\s,]|$)")
 _SEPARATOR = re.compile(r"[\s,]*")
+_LONGEST = 2**13  # characters of a value; a token server's address, a service and a scope
+_MOST = 8  # values, and challenges in all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,18 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
     Values may hold several challenges, and commas and colons inside quotes (Alibaba's
     `service="registry.aliyuncs.com:cn-hangzhou:26842"`).
     """
-    return [challenge for header in headers for challenge in _parse(header)]
+    found = (challenge for header in usable(headers) for challenge in _parse(header))
+    return list(islice(found, _MOST))
+
+
+def usable(headers: Iterable[str]) -> list[str]:
+    """Those of a response's `WWW-Authenticate` values that anybody could mean, without the rest."""
+    return [header for header in islice(headers, _MOST) if len(header) <= _LONGEST]
 
 
 def with_realms(header: str, address_of: Callable[[str], str]) -> str:
     """The header with other addresses for the token servers that it names; else as it is."""
-    challenges = _parse(header)
+    challenges = list(islice(_parse(header), _MOST))
     if not any(it.scheme == "bearer" and "realm" in it.parameters for it in challenges):
         return header
     for challenge in challenges:
@@ -47,13 +56,11 @@ def _quote(value: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
-def _parse(header: str) -> list[Challenge]:
-    challenges: list[Challenge] = []
+def _parse(header: str) -> Iterator[Challenge]:
     position = 0
     while match := _SCHEME.match(header, position):
         parameters, position = _parse_parameters(header, match.end())
-        challenges.append(Challenge(match[1].lower(), parameters))
-    return challenges
+        yield Challenge(match[1].lower(), parameters)
 
 
 def _parse_parameters(header: str, position: int) -> tuple[dict[str, str], int]:

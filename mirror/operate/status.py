@@ -41,7 +41,7 @@ def _head(status: Status, now: float) -> Table:
     )
     table.add_row(
         "store",
-        f"{size(store.bytes)} of {size(store.limit)} in {store.blobs} blobs at {store.root};"
+        f"{size(store.disk)} of {size(store.limit)} with {store.blobs} blobs at {store.root};"
         f" {size(store.free)} free on its disk",
     )
     table.add_row(

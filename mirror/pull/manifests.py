@@ -39,7 +39,10 @@ from mirror.storage.ports import Storage
 
 
 class Manifests:
-    """Answers pulls of manifests. `clock` in seconds since the epoch: it outlives the process."""
+    """Answers pulls of manifests. `clock` in seconds since the epoch: it outlives the process.
+
+    `note_tag` is told what a tag meant before, as far as that is known, and what it means now.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Manifests:
         policy: Policy,
         patience: float,
         clock: Callable[[], float],
+        note_tag: Callable[[Repository, Digest | None, Digest], None],
     ) -> None:
         self._store = store
         self._records = records
@@ -63,6 +67,7 @@ class Manifests:
         self._policy = policy
         self._patience = patience  # seconds to wait for upstream where a stale answer is at hand
         self._clock = clock
+        self._note_tag = note_tag
         # The flight on which an upstream keeps somebody waiting: as long as it is in the air,
         # nobody else waits for that upstream, and it is asked about no other tag.
         self._slow: dict[str, object] = {}
@@ -229,8 +234,10 @@ class Manifests:
         """Upstream was asked in this generation; what is forgotten since is not kept again."""
         if generation != self._memory.generation:
             return
+        before = self._memory.find_tag(repository, tag.name)
         self._memory.keep_tag(repository, tag.name, record)
         await try_to_keep(self._records.record_tag(repository, tag.name, record))
+        self._note_tag(repository, None if before is None else before.digest, record.digest)
 
     async def _judge(self, scope: Scope, digest: Digest) -> Verdict:
         link = await self._links.find(scope.repository, digest)

@@ -51,7 +51,7 @@ class _Version:
 
 
 class Pinning:
-    """Follows the pinned images, one after the other. `max_size` of the store, in bytes."""
+    """Follows the pinned images, one after the other."""
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class Pinning:
         manifests: Manifests,
         fills: Fills,
         registries: Mapping[str, Registry],
-        max_size: int,
         metrics: Metrics,
         random: Random,
     ) -> None:
@@ -72,7 +71,6 @@ class Pinning:
         self._manifests = manifests
         self._fills = fills
         self._registries = registries
-        self._max_size = max_size
         self._metrics = metrics
         self._random = random
         self._sizes: dict[str, dict[Digest, int]] = {}
@@ -147,15 +145,15 @@ class Pinning:
             if name != pin.name:
                 others |= sizes
         size = sum((others | version.sizes).values())
-        if size <= self._max_size:
+        if size <= self._store.capacity:
             self._sizes[pin.name] = version.sizes
             return True
         if self._states.get(pin.name) is not PinState.REFUSED:
             _logger.error(
-                "pin refused: %s has %s, and with all other pins that would be %s, of the %s of"
-                " store.max_size: raise that, name fewer platforms, or pin less",
+                "pin refused: %s has %s, and with all other pins that would be %s, of the %s that"
+                " store.max_size leaves: raise that, name fewer platforms, or pin less",
                 pin.name, format_size(sum(version.sizes.values())), format_size(size),
-                format_size(self._max_size),
+                format_size(self._store.capacity),
             )  # fmt: skip
         return False
 
@@ -166,7 +164,7 @@ class Pinning:
         stored = await self._store.find_stored(list(version.blobs))
         missing = [digest for digest in version.blobs if digest not in stored]
         more = sum(version.blobs[digest] for digest in missing)
-        has_room = both.bytes + more <= self._max_size
+        has_room = both.bytes + more <= self._store.capacity
         await pins.pin(pin.name, before | new if has_room else new)
         source = self._registries[pin.repository.namespace].blobs(Scope(pin.repository))
         for digest in missing:

@@ -53,7 +53,7 @@ class Router:
         for name, upstream in config.upstream.items():
             self._access[name] = upstream.access
             self._relay[name] = upstream.relay_scheme
-            self._served[name] = Selection(upstream.allow, upstream.deny)
+            self._served[name] = upstream.served
             self._names.update(dict.fromkeys((name, *upstream.aliases), name))
             self._hosts.update(dict.fromkeys(upstream.hosts, name))
             if upstream.default:

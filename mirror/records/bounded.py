@@ -42,11 +42,14 @@ class BoundedRecords:
         self.knows = records.knows
         self.find_link = records.find_link
         self.list_children = records.list_children
+        self.list_edges = records.list_edges
+        self.list_parents = records.list_parents
         self.count_links = records.count_links
         self.record_sent = records.record_sent
         self.find_media_type = records.find_media_type
         self.list_senders = records.list_senders
         self.find_tag = records.find_tag
+        self.is_tagged = records.is_tagged
         self.list_tags = records.list_tags
         self.find_referrers = records.find_referrers
         self.list_repositories = records.list_repositories

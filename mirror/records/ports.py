@@ -128,6 +128,16 @@ class Records(Protocol):
     async def list_children(self, digest: Digest) -> list[Digest]:
         """What a manifest names, in its order."""
 
+    async def list_edges(
+        self, parents: Collection[Digest], *, limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        """What these manifests name: (manifest, what it names), so many pairs at most."""
+
+    async def list_parents(
+        self, children: Collection[Digest], *, limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        """The manifests that name these: (manifest, what it names), so many pairs at most."""
+
     async def count_links(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
         """How many repositories each of these is linked to; only what is linked at all."""
 
@@ -158,6 +168,9 @@ class Records(Protocol):
 
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
+
+    async def is_tagged(self, repository: Repository, digest: Digest) -> bool:
+        """Whether any tag of the repository means this, as far as is known."""
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""

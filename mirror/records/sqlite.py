@@ -1,17 +1,16 @@
 """What registries have said, in an SQLite file (`records.sql`, and what follows it)."""
 
-# ruff: noqa: S608 - all that is ever put into a statement's text ours (`statements`), and question marks
+# ruff: noqa: S608 - all that is ever put into a statement's text is ours (`statements`), and
+# question marks
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 from mirror.oci.compact import pack, unpack
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
-from mirror.records import statements
+from mirror.records import queries, statements
 from mirror.records.from_catalog import take_over
 from mirror.records.ports import (
     Link,
@@ -21,8 +20,9 @@ from mirror.records.ports import (
     Seen,
     TagRecord,
 )
+from mirror.records.queries import batches
 from mirror.records.statements import DIGEST, REPOSITORY, UPSTREAM, marks
-from mirror.sqlite import Database, Extent, Row, Schema, Statement
+from mirror.sqlite import Database, Extent, Schema, Statement
 
 SCHEMA = Schema(
     name="records",
@@ -43,9 +43,6 @@ FIND_LINK = (
     " WHERE r.path = ? AND d.digest = ?"
 )
 """Asked for each pull of what is not in memory."""
-
-_BATCH = 500  # digests asked about in one query
-_LATEST = 4  # links of a repository
 
 _REFERRERS_UNTIDIED = 2**20  # bytes more of referrers than are kept there may be for a while
 
@@ -163,10 +160,22 @@ class SqliteRecords:
             unpack,
         )
 
+    async def list_edges(
+        self, parents: Collection[Digest], *, limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        """What these manifests name: (manifest, what it names), so many pairs at most."""
+        return await queries.edges(self._database, "parent", parents, limit)
+
+    async def list_parents(
+        self, children: Collection[Digest], *, limit: int
+    ) -> list[tuple[Digest, Digest]]:
+        """The manifests that name these: (manifest, what it names), so many pairs at most."""
+        return await queries.edges(self._database, "child", children, limit)
+
     async def count_links(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
         """How many repositories each of these is linked to; only what is linked at all."""
         counts: dict[Digest, int] = {}
-        for batch in _batches(list(map(pack, digests))):
+        for batch in batches(list(map(pack, digests))):
             rows = await self._database.page(
                 "SELECT d.digest, count(*) FROM digests AS d JOIN links AS l ON l.digest = d.id"
                 f" WHERE d.digest IN ({marks(batch)}) GROUP BY d.id",
@@ -226,6 +235,15 @@ class SqliteRecords:
             ),
         )
 
+    async def is_tagged(self, repository: Repository, digest: Digest) -> bool:
+        """Whether any tag of the repository means this, as far as is known."""
+        found = await self._database.page(
+            f"SELECT 1 FROM tags WHERE repository = {REPOSITORY} AND digest = {DIGEST} LIMIT 1",
+            (str(repository), pack(digest)),
+            bool,
+        )
+        return bool(found)
+
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""
         await self._write(
@@ -279,22 +297,7 @@ class SqliteRecords:
         self, upstreams: Collection[str], *, after: str | None, limit: int
     ) -> list[Listed]:
         """Repositories of these upstreams, in the order of `<namespace>/<name>`, `after` one."""
-        names = list(upstreams)
-        rows = await self._database.page(
-            "SELECT r.path, d.digest FROM ("
-            "  SELECT id, path FROM repositories AS it WHERE path > ? AND upstream IN"
-            f"   (SELECT id FROM upstreams WHERE name IN ({marks(names)}))"
-            "  AND EXISTS (SELECT 1 FROM links WHERE repository = it.id) ORDER BY path LIMIT ?"
-            " ) AS r CROSS JOIN links AS l ON l.repository = r.id AND l.digest IN ("
-            "  SELECT digest FROM links WHERE repository = r.id ORDER BY digest DESC LIMIT ?)"
-            " CROSS JOIN digests AS d ON d.id = l.digest ORDER BY r.path",
-            (after or "", *names, limit, _LATEST),
-            lambda path, digest: (path, unpack(digest)),
-        )
-        return [
-            Listed(_parse_path(path), tuple(digest for _, digest in links))
-            for path, links in groupby(rows, key=itemgetter(0))
-        ]
+        return await queries.repositories(self._database, upstreams, after=after, limit=limit)
 
     async def list_links(
         self, repository: Repository, *, after: Digest | None, limit: int
@@ -332,20 +335,8 @@ class SqliteRecords:
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
         """Digests that were last seen `before`: the longest ago first, `after` one."""
-        last_hour, found = _last_hour(before), list[Seen]()
-        hour = -1
-        if after is not None and (hour := after.hour) <= last_hour:
-            # By itself: together, SQLite would walk the whole hour for each page of it.
-            found = await self._seen_where("seen = ? AND id > ?", hour, after.number, limit=limit)
-        if (rest := limit - len(found)) > 0:
-            found += await self._seen_where("seen > ? AND seen <= ?", hour, last_hour, limit=rest)
-        return found
-
-    async def _seen_where(self, condition: str, *values: int, limit: int) -> list[Seen]:
-        return await self._database.page(
-            f"SELECT digest, seen, id FROM digests WHERE {condition} ORDER BY seen, id LIMIT ?",
-            (*values, limit),
-            lambda digest, hour, number: Seen(unpack(digest), hour, number),
+        return await queries.unseen(
+            self._database, last_hour=_last_hour(before), after=after, limit=limit
         )
 
     async def note_seen(self, digests: Collection[Digest]) -> None:
@@ -357,7 +348,7 @@ class SqliteRecords:
         packed = [pack(digest) for digest in digests]
         await self._write(*statements.unseen_go(packed, _last_hour(before)))
         kept: set[Digest] = set()
-        for batch in _batches(packed):
+        for batch in batches(packed):
             sql = f"SELECT digest FROM digests WHERE digest IN ({marks(batch)})"
             kept.update(await self._database.page(sql, batch, unpack))
         return set(digests) - kept
@@ -393,12 +384,3 @@ class SqliteRecords:
 def _last_hour(before: float) -> int:
     """The last hour that is over `before`."""
     return int(before // statements.HOUR) - 1
-
-
-def _parse_path(path: str) -> Repository:
-    namespace, _, name = path.partition("/")
-    return Repository(namespace, name)
-
-
-def _batches(values: Row) -> list[Row]:
-    return [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]

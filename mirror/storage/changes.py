@@ -22,6 +22,7 @@ from mirror.storage.index import Index
 from mirror.storage.partial import Partial
 from mirror.storage.space import Promise, Space
 from mirror.storage.states import BlobFile, Change, PartialEntry, States
+from mirror.storage.usage import Usage
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -31,9 +32,17 @@ class Changes:
     """Does them. `accesses` is the clock, too."""
 
     def __init__(
-        self, files: Files, index: Index, states: States, space: Space, accesses: Accesses
+        self,
+        files: Files,
+        index: Index,
+        states: States,
+        space: Space,
+        accesses: Accesses,
+        *,
+        usage: Usage,
     ) -> None:
         self._files = files
+        self._usage = usage
         self._index = index
         self._states = states
         self._space = space
@@ -41,7 +50,9 @@ class Changes:
         self._quarantine = Promise(is_idle=True)
         space.add(self._quarantine)
 
-    async def commit(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
+    async def commit(
+        self, entry: PartialEntry, partial: Partial, *, is_manifest: bool, slowness: float
+    ) -> None:
         """Make a proved partial the blob. Raises StoreError; then it is written as before."""
         digest = entry.key.digest
         while (change := self._states.find_change(digest)) is not None:
@@ -50,7 +61,7 @@ class Changes:
         is_stored = False
         try:
             await self._files.commit(partial)
-            await self._record(entry, partial, is_manifest=is_manifest)
+            await self._record(entry, partial, is_manifest=is_manifest, slowness=slowness)
             is_stored = True
         finally:
             if is_stored:
@@ -60,12 +71,14 @@ class Changes:
         self.begin_removal(superseded)
         await self.finish_removal(superseded)
 
-    async def _record(self, entry: PartialEntry, partial: Partial, *, is_manifest: bool) -> None:
+    async def _record(
+        self, entry: PartialEntry, partial: Partial, *, is_manifest: bool, slowness: float
+    ) -> None:
         upstream, digest = entry.key
         try:
             await self._index.record_blob(
                 digest, partial.hashed, now=self._accesses.now(), is_manifest=is_manifest,
-                upstream=upstream,
+                upstream=upstream, slowness=slowness,
             )  # fmt: skip
         except StoreError:
             await self._files.undo_commit(partial)
@@ -136,9 +149,10 @@ class Changes:
         """See what earlier processes have set aside."""
         self._count_quarantine(await self._files.tidy_quarantine())
 
-    def _count_quarantine(self, size: int) -> None:
+    def _count_quarantine(self, sizes: Iterable[int]) -> None:
         """What is set aside takes of the disk, too."""
-        self._quarantine.size = self._quarantine.written = size
+        taken = sum(map(self._usage.whole, sizes))
+        self._quarantine.size = self._quarantine.written = taken
 
     async def _mark_leaving(self, digests: Sequence[Digest]) -> None:
         try:

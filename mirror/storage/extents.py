@@ -52,6 +52,16 @@ def end_at(extents: Extents, position: int) -> int:
     return position if index < 0 else max(position, extents[index][1])
 
 
+def blocks(extents: Extents, block: int) -> int:
+    """How many bytes a file takes, in blocks of `block` bytes, that has nothing but these."""
+    taken, end = 0, 0
+    for first, beyond in extents:
+        start = max(end, first // block * block)
+        end = max(start, -(-beyond // block) * block)
+        taken += end - start
+    return taken
+
+
 def prefix(extents: Extents) -> int:
     """How many bytes are there from the very first without a gap."""
     return extents[0][1] if extents and extents[0][0] == 0 else 0

@@ -11,11 +11,9 @@ run in threads, and all their errors come out as StoreError.
 """
 
 import asyncio
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -23,7 +21,7 @@ from urllib.parse import quote, unquote
 from mirror.oci.digest import Chunk, Digest, Hasher, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.storage import partial as partials
-from mirror.storage.errors import NoRoom
+from mirror.storage.errors import translated
 from mirror.storage.hashing import PIECE
 from mirror.storage.partial import Partial
 from mirror.storage.quarantine import Quarantine
@@ -66,20 +64,14 @@ class Files:
         Raises:
             StoreError: They cannot, or another mirror uses them.
         """
-        with _translated():
+        with translated():
             await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
             self._lock = await self._threads.open(_lock, self._root / "lock")
 
     async def probe(self) -> None:
         """Prove that bytes can be written to the directories. Raises StoreError."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._probe, bytes(_PROBED))
-
-    async def free(self) -> int:
-        """Bytes that the file system has left for us."""
-        with _translated():
-            status = await self._threads.quick(os.statvfs, self._blobs)
-        return status.f_bavail * status.f_frsize
 
     def close(self) -> None:
         """End the threads, and let another mirror use the directory."""
@@ -91,7 +83,7 @@ class Files:
 
     async def open(self, digest: Digest) -> SizedFile | None:
         """Open a complete blob; None where it is not on disk."""
-        with _translated():
+        with translated():
             try:
                 return await self._threads.open(SizedFile, self.path_of(digest))
             except FileNotFoundError:
@@ -99,35 +91,35 @@ class Files:
 
     async def read(self, file: FileIO, size: int, digest: Digest) -> bytes | None:
         """All of an open file of `size` bytes; None where that is not what `digest` names."""
-        with _translated():
+        with translated():
             return await self._threads.quick(_read, file, size, digest)
 
     async def remove(self, digests: Iterable[Digest]) -> None:
         """Delete blobs; what is open stays readable until it is closed."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._unlink, list(digests))
 
-    async def set_aside(self, digests: Iterable[Digest]) -> int:
-        """Move damaged blobs into quarantine; how many bytes are there then."""
-        with _translated():
+    async def set_aside(self, digests: Iterable[Digest]) -> list[int]:
+        """Move damaged blobs into quarantine; the sizes of what is there then."""
+        with translated():
             return await self._threads.slow(self._set_aside, list(digests))
 
-    async def tidy_quarantine(self) -> int:
-        """See that it is within its bounds; how many bytes are there."""
-        with _translated():
+    async def tidy_quarantine(self) -> list[int]:
+        """See that it is within its bounds; the sizes of what is there."""
+        with translated():
             return await self._threads.slow(self._quarantine.tidy)
 
     async def is_what_it_says(self, file: FileIO, digest: Digest) -> bool:
         """Whether all of an open file is what `digest` names."""
         hasher, offset = digest.hasher(), 0
-        with _translated():
+        with translated():
             while read := await self._threads.slow(_hash_some, file, offset, hasher):
                 offset += read
         return digest.matches(hasher)
 
     async def inode_of(self, digest: Digest) -> int | None:
         """What changes when a complete blob is replaced; None where there is none."""
-        with _translated():
+        with translated():
             return await self._threads.quick(_inode, self.path_of(digest))
 
     def path_of(self, digest: Digest) -> Path:
@@ -136,40 +128,40 @@ class Files:
 
     async def size_of(self, digest: Digest) -> int | None:
         """The size on disk of a complete blob, in bytes."""
-        with _translated():
+        with translated():
             return await self._threads.quick(_size, self.path_of(digest))
 
     async def sizes_of(self, digests: Sequence[Digest]) -> list[tuple[Digest, int]]:
         """Those complete blobs of these that are on disk, with their sizes."""
-        with _translated():
+        with translated():
             return await self._threads.slow(self._sizes_of, digests)
 
     async def list_shelves(self) -> list[Path]:
         """The directories in which complete blobs are."""
-        with _translated():
+        with translated():
             return await self._threads.slow(lambda: sorted(self._blobs.glob("*/*/")))
 
     async def scan(self, shelf: Path) -> list[tuple[Digest, int]]:
         """Every complete blob in one of them, with its size."""
-        with _translated():
+        with translated():
             return await self._threads.slow(lambda: list(self._scan(shelf)))
 
     # Partial blobs
 
     async def open_partial(self, key: PartialKey) -> Partial:
         """Open a partial, with what an earlier process left of it."""
-        with _translated():
+        with translated():
             return await self._threads.open(_open_partial, key.digest, self._partial_path(key))
 
     async def catch_up(self, partial: Partial) -> None:
         """Hash what an earlier process left."""
-        with _translated():
+        with translated():
             while not await self._threads.quick(partial.catch_up, _CATCH_UP):
                 pass
 
     async def cut(self, partial: Partial, size: int) -> None:
         """Drop what lies beyond `size`."""
-        with _translated():
+        with translated():
             await self._threads.slow(partial.cut, size)
 
     def lane(self, after: Callable[[], None]) -> Lane:
@@ -182,7 +174,7 @@ class Files:
         """Write pieces, by offset, to a partial, and hash as far as it is whole from the start."""
 
         def write() -> None:
-            with _translated():
+            with translated():
                 for offset, chunks in pieces:
                     partial.write(offset, chunks)
 
@@ -190,27 +182,27 @@ class Files:
 
     async def rest(self, partial: Partial) -> None:
         """Leave a partial for later."""
-        with _translated():
+        with translated():
             await self._threads.quick(partial.rest)
 
     async def commit(self, partial: Partial) -> None:
         """Make a proved partial a blob, durably; where that fails it is a partial still."""
-        with _translated():
+        with translated():
             await self._threads.slow(self._commit, partial)
 
     async def undo_commit(self, partial: Partial) -> None:
         """Make it a partial again."""
-        with _translated():
+        with translated():
             await self._threads.slow(self.path_of(partial.digest).rename, partial.path)
 
     async def remove_partials(self, keys: Iterable[PartialKey]) -> None:
         """Delete partials."""
-        with _translated():
+        with translated():
             await self._threads.slow(_remove_all, [self._partial_path(key) for key in keys])
 
     async def scan_partials(self) -> list[PartialKey]:
         """Every partial on disk."""
-        with _translated():
+        with translated():
             return await self._threads.slow(lambda: list(self._scan_partials()))
 
     async def settle_old_partials(self, upstream: str | None) -> None:
@@ -218,7 +210,7 @@ class Files:
 
         None: nobody knows, and they are removed.
         """
-        with _translated():
+        with translated():
             await self._threads.slow(self._settle_old_partials, upstream)
 
     # How
@@ -236,7 +228,7 @@ class Files:
         for digest in digests:
             self.path_of(digest).unlink(missing_ok=True)
 
-    def _set_aside(self, digests: list[Digest]) -> int:
+    def _set_aside(self, digests: list[Digest]) -> list[int]:
         for digest in digests:
             self._quarantine.take(self.path_of(digest), _partial_name(digest))
         return self._quarantine.tidy()
@@ -289,33 +281,6 @@ class Files:
                 target = self._partial_path(PartialKey(upstream, digest))
                 target.parent.mkdir(_OURS_ALONE, exist_ok=True)
                 partials.move(path, target)
-
-
-_NO_DIRECTORY = "; set store.root to a directory: there is something else in its place"
-_NO_ACCESS = "; give the mirror's user write access to store.root, or set another store.root"
-_HINTS = {
-    errno.ENOTDIR: _NO_DIRECTORY,
-    errno.EEXIST: _NO_DIRECTORY,
-    errno.EACCES: _NO_ACCESS,
-    errno.EPERM: _NO_ACCESS,
-    errno.EROFS: _NO_ACCESS,
-}
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """The file system's errors, in the operator's words."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or "store.root"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoRoom(
-                f"cannot write to {where}: {error.strerror};"
-                " free space there, or set store.root to a disk that has some"
-            ) from error
-        hint = _HINTS.get(error.errno or 0, "")
-        raise StoreError(f"cannot use {where}: {error.strerror}{hint}") from error
 
 
 def _lock(path: Path) -> FileIO:

@@ -2,13 +2,14 @@
 
 # ruff: noqa: S608 - all that is ever put into a statement's text is a number of question marks
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mirror.oci.compact import pack, unpack
-from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.digest import Digest
 from mirror.sqlite import Database, Extent, Row, Schema, Statement
+from mirror.storage import statements, worth
 from mirror.storage.policy import Candidate, Kind
 from mirror.storage.states import PartialKey
 from mirror.telemetry.metrics import StoreTotals
@@ -17,12 +18,19 @@ SCHEMA = Schema(
     name="index",
     application_id=0x6D697278,  # "mirx"
     package="mirror.storage",
-    scripts=("index.sql", "index_compact.sql", "index_proofs.sql", "index_pins.sql"),
+    scripts=(
+        "index.sql",
+        "index_compact.sql",
+        "index_proofs.sql",
+        "index_pins.sql",
+        "index_worth.sql",
+    ),
+    functions=(worth.asked, worth.rank),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
     ),
-    summary="SELECT blobs, bytes, adopted FROM totals",
+    summary="SELECT blobs, bytes, adopted, taken, block FROM totals",
 )
 
 DAY = 86400.0
@@ -30,6 +38,8 @@ DAY = 86400.0
 
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
+
+MOST_REMEMBERED = 200_000  # blobs that have gone; some 11 MB
 
 
 class Index:
@@ -42,19 +52,28 @@ class Index:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator["Index"]:
+    async def open(cls, path: Path, *, block: int = 1) -> AsyncIterator["Index"]:
         """Open, and create where needed; everything asked for is written at exit.
+
+        A blob takes whole blocks of so many bytes.
 
         Raises:
             StoreError: The file is damaged, not ours, or from a newer mirror.
         """
         async with Database.open(path, SCHEMA) as database:
-            yield cls(database)
+            index = cls(database)
+            await index._count_in(block)
+            yield index
 
     @property
     def totals(self) -> StoreTotals:
         """As of the last transaction that was committed."""
         return StoreTotals(*self._database.summary[:2])
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the disk that all blobs take, as of then."""
+        return int(self._database.summary[3])
 
     @property
     def is_adopted(self) -> bool:
@@ -91,8 +110,7 @@ class Index:
         """The sizes of those that are here, and not leaving. `can_wait`: it is no client's pull."""
         query = self._database.page if can_wait else self._database.rows
         found: dict[Digest, int] = {}
-        for start in range(0, len(digests), _VALUES):
-            some = digests[start : start + _VALUES]
+        for some in _batches(digests):
             sql = (
                 "SELECT digest, size FROM blobs WHERE NOT leaving"
                 f" AND digest IN ({', '.join('?' * len(some))})"
@@ -112,26 +130,41 @@ class Index:
             yield stored
             after = pack(stored[-1][0])
 
-    async def list_coldest(self, *, limit: int) -> list[Candidate]:
-        """What was used longest ago: so many manifests, and so many other blobs."""
-        found = []
-        for kind in (Kind.BLOB, Kind.MANIFEST):
-            found += await self._database.rows(
-                "SELECT is_manifest, digest, size, accessed_at FROM blobs"
-                " WHERE is_manifest = ? AND NOT leaving ORDER BY accessed_at LIMIT ?",
-                (kind is Kind.MANIFEST, limit),
-                _candidate,
+    async def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
+        """What was last used before a time, and when, in batches by digest."""
+        after = b""
+        while rows := await self._database.page(
+            "SELECT digest, accessed_at FROM blobs"
+            " WHERE digest > ? AND NOT leaving ORDER BY digest LIMIT ?",
+            (after, _BATCH),
+            lambda digest, at: (unpack(digest), float(at)),
+        ):
+            yield [(digest, at) for digest, at in rows if at < since]
+            after = pack(rows[-1][0])
+
+    async def list_least(self, *, limit: int) -> list[Candidate]:
+        """What is worth least, in order, so many at most."""
+        return await self._database.rows(
+            "SELECT is_manifest, digest, size, rank FROM blobs"
+            " WHERE NOT leaving ORDER BY rank LIMIT ?",
+            (limit,),
+            _candidate,
+        )
+
+    async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, and not superseded."""
+        found: set[Digest] = set()
+        for some in _batches(digests):
+            sql = (
+                "SELECT digest FROM blobs WHERE NOT leaving AND NOT is_superseded"
+                f" AND digest IN ({', '.join('?' * len(some))})"
             )
+            found.update(await self._database.page(sql, [pack(it) for it in some], unpack))
         return found
 
     async def latest_access(self) -> float:
         """The latest time at which anything was used; 0 where there is nothing."""
-        sql = "SELECT max(accessed_at) FROM blobs WHERE is_manifest = ?"
-        times = [
-            await self._database.first(sql, (is_manifest,), lambda time: float(time or 0))
-            for is_manifest in (0, 1)
-        ]
-        return max(time or 0.0 for time in times)
+        return await self._database.first("SELECT latest FROM totals", (), float) or 0.0
 
     async def list_due(
         self, *, before: float, today: int, after: Digest | None, limit: int
@@ -191,23 +224,49 @@ class Index:
         is_manifest: bool = False,
         upstream: str | None = None,
         is_proved: bool = True,
+        slowness: float = 1.0,
     ) -> None:
         """A blob is on disk, complete; the partial that it was of `upstream` is history.
 
-        `is_proved`: by its digest, `now`; else nothing new is known of that.
+        `is_proved`: by its digest, `now`; else nothing new is known of that. `slowness` of where it
+        came from (`costs.py`).
         """
         proved_on = _day(now) if is_proved else 0
-        row = (pack(digest), size, int(is_manifest), now, proved_on)
-        history = [] if upstream is None else [(upstream, pack(digest))]
+        name, packed = worth.short_name(digest), pack(digest)
+        row = (packed, size, int(is_manifest), now, proved_on, name, slowness)
+        history = [] if upstream is None else [(upstream, packed)]
         await self._database.write(
-            Statement(_UPSERT_BLOB, [row]), Statement(_FORGET_PARTIAL, history)
+            Statement(statements.UPSERT_BLOB, [row]),
+            Statement("DELETE FROM remembered WHERE name = ?", [(name,)]),
+            Statement(statements.NOTE_LATEST, [(now,)]),
+            Statement(statements.FORGET_PARTIAL, history),
         )
 
     async def record_accesses(self, accesses: Mapping[Digest, float]) -> None:
-        """When blobs were last used, in a batch."""
+        """When blobs were last used, in a batch: each has been asked for once more."""
         rows = [(time, pack(digest)) for digest, time in accesses.items()]
+        latest = max(accesses.values(), default=0.0)
         await self._database.write(
-            Statement("UPDATE blobs SET accessed_at = max(accessed_at, ?) WHERE digest = ?", rows)
+            Statement(statements.RECORD_ACCESS, rows),
+            Statement(statements.NOTE_LATEST, [(latest,)]),
+        )
+
+    async def record_meaning(self, digests: Iterable[Digest], *, is_superseded: bool) -> None:
+        """Tags do not mean these any more, or mean them again."""
+        rows = [(int(is_superseded), pack(digest)) for digest in digests]
+        await self._database.write(Statement(statements.RECORD_MEANING, rows))
+
+    async def record_broken(self, digests: Iterable[Digest]) -> None:
+        """The images that these belong to are not here in whole any more."""
+        await self._database.write(Statement(statements.RECORD_BROKEN, statements.names(digests)))
+
+    async def forget_old_scores(self, *, now: float) -> None:
+        """Of what has gone, those are remembered that make a difference, and not too many."""
+        await self._database.write(
+            Statement(
+                statements.FORGET_SCORES,
+                [(worth.forgotten(now), MOST_REMEMBERED)],
+            )
         )
 
     async def record_proved(self, digests: Iterable[Digest], *, on: int) -> None:
@@ -229,45 +288,58 @@ class Index:
     async def mark_leaving(self, digests: Iterable[Digest]) -> None:
         """Deletion begins: from now on these are not on disk for anyone who asks."""
         await self._database.write(
-            Statement("UPDATE blobs SET leaving = 1 WHERE digest = ?", _names(digests))
+            Statement("UPDATE blobs SET leaving = 1 WHERE digest = ?", statements.names(digests))
         )
 
     async def forget_blobs(self, digests: Iterable[Digest]) -> None:
-        """These are gone from disk."""
+        """These are gone from disk; what they were worth is remembered."""
         gone = list(digests)
         if not self.is_adopted:
             self.forgotten.update(gone)
-        await self._database.write(Statement("DELETE FROM blobs WHERE digest = ?", _names(gone)))
+        rows = [(pack(digest), worth.short_name(digest)) for digest in gone]
+        await self._database.write(
+            Statement(statements.REMEMBER, rows),
+            Statement("DELETE FROM blobs WHERE digest = ?", [row[:1] for row in rows]),
+        )
 
     async def record_partial(self, key: PartialKey, *, now: float) -> None:
         """A download is begun, or continued."""
         await self._database.write(
-            Statement(_UPSERT_PARTIAL, [(key.upstream, pack(key.digest), now)])
+            Statement(statements.UPSERT_PARTIAL, [(key.upstream, pack(key.digest), now)])
         )
 
     async def forget_partials(self, keys: Iterable[PartialKey]) -> None:
         """Downloads were given up, and their partials removed."""
         rows = [(key.upstream, pack(key.digest)) for key in keys]
-        await self._database.write(Statement(_FORGET_PARTIAL, rows))
+        await self._database.write(Statement(statements.FORGET_PARTIAL, rows))
 
     async def adopt(self, blobs: Iterable[Row], partials: Iterable[Row]) -> None:
         """These were on disk before this index was; what it knows already, it knows better.
 
         Rows are of digest, size, whether it is a manifest, time of use and day of proof (0: none),
-        and of upstream, digest and time of use; digests as text.
-
-        Blobs are (digest, size, is_manifest, accessed_at), partials (upstream, digest, touched_at),
-        digests as text. That everything is adopted is for `end_adoption` to say.
+        and of upstream, digest and time of use; digests as text. That everything is adopted is for
+        `end_adoption` to say.
 
         Raises RegistryError for what is no digest.
         """
+        rows = [(statements.packed(digest), *rest) for digest, *rest in blobs]
+        latest = max((float(str(row[3])) for row in rows), default=0.0)
         await self._database.write(
-            Statement(_ADOPT_BLOB, [(_packed(digest), *rest) for digest, *rest in blobs]),
+            Statement(statements.ADOPT_BLOB, rows),
+            Statement(statements.NOTE_LATEST, [(latest,)]),
             Statement(
-                _UPSERT_PARTIAL,
-                [(upstream, _packed(digest), time) for upstream, digest, time in partials],
+                statements.UPSERT_PARTIAL,
+                [
+                    (upstream, statements.packed(digest), time)
+                    for upstream, digest, time in partials
+                ],
             ),
         )
+
+    async def _count_in(self, block: int) -> None:
+        """Count blocks of so many bytes; slow where they were of another size before."""
+        if block != self._database.summary[4]:
+            await self._database.write(Statement(statements.COUNT_IN_BLOCKS, [(block,)]))
 
     async def end_adoption(self) -> None:
         """All is adopted."""
@@ -275,42 +347,20 @@ class Index:
         self.forgotten.clear()
 
 
-# Manifests may be fetched as blobs, too; they stay what they are.
-_UPSERT_BLOB = (
-    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, proved_on) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET leaving = 0, size = excluded.size,"
-    " is_manifest = max(is_manifest, excluded.is_manifest),"
-    " proved_on = iif(excluded.proved_on, excluded.proved_on, proved_on),"
-    " accessed_at = max(accessed_at, excluded.accessed_at)"
-)
-_ADOPT_BLOB = (
-    "INSERT INTO blobs (digest, size, is_manifest, accessed_at, proved_on) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT DO NOTHING"
-)
-_UPSERT_PARTIAL = (
-    "INSERT INTO partials VALUES (?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET touched_at = excluded.touched_at"
-)
-_FORGET_PARTIAL = "DELETE FROM partials WHERE upstream = ? AND digest = ?"
-
-
 def _day(time: float) -> int:
     """A time in seconds since the epoch, as the day that it is in; never 0."""
     return max(1, int(time // DAY))
 
 
-def _names(digests: Iterable[Digest]) -> Sequence[Row]:
-    return [(pack(digest),) for digest in digests]
-
-
-def _packed(digest: object) -> bytes:
-    return pack(parse_digest(str(digest)))
+def _batches(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+    for start in range(0, len(digests), _VALUES):
+        yield digests[start : start + _VALUES]
 
 
 def _sized(digest: bytes, size: int) -> tuple[Digest, int]:
     return unpack(digest), size
 
 
-def _candidate(is_manifest: int, digest: bytes, size: int, accessed_at: float) -> Candidate:
+def _candidate(is_manifest: int, digest: bytes, size: int, rank: float) -> Candidate:
     kind = Kind.MANIFEST if is_manifest else Kind.BLOB
-    return Candidate(kind, unpack(digest), size, accessed_at)
+    return Candidate(kind, unpack(digest), size, rank)

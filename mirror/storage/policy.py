@@ -1,6 +1,6 @@
 """Eviction policies: what goes first where there is too little room. Pure.
 
-A policy is shown candidates, the least recently used of each kind, and says which go, in which
+A policy is shown candidates, those that are worth least (`worth.py`), and says which go, in which
 order. Nobody uses any of them; that is seen to before.
 """
 
@@ -22,15 +22,16 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something on disk that nobody uses: `size` in bytes, `used_at` in epoch seconds.
+    """Something on disk that nobody uses: `size` in bytes.
 
-    `upstream`: the one whose partial it is.
+    `rank`: what is lowest goes first; of a partial, since when nobody writes to it, in epoch
+    seconds. `upstream`: the one whose partial it is.
     """
 
     kind: Kind
     digest: Digest
     size: int
-    used_at: float
+    rank: float
     upstream: str = ""
 
 
@@ -47,18 +48,14 @@ class Policy(Protocol):
         """
 
 
-class LeastRecentlyUsed:
-    """What was used longest ago goes first.
-
-    Partials before anything else, since they serve nobody yet; manifests after everything else,
-    since they are small and dear (a counted request upstream).
-    """
+class LeastWorth:
+    """Partials go before anything else, since they serve nobody yet; then what is worth least."""
 
     def choose(
         self, candidates: Iterable[Candidate], excess: int, *, most: int, beyond: int
     ) -> list[Candidate]:
         """As `Policy.choose`."""
-        ordered = sorted(candidates, key=lambda candidate: (candidate.kind, candidate.used_at))
+        ordered = sorted(candidates, key=_order)
         if sum(candidate.size for candidate in ordered) + beyond < excess:
             return []
         chosen = []
@@ -68,3 +65,7 @@ class LeastRecentlyUsed:
             chosen.append(candidate)
             excess -= candidate.size
         return chosen
+
+
+def _order(candidate: Candidate) -> tuple[bool, float]:
+    return candidate.kind is not Kind.PARTIAL, candidate.rank

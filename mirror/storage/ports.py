@@ -174,6 +174,24 @@ class Storage(Writers, Protocol):
     ) -> set[Digest]:
         """Which of these are here, by the index. `can_wait`: no client's pull waits for it."""
 
+    async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, and not superseded."""
+
+    async def note_superseded(self, digests: Collection[Digest]) -> None:
+        """Tags do not mean these any more: they go before what is meant."""
+
+    async def note_meant(self, digests: Collection[Digest]) -> None:
+        """Tags mean these again."""
+
+    async def note_broken(self, digests: Collection[Digest]) -> None:
+        """No image that these are in is here in whole: they go before others, until asked for."""
+
+    def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
+        """What was last used before a time, and when, in batches. Both in epoch seconds."""
+
+    async def remove_unused(self, digests: Sequence[Digest]) -> int:
+        """Remove those of these that are neither in use nor pinned; how many those are."""
+
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches; for slow work in the background."""
 
@@ -201,6 +219,10 @@ class PinningStorage(Storage, Protocol):
     @property
     def pins(self) -> Pins:
         """What that is."""
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that blobs may take."""
 
     async def measure(self, digests: Collection[Digest] | None) -> StoreTotals:
         """How many of these are here, or (None) of all, and their bytes. Raises StoreError."""

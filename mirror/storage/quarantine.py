@@ -33,17 +33,17 @@ class Quarantine:
         finally:
             path.unlink(missing_ok=True)  # wherever it cannot be moved: nobody is served it
 
-    def tidy(self) -> int:
-        """Delete the oldest, as far as there is too much; how many bytes there are then."""
-        kept = 0
+    def tidy(self) -> list[int]:
+        """Delete the oldest, as far as there is too much; the sizes of what there is then."""
+        kept: list[int] = []
         try:
             files = [(path, path.stat()) for path in self._directory.iterdir()]
         except FileNotFoundError:
-            return 0
+            return []
         files.sort(key=lambda file: file[1].st_mtime_ns, reverse=True)
-        for number, (path, status) in enumerate(files):
-            if number < _MOST_FILES and kept + status.st_size <= self._most:
-                kept += status.st_size
+        for path, status in files:
+            if len(kept) < _MOST_FILES and sum(kept) + status.st_size <= self._most:
+                kept.append(status.st_size)
             else:
                 path.unlink(missing_ok=True)
         return kept

@@ -6,33 +6,37 @@ eviction while who asked for it comes and goes: nobody who is cancelled leaves a
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mirror.aio.waiting import finish
 from mirror.oci.digest import Digest
 from mirror.storage.changes import Changes, over
 from mirror.storage.errors import NoRoom, TooLarge
-from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.pins import Pins
 from mirror.storage.policy import Candidate, Kind, Policy
 from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
+from mirror.storage.usage import Usage
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 
-_BATCH = 1000  # deleted at a time; then others get their turn
+_BATCH = 1000  # deleted at a time, at most; then others get their turn
+_LOOKED_AT = 50  # candidates, at least
+_SPARE = 4  # times as many as would do, if all were of the same size
 
 
 class Room:
-    """Gives space, and evicts for it what `policy` chooses."""
+    """Gives space, and evicts for it what `policy` chooses; `evicted` is told of that."""
 
     def __init__(
         self,
         space: Space,
         states: States,
-        files: Files,
+        usage: Usage,
         index: Index,
         changes: Changes,
         *,
@@ -42,18 +46,19 @@ class Room:
     ) -> None:
         self._space = space
         self._states = states
-        self._files = files
+        self._usage = usage
         self._index = index
         self._changes = changes
         self._policy = policy
         self._pins = pins
         self._metrics = metrics
+        self.evicted: Callable[[Sequence[Digest]], None] = lambda _: None
         self._serving: asyncio.Task[None] | None = None
 
     def check_ever(self, size: int) -> None:
         """Raise TooLarge where so much could not even be kept in an empty store."""
         if not self._space.can_ever_hold(size):
-            raise TooLarge("larger than store.max_size")
+            raise TooLarge("larger than all that store.max_size leaves for blobs")
 
     async def admit(self, promise: Promise, size: int) -> None:
         """See that a blob of `size` bytes by upstream's word can find room; nothing is evicted yet.
@@ -63,24 +68,31 @@ class Room:
             StoreError: The disk or the index refuses.
         """
         self.check_ever(size)
-        if not await self._can_admit(promise, size):
+        whole = self._usage.whole(size)
+        if not await self._can_admit(promise, whole):
             await self._wait_for_what_is_under_way()
-            if not await self._can_admit(promise, size):
+            if not await self._can_admit(promise, whole):
                 raise NoRoom("store.max_size or store.min_free leaves too little that may go")
-        promise.expected = size
+        promise.expected = whole
 
     async def _can_admit(self, promise: Promise, size: int) -> bool:
-        staying = sum((await self._index.find_sizes(self._list_staying())).values())
+        sizes = await self._index.find_sizes(self._list_staying())
+        staying = sum(map(self._usage.whole, sizes.values()))
         partials = sum(one.promise.size for one in self._states.list_evictable())
-        free, stored = await self._files.free(), self._index.totals.bytes
-        return self._space.admits(
-            promise, size, stored=stored, free=free, evictable=stored - staying + partials
-        )
+        free, stored = await self._look()
+        evictable = self._index.taken - staying + partials
+        return self._space.admits(promise, size, stored=stored, free=free, evictable=evictable)
+
+    async def _look(self) -> tuple[int, int]:
+        """Bytes that are free, and that blobs take."""
+        look = await self._usage.look()
+        self._space.overhead = look.overhead
+        return look.free, self._index.taken
 
     async def allow(self, promise: Promise, size: int, whole: int | None) -> None:
-        """Let a blob on its way have `size` bytes by now, and some more for what comes next.
+        """Let a blob on its way take `size` bytes by now, and some more for what comes next.
 
-        `whole` is what it will have in the end, if anybody tells.
+        `whole` is the size that it will have in the end, if anybody tells.
 
         Raises:
             NoRoom: Its `size` cannot be kept within the limits; nothing is evicted then.
@@ -89,7 +101,7 @@ class Room:
         if size <= promise.size:
             return
         self.check_ever(size)
-        ahead = ahead_of(size, whole)
+        ahead = ahead_of(size, None if whole is None else self._usage.whole(whole))
         if whole is None and not promise.is_proved:
             ahead = min(ahead, self._space.most_untold - size)
             if ahead < 0:
@@ -138,16 +150,22 @@ class Room:
             self._serving = None
 
     async def _make_room(self, request: Request) -> None:
-        """Evict until a request can be granted, and grant it. Raises NoRoom, StoreError."""
+        """Evict until a request can be granted, and grant it. Raises NoRoom, StoreError.
+
+        Where all that is asked for is that the limits hold, one batch goes; then others are served.
+        """
         is_patient = True
         while not request.has_left:
-            free, stored = await self._files.free(), self._index.totals.bytes
+            free, stored = await self._look()
             excess = self._space.excess(request, stored=stored, free=free)
             if excess <= 0:
                 self._space.grant(request, stored=stored, free=free)
                 return
             # What is on its way out already may be enough.
             is_enough = not is_patient and await self._evict(excess, request, free)
+            if is_enough and request.promise is None:
+                self._space.defer(request)
+                return
             if not is_enough and not is_patient and not request.makes_do:
                 request.makes_do = True
                 continue
@@ -166,32 +184,38 @@ class Room:
     async def _evict(self, excess: int, request: Request, free: int) -> bool:
         """Make go what the policy says; False: all that may go would not be enough."""
         await self._changes.flush_accesses()
+        whole = self._usage.whole
         staying = self._list_staying()
-        limit = _BATCH + len(staying)
-        listed = await self._index.list_coldest(limit=limit)
+        limit = self._count_candidates(excess) + len(staying)
+        listed = await self._index.list_least(limit=limit)
         beyond = 0
         if len(listed) >= limit:
             sizes = await self._index.find_sizes(staying)
             sizes |= {candidate.digest: candidate.size for candidate in listed}
-            beyond = max(0, self._index.totals.bytes - sum(sizes.values()))
+            beyond = max(0, self._index.taken - sum(map(whole, sizes.values())))
         # No awaiting from here on: what is not in use now, and chosen, is for nobody else.
         partials = {partial.key: partial for partial in self._states.list_evictable()}
         candidates = [_candidate(partial) for partial in partials.values()]
         if self._may_displace(request, free):
-            candidates += [one for one in listed if self._may_go(one.digest)]
+            candidates += [
+                replace(one, size=whole(one.size)) for one in listed if self._may_go(one.digest)
+            ]
         else:
             beyond = 0
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
         if not chosen:
             return False
+        request.freed += sum(one.size for one in chosen)
         leaving = [one for one in chosen if one.kind is not Kind.PARTIAL]
         going = [
             partials[PartialKey(one.upstream, one.digest)]
             for one in chosen if one.kind is Kind.PARTIAL
         ]  # fmt: skip
         self._changes.begin_removal(going)
-        self._changes.begin_leaving(one.digest for one in leaving)
-        await self._finish(going, leaving)
+        gone = [one.digest for one in leaving]
+        self._changes.begin_leaving(gone)
+        sizes = {one.digest: one.size for one in listed}
+        await self._finish(going, gone, sum(sizes[digest] for digest in gone))
         return True
 
     def _list_staying(self) -> list[Digest]:
@@ -201,24 +225,29 @@ class Room:
     def _may_go(self, digest: Digest) -> bool:
         return digest not in self._pins and not self._states.is_in_use(digest)
 
+    def _count_candidates(self, excess: int) -> int:
+        """How many are looked at, so that `excess` bytes may well be among them."""
+        likely = excess * self._index.totals.blobs // max(self._index.taken, 1)
+        return min(max(_SPARE * likely, _LOOKED_AT), _BATCH)
+
     def _may_displace(self, request: Request, free: int) -> bool:
         """Whether blobs may leave for it, and not only what others have left unfinished."""
         if request.promise is None:
             return True
         return self._space.may_displace(
-            request.promise, request.wanted, stored=self._index.totals.bytes, free=free
+            request.promise, request.wanted, stored=self._index.taken, free=free
         )
 
-    async def _finish(self, going: list[PartialEntry], leaving: list[Candidate]) -> None:
+    async def _finish(self, going: list[PartialEntry], gone: list[Digest], size: int) -> None:
         try:
             await self._changes.finish_removal(going)
         finally:
-            await self._changes.finish_leaving([one.digest for one in leaving])
-        if leaving:
-            size = sum(one.size for one in leaving)
-            self._metrics.evicted_blobs.inc(len(leaving))
+            await self._changes.finish_leaving(gone)
+        if gone:
+            self.evicted(gone)
+            self._metrics.evicted_blobs.inc(len(gone))
             self._metrics.evicted_bytes.inc(size)
-            _logger.info("evicted", extra=fields(blobs=len(leaving), bytes=size))
+            _logger.info("evicted", extra=fields(blobs=len(gone), bytes=size))
 
 
 def _candidate(partial: PartialEntry) -> Candidate:

@@ -1,8 +1,8 @@
 """The ledger of space: who has been promised how much, and who waits for more. Pure.
 
-Bytes are counted before they are written. Two limits hold at once: `max_size` bounds what the
-store holds and has promised to hold, `min_free` what it leaves of the file system. What is
-`stored` is for the index to say, and what is `free` for the file system.
+Bytes are those of the disk, in whole blocks, and counted before they are written. Two limits hold
+at once: `max_size` bounds what the store holds and has promised to hold, `min_free` what it leaves
+of the file system. What is `stored` is for the index to say, and what is `free` for the disk.
 
 Who needs more than was promised asks, and is served in turn: first come, first served, or two
 would evict for the same bytes, and one take what another freed.
@@ -69,8 +69,9 @@ def ahead_of(needed: int, whole: int | None) -> int:
 class Request:
     """Somebody waits until `promise` is of `size` bytes, and takes up to `ahead` more.
 
-    `makes_do`: nothing is to go for `ahead`. Without a promise: until the limits hold. `settle` is
-    called once, with the reason if there is no room; who does not wait any longer says `has_left`.
+    `makes_do`: nothing is to go for `ahead`. Without a promise: until the limits hold. `freed`:
+    bytes that have gone for it so far. `settle` is called once, with the reason if there is no
+    room; who does not wait any longer says `has_left`.
     """
 
     settle: Callable[[Exception | None], None]
@@ -78,6 +79,7 @@ class Request:
     size: int = 0
     ahead: int = 0
     makes_do: bool = False
+    freed: int = 0
     has_left: bool = False
 
     @property
@@ -93,6 +95,8 @@ class Space:
         self._limits = limits
         self._promises: set[Promise] = set()
         self._waiting: deque[Request] = deque()
+        self.overhead = 0
+        """Bytes of `max_size` that neither blobs nor downloads take, as last seen."""
 
     def __repr__(self) -> str:
         return (
@@ -113,15 +117,20 @@ class Space:
         """Stop counting: the blob is stored, or its partial is gone."""
         self._promises.discard(promise)
 
+    @property
+    def capacity(self) -> int:
+        """Bytes that all blobs and downloads may take together."""
+        return self._limits.max_size - self.overhead
+
     def can_ever_hold(self, size: int) -> bool:
         """Whether `size` bytes would fit into an empty store."""
-        return size <= self._limits.max_size
+        return size <= self.capacity
 
     def room(self, *, stored: int, free: int) -> int:
         """Bytes that can still be promised; negative where too much is there already."""
         unwritten = sum(max(0, promise.size - promise.written) for promise in self._promises)
         return min(
-            self._limits.max_size - stored - self.promised,
+            self.capacity - stored - self.promised,
             free - unwritten - self._limits.min_free,
         )
 
@@ -130,7 +139,7 @@ class Space:
     @property
     def most_untold(self) -> int:
         """Bytes that are kept of a blob of a size that nobody tells."""
-        return self._limits.max_size // 4
+        return self.capacity // 4
 
     def may_displace(self, promise: Promise, size: int, *, stored: int, free: int) -> bool:
         """Whether blobs may leave so that `promise` has `size` bytes."""
@@ -139,9 +148,9 @@ class Space:
         unproved = [one for one in self._promises if not (one.is_idle or one.is_proved)]
         theirs = sum(one.size for one in unproved if one.upstream == promise.upstream)
         everybodys = sum(one.size for one in unproved)
-        capacity = self._capacity(stored=stored, free=free)
+        room = self._room_in_all(stored=stored, free=free)
         more = size - promise.size
-        return 2 * (theirs + more) <= capacity and 4 * (everybodys + more) <= 3 * capacity
+        return 2 * (theirs + more) <= room and 4 * (everybodys + more) <= 3 * room
 
     def admits(
         self, promise: Promise, size: int, *, stored: int, free: int, evictable: int
@@ -161,10 +170,10 @@ class Space:
         if more <= room:
             return True
         expected = sum(max(one.expected, one.size) for one in others if not one.is_proved)
-        is_bounded = 2 * (expected + size) <= self._capacity(stored=stored, free=free)
+        is_bounded = 2 * (expected + size) <= self._room_in_all(stored=stored, free=free)
         return more <= room + evictable and (promise.is_proved or is_bounded)
 
-    def _capacity(self, *, stored: int, free: int) -> int:
+    def _room_in_all(self, *, stored: int, free: int) -> int:
         """Bytes that there would be room for if nothing was here."""
         return stored + self.promised + self.room(stored=stored, free=free)
 
@@ -180,6 +189,11 @@ class Space:
             self._waiting.popleft()
         return self._waiting[0] if self._waiting else None
 
+    def defer(self, request: Request) -> None:
+        """Let everybody else be served first."""
+        self._waiting.remove(request)
+        self._waiting.append(request)
+
     def excess(self, request: Request, *, stored: int, free: int) -> int:
         """Bytes that have to go before a request can be granted; not positive where it can be."""
         room = self.room(stored=stored, free=free)
@@ -187,7 +201,9 @@ class Space:
             return -room
         if request.size <= request.promise.size:
             return 0  # another write of this blob has got it
-        return request.wanted - request.promise.size - room
+        # Where more is here than the limits allow (they are new), what has gone for it is enough:
+        # it takes no more than that, and need not wait until all the rest has gone, too.
+        return request.wanted - request.promise.size - (room if room >= 0 else request.freed)
 
     def grant(self, request: Request, *, stored: int, free: int) -> None:
         """Promise what was asked for, and `ahead` as far as it goes; the next in turn is first."""

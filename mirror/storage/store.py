@@ -1,10 +1,11 @@
 """The storage on this node's disk: blobs, and where each of them is in its life.
 
 states    one state for each digest and each partial (pure)
-space     who has been promised how much; `room` makes more, by a `policy`
+space     who has been promised how much; `room` makes more, by a `policy`, of what is `worth` least
 files     the files, `index` what is recorded of them
 changes   what changes all of these together
 openings  reading; `damage` is what is not as it should be, and `scrub` looks for it
+writers   writing, as promised; `usage` is what the disk really gives
 adoption  what was on disk before the index was
 upkeep    recovery after a crash, and tidying
 """
@@ -18,7 +19,6 @@ from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
-from mirror.storage import extents
 from mirror.storage.accesses import Accesses
 from mirror.storage.adoption import Adoption
 from mirror.storage.changes import Changes, close, over
@@ -26,16 +26,17 @@ from mirror.storage.damage import Damage, Finding
 from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.openings import OTHER_CONTENT, Openings
-from mirror.storage.partial import Partial
 from mirror.storage.pins import Pins
-from mirror.storage.policy import LeastRecentlyUsed, Policy
+from mirror.storage.policy import LeastWorth, Policy
 from mirror.storage.room import Room
 from mirror.storage.scrub import Scrub, ScrubPace
 from mirror.storage.space import Limits, Space
-from mirror.storage.states import BlobFile, PartialEntry, PartialKey, States
+from mirror.storage.states import BlobFile, PartialKey, States
 from mirror.storage.threads import Threads
 from mirror.storage.upkeep import Upkeep
+from mirror.storage.usage import Usage
 from mirror.storage.writer import LocalWriter
+from mirror.storage.writers import LocalWriters
 from mirror.telemetry.metrics import Metrics, StoreTotals
 
 _NEVER = ScrubPace(0, 1)
@@ -47,6 +48,7 @@ class _Parts:
     """What a storage consists of."""
 
     files: Files
+    usage: Usage
     index: Index
     states: States
     space: Space
@@ -56,10 +58,10 @@ class _Parts:
     adoption: Adoption
     damage: Damage
     openings: Openings
+    writers: LocalWriters
     pins: Pins
     upkeep: Upkeep
     scrub: Scrub
-    clock: Callable[[], float]
     dropped: Callable[[Digest], None]
 
 
@@ -109,45 +111,55 @@ class LocalStorage:
         scrub: ScrubPace = _NEVER,
         max_quarantine: int = 0,
         is_served: bool = True,
+        counting: type[Usage] = Usage,
     ) -> AsyncIterator["LocalStorage"]:
         """Open the storage below `root`, and finish what a crash interrupted.
 
         `clock` in seconds since the epoch, `keep_partial_for` in seconds. `dropped` is told of
         each blob that goes because it is damaged or not wanted: copies in memory must go too.
         Of what is damaged, up to `max_quarantine` bytes are set aside, and no more than a tenth of
-        the store. Unless it `is_served`, nothing is done in it but what is asked for.
+        the store. Unless it `is_served`, nothing is done in it but what is asked for. `counting`
+        says what of the disk counts in the limits.
 
         Raises:
             StoreError: The directory or the index cannot be used.
         """
+        threads = threads or Threads()
         most_damaged = min(max_quarantine, limits.max_size // _DAMAGED)
         files = Files(root, threads, max_quarantine=most_damaged)
+        usage = counting(root, threads)
         states, space = States(), Space(limits)
         try:
             await files.prepare()
-            async with Index.open(root / "index.sqlite3") as index:
+            await usage.prepare()
+            async with Index.open(root / "index.sqlite3", block=usage.block) as index:
                 adoption = Adoption(root, files, index, now=clock())
                 await adoption.begin()
                 pins = await Pins.load(index)
                 accesses = Accesses(clock, latest=await index.latest_access())
-                changes = Changes(files, index, states, space, accesses)
+                changes = Changes(files, index, states, space, accesses, usage=usage)
                 room = Room(
-                    space, states, files, index, changes,
-                    policy=policy or LeastRecentlyUsed(), pins=pins, metrics=metrics,
+                    space, states, usage, index, changes,
+                    policy=policy or LeastWorth(), pins=pins, metrics=metrics,
                 )  # fmt: skip
                 damage = Damage(files, index, states, changes, dropped=dropped, metrics=metrics)
                 upkeep = Upkeep(
-                    files=files, index=index, states=states, space=space, changes=changes,
-                    room=room, accesses=accesses,
+                    files=files, usage=usage, index=index, states=states, space=space,
+                    changes=changes, room=room, accesses=accesses,
                     keep_partial_for=keep_partial_for, clock=clock,
                 )  # fmt: skip
                 await upkeep.recover()
-                parts = _Parts(
-                    files, index, states, space, accesses, changes, room, adoption, damage,
-                    Openings(files, index, states, adoption, damage, clock=clock),
-                    pins, upkeep, Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
-                    clock, dropped,
+                writers = LocalWriters(
+                    files=files, usage=usage, index=index, states=states, space=space,
+                    changes=changes, room=room, clock=clock,
                 )  # fmt: skip
+                parts = _Parts(
+                    files, usage, index, states, space, accesses, changes, room, adoption, damage,
+                    Openings(files, index, states, adoption, damage, clock=clock),
+                    writers, pins, upkeep,
+                    Scrub(index, states, damage, scrub, metrics=metrics, clock=clock), dropped,
+                )  # fmt: skip
+                space.overhead = (await usage.look()).overhead
                 async with _tended(parts, note_fault, is_served=is_served):
                     yield cls(parts)
         finally:
@@ -168,6 +180,16 @@ class LocalStorage:
     def is_adopted(self) -> bool:
         """Whether all that is on disk is in the index."""
         return self._index.is_adopted
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the disk that all of it takes: what `max_size` bounds, as of the last look."""
+        return self._index.taken + self._parts.usage.last.overhead + self.promised
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that blobs may take: what `max_size` leaves, as of the last look."""
+        return self._parts.space.capacity
 
     @property
     def promised(self) -> int:
@@ -218,6 +240,45 @@ class LocalStorage:
         await self._parts.adoption.look_for(digests)
         return set(await self._index.find_sizes(digests, can_wait=can_wait))
 
+    async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are here, and not superseded."""
+        return await self._index.find_meant(digests)
+
+    async def note_superseded(self, digests: Collection[Digest]) -> None:
+        """Tags do not mean these any more: they go before what is meant."""
+        await self._index.record_meaning(digests, is_superseded=True)
+
+    async def note_meant(self, digests: Collection[Digest]) -> None:
+        """Tags mean these again."""
+        await self._index.record_meaning(digests, is_superseded=False)
+
+    async def note_broken(self, digests: Collection[Digest]) -> None:
+        """No image that these are in is here in whole: they go before others, until asked for."""
+        await self._index.record_broken(digests)
+
+    def watch_evictions(self, evicted: Callable[[Sequence[Digest]], None]) -> None:
+        """Have `evicted` told of what has gone to make room."""
+        self._parts.room.evicted = evicted
+
+    async def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
+        """What was last used before a time, and when, in batches. Both in epoch seconds."""
+        await self._parts.changes.flush_accesses()
+        async for batch in self._index.list_unused(since=since):
+            yield batch
+
+    async def remove_unused(self, digests: Sequence[Digest]) -> int:
+        """Remove those of these that are neither in use nor pinned; how many those are."""
+        unused = [
+            digest for digest in digests
+            if digest not in self._parts.pins and not self._states.is_in_use(digest)
+        ]  # fmt: skip
+        if unused:
+            self._parts.changes.begin_leaving(unused)
+            for digest in unused:
+                self._parts.dropped(digest)
+            await to_the_end(self._parts.changes.finish_leaving(unused))
+        return len(unused)
+
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches of at most 1,000."""
         return self._index.list_stored()
@@ -242,42 +303,7 @@ class LocalStorage:
     ) -> LocalWriter:
         """As `Storage.open_writer`. `size` is a hint, until `expect` says it."""
         key = PartialKey(upstream, digest)
-        self._parts.room.check_ever(size or 0)
-        while (change := self._states.find_change_of_partial(key)) is not None:
-            await over(change)
-        if self._states.is_written(key):
-            raise StoreError(f"{digest} is being written already")
-        entry = self._states.begin_writer(key)
-        self._parts.space.add(entry.promise)
-        try:
-            entry.promise.is_proved = is_size_proved
-            return await self._begin(entry, size)
-        except BaseException:
-            await to_the_end(self._fail(entry))
-            raise
-
-    async def _begin(self, entry: PartialEntry, size: int | None) -> LocalWriter:
-        parts, promise = self._parts, entry.promise
-        await self._index.record_partial(entry.key, now=parts.clock())
-        partial = await self._files.open_partial(entry.key)
-        try:
-            promise.size = promise.written = extents.total(partial.present)
-            await self._files.catch_up(partial)
-        except BaseException:
-            partial.close()
-            raise
-        self._states.end_opening_of_writer(entry)
-        if size is not None and partial.present:
-            size = _judged(partial, size)
-        return LocalWriter(
-            entry, partial, size,
-            files=self._files, states=self._states, changes=parts.changes, room=parts.room,
-            clock=parts.clock,
-        )  # fmt: skip
-
-    async def _fail(self, entry: PartialEntry) -> None:
-        await self._parts.changes.suspend(entry, None, now=self._parts.clock())
-        self._states.fail_writer(entry)
+        return await self._parts.writers.open(key, size, is_size_proved=is_size_proved)
 
     async def keep(
         self, upstream: str, digest: Digest, content: bytes, *, is_manifest: bool = False
@@ -347,13 +373,3 @@ class LocalStorage:
             return self.totals
         sizes = await self._index.find_sizes(list(digests))
         return StoreTotals(len(sizes), sum(sizes.values()))
-
-
-def _judged(partial: Partial, hint: int) -> int | None:
-    """What the size is by what is there already; None where that and the hint cannot both be right.
-
-    Somebody has lied then: who sent what is there, or who gave the hint.
-    """
-    if partial.is_proved(None):
-        return partial.hashed
-    return hint if extents.clip(partial.present, hint) == partial.present else None

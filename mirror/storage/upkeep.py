@@ -7,7 +7,6 @@ from collections.abc import Callable
 from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
-from mirror.storage import extents
 from mirror.storage.accesses import Accesses
 from mirror.storage.changes import Changes
 from mirror.storage.errors import NoRoom
@@ -16,10 +15,12 @@ from mirror.storage.index import Index
 from mirror.storage.room import Room
 from mirror.storage.space import Promise, Space
 from mirror.storage.states import PartialKey, States
+from mirror.storage.usage import Usage
 
 _logger = logging.getLogger(__name__)
 
 _INTERVAL = 10.0  # seconds between flushes of access times, and looks at the disk
+_SCORES_EVERY = 3600.0  # seconds between looks at what is remembered of what has gone
 
 
 class Upkeep:
@@ -32,6 +33,7 @@ class Upkeep:
         self,
         *,
         files: Files,
+        usage: Usage,
         index: Index,
         states: States,
         space: Space,
@@ -42,6 +44,7 @@ class Upkeep:
         clock: Callable[[], float],
     ) -> None:
         self._files = files
+        self._usage = usage
         self._index = index
         self._states = states
         self._space = space
@@ -50,6 +53,7 @@ class Upkeep:
         self._accesses = accesses
         self._keep_partial_for = keep_partial_for
         self._clock = clock
+        self._scores_at = clock()  # when they were last looked at
 
     # At the start
 
@@ -65,7 +69,7 @@ class Upkeep:
         size = await self._files.size_of(key.digest)
         if size is None:
             partial = await self._files.open_partial(key)
-            promise.size = promise.written = extents.total(partial.present)
+            promise.size = promise.written = self._usage.of_partial(partial.present)
             partial.close()
         elif await self._index.find_size(key.digest) is None:
             # Renamed, and then the mirror died: its digest was proved before.
@@ -96,6 +100,9 @@ class Upkeep:
         await self._changes.flush_accesses()
         await to_the_end(self._finish_leaving())
         await to_the_end(self._drop_old_partials())
+        if abs(self._clock() - self._scores_at) >= _SCORES_EVERY:
+            self._scores_at = self._clock()
+            await self._index.forget_old_scores(now=self._scores_at)
         await self._room.keep_limits()
 
     async def _finish_leaving(self) -> None:

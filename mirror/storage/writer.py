@@ -12,12 +12,14 @@ from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes
+from mirror.storage.costs import Costs
 from mirror.storage.errors import NoRoom
 from mirror.storage.files import Files
 from mirror.storage.partial import Partial
 from mirror.storage.room import Room
 from mirror.storage.states import PartialEntry, PartialState, States
 from mirror.storage.threads import Lane
+from mirror.storage.usage import Usage
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class LocalWriter:
         states: States,
         changes: Changes,
         room: Room,
+        usage: Usage,
+        costs: Costs,
         clock: Callable[[], float],
     ) -> None:
         self._entry = entry
@@ -46,6 +50,9 @@ class LocalWriter:
         self._states = states
         self._changes = changes
         self._room = room
+        self._usage = usage
+        self._costs = costs
+        self._began_at = clock()
         self._clock = clock
         self.size = size
         self._inherited = partial.present  # from an earlier writer
@@ -118,7 +125,7 @@ class LocalWriter:
             await self._room.admit(promise, size)
         else:
             self._room.check_ever(size)
-        promise.size = max(min(promise.size, size), extents.total(self._claimed))
+        promise.size = max(min(promise.size, self._usage.whole(size)), self._taken(self._claimed))
         self.size = size
 
     async def _cut(self, size: int) -> None:
@@ -187,8 +194,11 @@ class LocalWriter:
             raise ValueError(f"{offset}-{end} is beyond the blob's {self.size} bytes")
 
     def _needed(self, offset: int, end: int) -> int:
-        """Bytes in all, with these."""
-        return extents.total(extents.add(self._claimed, offset, end))
+        """What it takes of the disk, with these."""
+        return self._taken(extents.add(self._claimed, offset, end))
+
+    def _taken(self, there: extents.Extents) -> int:
+        return self._usage.of_partial(there)
 
     def is_proved(self) -> bool:
         """Whether everything is written, and is the blob that `digest` names."""
@@ -198,8 +208,14 @@ class LocalWriter:
         """Keep the proved blob. Raises StoreError; then it is not kept, and not ended either."""
         if not self.is_proved():
             raise StoreError(f"{self.digest} is not proved")
+        upstream = self._entry.key.upstream
+        came = self._partial.hashed - extents.total(self._inherited)
+        self._costs.note(upstream, came, self._clock() - self._began_at)
+        slowness = self._costs.slowness(upstream)
         await self._end(
-            lambda: self._changes.commit(self._entry, self._partial, is_manifest=is_manifest)
+            lambda: self._changes.commit(
+                self._entry, self._partial, is_manifest=is_manifest, slowness=slowness
+            )
         )
 
     async def suspend(self) -> None:
@@ -243,7 +259,7 @@ class LocalWriter:
         self._partial.close()
 
     def _note_written(self) -> None:
-        self._entry.promise.written = extents.total(self._partial.present)
+        self._entry.promise.written = self._taken(self._partial.present)
 
 
 _Piece = tuple[int, Sequence[Chunk]]

@@ -206,9 +206,15 @@ class Metrics:
             self.upstream_slow_bodies.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
-    def watch_store(self, read: Callable[[], StoreTotals], *, limit_bytes: int) -> None:
+    def watch_store(
+        self,
+        read: Callable[[], StoreTotals],
+        *,
+        read_disk: Callable[[], int],
+        limit_bytes: int,
+    ) -> None:
         """Report the store's totals, read at each scrape."""
-        self.registry.register(_StoreCollector(read, limit_bytes))
+        self.registry.register(_StoreCollector(read, read_disk, limit_bytes))
 
     def watch_connections(self, read: Callable[[], int]) -> None:
         """Report how many connections clients have, read at each scrape."""
@@ -314,8 +320,11 @@ class _FaultsCollector(Collector):
 
 
 class _StoreCollector(Collector):
-    def __init__(self, read: Callable[[], StoreTotals], limit_bytes: int) -> None:
+    def __init__(
+        self, read: Callable[[], StoreTotals], read_disk: Callable[[], int], limit_bytes: int
+    ) -> None:
         self._read = read
+        self._read_disk = read_disk
         self._limit_bytes = limit_bytes
 
     def collect(self) -> list[Metric]:
@@ -324,8 +333,14 @@ class _StoreCollector(Collector):
             GaugeMetricFamily("mirror_store_blobs", "Blobs on disk.", totals.blobs),
             GaugeMetricFamily("mirror_store_bytes", "Bytes of blobs on disk.", totals.bytes),
             GaugeMetricFamily(
+                "mirror_store_disk_bytes",
+                "Bytes of the disk that all of the store takes, or may take any moment: blobs,"
+                " downloads, databases, directories.",
+                self._read_disk(),
+            ),
+            GaugeMetricFamily(
                 "mirror_store_limit_bytes",
-                "Bytes that blobs may take (store.max_size).",
+                "Bytes that all of the store may take of the disk (store.max_size).",
                 self._limit_bytes,
             ),
         ]

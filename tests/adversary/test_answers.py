@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from random import Random
 
@@ -30,8 +31,9 @@ QUESTIONS = (
 STATUSES = tuple(
     b"HTTP/1.1 " + status
     for status in (
-        b"200 OK", b"206 Part", b"301 Moved", b"304 Same", b"307 There", b"401 Who", b"403 No",
-        b"404 None", b"405 How", b"416 Range", b"429 Slow", b"500 Oh", b"503 Busy", b"999 Odd",
+        b"200 OK", b"400 Bad", b"206 Part", b"301 Moved", b"304 Same", b"307 There", b"401 Who",
+        b"403 No", b"404 None", b"405 How", b"416 Range", b"429 Slow", b"500 Oh", b"503 Busy",
+        b"999 Odd",
     )
 )  # fmt: skip
 DIGITS = b"9" * 5000
@@ -88,6 +90,9 @@ BODIES = (
     b'{"token":"\\ud800"}',
     b'{"schemaVersion":2,"manifests":[{"size":1e999,"digest":[[]]}]}',
     b'{"schemaVersion":2,"layers":[{"size":-1,"digest":"sha256:\\ud800"}]}',
+    b'{"errors":[{"code":"NAME_INVALID","message":"\\ud800","detail":"\\udfff"}]}',
+    b'{"errors":[{"code":"NAME_INVALID","message":"m","detail":1' + b"0" * 30 + b"}]}",
+    b'{"errors":[{"code":"NAME_INVALID","message":[],"detail":-18446744073709551616}]}',
 )
 
 Mirror = tuple[InnerMirror, Evil]
@@ -140,6 +145,35 @@ async def test_no_body_is_more_than_an_answer_that_makes_no_sense(
         evil.on("/v2/", says(status, length, challenge, body=body))
         await _ask_everything(mirror, status)
     assert await _has_no_fault(mirror)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            b"WWW-Authenticate: " + (piece * 60_000)[:60_000]
+            for piece in (b"a ", b"Mon, ", b'a="b",')
+        ),
+        b'WWW-Authenticate: Bearer realm="http://' + "ü.".encode() * 2_000 + b'/"',
+        b'WWW-Authenticate: Bearer realm="http://' + b"a." * 2_000 + b'/"',
+        b"Location: http://" + "ü.".encode() * 20_000 + b"/",
+        b"Location: //" + b"a." * 30_000 + b"/",
+        b"Location: http:/\t/" + "é".encode() * 30_000 + b"/",
+    ],
+    ids=range(8),
+)
+async def test_a_field_of_64_kib_holds_up_nobody_and_is_told_to_nobody(
+    evil: Evil, start_mirror: StartMirror, field: bytes
+) -> None:
+    hub = upstream_at(evil.url) | {"access": "client", "hosts": ["hub.mirror.example"]}
+    mirror = await start_mirror({"docker.io": hub}, fill=FILL)
+    status = b"307 There" if field.startswith(b"Location") else b"401 Who"
+    evil.on("/v2/", says(b"HTTP/1.1 " + status, *[field] * 4, b"Content-Length: 0"))
+    for target, host in (("/v2/app/manifests/1", mirror.host), ("/v2/", "hub.mirror.example")):
+        answer = await mirror.client.get(target, headers={"Host": host})
+        assert answer.status in {401, 403, 502}
+        assert len(answer.body) < 1000
+        assert len(str(answer.headers)) < 40_000
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -254,3 +288,18 @@ async def test_nobody_waits_for_an_answer_that_drips(
         evil.on("/v2/", says(b"HTTP/1.1 401 Who", challenge, b"Content-Length: 0"))
     async with asyncio.timeout(15):
         assert await _get(mirror, f"/v2/app/{target}") in {502, 504}
+
+
+async def test_what_upstream_says_of_a_refusal_is_passed_on_in_any_language(
+    evil: Evil, start_mirror: StartMirror
+) -> None:
+    """Alibaba's registries speak Chinese."""
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    told = {"code": "NAME_INVALID", "message": "仓库名\x1b[2J", "detail": "名\ud800字"}
+    body = json.dumps({"errors": [told]}).encode()
+    evil.on("/v2/", says(b"HTTP/1.1 400 No", b"Content-Length: %d" % len(body), body=body))
+    answer = await mirror.client.get("/v2/app/manifests/1")
+    assert answer.status == 400
+    assert json.loads(answer.body)["errors"] == [
+        {"code": "NAME_INVALID", "message": "仓库名 [2J", "detail": "名 字"}
+    ]

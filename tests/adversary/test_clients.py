@@ -185,6 +185,34 @@ async def test_who_drips_a_form_for_a_token_server_is_let_go(
     assert upstream.requests == []
 
 
+UNWANTED = {
+    "GET /v2/": b"HTTP/1.1 200",
+    "PUT /v2/a/manifests/1": b"HTTP/1.1 405",
+    "POST /v2/_token/0123456789abcdef/ghcr.io": b"HTTP/1.1 405",
+}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize("asked", UNWANTED)
+async def test_a_body_that_is_not_what_its_encoding_says_is_no_fault(
+    start_mirror: StartMirror, caplog: pytest.LogCaptureFixture, asked: str, encoding: str
+) -> None:
+    private = upstream_at("http://127.0.0.1:9") | {"access": "client", "relay_tokens": "http"}
+    mirror = await start_mirror({"ghcr.io": private})
+    async with connection(mirror) as (reader, writer):
+        head = f"{asked} HTTP/1.1\r\nHost: x\r\nContent-Encoding: {encoding}\r\n"
+        writer.write(f"{head}Content-Length: 5\r\n\r\nabcde".encode())
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(UNWANTED[asked])
+            writer.write(PING)  # all that came with the first one has been read
+            rest = b""
+            while b"HTTP/1.1 " not in rest and (piece := await reader.read(4096)):
+                rest += piece
+    assert b"HTTP/1.1 200" in rest
+    assert "Traceback" not in caplog.text
+    assert await mirror.metric("mirror_internal_errors_total") == 0
+
+
 async def test_a_client_with_too_many_connections_gets_no_more_and_the_others_are_served(
     start_mirror: StartMirror, caplog: pytest.LogCaptureFixture
 ) -> None:

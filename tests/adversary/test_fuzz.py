@@ -13,6 +13,10 @@ from tests.fuzz.targets import TARGETS, Target
 ROOT = Path(__file__).parents[2]
 SECONDS = 3
 
+# The most memory that a process has had counts what it was before it became another program: the
+# fuzzer would be blamed for ours, but for a shell in between.
+OF_ITS_OWN = ("sh", "-c", '"$@"; exit "$?"', "sh")
+
 
 @pytest.mark.parametrize("target", [*TARGETS.values()], ids=[*TARGETS])
 def test_whatever_is_made_of_an_honest_input_is_read_or_refused(target: Target) -> None:
@@ -25,7 +29,7 @@ def test_whatever_is_made_of_an_honest_input_is_read_or_refused(target: Target) 
 
 def test_a_fuzzer_finds_nothing_in_a_few_seconds(tmp_path: Path) -> None:
     found = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "tests.fuzz", "--seconds", str(SECONDS)],
+        [*OF_ITS_OWN, sys.executable, "-m", "tests.fuzz", "--seconds", str(SECONDS)],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-4000:]

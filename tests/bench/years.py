@@ -132,7 +132,7 @@ async def _exchange(
     store: LocalStorage, here: deque[Digest], new: Sequence[Digest], most: int, now: float
 ) -> None:
     """Have `new` in the index, and what came first leave."""
-    await store.index.adopt([(str(digest), 30_000, 0, now) for digest in new], [])
+    await store.index.adopt([(str(digest), 30_000, 0, now, 1) for digest in new], [])
     here.extend(new)
     old = [here.popleft() for _ in range(max(0, len(here) - most))]
     await store.index.forget_blobs(old)
@@ -223,7 +223,7 @@ async def _fill(root: Path, blobs: int) -> None:
     manifests = blobs // 10
     async with _catalog(root, clock) as (store, records, _):
         for start in range(0, blobs, _BATCH):
-            rows = [(str(it), 30_000, 0, clock()) for it in digests[start : start + _BATCH]]
+            rows = [(str(it), 30_000, 0, clock(), 1) for it in digests[start : start + _BATCH]]
             await store.index.adopt(rows, [])
         for start in range(0, manifests, _BATCH):
             async with asyncio.TaskGroup() as tasks:

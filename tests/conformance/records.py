@@ -109,6 +109,29 @@ class RecordsConformance:
             await records.record_manifest(repository, TWO, 5, names)
         assert await records.list_children(TWO) == [THREE, ONE, THREE, LONG]
 
+    async def test_what_names_what_is_listed_from_both_ends(self, records: Records) -> None:
+        for parent, children in ((TWO, (ONE, LONG)), (THREE, (ONE,))):
+            names = [Named(digest, 1) for digest in children]
+            await records.record_manifest(ALPINE, parent, 5, names)
+        assert set(await records.list_parents([ONE], limit=9)) == {(TWO, ONE), (THREE, ONE)}
+        assert await records.list_parents([LONG, TWO], limit=9) == [(TWO, LONG)]
+        edges = {(TWO, ONE), (TWO, LONG), (THREE, ONE)}
+        assert set(await records.list_edges([TWO, THREE, ONE], limit=9)) == edges
+        assert len(await records.list_edges([TWO, THREE, ONE], limit=2)) == 2
+        assert await records.list_edges([], limit=9) == []
+
+    async def test_a_digest_is_tagged_as_long_as_a_tag_of_the_repository_means_it(
+        self, records: Records
+    ) -> None:
+        for tag in ("1", "1.0"):
+            await records.record_tag(ALPINE, tag, TagRecord(ONE, 1.0))
+        assert await records.is_tagged(ALPINE, ONE)
+        assert not await records.is_tagged(NGINX, ONE)
+        await records.record_tag(ALPINE, "1", TagRecord(TWO, 2.0))
+        assert await records.is_tagged(ALPINE, ONE)
+        await records.forget_tag(ALPINE, "1.0")
+        assert not await records.is_tagged(ALPINE, ONE)
+
     async def test_a_manifest_that_was_sent_is_recorded_with_what_it_was_called(
         self, records: Records
     ) -> None:

@@ -37,7 +37,7 @@ def hub(upstream: ScriptedRegistry) -> ScriptedRegistry:
 
 async def found(url: str, tmp_path: Path, *images: str, **endpoint: Any) -> list[Finding]:
     settings = document({"docker.io": upstream_at(url, **endpoint)}, store_root=tmp_path / "store")
-    settings["store"]["max_size"] = "1 MiB"
+    settings["store"]["max_size"] = "1 GiB"
     config = await asyncio.to_thread(parse, settings)
     return [it async for it in examine(config, [parse_image(name) for name in images])]
 

@@ -270,7 +270,9 @@ async def test_a_blob_grows_in_the_hands_of_whoever_reads_it(
         assert await read_all(front, app) == app.blobs[app.layers[0]]
     async with front.open_blob(APP, digest, None, ()) as lease:
         assert (lease.size, lease.number) == (SIZE, 0)
-        assert lease.progress == Progress(SIZE, SIZE, is_proved=True)
+        progress = lease.progress
+        assert progress is not None
+        assert (progress.written, progress.size, progress.is_proved) == (SIZE, SIZE, True)
 
 
 async def test_a_part_far_ahead_is_reached_before_what_is_between(

@@ -1,5 +1,7 @@
 """An answer about one thing closes that thing only; and a refusal is an answer."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 
@@ -45,6 +47,25 @@ async def test_storage_in_trouble_for_one_blob_touches_no_other(
     assert len(upstream.asked("cdn", reference=LAYER)) == 1
 
 
+@pytest.mark.parametrize(
+    "trouble", [{"drop": True}, {"status": 500}, {"status": 429}, {"hang": True}], ids=str
+)
+async def test_a_token_server_in_trouble_is_none_of_a_repositorys_that_wants_no_token(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image, trouble: dict[str, Any]
+) -> None:
+    """As where a registry has some open projects: containerd, going direct, asks first."""
+    mirror = await start_mirror(fill={"connect_timeout": "1s"})
+    challenge = f'Bearer realm="{upstream.url}/token",service="a"'
+    upstream.fault(repository="library/other", status=401, headers={"WWW-Authenticate": challenge})
+    upstream.fault(kind="token", **trouble)
+    for _ in range(3):
+        assert (await mirror.client.manifest("other", "1")).status in {429, 502, 504}
+    assert len(upstream.asked("tag", repository="library/other")) == 1
+    assert (await mirror.client.manifest("app", "1")).status == 200
+    assert (await mirror.client.blob("app", LAYER)).digest == LAYER
+    assert (await mirror.client.get("/v2/app/tags/list")).status == 200
+
+
 async def test_a_repository_that_always_answers_500_takes_no_other_with_it(
     upstream: ScriptedRegistry, start_mirror: StartMirror, app: Image
 ) -> None:
@@ -55,6 +76,27 @@ async def test_a_repository_that_always_answers_500_takes_no_other_with_it(
     assert len(upstream.asked("tag", repository="library/broken")) == 3
     assert (await mirror.client.manifest("app", "1")).status == 200
     assert await mirror.metric("mirror_upstream_up") == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, 8])
+@pytest.mark.parametrize("breaks", [{"drop": True}, {"truncate_at": 10}], ids=str)
+async def test_a_connection_that_breaks_is_no_trouble_of_what_others_ask_for(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    app: Image,
+    breaks: dict[str, Any],
+    times: int,
+) -> None:
+    """On a bad line, or behind a firewall that looks at names: `/v2/` and all others are well."""
+    mirror = await start_mirror()
+    upstream.fault(repository="library/broken", **breaks)
+    upstream.add(NEW, "library/broken", "1")
+    for _ in range(times):
+        assert (await mirror.client.manifest("broken", "1")).status == 502
+        assert await mirror.metric("mirror_upstream_up") == 1
+    assert (await mirror.client.manifest("app", "1")).status == 200
+    assert (await mirror.client.blob("app", LAYER)).digest == LAYER
+    assert (await mirror.client.get("/v2/app/tags/list")).status == 200
 
 
 async def test_a_page_that_upstream_finds_too_long_is_its_400_and_no_stale_list(

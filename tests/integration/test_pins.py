@@ -131,7 +131,7 @@ async def test_what_is_larger_than_the_store_is_refused_and_costs_nobody_anythin
     upstream: ScriptedRegistry, start_mirror: StartMirror, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = _app(upstream, 1)
-    large = image(*(random_layer(SIZE, seed=seed) for seed in (2, 3)))
+    large = image(*(random_layer(SIZE, seed=seed) for seed in range(2, 6)))
     upstream.add(large, "library/large", "1")
     pins = [{"image": "app:1"}, {"image": "large:1", "refresh": "50ms"}]
     with caplog.at_level(logging.ERROR):

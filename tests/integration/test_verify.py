@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from mirror.oci.compact import pack
+from mirror.oci.digest import parse_digest
 from tests.conftest import StartMirror
 from tests.support.client import Client, client
 from tests.support.images import Image, image, index, random_layer
@@ -190,7 +192,8 @@ async def test_an_index_is_made_anew_from_blobs_that_are_what_they_should_be(
                 "SELECT digest, is_manifest, proved_on > 1 FROM blobs ORDER BY digest"
             ).fetchall()
         assert rows == sorted(
-            (digest, int(digest == app.digest), 1) for digest in [app.digest, *app.blobs]
+            (pack(parse_digest(digest)), int(digest == app.digest), 1)
+            for digest in [app.digest, *app.blobs]
         )
         status, said, _ = await _mirror(mirror, "rebuild", "--json")
         findings = {json.loads(line).get("finding") for line in said.splitlines()}

@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 
 from tests.support.client import Client, client, get
+from tests.support.evil import Evil, says
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
 from tests.support.process import Process, answers, children_of, free_port, run, until
@@ -546,3 +547,28 @@ async def test_workers_are_of_the_same_program_whatever_lies_in_the_working_dire
     async with Process(("sh", "-c", start), log=tmp_path / "log", ready=ready):
         answer = await get(f"http://127.0.0.1:{ports[0]}/v2/org/app/manifests/1")
     assert answer.body == app.manifest
+
+
+@pytest.mark.parametrize("status", [b"999 Odd", b"600 Odd"])
+async def test_an_odd_status_of_a_token_server_costs_no_other_client_its_connection(
+    tmp_path: Path, status: bytes
+) -> None:
+    async with Evil() as evil:
+        realm = evil.url.encode() + b"/token"
+        evil.on("/v2/", says(
+            b"HTTP/1.1 401 Who", b'WWW-Authenticate: Bearer realm="%b"' % realm,
+            b"Content-Length: 0",
+        ))  # fmt: skip
+        evil.on("/token", says(b"HTTP/1.1 " + status, b"Content-Length: 0"))
+        private = upstream_at(evil.url) | {"access": "client", "relay_tokens": "http"}
+        async with running_mirror(
+            tmp_path, {"ghcr.io": private}, server={"workers": WORKERS}
+        ) as mirror, clients_of(mirror) as clients:  # fmt: skip
+            workers = children_of(mirror.process)
+            for one in clients:
+                told = (await one.get("/v2/?ns=ghcr.io")).headers["WWW-Authenticate"]
+                target = re.search(r"/v2/_token/[^\"]*", told)
+                assert target is not None
+                assert (await one.get(f"{target[0]}?scope=x")).status == 502
+            assert children_of(mirror.process) == workers
+            assert await mirror.metric("mirror_internal_errors_total") == 0

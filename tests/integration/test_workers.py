@@ -268,10 +268,11 @@ async def test_what_is_served_from_a_workers_memory_only_is_in_use_and_stays(
 ) -> None:
     """The mirror's process does not see these requests; it hears of them with the counts."""
     used, unused, new = (
-        upstream.add_blob(random_layer(SMALL, seed=number).blob, "org/app") for number in range(3)
+        upstream.add_blob(random_layer(8_000, seed=number).blob, "org/app") for number in range(3)
     )
     mirror = await start_mirror(
-        server={"workers": WORKERS}, store={"max_size": f"{SMALL * 5 // 2} B"}
+        server={"workers": WORKERS},
+        store={"max_size": "26 KB"},  # two blobs, and not one on its way beside them
     )
     clients = await connect(mirror)
 
@@ -283,6 +284,7 @@ async def test_what_is_served_from_a_workers_memory_only_is_in_use_and_stays(
     for digest in (used, unused):
         await pull(digest)  # from the fill
         await pull(digest)  # from memory: now it is at hand
+    clock.advance(86_400)
     await pull(used)
     await pull(new)
     kept = {file.name for file in mirror.store_root.rglob("*") if file.is_file()}

@@ -26,6 +26,7 @@ from mirror.storage.errors import NoRoom
 from mirror.storage.ports import OpenBlob
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
+from mirror.storage.usage import ContentOnly
 from mirror.storage.writer import LocalWriter
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
@@ -85,6 +86,7 @@ class StoreMachine(RuleBasedStateMachine):
                 clock=self.clock,
                 metrics=Metrics(),
                 note_fault=_raise,
+                counting=ContentOnly,
             )
         )
         for blob in self.stored:  # a start has no use for a partial of what is there

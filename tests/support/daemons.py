@@ -33,18 +33,22 @@ Result = subprocess.CompletedProcess[str]
 
 
 class Containerd:
-    """containerd with its client, `ctr`."""
+    """containerd with its client, `ctr`; with the service that kubelets ask, where `has_cri`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, has_cri: bool = False) -> None:
         self.directory = directory
         self.socket = directory / "containerd.sock"
-        settings = {
+        settings: dict[str, Any] = {
             "version": 2,
             "root": f"{directory}/root",
             "state": f"{directory}/state",
-            "disabled_plugins": ["io.containerd.grpc.v1.cri"],
             "grpc": {"address": str(self.socket)},
         }
+        if has_cri:
+            registry = {"config_path": str(directory / "hosts")}
+            settings["plugins"] = {"io.containerd.grpc.v1.cri": {"registry": registry}}
+        else:
+            settings["disabled_plugins"] = ["io.containerd.grpc.v1.cri"]
         file = directory / "containerd.toml"
         file.write_text(tomli_w.dumps(settings), encoding="utf-8")
         self.process = Process(
@@ -199,12 +203,12 @@ class Containers:
 
 
 @asynccontextmanager
-async def running_containerd() -> AsyncIterator[Containerd]:
+async def running_containerd(*, has_cri: bool = False) -> AsyncIterator[Containerd]:
     """Run containerd."""
     require("containerd", "ctr", "runc")
     require_root()
     async with _workplace() as directory:
-        containerd = Containerd(directory)
+        containerd = Containerd(directory, has_cri=has_cri)
         async with containerd.process:
             yield containerd
 

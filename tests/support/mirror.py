@@ -14,11 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.app import run
 from mirror.config import parse
+from mirror.config.units import parse_size
 from tests.support.client import Client, client, get
 from tests.support.clock import FakeClock
 from tests.support.process import Process, answers, free_port, until
 
 Settings = Mapping[str, Any]
+
+EMPTY_STORE = 9_691_136  # bytes: its databases with their logs, and directories
 
 
 @dataclass(kw_only=True)
@@ -87,7 +90,8 @@ def document(
 ) -> dict[str, Any]:
     """A configuration on loopback: these upstreams and pins, then `overrides` by section.
 
-    The first upstream is the default unless one says itself what it is.
+    The first upstream is the default unless one says itself what it is. `store.max_size` is what
+    blobs may take: what an empty store takes is added.
     """
     listen, admin_listen = ports
     upstream = {name: dict(settings) for name, settings in upstreams.items()}
@@ -106,6 +110,9 @@ def document(
         section: {**defaults.get(section, {}), **overrides.get(section, {})}
         for section in defaults | overrides
     }
+    if "max_size" in overrides.get("store", {}):
+        size = parse_size(sections["store"]["max_size"])
+        sections["store"]["max_size"] = f"{size + EMPTY_STORE} B"
     return sections | ({"pin": list(pin)} if pin else {})
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mirror.config import parse
-from tests.support.mirror import document, sample, upstream_at
+from tests.support.mirror import EMPTY_STORE, document, sample, upstream_at
 
 EXPOSITION = """\
 # TYPE mirror_lookups counter
@@ -29,7 +29,7 @@ def test_the_first_upstream_is_the_default() -> None:
 def test_an_override_replaces_one_setting_and_keeps_the_others() -> None:
     upstreams = {"docker.io": upstream_at("http://127.0.0.1:1")}
     config = parse(document(upstreams, store_root=Path("x"), store={"max_size": "1 MiB"}))
-    assert (config.store.root, config.store.max_size) == (Path("x"), 2**20)
+    assert (config.store.root, config.store.max_size) == (Path("x"), 2**20 + EMPTY_STORE)
 
 
 def test_a_metric_is_the_sum_of_what_carries_its_labels() -> None:

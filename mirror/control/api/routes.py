@@ -14,11 +14,13 @@ from mirror.control.api.operations import ROOT, Operation
 from mirror.control.api.verifying import Names, Verify, verifying
 from mirror.control.guard import Guard
 from mirror.control.problems import Refusal, problem
+from mirror.control.watching import Watching
 
 _logger = logging.getLogger(__name__)
 
 _LONGEST_BODY = 2**16  # bytes
-_EVERY = 1.0  # seconds between events
+_PATIENCE = 30.0  # seconds for a body
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _Sent = TypeVar("_Sent", bound=msgspec.Struct)
 
@@ -29,6 +31,7 @@ def add_api(
     application: web.Application,
     operations: Sequence[Operation],
     guard: Guard,
+    watching: Watching,
     *,
     verify: Verify,
     note_fault: Callable[[str, Exception], None],
@@ -43,7 +46,7 @@ def add_api(
     handlers: list[tuple[str, str, _Handler]] = [
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one)) for one in operations),
-        ("GET", "/events", _telling(status)),
+        ("GET", "/events", _telling(status, watching)),
         ("POST", "/verify", verifying(verify, _read_names)),
         *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
@@ -56,6 +59,12 @@ def _guarded(
     handler: _Handler, guard: Guard, note_fault: Callable[[str, Exception], None]
 ) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
+        response = await answer(request)
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+    async def answer(request: web.Request) -> web.StreamResponse:
         try:
             await guard.require_operator(request)
             return await handler(request)
@@ -111,13 +120,27 @@ def _answering(operation: Operation) -> _Handler:
 async def _read(request: web.Request, wanted: type[_Sent]) -> _Sent:
     if request.content_type != "application/json":  # no form of a page's is
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
-    content = await request.content.read(_LONGEST_BODY + 1)
-    if len(content) > _LONGEST_BODY:
-        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "that is more than anything here takes")
     try:
+        async with asyncio.timeout(_PATIENCE):
+            content = await _read_whole(request)
         return msgspec.json.decode(content, type=wanted)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+    except web.RequestPayloadError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the body cannot be read") from error
+    except TimeoutError as error:
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from error
+
+
+async def _read_whole(request: web.Request) -> bytes:
+    content = bytearray()
+    async for chunk in request.content.iter_any():
+        content += chunk
+        if len(content) > _LONGEST_BODY:
+            raise Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "that is more than anything here takes"
+            )
+    return bytes(content)
 
 
 async def _read_names(request: web.Request) -> Names:
@@ -125,17 +148,11 @@ async def _read_names(request: web.Request) -> Names:
     return await _read(request, Names)
 
 
-def _telling(status: Operation) -> _Handler:
-    """Server-sent events: the status, again and again (WHATWG HTML, 9.2)."""
+def _telling(status: Operation, watching: Watching) -> _Handler:
+    async def look() -> str:
+        return msgspec.json.encode(await status.act(None)).decode()
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
-        while True:
-            told = msgspec.json.encode(await status.act(None))
-            await response.write(b"event: status\ndata: %b\n\n" % told)
-            await asyncio.sleep(_EVERY)
+        return await watching.tell(request, "status", look, _HEADERS)
 
     return handle

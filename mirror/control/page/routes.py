@@ -1,7 +1,7 @@
 """The page over HTTP: views, what keeps them up to date, and files that never change."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
 from types import MappingProxyType
@@ -12,8 +12,8 @@ from mirror.control.guard import Guard
 from mirror.control.page.views import VIEWS, Views
 from mirror.control.page.words import choose
 from mirror.control.problems import Refusal
+from mirror.control.watching import Watching
 
-_EVERY = 1.0  # seconds between looks
 _REMEMBERED = 365 * 86400  # seconds for which a browser keeps the language
 
 _HEADERS: Mapping[str, str] = MappingProxyType(
@@ -32,9 +32,9 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def add_page(application: web.Application, views: Views, guard: Guard) -> None:
+def add_page(application: web.Application, views: Views, guard: Guard, watching: Watching) -> None:
     """Show the page at `/`, to operators."""
-    page = _Page(views, _read_assets())
+    page = _Page(views, watching, _read_assets())
     for path, handler in {
         "/": page.show,
         "/page/{view}": page.show,
@@ -45,8 +45,9 @@ def add_page(application: web.Application, views: Views, guard: Guard) -> None:
 
 
 class _Page:
-    def __init__(self, views: Views, assets: Mapping[str, bytes]) -> None:
+    def __init__(self, views: Views, watching: Watching, assets: Mapping[str, bytes]) -> None:
         self._views = views
+        self._watching = watching
         self._assets = assets
 
     async def show(self, request: web.Request) -> web.StreamResponse:
@@ -60,15 +61,9 @@ class _Page:
         return response
 
     async def tell(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: what changes, again and again (WHATWG HTML, 9.2)."""
-        view, language = _view_of(request), _language_of(request)
-        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        while True:
-            lines = (await self._views.part(view, language)).splitlines()
-            told = "".join(f"data: {line}\n" for line in lines)
-            await response.write(f"event: part\n{told}\n".encode())
-            await asyncio.sleep(_EVERY)
+        """What changes, again and again."""
+        look = partial(self._views.part, _view_of(request), _language_of(request))
+        return await self._watching.tell(request, "part", look, _HEADERS)
 
     async def send_asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]

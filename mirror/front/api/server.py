@@ -38,6 +38,7 @@ class Server(web.Server):
             keepalive_timeout=keep_alive_timeout,
             lingering_time=_LINGERING,
             max_field_size=_LONGEST_FIELD,
+            auto_decompress=False,  # of a body that nobody wants, it would fail afterwards
         )
         self._frontend = frontend
         self.note_refused = frontend.note_refused

@@ -35,9 +35,11 @@ async def read_form(request: web.BaseRequest, patience: float) -> bytes:
     """The body of a POST, for which the client has so many seconds.
 
     Raises:
-        RegistryError: It is too large.
-        ConnectionError: It does not come.
+        RegistryError: It is too large, or encoded.
+        ConnectionError: It does not come, or cannot be read.
     """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise RegistryError(ErrorCode.UNSUPPORTED, "a form for a token server is sent as it is")
     form = bytearray()
     try:
         async with asyncio.timeout(patience):
@@ -47,6 +49,8 @@ async def read_form(request: web.BaseRequest, patience: float) -> bytes:
                     raise too_large()
     except TimeoutError as error:
         raise ConnectionError("it has not sent its form in time") from error
+    except web.RequestPayloadError as error:
+        raise ConnectionError("its form is none") from error
     return bytes(form)
 
 

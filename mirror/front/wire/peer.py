@@ -23,7 +23,7 @@ import msgspec
 from mirror.aio.slots import client
 from mirror.aio.tasks import NoteFault, Tasks
 from mirror.config import ConfigError
-from mirror.front.ports import connection as asked_over
+from mirror.front.ports import FaultElsewhere, connection as asked_over
 from mirror.front.wire.channel import Channel, Packet
 from mirror.front.wire.interface import (
     Codec,
@@ -74,7 +74,9 @@ class Peer:
     """The other side. Answers to it are worked out in `tasks`; `lost` is set once it has gone.
 
     What goes wrong unexpectedly while it is answered is noted as a fault in "answer". `client_at`:
-    who is at the connection of this number, over which the other side is asked in turn.
+    who is at the connection of this number, over which the other side is asked in turn. A side that
+    `is_trusted` may answer one question with what is no answer (what a registry has said may be in
+    it): that is this question's fault, and no reason to have nothing more to do with it.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Peer:
         tasks: Tasks,
         note_fault: NoteFault,
         client_at: Callable[[int], str | None] = lambda _: None,
+        is_trusted: bool = False,
     ) -> None:
         self.lost = asyncio.Event()
         self._served = served
         self._tasks = tasks
         self._note_fault = note_fault
         self._client_at = client_at
+        self._is_trusted = is_trusted
         self._codec = Codec()
         self._codec.expect(Message)
         for method, _ in served.values():
@@ -219,8 +223,16 @@ class Peer:
             self._send(Leave(answer.number))
             self._set_error(answer.number, Unavailable(_NO_DESCRIPTOR))
         else:
-            result = self._codec.decode(asked.method.result, answer.result, packet.descriptors)
-            asked.answer.set_result(result)
+            try:
+                result = self._codec.decode(asked.method.result, answer.result, packet.descriptors)
+            except Violation as violation:
+                if not self._is_trusted:
+                    raise
+                self._note_fault("answer", violation)
+                self._send(Leave(answer.number))  # whatever it has opened
+                self._set_error(answer.number, FaultElsewhere("the answer was none; see the log"))
+            else:
+                asked.answer.set_result(result)
 
     def _set_error(self, number: int, error: Exception) -> None:
         asked = self._asked.get(number)

@@ -69,7 +69,7 @@ class Worker:
         self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
         served = serve(ports.Worker, self)
-        self._peer = Peer(connection, served, tasks=tasks, note_fault=faults.note)
+        self._peer = Peer(connection, served, tasks=tasks, note_fault=faults.note, is_trusted=True)
         self._front: ports.Front = proxy(ports.Front, self._peer)
         self.lost = self._peer.lost
 

@@ -81,6 +81,7 @@ class Authorizer:
         self._tokens: LRUCache[str, _Token] = LRUCache(_REMEMBERED)
         self._flights: SingleFlight[str, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
+        self._challenged: LRUCache[str, None] = LRUCache(_REMEMBERED)
         self._basic: str | None = None
         self._basic_good_until = 0.0
         self._credentials = credentials_of(config, clock=clock, tasks=tasks)
@@ -117,6 +118,7 @@ class Authorizer:
         challenges = {challenge.scheme: challenge for challenge in parse_challenges(headers)}
         if bearer := challenges.get("bearer"):
             self._bearer, self._basic = bearer, None
+            self._challenged[repository] = None
             token = self._tokens.get(repository)
             if token is not None and token.header == sent:
                 del self._tokens[repository]  # revoked, or our clocks differ
@@ -124,6 +126,10 @@ class Authorizer:
         if "basic" in challenges and self._credentials is not None:
             return await self._answer_basic(sent)
         return None
+
+    def has_challenged(self, repository: str) -> bool:
+        """Whether a token is known to be wanted for it; others may be open to everybody."""
+        return repository in self._challenged
 
     def convinced(self, repository: str, sent: str) -> None:
         """A request with this was let in."""

@@ -60,6 +60,7 @@ class Condition:
         self._random = random
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
+        self._doubting: asyncio.Task[None] | None = None
 
     def is_up_for(self, quota: Quota, repository: str) -> bool:
         """Whether it would answer this kind of request, for all that is known."""
@@ -188,7 +189,18 @@ class Condition:
                     repository=question.repository,
                 ),
             )
-            _ = self._tasks.create_task(self._ping(), name="ping")
+            self._doubt()
+        elif (
+            trouble is Trouble.BROKEN
+            and question is not None
+            and question.quota is not Quota.TOKENS
+        ):
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """Have it found out whether it is there at all, if nobody is about it."""
+        if self._doubting is None or self._doubting.done():
+            self._doubting = self._tasks.create_task(self._ping(), name="ping")
 
     async def _probe_until_up(self) -> None:
         """Find out when it is back, also in a night in which nobody pulls."""

@@ -248,8 +248,14 @@ class Endpoint:
     async def _first_header(self, scope: Scope) -> str | None:
         if self._is_personal(scope):
             return _sendable(scope.authorization or "")
-        with self.condition.watching(Question(Quota.TOKENS, scope.repository.name)):
-            return await self._authorizer.known(scope.repository.name)
+        repository = scope.repository.name
+        try:
+            with self.condition.watching(Question(Quota.TOKENS, repository)):
+                return await self._authorizer.known(repository)
+        except Unavailable:
+            if self._authorizer.has_challenged(repository):
+                raise
+            return None  # a token server in trouble is no trouble of a repository that wants none
 
     def _is_personal(self, scope: Scope) -> bool:
         """Whether the client's own authorization goes here: not to an accelerator of others."""

@@ -23,10 +23,11 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.ports import TooSlow
+from mirror.sources.registry.addresses import parse_location
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.connections import Trip, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
-from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.reading import Broken, Senseless
 from mirror.sources.registry.receiver import arriving
 from mirror.sources.registry.routes import INSIDE, Routes, host_of
 from mirror.sources.registry.sessions import Sessions
@@ -245,8 +246,7 @@ class Exchange:
 
     def _target(self, url: URL, location: str, kind: str, status: int) -> URL:
         try:
-            target = url.join(URL(location, encoded=True))
-            target.origin()  # yarl finds out what a port or a host is worth when it is asked
+            target = parse_location(location, asked=url)
         except ValueError as error:
             raise Unavailable(
                 "upstream redirects to what is no address", status_seen=status
@@ -370,6 +370,4 @@ def _receiving(url: URL) -> Iterator[None]:
     except aiohttp.ClientConnectorError as error:
         raise Unavailable(f"{host_of(url)} cannot be reached: {error.strerror}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise Unavailable(
-            f"the connection to {host_of(url)} broke: {type(error).__name__}"
-        ) from error
+        raise Broken(f"the connection to {host_of(url)} broke: {type(error).__name__}") from error

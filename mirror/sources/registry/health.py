@@ -5,9 +5,9 @@ An answer about one thing closes that thing, and nothing beside it :
     what is seen                                   what it closes
     no connection, or silence                      the endpoint (of a token: the token server)
     silence, while others are answered             this kind of request in this repository
-    5xx                                            the same, from the third in a row
-    5xx in three repositories, and no answer       the endpoint
-    5xx to /v2/                                    the endpoint
+    5xx, or a connection that breaks               the same, from the third in a row
+    either in three repositories, and no answer    the endpoint
+    either where /v2/ is asked for                 the endpoint
     429                                            this kind of request, for as long as it says
     429 or 503 by storage that one was sent to     that one thing, for as long as it says
 
@@ -66,6 +66,7 @@ class Trouble(Enum):
 
     UNREACHABLE = auto()
     SLOW = auto()
+    BROKEN = auto()
     ERROR = auto()
 
 

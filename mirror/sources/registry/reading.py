@@ -26,6 +26,14 @@ class Senseless(Unavailable):
     """
 
 
+class Broken(Unavailable):
+    """A connection that there was has broken. That tells of the connection, or of what was asked.
+
+    Lines are bad, and there are firewalls that look at what is asked for. It does not leave the
+    package either.
+    """
+
+
 @contextmanager
 def reading(url: str) -> Iterator[None]:
     """Read an answer of the endpoint at `url` inside the block. Raises Senseless."""

@@ -7,9 +7,11 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
+from mirror.oci.challenge import usable
 from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, RegistryError, Unavailable
 from mirror.sources.registry.headers import field_value, parse_retry_after
 from mirror.sources.registry.health import Trouble
+from mirror.sources.registry.reading import Broken
 
 _PASSING = frozenset(
     {
@@ -24,7 +26,7 @@ _PASSING = frozenset(
 
 _CODE = re.compile(r"[A-Z0-9_]{1,64}")  # of an error, as the spec has them
 _MOST_ERRORS = 8
-_MOST_CHALLENGES = 8
+_LARGEST_NUMBER = 2**53  # that everybody who reads JSON can tell from the next (RFC 8259, 6)
 
 
 class Closed(Unavailable):
@@ -71,6 +73,8 @@ def trouble_of(error: RegistryError, *, others_answered: bool) -> Trouble | None
     if not isinstance(error, Unavailable) or isinstance(error, OfStorage):
         return None
     if error.status_seen is None:
+        if isinstance(error, Broken):
+            return Trouble.BROKEN
         return Trouble.SLOW if error.timed_out and others_answered else Trouble.UNREACHABLE
     return Trouble.ERROR if error.status_seen >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
@@ -95,11 +99,18 @@ def _error(told: dict[str, object], without: str | None) -> dict[str, object] | 
     code, message, detail = (told.get(name) for name in ("code", "message", "detail"))
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         return None
-    words = field_value(str(message or "")) or ""
-    error: dict[str, object] = {"code": code, "message": _strip(words, without)}
-    if isinstance(detail, (str, int)):
-        error["detail"] = _strip(detail, without) if isinstance(detail, str) else detail
+    words = message if isinstance(message, str) else ""
+    error: dict[str, object] = {"code": code, "message": _strip(_printable(words), without)}
+    if isinstance(detail, str):
+        error["detail"] = _strip(_printable(detail), without)
+    elif isinstance(detail, int) and abs(detail) < _LARGEST_NUMBER:
+        error["detail"] = detail
     return error
+
+
+def _printable(text: str) -> str:
+    """A text for people, of any language: no control characters, no halves of characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _strip(text: str, prefix: str | None) -> str:
@@ -154,7 +165,7 @@ def rate_limited(response: aiohttp.ClientResponse) -> Unavailable:
 def _challenges(response: aiohttp.ClientResponse) -> list[str]:
     """Each field of its own, as they came: clients read the first challenge of each."""
     fields = response.headers.getall("WWW-Authenticate", [])
-    return [value for value in map(field_value, fields[:_MOST_CHALLENGES]) if value is not None]
+    return [value for value in map(field_value, usable(fields)) if value is not None]
 
 
 def _raise_refusal(response: aiohttp.ClientResponse) -> None:

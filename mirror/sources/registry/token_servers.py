@@ -17,8 +17,10 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.challenge import parse_challenges
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.oci.token import TokenAnswer, TokenQuestion, key_of
+from mirror.sources.registry.addresses import parse_address
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import parse_retry_after
+from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.tokens import is_trusted
 from mirror.telemetry.log import fields
 
@@ -78,6 +80,8 @@ class TokenServers:
                 raise Unavailable("the token server redirects to another host")
             if 300 <= response.status < 400:  # noqa: PLR2004 - 3xx
                 raise Unavailable("the token server redirects what it should answer")
+            if not 200 <= response.status < 600:  # noqa: PLR2004 - RFC 9110, 15: others are invalid
+                raise Senseless(f"the token server answered {response.status}")
             content = await self._exchange.read(response, limit=_LARGEST)
             told = response.headers
             return TokenAnswer(
@@ -87,8 +91,7 @@ class TokenServers:
 
     def _address(self, realm: str, query: str) -> URL:
         try:
-            url = URL(realm)
-            url.origin()  # yarl finds out what a port or a host is worth when it is asked
+            url = parse_address(realm)
         except ValueError as error:
             raise Unavailable("upstream's challenge names no usable token server") from error
         if not self._is_trusted(url):

@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.oci.errors import Denied, ErrorCode, Unavailable
+from mirror.sources.registry.addresses import parse_address
 from mirror.sources.registry.credentials import Credential
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.headers import field_value
@@ -65,8 +66,7 @@ class TokenWanted:
 def read_challenge(parameters: dict[str, str]) -> tuple[URL, str]:
     """Where a challenge sends us, and for which service. Raises Senseless."""
     try:
-        realm = URL(parameters["realm"])
-        realm.origin()  # yarl finds out what a port or a host is worth when it is asked
+        realm = parse_address(parameters["realm"])
         realm.update_query(scope="")
     except (KeyError, ValueError) as error:
         raise Senseless("upstream's challenge names no usable token server") from error

@@ -610,6 +610,7 @@ def test_a_pinned_image_is_named_as_people_name_images(image: str, name: str) ->
         ([{"image": "quay.io/a/b:1"}], 'there is no [upstream."quay.io"]'),
         ([{"image": "a"}, {"image": "docker.io/library/a:latest"}], "is pinned twice"),
         ([{"image": "mine.test/a:1"}], "without credentials of its own"),
+        ([{"image": "secret/a:1"}], "docker.io secret/a is not served"),
         ([{"image": "a", "platforms": ["amd64"]}], 'write it like "linux/arm64"'),
         ([{"image": "a", "platform": "linux/amd64"}], "did you mean platforms?"),
         ([{"image": "a", "refresh": "0s"}], "pin[0].refresh: must be more than zero"),
@@ -618,7 +619,7 @@ def test_a_pinned_image_is_named_as_people_name_images(image: str, name: str) ->
 )
 def test_a_pin_that_cannot_be_followed_is_told(pin: list[dict[str, Any]], words: str) -> None:
     upstreams = {
-        "docker.io": {"endpoints": [{"url": "https://hub.test"}]},
+        "docker.io": {"endpoints": [{"url": "https://hub.test"}], "deny": ["secret/**"]},
         "mine.test": {"access": "client", "endpoints": [{"url": "https://mine.test"}]},
     }
     with pytest.raises(ConfigError) as error:

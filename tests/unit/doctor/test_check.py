@@ -27,7 +27,7 @@ def hub(**endpoint: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> dict[str, Any]:
-    return {"root": str(tmp_path / "store"), "max_size": "1 MiB", "min_free": "0 B"}
+    return {"root": str(tmp_path / "store"), "max_size": "1 GiB", "min_free": "0 B"}
 
 
 def test_nothing_is_said_of_what_is_well(store: dict[str, Any], tmp_path: Path) -> None:
@@ -107,6 +107,37 @@ def test_a_password_is_one_line(
     )
 
 
+def test_the_operators_token_and_a_proxys_password_are_one_line_too(
+    store: dict[str, Any], tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    through = {"proxy": "http://proxy.example:3128", "proxy_username": "me"}
+    document = {
+        "store": store,
+        "admin": {"token_file": str(empty)},
+        "upstream": hub(**through, proxy_password_file=str(empty)),
+    }
+    assert [(it.level, it.where) for it in found(document)] == [
+        ("error", "admin.token_file"),
+        ("error", 'upstream."docker.io".endpoints[0].proxy_password_file'),
+    ]
+
+
+def test_a_credential_helper_that_is_not_installed_is_told(
+    store: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    document = {"store": store, "upstream": hub(credential_helper="ecr-login")}
+    [finding] = found(document)
+    where = 'upstream."docker.io".endpoints[0].credential_helper'
+    assert (finding.level, finding.where) == ("warning", where)
+    assert "docker-credential-ecr-login" in finding.text
+    helper = tmp_path / "docker-credential-ecr-login"
+    helper.touch(mode=0o755)
+    assert found(document) == []
+
+
 def test_an_htpasswd_that_is_none_is_told(store: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "htpasswd"
     file.write_text("me:{SHA}fEqNCco3Yq9h5ZUglD3CZJT4lBs=\n")
@@ -149,6 +180,9 @@ def test_limits_that_cannot_hold_are_told(tmp_path: Path) -> None:
     too_much = {"root": str(tmp_path), "max_size": "900 TiB"}
     [finding] = found({"store": too_much})
     assert (finding.level, finding.where) == ("warning", "store.max_size")
+    [finding] = found({"store": {"root": str(tmp_path), "max_size": "9 MiB"}})
+    assert (finding.level, finding.where) == ("warning", "store.max_size")
+    assert "some 10 MiB" in finding.text
     [finding] = found({"store": {**too_much, "min_free": "900 TiB"}})
     assert (finding.level, finding.where) == ("error", "store.min_free")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mirror.oci.challenge import Challenge, parse_challenges, with_realms
+from mirror.oci.challenge import Challenge, parse_challenges, usable, with_realms
 from tests.support.auth import ACR_SERVICE
 
 HUB = (
@@ -78,3 +78,12 @@ def test_another_address_takes_the_place_of_a_token_server_and_all_else_stays() 
 @pytest.mark.parametrize("header", ['Basic realm="x"', "Negotiate", "Bearer", 'Bearer service="x"'])
 def test_a_challenge_without_a_token_server_stays_as_it_is(header: str) -> None:
     assert with_realms(header, _elsewhere) == header
+
+
+@pytest.mark.parametrize("piece", ["a ", "Mon, ", 'Bearer realm="x",', 'a="b",', '"', "="])
+def test_nobody_means_challenges_without_end(piece: str) -> None:
+    long = (piece * 60_000)[:60_000]
+    assert parse_challenges([long] * 4) == []
+    assert usable([long, HUB]) == [HUB]
+    assert len(parse_challenges([piece * 400] * 9)) <= 8
+    assert len(with_realms("Bearer realm=x, a " * 400, _elsewhere)) < 500

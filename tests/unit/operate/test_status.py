@@ -42,7 +42,8 @@ def status(*endpoints: Endpoint, problems: list[Problem] | None = None) -> Statu
             requests=12, lookups=10, hits=9, bytes=9 * MIB, fetched=3 * MIB, saved=6 * MIB
         ),
         store=Store(
-            root="/var/lib/mirror", blobs=42, bytes=4 * MIB, limit=100 * 2**30, free=2**40,
+            root="/var/lib/mirror", blobs=42, bytes=3 * MIB, disk=4 * MIB,
+                limit=100 * 2**30, free=2**40,
             min_free=2**31,
         ),
         endpoints=list(endpoints), fills=[fill],
@@ -59,7 +60,7 @@ def test_it_is_told_in_units_that_people_use() -> None:
     shown = text(status(endpoint()))
     assert "up 3 d 2 h, ok" in shown
     assert "9.0 MiB in 12 requests, hits 90 %; fetched 3.0 MiB, saved 6.0 MiB" in shown
-    assert "4.0 MiB of 100.0 GiB in 42 blobs at /var/lib/mirror; 1.0 TiB free" in shown
+    assert "4.0 MiB of 100.0 GiB with 42 blobs at /var/lib/mirror; 1.0 TiB free" in shown
     assert "7 connections, 1 downloads (1 wait for a slot)" in shown
     assert "76 of 100" in shown
 

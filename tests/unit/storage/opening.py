@@ -15,6 +15,7 @@ from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.storage.threads import Threads
+from mirror.storage.usage import ContentOnly, Usage
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 
@@ -36,8 +37,12 @@ async def open_store(
     max_quarantine: int = 0,
     dropped: Callable[[Digest], None] = lambda _: None,
     is_served: bool = True,
+    counting: type[Usage] = ContentOnly,
 ) -> AsyncIterator[LocalStorage]:
-    """An open store; raises the first fault of its own at the end."""
+    """An open store; raises the first fault of its own at the end.
+
+    What counts is the content alone, so that examples can be small.
+    """
     faults: list[Exception] = []
     async with LocalStorage.open(
         root,
@@ -51,6 +56,7 @@ async def open_store(
         max_quarantine=max_quarantine,
         dropped=dropped,
         is_served=is_served,
+        counting=counting,
         note_fault=lambda _, fault: faults.append(fault),
     ) as store:
         yield store

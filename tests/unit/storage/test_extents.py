@@ -1,6 +1,6 @@
 import pytest
 
-from mirror.storage.extents import Extents, Range, add, clip, missing, prefix, total
+from mirror.storage.extents import Extents, Range, add, blocks, clip, missing, prefix, total
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,20 @@ def test_what_is_beyond_a_size_is_cut() -> None:
     assert clip(((0, 9), (10, 12)), 11) == ((0, 9), (10, 11))
     assert clip(((0, 9), (10, 12)), 10) == ((0, 9),)
     assert total(clip(((0, 9), (10, 12)), 4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        ((), 0),
+        (((0, 1),), 10),
+        (((0, 10),), 10),
+        (((5, 15),), 20),
+        (((3, 4), (8, 9)), 10),  # in the same block
+        (((9, 11), (19, 21)), 30),
+        (((0, 1), (100, 101)), 20),
+    ],
+)
+def test_a_file_takes_the_blocks_that_something_is_in(there: Extents, taken: int) -> None:
+    assert blocks(there, 10) == taken
+    assert blocks(there, 1) == total(there)

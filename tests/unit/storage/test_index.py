@@ -2,6 +2,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
 from mirror.storage.index import SCHEMA, Index
-from mirror.storage.policy import Candidate, Kind
+from mirror.storage.policy import Kind
 from mirror.storage.states import PartialKey
+from mirror.storage.worth import HALF_LIFE
 from mirror.telemetry.metrics import StoreTotals
 
 ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
+MIB, HOUR = 2**20, 3600.0
 DOCKER, QUAY = PartialKey("docker.io", ONE), PartialKey("quay.io", ONE)
 
 
@@ -28,8 +31,8 @@ async def index(path: Path) -> AsyncIterator[Index]:
         yield index
 
 
-async def _coldest(index: Index, limit: int = 9) -> list[Digest]:
-    return [candidate.digest for candidate in await index.list_coldest(limit=limit)]
+async def _least(index: Index, limit: int = 9) -> list[Digest]:
+    return [candidate.digest for candidate in await index.list_least(limit=limit)]
 
 
 async def test_what_was_recorded_is_there_after_a_restart(path: Path) -> None:
@@ -78,25 +81,131 @@ async def test_a_transaction_that_fails_at_its_commit_leaves_the_totals_as_they_
 async def test_a_manifest_recorded_anew_as_a_blob_stays_a_manifest(index: Index) -> None:
     await index.record_blob(ONE, 5, now=1.0, is_manifest=True)
     await index.record_blob(ONE, 5, now=2.0)
-    assert await index.list_coldest(limit=9) == [Candidate(Kind.MANIFEST, ONE, 5, 2.0)]
+    (one,) = await index.list_least(limit=9)
+    assert (one.kind, one.digest, one.size) == (Kind.MANIFEST, ONE, 5)
 
 
-async def test_what_was_used_longest_ago_is_listed_of_each_kind(index: Index) -> None:
-    await index.record_blob(ONE, 1, now=1.0, is_manifest=True)
-    await index.record_blob(TWO, 2, now=2.0)
-    await index.record_blob(THREE, 3, now=3.0)
-    assert await _coldest(index) == [TWO, THREE, ONE]
-    await index.record_accesses({TWO: 4.0, digest_of(b"gone"): 5.0})
-    assert await _coldest(index, limit=1) == [THREE, ONE]
-    await index.record_accesses({TWO: 1.0})  # noted before, and written down later
-    assert await _coldest(index, limit=1) == [THREE, ONE]
+async def test_what_was_used_longest_ago_is_worth_least_and_what_was_used_twice_more(
+    index: Index,
+) -> None:
+    for at, digest in enumerate((ONE, TWO, THREE)):
+        await index.record_blob(digest, MIB, now=at * HOUR)
+    assert await _least(index) == [ONE, TWO, THREE]
+    assert await _least(index, limit=1) == [ONE]
+    await index.record_accesses({ONE: 3 * HOUR, digest_of(b"gone"): 3 * HOUR})
+    assert await _least(index) == [TWO, THREE, ONE]
+    await index.record_accesses({TWO: HOUR})  # noted before, and written down later
+    assert await _least(index) == [THREE, TWO, ONE]
+    assert await index.latest_access() == 3 * HOUR
+
+
+async def test_what_has_gone_is_worth_what_it_was_when_it_comes_again(index: Index) -> None:
+    for at in range(5):
+        await index.record_blob(ONE, MIB, now=at * HOUR)
+    await index.record_meaning([ONE], is_superseded=True)
+    await index.record_blob(TWO, MIB, now=5 * HOUR)
+    before = await index.list_least(limit=9)
+    await index.forget_blobs([ONE])
+    await index.record_blob(ONE, MIB, now=4 * HOUR)
+    (one, *_) = await index.list_least(limit=9)
+    assert one.digest == ONE
+    assert before[0].rank < one.rank < before[0].rank + 0.3  # asked for once more, of six times
+    await index.record_meaning([ONE], is_superseded=False)
+    assert await _least(index) == [TWO, ONE]
+
+
+async def test_no_more_is_remembered_of_what_has_gone_than_makes_a_difference(
+    index: Index, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.storage.index.MOST_REMEMBERED", 3)
+    digests = [digest_of(bytes([number])) for number in range(9)]
+    for at, digest in enumerate(digests):
+        await index.record_blob(digest, MIB, now=at * HALF_LIFE)
+    await index.forget_blobs(digests)
+
+    def remembered() -> int:
+        with closing(sqlite3.connect(path)) as connection:
+            ((count,),) = connection.execute("SELECT count(*) FROM remembered")
+        return int(count)
+
+    assert remembered() == 9
+    await index.forget_old_scores(now=8 * HALF_LIFE)
+    assert remembered() == 4
+    await index.forget_old_scores(now=13 * HALF_LIFE)
+    assert remembered() == 2
+
+
+async def test_what_has_come_slowly_stays_longer_than_what_was_asked_for_at_that_time(
+    index: Index,
+) -> None:
+    for at, digest in enumerate((ONE, TWO, THREE)):
+        await index.record_blob(digest, 99 * MIB, now=at * HOUR, slowness=(1.0, 3.0, 1.0)[at])
+    assert await _least(index) == [ONE, THREE, TWO]
+    await index.record_blob(TWO, 99 * MIB, now=HOUR)
+    await index.record_accesses({ONE: 3 * HOUR, THREE: 3 * HOUR, TWO: HOUR})
+    assert await _least(index) == [ONE, THREE, TWO]
+
+
+async def test_what_is_superseded_or_broken_goes_first(index: Index) -> None:
+    for at, digest in enumerate((ONE, TWO, THREE)):
+        await index.record_blob(digest, MIB, now=at * HOUR)
+    assert await index.find_meant([ONE, THREE, digest_of(b"gone")]) == {ONE, THREE}
+    await index.record_meaning([THREE], is_superseded=True)
+    assert await _least(index) == [THREE, ONE, TWO]
+    assert await index.find_meant([ONE, THREE]) == {ONE}
+    await index.record_broken([TWO])
+    assert await _least(index) == [THREE, TWO, ONE]
+    await index.record_accesses({TWO: 3 * HOUR, THREE: 3 * HOUR})  # somebody completes its image
+    assert await _least(index) == [THREE, ONE, TWO]
+    await index.record_meaning([THREE], is_superseded=False)
+    assert await _least(index) == [ONE, TWO, THREE]
+
+
+async def test_what_is_known_already_is_neither_worth_less_nor_unproved_when_it_is_adopted(
+    path: Path,
+) -> None:
+    async with Index.open(path) as index:
+        for at in range(5):
+            await index.record_blob(ONE, MIB, now=at * HOUR, is_manifest=True, slowness=2.0)
+        before = await index.list_least(limit=9)
+        await index.adopt([(str(ONE), 7, 0, 9 * HOUR, 0), (str(TWO), MIB, 0, 9 * HOUR, 0)], [])
+        assert [one for one in await index.list_least(limit=9) if one.digest == ONE] == before
+        assert (await index.find(ONE), await index.find(TWO)) == ((MIB, True), (MIB, False))
+        await index.record_blob(THREE, MIB, now=9 * HOUR)
+        ranks = {one.digest: one.rank for one in await index.list_least(limit=9)}
+        assert ranks[TWO] == ranks[THREE]
+
+
+async def test_a_blob_that_is_said_to_be_a_manifest_is_as_proved_as_before(index: Index) -> None:
+    await index.adopt([(str(ONE), MIB, 0, HOUR, 0)], [])
+    await index.record_blob(ONE, MIB, now=HOUR, is_manifest=True, is_proved=False)
+    assert await index.find(ONE) == (MIB, False)
+    await index.record_proved([ONE], on=7)
+    await index.record_blob(ONE, MIB, now=HOUR, is_manifest=True, is_proved=False)
+    assert await index.list_due(before=7, today=9, after=None, limit=9) == [(ONE, MIB, 7)]
+
+
+async def test_an_index_of_the_first_version_keeps_its_order_and_its_totals(path: Path) -> None:
+    script = files("mirror.storage").joinpath("index.sql").read_text("utf-8")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+        connection.execute("UPDATE totals SET adopted = 1")
+        connection.execute(f"PRAGMA application_id = {SCHEMA.application_id}")
+        connection.execute("PRAGMA user_version = 1")
+        rows = [(str(it), MIB, 1.8e9 + at) for at, it in enumerate((TWO, ONE, THREE))]
+        connection.executemany("INSERT INTO blobs VALUES (?, ?, 0, ?, 0)", rows)
+        connection.commit()
+    async with Index.open(path) as index:
+        assert index.is_adopted
+        assert index.totals == StoreTotals(3, 3 * MIB)
+        assert await index.latest_access() == 1.8e9 + 2
+        assert await _least(index) == [TWO, ONE, THREE]
 
 
 @pytest.mark.parametrize(
     "query",
     [
-        "SELECT size FROM blobs WHERE is_manifest = 1 AND NOT leaving ORDER BY accessed_at LIMIT 9",
-        "SELECT max(accessed_at) FROM blobs WHERE is_manifest = 1",
+        "SELECT digest, size FROM blobs WHERE NOT leaving ORDER BY rank LIMIT 9",
     ],
 )
 async def test_the_order_of_going_is_read_from_a_table_of_its_own(
@@ -104,7 +213,7 @@ async def test_the_order_of_going_is_read_from_a_table_of_its_own(
 ) -> None:
     with closing(sqlite3.connect(path)) as connection:
         plan = str(connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())
-    assert "blobs_by_access" in plan
+    assert "blobs_by_rank" in plan
     assert "TEMP B-TREE" not in plan
 
 
@@ -114,7 +223,7 @@ async def test_a_leaving_blob_is_on_disk_for_nobody_until_it_comes_anew(index: I
     assert await index.find_size(ONE) is None
     assert await index.find_sizes([ONE]) == {}
     assert [batch async for batch in index.list_stored()] == []
-    assert await _coldest(index) == []
+    assert await _least(index) == []
     assert await index.list_leaving() == [(ONE, 10)]
     assert index.totals.bytes == 10
     await index.record_blob(ONE, 10, now=2.0)
@@ -157,7 +266,7 @@ async def test_writes_that_are_asked_for_together_are_all_kept(index: Index) -> 
         for digest in digests:
             tasks.create_task(index.record_blob(digest, 1, now=1.0))
     assert index.totals.blobs == 200
-    assert set(await _coldest(index, 999)) == set(digests)
+    assert set(await _least(index, 999)) == set(digests)
 
 
 @pytest.mark.parametrize("size", [2**70, "ten", None])
@@ -167,7 +276,7 @@ async def test_a_value_that_cannot_be_kept_harms_nobody_else(index: Index, size:
         with pytest.raises(StoreError, match=r"index\.sqlite3 cannot"):
             await index.record_blob(TWO, size, now=1.0)
     assert good.done()
-    assert await _coldest(index) == [ONE]
+    assert await _least(index) == [ONE]
     assert index.totals == StoreTotals(1, 1)
     await index.record_blob(THREE, 1, now=1.0)
     assert index.totals.blobs == 2
@@ -302,5 +411,5 @@ def _content(path: Path) -> bytes:
 
 async def _use(path: Path, digest: Digest) -> None:
     async with Index.open(path) as index:
-        await index.list_coldest(limit=999)
+        await index.list_least(limit=999)
         await index.record_blob(digest, 1, now=1.0)

@@ -6,6 +6,7 @@ import pytest
 
 from mirror.oci.digest import digest_of
 from mirror.storage.errors import NoRoom
+from tests.support.clock import FakeClock
 from tests.unit.storage.opening import content, held, on_disk, open_store, put
 
 ONE, TWO = content(1_000, 1), content(1_000, 2)
@@ -35,6 +36,22 @@ async def test_what_is_pinned_stays_also_after_a_restart_and_goes_when_it_is_not
         for seed in range(20, 30):
             await put(store, content(1_000, seed))
         assert digest_of(TWO).encoded not in on_disk(tmp_path)
+
+
+async def test_what_is_worth_more_goes_where_more_is_pinned_than_is_looked_at_at_a_time(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, max_size=120_000, clock=clock) as store:
+        pinned = [await put(store, content(1_000, seed)) for seed in range(100)]
+        await store.note_superseded(pinned)
+        await store.pins.pin("a", [*pinned, *(digest_of(b"%d" % it) for it in range(100))])
+        for seed in range(100, 150):
+            clock.advance(60)
+            await put(store, content(1_000, seed))
+        assert on_disk(tmp_path) >= {digest.encoded for digest in pinned}
+        assert await held(store, digest_of(content(1_000, 149))) is not None
+        assert store.totals.blobs <= 120
 
 
 async def test_where_all_is_pinned_there_is_no_room_and_nothing_leaves(tmp_path: Path) -> None:

@@ -1,22 +1,22 @@
 from mirror.oci.digest import digest_of
-from mirror.storage.policy import Candidate, Kind, LeastRecentlyUsed
+from mirror.storage.policy import Candidate, Kind, LeastWorth
 
 
-def _candidate(kind: Kind, used_at: float, size: int = 10) -> Candidate:
-    return Candidate(kind, digest_of(f"{kind} {used_at}".encode()), size, used_at)
+def _candidate(kind: Kind, rank: float, size: int = 10) -> Candidate:
+    return Candidate(kind, digest_of(f"{kind} {rank}".encode()), size, rank)
 
 
 PARTIAL = _candidate(Kind.PARTIAL, 9.0)
 OLD, YOUNG = _candidate(Kind.BLOB, 2.0), _candidate(Kind.BLOB, 3.0)
-MANIFEST = _candidate(Kind.MANIFEST, 1.0)
+MANIFEST = _candidate(Kind.MANIFEST, 4.0)
 EVERYTHING = [MANIFEST, YOUNG, PARTIAL, OLD]
 
 
 def _choose(excess: int, *, most: int = 99, beyond: int = 0) -> list[Candidate]:
-    return LeastRecentlyUsed().choose(EVERYTHING, excess, most=most, beyond=beyond)
+    return LeastWorth().choose(EVERYTHING, excess, most=most, beyond=beyond)
 
 
-def test_what_serves_nobody_goes_first_and_manifests_go_last() -> None:
+def test_what_serves_nobody_goes_first_and_then_what_is_worth_least() -> None:
     assert _choose(40) == [PARTIAL, OLD, YOUNG, MANIFEST]
 
 

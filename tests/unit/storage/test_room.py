@@ -7,6 +7,7 @@ import pytest
 
 from mirror.oci.digest import digest_of
 from mirror.storage.errors import NoRoom, TooLarge
+from mirror.storage.index import Index
 from mirror.storage.ports import Writer
 from mirror.storage.store import LocalStorage
 from tests.unit.storage.opening import content, expecting, on_disk, open_store, put, write
@@ -134,3 +135,21 @@ async def test_a_word_keeps_nobody_elses_blob_out(tmp_path: Path) -> None:
         await put(store, data, upstream="hub")
         assert await store.is_stored(digest_of(data))
         await _drop(evil)
+
+
+async def test_a_download_does_not_wait_until_all_has_gone_that_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.storage.room._BATCH", 10)
+    async with open_store(tmp_path):
+        pass
+    async with Index.open(tmp_path / "index.sqlite3") as index:
+        rows = [(f"sha256:{number:064x}", MIB, 0, float(number), 1) for number in range(5_000)]
+        await index.adopt(rows, [])
+    async with open_store(tmp_path, max_size=100 * MIB) as store:  # the limit was lowered
+        for seed in range(3):
+            await put(store, content(MIB, seed))
+            assert store.totals.bytes > 1_000 * MIB
+        await store.tidy()
+        assert 90 * MIB < store.totals.bytes <= 100 * MIB
+        assert len(on_disk(tmp_path)) == 3

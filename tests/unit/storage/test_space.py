@@ -193,3 +193,33 @@ def test_keeping_the_limits_takes_as_much_as_they_are_exceeded_by() -> None:
     space.ask(request)
     assert space.excess(request, stored=130, free=1000) == 30
     assert space.excess(request, stored=100, free=1000) == 0
+
+
+def test_where_more_is_here_than_the_limits_allow_what_goes_for_a_request_is_enough() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    promise = Promise()
+    space.add(promise)
+    settled: list[Exception | None] = []
+    request = Request(settled.append, promise, 10, 5)
+    space.ask(request)
+    assert space.excess(request, stored=1_000, free=10**6) == 15
+    request.freed = 12
+    assert space.excess(request, stored=988, free=10**6) == 3
+    request.freed = 15
+    assert space.excess(request, stored=985, free=10**6) == 0
+    space.grant(request, stored=985, free=10**6)
+    assert settled == [None]
+    assert promise.size == 10
+
+
+def test_who_lets_the_others_go_first_is_the_last_in_turn() -> None:
+    space = Space(Limits(max_size=100, min_free=0))
+    settled: list[str] = []
+    for name in ("limits", "one", "two"):
+        space.ask(Request(lambda _, name=name: settled.append(name)))  # type: ignore[misc]  # its default is a str
+    first = space.first()
+    assert first is not None
+    space.defer(first)
+    while (request := space.first()) is not None:
+        space.settle(request, None)
+    assert settled == ["one", "two", "limits"]

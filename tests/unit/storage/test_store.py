@@ -11,9 +11,9 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
-from mirror.storage.policy import Candidate, LeastRecentlyUsed
+from mirror.storage.policy import Candidate, LeastWorth
 from mirror.storage.ports import Storage, Writer
-from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.metrics import Metrics, StoreTotals
 from tests.support.clock import FakeClock
 from tests.unit.storage.opening import (
     UPSTREAM,
@@ -465,15 +465,20 @@ async def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
         assert "mirror_evicted_bytes_total 1000.0" in exposition
 
 
-async def test_manifests_go_last(tmp_path: Path) -> None:
+async def test_manifests_go_last_but_not_for_ever(tmp_path: Path) -> None:
     clock = FakeClock()
-    async with open_store(tmp_path, max_size=2_000, clock=clock) as store:
-        manifest, layer, more = (content(1_000, seed) for seed in range(3))
+    size = 10_000_000
+    async with open_store(tmp_path, max_size=2 * size, clock=clock) as store:
+        manifest, *layers = content(1_000), *(content(size, seed) for seed in range(1, 5))
         await store.keep(UPSTREAM, digest_of(manifest), manifest, is_manifest=True)
-        clock.advance(1)
-        await put(store, layer)
-        await put(store, more)
-        assert on_disk(tmp_path) == {digest_of(manifest).encoded, digest_of(more).encoded}
+        for layer in layers[:2]:
+            clock.advance(30 * 86_400)
+            await put(store, layer)
+        assert on_disk(tmp_path) == {digest_of(it).encoded for it in (manifest, layers[1])}
+        for layer in layers[2:]:
+            clock.advance(60 * 86_400)
+            await put(store, layer)
+        assert on_disk(tmp_path) == {digest_of(it).encoded for it in layers[2:]}
 
 
 async def test_times_of_use_survive_a_restart(tmp_path: Path) -> None:
@@ -522,6 +527,44 @@ async def test_times_of_use_survive_a_index_that_refuses_them_for_a_while(
         connection.close()
         await put(store, three)
         assert on_disk(tmp_path) == {digest_of(one).encoded, digest_of(three).encoded}
+
+
+async def test_what_came_over_a_slow_line_goes_after_what_came_over_a_fast_one(
+    tmp_path: Path,
+) -> None:
+    clock, size = FakeClock(), 2 * 2**20
+    slow, fast, new = (content(size, seed) for seed in range(3))
+    async with open_store(tmp_path, max_size=2 * size, clock=clock) as store:
+        for upstream, data, seconds in (("slow", slow, 8), ("fast", fast, 1)):
+            writer = await store.open_writer(upstream, digest_of(data), size)
+            clock.advance(seconds)
+            await write(writer, 0, data)
+            await writer.commit()
+            writer.close()
+        await store.drop(digest_of(slow))  # the line is known to be slow now
+        writer = await store.open_writer("slow", digest_of(slow), size)
+        clock.advance(8)
+        await write(writer, 0, slow)
+        await writer.commit()
+        writer.close()
+        clock.advance(60)
+        await held(store, digest_of(fast))
+        await put(store, new)
+        assert on_disk(tmp_path) == {digest_of(slow).encoded, digest_of(new).encoded}
+
+
+async def test_a_blob_whose_file_went_before_a_crash_could_be_noted_goes_when_it_is_its_turn(
+    tmp_path: Path,
+) -> None:
+    """So it is where the disk was full to the last byte: what leaves cannot be marked."""
+    async with open_store(tmp_path, max_size=3_000) as store:
+        digests = [await put(store, content(1_000, seed)) for seed in range(3)]
+    blob_path(tmp_path, digests[0]).unlink()
+    async with open_store(tmp_path, max_size=3_000) as store:
+        digests.append(await put(store, content(1_000, 3)))
+        assert store.totals == StoreTotals(3, 3_000)
+        assert await store.find_stored(digests) == set(digests[1:])
+        assert on_disk(tmp_path) == {digest.encoded for digest in digests[1:]}
 
 
 async def test_what_is_being_read_stays(tmp_path: Path) -> None:
@@ -636,7 +679,7 @@ async def test_partials_that_wait_go_before_blobs_and_the_oldest_first(tmp_path:
         assert store.promised == 1_500
 
 
-class _Telling(LeastRecentlyUsed):
+class _Telling(LeastWorth):
     """Tells when something has been chosen to go."""
 
     def __init__(self) -> None:

@@ -28,6 +28,7 @@ CONTRACT = {
     "mirror_passed_through_total": ("counter", "upstream part"),
     "mirror_store_blobs": ("gauge", ""),
     "mirror_store_bytes": ("gauge", ""),
+    "mirror_store_disk_bytes": ("gauge", ""),
     "mirror_store_referenced_bytes": ("gauge", ""),
     "mirror_store_limit_bytes": ("gauge", ""),
     "mirror_evicted_blobs_total": ("counter", ""),
@@ -68,7 +69,7 @@ def metrics() -> Metrics:
     metrics.passed_through.labels(upstream="docker.io", part="all").inc()
     metrics.evicted_blobs.inc()
     metrics.evicted_bytes.inc(7)
-    metrics.watch_store(lambda: StoreTotals(2, 300), limit_bytes=1000)
+    metrics.watch_store(lambda: StoreTotals(2, 300), read_disk=lambda: 4096, limit_bytes=1000)
     metrics.watch_referenced(lambda: 500)
     metrics.watch_connections(lambda: 3)
     return metrics
@@ -96,13 +97,14 @@ def test_the_metrics_are_those_that_dashboards_rely_on(metrics: Metrics) -> None
 def test_the_store_is_asked_at_each_scrape() -> None:
     metrics = Metrics()
     totals = StoreTotals()
-    metrics.watch_store(lambda: totals, limit_bytes=1000)
+    metrics.watch_store(lambda: totals, read_disk=lambda: 8192, limit_bytes=1000)
     metrics.watch_referenced(lambda: 500)
     assert samples(metrics)["mirror_store_blobs"] == 0
     totals = StoreTotals(blobs=2, bytes=300)
     found = samples(metrics)
     assert found["mirror_store_blobs"] == 2
     assert found["mirror_store_bytes"] == 300
+    assert found["mirror_store_disk_bytes"] == 8192
     assert found["mirror_store_referenced_bytes"] == 500
     assert found["mirror_store_limit_bytes"] == 1000
 

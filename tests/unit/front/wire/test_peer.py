@@ -133,12 +133,16 @@ class Pair:
 
 
 @asynccontextmanager
-async def connected(implementation: object, others: Served | None = None) -> AsyncIterator[Pair]:
+async def connected(
+    implementation: object, others: Served | None = None, *, is_trusted: bool = False
+) -> AsyncIterator[Pair]:
     ours, theirs = make_pair()
     faults = Faults()
     async with owned_tasks(faults.note) as tasks:
         served = serve(Port, implementation)
-        asking = Peer(ours, others or {}, tasks=tasks, note_fault=faults.note)
+        asking = Peer(
+            ours, others or {}, tasks=tasks, note_fault=faults.note, is_trusted=is_trusted
+        )
         serving = Peer(theirs, served, tasks=tasks, note_fault=faults.note)
         try:
             yield Pair(asking, serving, proxy(Port, asking), faults)
@@ -202,6 +206,40 @@ async def test_a_call_is_answered_with_what_the_method_returns(shelf: Shelf) -> 
 async def test_arguments_may_be_given_by_name(shelf: Shelf) -> None:
     async with connected(shelf) as pair:
         assert await pair.other.add(other=2, one=1) == 3
+
+
+class Liar(Shelf):
+    """Serves what is not of the type that it has promised."""
+
+    async def add(self, one: int, other: int) -> int:
+        return f"{one}{other}"  # type: ignore[return-value]  # as it would be by mistake
+
+    @asynccontextmanager
+    async def lend(self, name: str) -> AsyncIterator[str]:
+        async with super().lend(name):
+            yield 5  # type: ignore[misc]  # as above
+
+
+async def test_an_answer_that_is_none_costs_who_asked_where_the_other_side_is_trusted() -> None:
+    liar = Liar()
+    liar.may_go_on.set()
+    async with connected(liar, is_trusted=True) as pair:
+        with pytest.raises(FaultElsewhere):
+            await pair.other.add(1, 2)
+        with pytest.raises(FaultElsewhere):
+            async with pair.other.lend("it"):
+                pytest.fail("there is nothing in it")
+        async with asyncio.timeout(10):
+            assert await liar.ended.get() == "let go it"
+            assert await pair.other.work("it") == "done it"
+        assert pair.faults.take() == {"answer": 2}
+
+
+async def test_an_answer_that_is_none_ends_it_where_the_other_side_is_not_trusted() -> None:
+    async with connected(Liar()) as pair:
+        with pytest.raises(Unavailable):
+            await pair.other.add(1, 2)
+        assert pair.asking.lost.is_set()
 
 
 async def test_both_sides_may_ask(shelf: Shelf) -> None:

@@ -22,6 +22,16 @@ def _fail(health: Health, question: Question, *, times: int = 3) -> None:
         health.failed(question, Trouble.ERROR, NOW, roll=1)
 
 
+def test_a_connection_that_breaks_tells_of_what_was_asked_and_not_of_the_endpoint() -> None:
+    health = Health()
+    for number in range(8):
+        health.failed(PULL, Trouble.BROKEN, NOW, roll=1)
+        assert health.may_ask(PULL, NOW) == (number < 2)
+        assert health.may_ask(ELSEWHERE, NOW)
+        assert health.may_ask(LAYER, NOW)
+    assert health.is_up
+
+
 # A breaker
 
 

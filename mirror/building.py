@@ -1,0 +1,212 @@
+"""What answers pulls, built of a configuration and of the parts that were opened for it."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+
+from mirror.aio.guessing import Guesses
+from mirror.aio.single_flight import SingleFlight
+from mirror.aio.tasks import Tasks
+from mirror.config import (
+    Config,
+    Endpoint as EndpointConfig,
+)
+from mirror.oci.repositories import Selection
+from mirror.pull.blobs import Blobs
+from mirror.pull.complete import Complete
+from mirror.pull.fill.crew import Pace
+from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.retries import RetryPolicy
+from mirror.pull.forget import Forgetting
+from mirror.pull.freshness import Policy
+from mirror.pull.grants import Grants
+from mirror.pull.idle import Idle
+from mirror.pull.images import Images
+from mirror.pull.links import Links
+from mirror.pull.listings import Listings
+from mirror.pull.logins import Logins
+from mirror.pull.manifests import Manifests
+from mirror.pull.memory import Memory
+from mirror.pull.mirror import Mirror
+from mirror.pull.passthrough.transfers import Transfers
+from mirror.pull.pins import Pinning
+from mirror.pull.prefetch import Prefetch
+from mirror.pull.retention import Retention
+from mirror.records.ports import Records
+from mirror.sources.registry.arrival import Line
+from mirror.sources.registry.endpoint import Endpoint
+from mirror.sources.registry.exchange import Exchange, Label
+from mirror.sources.registry.registry import Registry
+from mirror.sources.registry.sessions import Sessions
+from mirror.storage.store import LocalStorage
+from mirror.telemetry import log
+from mirror.telemetry.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+
+_SHARE_OF_CONNECT = 0.5  # where a stale answer is at hand; upstream may use all of connect_timeout
+_GRACE = 0.5  # seconds beyond connect_timeout, within which a client is told to go elsewhere
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What everything is built from."""
+
+    config: Config
+    store: LocalStorage
+    records: Records
+    sessions: Sessions
+    work: Tasks
+    metrics: Metrics
+    forgetting: Forgetting
+    line: Line
+    dice: random.Random
+    _: KW_ONLY
+    clock: Clock
+    monotonic: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What is built, as far as others than workers look at it."""
+
+    mirror: Mirror
+    fills: Fills
+    registries: Mapping[str, Registry]
+    pinning: Pinning
+
+
+def _registries(parts: Parts) -> dict[str, Registry]:
+    config = parts.config
+    for name, upstream in config.upstream.items():
+        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+    return {
+        name: Registry(
+            name,
+            [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints],
+            parts.monotonic,
+        )
+        for name, upstream in config.upstream.items()
+    }
+
+
+def build(parts: Parts) -> Built:
+    """Build everything, and start what goes on by itself."""
+    config, store, records, work = parts.config, parts.store, parts.records, parts.work
+    clock, monotonic = parts.clock, parts.monotonic
+    registries = _registries(parts)
+    guesses = Guesses(monotonic)
+    memory = Memory(
+        config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
+        credentials=lambda upstream: registries[upstream].credentials_version(),
+    )  # fmt: skip
+    parts.forgetting.subscribe(memory.forget)
+    served = {name: Selection(its.allow, its.deny) for name, its in config.upstream.items()}
+    private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
+    links = Links(records, memory, registries, SingleFlight(work), private=private)
+    policy = Policy(config.tags.fresh_for, config.tags.stale_for)
+    fill = config.fill
+    retries, patience = RetryPolicy(fill.attempts), fill.connect_timeout + _GRACE
+    fills = Fills(
+        store,
+        Pace(fill.connections, fill.segment_size, retries, whole=fill.whole == "always"),
+        max_active=fill.max_active,
+        is_shared=len(config.upstream) > 1,
+        patience=patience,
+        tasks=work,
+        metrics=parts.metrics,
+        note_fault=parts.metrics.faults.note,
+        note_sent=links.record_sent,
+        random=parts.dice,
+    )
+    transfers = Transfers(
+        retries,
+        patience=patience,
+        tasks=work,
+        metrics=parts.metrics,
+        note_fault=parts.metrics.faults.note,
+        proved=fills.note_size,
+        random=parts.dice,
+    )
+    limits = {
+        name: its.max_idle for name, its in config.upstream.items() if its.max_idle is not None
+    }
+    work.keep(Idle(store, records, limits, clock=clock).look_forever, name="remove what is idle")
+    images = Images(store, records, tasks=work)
+    store.watch_evictions(images.note_evicted)
+    manifests = Manifests(
+        store=store, records=records, memory=memory, links=links, registries=registries,
+        flights=SingleFlight(work), policy=policy,
+        patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
+        note_tag=images.note_tag,
+    )  # fmt: skip
+    prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
+    mirror = Mirror(
+        registries=registries,
+        personal=private,
+        served=served,
+        relaying={name for name, its in config.upstream.items() if its.relay_tokens},
+        grants=Grants(
+            SingleFlight(work), guesses=guesses, longest=config.tags.access_for, clock=clock,
+            monotonic=monotonic,
+        ),
+        manifests=manifests,
+        complete=Complete(
+            store, links, manifests, registries, fills=fills, memory=memory
+        ),
+        prefetch=None if config.fill.prefetch == "off" else prefetch,
+        blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
+        listings=Listings(
+            store, records, memory, registries=registries, flights=SingleFlight(work),
+            tag_flights=SingleFlight(work), policy=policy,
+            public=config.upstream.keys() - private, clock=clock,
+        ),
+        logins=Logins(
+            registries, SingleFlight(work), guesses=guesses,
+            missing_for=config.tags.missing_for, monotonic=monotonic,
+        ),
+    )  # fmt: skip
+    retention = Retention(
+        store, records, memory,
+        forget_after=config.store.forget_after, clock=clock, metrics=parts.metrics,
+    )  # fmt: skip
+    work.keep(retention.sweep_forever, name="forget")
+    pinning = Pinning(
+        config.pin, store=store, records=records, manifests=manifests, fills=fills,
+        registries=registries, metrics=parts.metrics, random=parts.dice,
+    )  # fmt: skip
+    return Built(mirror, fills, registries, pinning)
+
+
+def _endpoint(parts: Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
+    settings, label = parts.config.fill, Label(name, endpoint.name)
+    others = len(parts.config.upstream[name].endpoints)
+    proxy = parts.sessions.proxies.find_for(endpoint.url, own=endpoint.proxy)
+    if proxy is not None:
+        _logger.info(
+            "upstream is reached through a proxy",
+            extra=log.fields(endpoint=endpoint.url, proxy=str(proxy)),
+        )
+    exchange = Exchange(
+        endpoint,
+        label,
+        sessions=parts.sessions,
+        # Together they take no longer than one may: a client waits for the last of them.
+        connect_timeout=settings.connect_timeout / others,
+        stall_timeout=settings.stall_timeout,
+        metrics=parts.metrics,
+        line=parts.line,
+    )
+    return Endpoint(
+        endpoint,
+        label,
+        exchange,
+        tasks=parts.work,
+        metrics=parts.metrics,
+        clock=time.monotonic,
+        random=parts.dice,
+    )

@@ -1,0 +1,72 @@
+"""What nobody has asked for since `max_idle` of the upstream that it came through: it goes.
+
+A store that has room to spare would keep for years what was pulled once. Looked at now and then, in
+the background, in batches: only what has been idle for so long is asked about at all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
+from mirror.records.ports import Records
+from mirror.storage.ports import Storage
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+_LOOKS = 10  # in the shortest `max_idle`
+_INTERVALS = (60.0, 6 * 3600.0)  # seconds between two looks: at least, at most
+
+
+class Idle:
+    """Has what is idle removed. `limits` in seconds by upstream; the others' content stays.
+
+    `clock` in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: Storage,
+        records: Records,
+        limits: Mapping[str, float],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._limits = limits
+        self._clock = clock
+
+    async def look_forever(self) -> None:
+        """Look now and then, if there is anything to look for."""
+        if not self._limits:
+            return
+        least, most = _INTERVALS
+        interval = min(max(min(self._limits.values()) / _LOOKS, least), most)
+        while True:
+            try:
+                await self.look()
+            except StoreError as error:
+                _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all
+            await asyncio.sleep(interval)
+
+    async def look(self) -> None:
+        """Look once. Raises StoreError."""
+        now = self._clock()
+        count = 0
+        async for batch in self._store.list_unused(since=now - min(self._limits.values())):
+            idle = [
+                digest for digest, used_at in batch
+                if now - used_at > await self._find_limit(digest)
+            ]  # fmt: skip
+            count += await self._store.remove_unused(idle)
+        if count:
+            _logger.info("what nobody asked for has gone", extra=fields(blobs=count))
+
+    async def _find_limit(self, digest: Digest) -> float:
+        """That of the upstream that keeps it longest; for ever, if nobody knows who has sent it."""
+        senders = await self._records.list_senders(digest)
+        forever = float("inf")
+        return max((self._limits.get(sender, forever) for sender in senders), default=forever)
