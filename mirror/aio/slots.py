@@ -69,6 +69,11 @@ class _Place:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
+    @property
+    def has_left(self) -> bool:
+        """Whether it has been cancelled a moment ago, and has not come to say so."""
+        return self.turn.cancelled()
+
 
 def _nobody() -> None:
     """Nobody has to know."""
@@ -121,7 +126,8 @@ class Slots:
 
     def reconsider(self, urgency: Urgency) -> None:
         """Others wait for this now: if it waits for a slot, it may have one of theirs."""
-        place = next((it for it in self._waiting if it.urgency is urgency), None)
+        waiting = (it for it in self._waiting if it.urgency is urgency and not it.has_left)
+        place = next(waiting, None)
         if place is not None and (use := self._use()).may_take(place):
             self._hand_to(place, use)
 
@@ -138,6 +144,8 @@ class Slots:
         """Of those who wait alike, whoever came first: one client may have thousands waiting."""
         seen = set[object]()
         for place in self._waiting:
+            if place.has_left:
+                continue
             urgency = place.urgency
             whose = urgency.account if len(urgency.clients) < _SEVERAL else place
             alike = (whose, place.sharer, urgency.is_urgent)

@@ -36,8 +36,12 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut:
-    """Where the disk has ended a download that readers follow, what there is, and `why`."""
+    """Where the disk has ended a download that readers follow, what there is, and `why`.
+
+    `size` in bytes is what they have been told.
+    """
 
     position: int
+    size: int | None
     prefix: Prefix
     why: str

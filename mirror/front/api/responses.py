@@ -201,6 +201,7 @@ async def _send_reader(
 ) -> AsyncIterator[int]:
     """Send what a reader has; where the disk refuses what is still to come, the rest past it."""
     position = span.start
+    is_whole = span.start == 0 and span.stop in {None, answer.size}
     try:
         async for sent in _send_file(request, response, reader, span, answer.size):
             position += sent
@@ -208,7 +209,9 @@ async def _send_reader(
     except StoreError:
         if answer.rest is None:
             raise
-        async with aclosing(answer.rest.chunks(position, span.stop)) as chunks:
+        # All of it is proved to its end, whatever that is; a part ends where it ends.
+        stop = None if is_whole else span.stop
+        async with aclosing(answer.rest.chunks(position, stop)) as chunks:
             async for chunk in chunks:
                 await response.write(chunk)
                 yield len(chunk)

@@ -406,7 +406,7 @@ class Fill:
         if writer is None or self._crew is None or not self._crew.received:
             return  # nobody has read anything
         prefix = Prefix(writer.hasher(), frozenset(self._senders))
-        self.cut = Cut(writer.written, prefix, error.explanation)
+        self.cut = Cut(writer.written, self.told, prefix, error.explanation)
         _logger.warning(
             "fill given up; its readers get the rest past the disk: %s", error,
             extra=fields(

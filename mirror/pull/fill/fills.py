@@ -26,7 +26,7 @@ from mirror.oci.errors import DigestMismatch, RegistryError, Unavailable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill, NoteSent
 from mirror.pull.fill.wants import Want
-from mirror.pull.prefix import Prefix
+from mirror.pull.prefix import Cut
 from mirror.sources.ports import BlobSource
 from mirror.storage.errors import TooLarge
 from mirror.storage.ports import Writers
@@ -98,7 +98,7 @@ class Fills:
         self._told: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._proved: LRUCache[_Key, int] = LRUCache(_REMEMBERED)
         self._trouble: tuple[float, str] | None = None  # when, and what it was
-        self._cuts: LRUCache[tuple[_Key, int], Prefix] = LRUCache(_REMEMBERED)
+        self._cuts: LRUCache[tuple[_Key, int], Cut | None] = LRUCache(_REMEMBERED)
 
     @property
     def expected(self) -> int:
@@ -137,8 +137,8 @@ class Fills:
             return None
         return self._trouble[1]
 
-    def find_cut(self, upstream: str, digest: Digest, position: int) -> Prefix | None:
-        """All before `position`, where the disk has cut this blob off there a while ago."""
+    def find_cut(self, upstream: str, digest: Digest, position: int) -> Cut | None:
+        """Where the disk has cut this blob off at `position` a while ago."""
         return self._cuts.get(((upstream, digest), position))
 
     async def join(
@@ -248,6 +248,12 @@ class Fills:
             flight.over.set()
             self._remember(key, flight.fill)
 
+    def _note_cut(self, key: _Key, cut: Cut) -> None:
+        """Where it was cut off there with other bytes, nobody knows who has read which."""
+        known = self._cuts.get((key, cut.position), cut)
+        is_same = known is not None and known.size == cut.size and known.prefix.is_like(cut.prefix)
+        self._cuts[key, cut.position] = cut if is_same else None
+
     def _remember(self, key: _Key, fill: Fill) -> None:
         if isinstance(fill.readers.error, DigestMismatch):
             self._disproved[key] = None
@@ -256,7 +262,7 @@ class Fills:
         elif not fill.is_over:
             self._given_up.pop(key, None)
         if fill.cut is not None:
-            self._cuts[key, fill.cut.position] = fill.cut.prefix
+            self._note_cut(key, fill.cut)
             if not fill.is_too_large:
                 self._trouble = (self._clock(), fill.cut.why)
         if not fill.is_too_large:

@@ -11,6 +11,7 @@ from mirror.pull.passthrough.window import MOST, Window
 
 _BEHIND = MOST - 2 * 2**20  # bytes; the next chunk might leave such a reader behind
 _PATIENCE, _SHARE = 1.0, 0.1  # seconds, and of its own time, for one
+_LEAST = 0.01  # seconds; for less, nobody is made to wait
 _MOST_PATIENCE, _MOST_SHARE = 3.0, 0.5  # ... and of the transfer's time, for all
 
 
@@ -72,7 +73,7 @@ class Seats:
         behind = [
             seat for seat in self._seats
             if window.start <= seat.position <= window.position - _BEHIND
-            and seat.patience(now) > 0 < left
+            and min(seat.patience(now), left) > _LEAST
         ]  # fmt: skip
         return min([left, *(seat.patience(now) for seat in behind)]), behind
 

@@ -186,6 +186,14 @@ class Transfer:
         """Whether the blob ends there."""
         return self._is_over and position == self.size
 
+    def require_size(self, size: int | None, last: Piece) -> None:
+        """See that a piece which comes so far is the blob's last, and so was proved.
+
+        Raises Unavailable. None: no matter.
+        """
+        if size is not None and last.stop >= size and self.size != size:
+            raise Unavailable("upstream's blob has not the size that was expected")
+
     def _check(self) -> None:
         if self.error is not None:
             raise self.error.with_traceback(None)  # one error for all: it would grow
@@ -286,6 +294,10 @@ class Transfer:
             chunk = chunk[: self.part.stop - self._arrived]
         if not chunk:
             return
+        if self.size is not None and self._arrived + len(chunk) > self.size:
+            self.is_wrong = True
+            self.source.distrust(self.digest, [sender], is_disproved=False)
+            raise Unavailable("upstream sends more than the blob's size")
         if self._prefix is None:
             content = bytes(chunk)
         else:

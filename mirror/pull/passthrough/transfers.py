@@ -16,10 +16,11 @@ from cachetools import TTLCache
 
 from mirror.aio.tasks import NoteFault, Starter
 from mirror.oci.digest import Digest
+from mirror.oci.errors import Unavailable
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.passthrough.seats import Seat
 from mirror.pull.passthrough.transfer import SMALL, Course, Part, Transfer, Unprovable
-from mirror.pull.prefix import Prefix
+from mirror.pull.prefix import Cut, Prefix
 from mirror.sources.ports import BlobSource
 from mirror.telemetry.metrics import Metrics, PassedThrough
 
@@ -30,8 +31,8 @@ _REMEMBERED_FOR = 600.0  # seconds
 
 _Key = tuple[BlobSource, Digest]
 
-FindPrefix = Callable[[int], Prefix | None]
-"""What has been hashed elsewhere up to a position; None where nothing has."""
+FindCut = Callable[[int], Cut | None]
+"""The fill that was cut off at a position: its readers go on from there."""
 
 
 class Transfers:
@@ -82,15 +83,15 @@ class Transfers:
 
     @asynccontextmanager
     async def go_on(
-        self, source: BlobSource, digest: Digest, find_prefix: FindPrefix
+        self, source: BlobSource, digest: Digest, find_cut: FindCut
     ) -> AsyncIterator["Unkept"]:
         """The rest of a blob whose readers hold a part of it already; nobody is asked yet.
 
-        `find_prefix` knows what is before it.
+        `find_cut` knows what is before it. Who reads to the end without saying where that is, has
+        read from the start, and has the end only where all of it can be proved.
         """
         self._course.metrics.passed_through.labels(source.upstream, PassedThrough.REST).inc()
-        size = self._sizes.get((source, digest))
-        stream = Unkept(self, source, digest, size, find_prefix=find_prefix)
+        stream = Unkept(self, source, digest, None, find_cut=find_cut)
         try:
             yield stream
         finally:
@@ -163,12 +164,12 @@ class Unkept:
         digest: Digest,
         size: int | None,
         *,
-        find_prefix: FindPrefix | None = None,
+        find_cut: FindCut | None = None,
     ) -> None:
         self.size = size
         self._transfers = transfers
         self._key = (source, digest)
-        self._find_prefix = find_prefix
+        self._find_cut = find_cut
         self._place: tuple[Transfer, Seat] | None = None  # until it is read
 
     async def ask(self) -> None:
@@ -193,10 +194,12 @@ class Unkept:
             RegistryError: The bytes are wrong, or there will be no more.
         """
         position, prefix = start, self._prefix_at(start)
+        stop = self._end(prefix) if stop is None else stop
+        proved_end = stop if prefix is not None and stop == self.size else None
         length, most = _CLAIM
         while stop is None or position < stop:
             end = self._end_of_claim(position, stop, prefix, length)
-            is_continued = position > start or self._find_prefix is not None
+            is_continued = position > start or self._find_cut is not None
             part = Part(position, end, self.size, prefix, is_continued)
             transfer, seat = self._transfers.join(self._key, part)
             length = min(2 * length, most)
@@ -204,6 +207,7 @@ class Unkept:
             try:
                 await self._transfers.begun(transfer)
                 while (piece := await transfer.next_piece(seat)) is not None:
+                    transfer.require_size(proved_end, piece)
                     last = None if stop is None else stop - piece.start
                     content = piece.content[position - piece.start : last]
                     position += len(content)
@@ -214,14 +218,24 @@ class Unkept:
                 if transfer.is_end(position):
                     return
             except Unprovable:
-                continue  # all of it then (`_note`)
+                prefix = None  # all of it then (`_note`); this is a part, and never proved
             finally:
                 transfer.leave(seat)
 
     def _prefix_at(self, start: int) -> Prefix | None:
         if start == 0:
             return Prefix.empty(self._key[1])
-        return None if self._find_prefix is None else self._find_prefix(start)
+        cut = None if self._find_cut is None else self._find_cut(start)
+        if cut is None:
+            return None
+        self.size = cut.size
+        return cut.prefix
+
+    def _end(self, prefix: Prefix | None) -> int | None:
+        """The blob's end, if anybody tells. Raises Unavailable where it could not be proved."""
+        if prefix is None:
+            raise Unavailable("what was read before cannot be proved any more")
+        return self.size
 
     def _end_of_claim(
         self, position: int, stop: int | None, prefix: Prefix | None, length: int

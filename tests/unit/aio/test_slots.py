@@ -263,3 +263,32 @@ async def _take(
     stack: AsyncExitStack, slots: Slots, client: str, sharer: str | None = None
 ) -> None:
     await stack.enter_async_context(slots.take(_of(client), within=0.01, sharer=sharer))
+
+
+async def test_a_slot_goes_past_one_who_was_cancelled_at_the_same_moment() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(Slots(1), tasks)
+        for name in ("has it", "is cancelled", "waits on"):
+            await crowd.come(name, URGENT)
+        asyncio.get_running_loop().call_soon(crowd.give_up, "is cancelled")
+        await crowd.go("has it")
+        assert crowd.inside == ["waits on"]
+        await crowd.go("waits on")
+
+
+async def test_who_was_cancelled_a_moment_ago_is_not_given_a_kept_slot() -> None:
+    slots, first, second = Slots(2, kept=1), Urgency(), Urgency()
+    first.join("a")
+    second.join("a")
+    async with asyncio.TaskGroup() as tasks:
+        crowd = Crowd(slots, tasks)
+        await crowd.come("has it", first)
+        await crowd.come("is cancelled", second)
+        crowd.give_up("is cancelled")
+        second.join("b")
+        slots.reconsider(second)
+        await crowd.go("has it")
+        assert crowd.inside == []
+        await crowd.come("comes later", first)
+        assert crowd.inside == ["comes later"]
+        await crowd.go("comes later")
