@@ -215,8 +215,9 @@ class StoreMachine(RuleBasedStateMachine):
 
         try:
             self.run(write_all())
-        except* NoRoom:
+        except* NoRoom:  # somebody holds what was to go; something went for the first pieces
             self._end(blob, writer.discard())
+            self._see_what_has_gone()
         if blob not in self.writers:
             return
         writing.there = set(range(SIZES[blob]))
