@@ -117,8 +117,10 @@ class HashingProcess:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None  # noqa: S101 - both are pipes
         assert stdout is not None  # noqa: S101
-        stdin.write(json.dumps(question).encode() + b"\n")
-        answer = await stdout.readline()
+        answer = b""
+        if not stdin.is_closing():  # uvloop's says of a process that has just died what it likes
+            stdin.write(json.dumps(question).encode() + b"\n")
+            answer = await stdout.readline()
         if not answer:
             raise ConnectionResetError("the process that hashes has ended")
         said = json.loads(answer)
