@@ -42,6 +42,9 @@ class Openings:
     async def open(self, digest: Digest) -> BlobFile | None:
         """Open a blob, or join who is at it; None where it is not here, or damaged."""
         while not self._states.is_leaving(digest):
+            blob = self._states.take(digest)  # somebody else's opening may have ended meanwhile
+            if blob is not None:
+                return blob
             opening = self._states.find_opening(digest)
             if opening is None:
                 opening = self._states.begin_opening(digest)
