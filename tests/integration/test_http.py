@@ -209,3 +209,21 @@ async def test_what_is_no_request_is_counted_and_one_line_without_its_text(
     assert record.exc_info is None
     assert "c2VjcmV0" not in record.getMessage() + repr(vars(record))
     assert await mirror.metric("mirror_requests_total", method="other") == 1
+
+
+async def test_a_connection_is_good_for_any_number_of_requests(start_mirror: StartMirror) -> None:
+    """One after another, or a few at a time: what has been answered is not held against it."""
+    mirror = await start_mirror()
+    host, port = mirror.host.split(":")
+    request = f"GET /v2/ HTTP/1.1\r\nHost: {mirror.host}\r\nX-Pad: {'x' * 2000}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        for together in (1, 3):
+            for _ in range(200):
+                writer.write(request * together)
+                for _ in range(together):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200 ")
+                    await reader.readexactly(len(b"{}"))
+    finally:
+        writer.close()

@@ -51,8 +51,8 @@ class Server(web.Server):
 
 class _Connection(web.RequestHandler):
     __slots__ = (
-        "_ahead", "_deadline", "_frontend", "_is_lost", "_is_spoilt", "_number", "_request_timeout",
-        "_taken", "_unread", "_when_lost",
+        "_ahead", "_deadline", "_frontend", "_is_lost", "_is_spoilt", "_number", "_queued",
+        "_request_timeout", "_taken", "_unread", "_when_lost",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend, server: Server, number: int, **settings: object) -> None:
@@ -65,6 +65,7 @@ class _Connection(web.RequestHandler):
         self._when_lost: Callable[[], None] | None = None
         self._is_spoilt = False  # by what is no request: nothing more is read
         self._ahead = 0  # bytes that have come since a request began to wait behind others
+        self._queued = 0  # requests, when that was last looked at
         self._unread = 0  # bytes since the last request was whole
         self._taken = -1  # bytes that the client's system had, when that was last looked at
 
@@ -95,13 +96,13 @@ class _Connection(web.RequestHandler):
         """Bytes of a request's fields are counted, up to where it is whole."""
         if self._is_spoilt:
             return
-        count = self._request_count
+        count, queued = self._request_count, len(self._messages)
         super().data_received(data)
         if self._request_count != count:
             self._find_what_is_none()
         if self._request_count != count or self._waiter is None:  # or it is a body's
             self._unread = 0
-            self._note_ahead(len(data))
+            self._note_ahead(len(data), queued)
             return
         self._unread += len(data)
         if self._unread > _LONGEST_HEAD and not self._force_close:
@@ -115,9 +116,13 @@ class _Connection(web.RequestHandler):
             self._is_spoilt = True
             last.exc.with_traceback(None)  # whose frames hold all that came with it
 
-    def _note_ahead(self, size: int) -> None:
-        """Bytes of requests that wait behind others; who sends too many waits for no answer."""
-        self._ahead = self._ahead + size if self._messages else 0
+    def _note_ahead(self, size: int, queued: int) -> None:
+        """Bytes of requests that wait behind others; who sends too many waits for no answer.
+
+        They count anew where none was `queued` before them, or some of those have been taken.
+        """
+        self._ahead = self._ahead + size if queued and queued >= self._queued else 0
+        self._queued = len(self._messages)
         if self._ahead > _MOST_AHEAD and not self._force_close:
             self._frontend.note_refused(self.peername, "it asks for more than it waits for")
             self.force_close()
