@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,9 +21,8 @@ from tests.support.relay import Relay
 from tests.support.upstream import ScriptedRegistry
 
 # Seconds of CPU time. The aim is half of it: that has held for 600 of these tests at a load of six
-# for each core, and was not shown to hold at twice that load. Where coverage is measured, our code
-# takes twice as long.
-_LONGEST_HOLD = 0.1 if sys.gettrace() is None else 0.2
+# for each core, and was not shown to hold at twice that load.
+_LONGEST_HOLD = 0.1
 
 StartMirror = Callable[..., Awaitable[InnerMirror]]
 StartRelay = Callable[[int], Awaitable[Relay]]

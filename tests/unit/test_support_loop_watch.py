@@ -2,6 +2,9 @@ import asyncio
 import gc
 import time
 
+import pytest
+
+from tests.support import loop_watch
 from tests.support.loop_watch import watching_the_loop
 
 
@@ -52,4 +55,15 @@ async def test_many_short_callbacks_are_not_one_that_is_long() -> None:
 
     with watching_the_loop(limit=0.05, of=__file__) as holds:
         await asyncio.gather(*(work() for _ in range(60)))
+    assert not holds
+
+
+async def test_a_watch_that_cannot_look_often_blames_nobody_for_all_that_was_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_watch, "_OFTEN", 0.3)
+    with watching_the_loop(limit=0.05, of=__file__) as holds:
+        for _ in range(200):
+            _spin(0.005)
+            await asyncio.sleep(0)
     assert not holds
