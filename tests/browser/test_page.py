@@ -1,7 +1,6 @@
 """The operators' page as a person sees it, in a real browser."""
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,17 +15,12 @@ from tests.support.client import get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import PATIENCE
+from tests.support.require import require
 from tests.support.upstream import ScriptedRegistry
 
-CHROMIUM = shutil.which("chromium")
 SIZE = 4 * 2**20
 VIEWS = ("now", "endpoints", "store")
 PHONE = {"width": 360, "height": 640}
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"),  # noqa: TID251 - where it must be there
-    reason="chromium is not installed",
-)
 
 
 @pytest.fixture
@@ -43,6 +37,7 @@ async def mirror(upstream: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[Mi
 @asynccontextmanager
 async def browsing(*, complains: bool = False, **options: Any) -> AsyncIterator[Page]:
     """A browser's page; errors on its console, and requests of others, fail the test."""
+    require("chromium")
     complaints: list[str] = []
     asked: list[str] = []
 
@@ -51,7 +46,9 @@ async def browsing(*, complains: bool = False, **options: Any) -> AsyncIterator[
             complaints.append(message.text)
 
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         try:
             context = await browser.new_context(**options)
             page = await context.new_page()

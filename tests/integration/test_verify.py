@@ -18,6 +18,7 @@ from tests.support.client import Client, client
 from tests.support.images import Image, image, index, random_layer
 from tests.support.mirror import InnerMirror, MirrorProcess, running_mirror, upstream_at
 from tests.support.process import free_port, run
+from tests.support.require import require_root
 from tests.support.upstream import ScriptedRegistry
 from tests.unit.storage.opening import quarantined, rot
 
@@ -220,11 +221,11 @@ async def test_where_the_admin_port_is_somebody_elses_it_says_so(
         assert (status, "is no mirror of this version" in said) == (1, True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as somebody else")
 @pytest.mark.parametrize(("owner", "name"), [(1, "daemon"), (4_000_000, "4000000")])
 async def test_root_leaves_nothing_in_a_store_that_the_mirrors_user_could_not_use(
     upstream: ScriptedRegistry, tmp_path: Path, owner: int, name: str
 ) -> None:
+    require_root()  # who else may give a store to somebody
     async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
         await mirror.process.stop()
         before = {path: path.stat().st_mtime_ns for path in mirror.store_root.rglob("*")}
