@@ -9,7 +9,8 @@ the mirror's fault, and a collection of garbage is the test's. uvloop tells of n
 another thread asks the loop for a turn again and again, and looks at what it does until there is
 one. A call into C that keeps the interpreter's lock is seen as it returns. On a busy machine, that
 thread may itself be kept from looking: so the loop has a beat of its own, and whatever was before
-the last one is not laid at the door of the callback that is seen then.
+the last one is not laid at the door of the callback that is seen then. While a test traces what is
+allocated, nothing is judged: then it is the tracing that takes most of the time.
 """
 
 import gc
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 from asyncio import AbstractEventLoop, TimerHandle, get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +121,7 @@ class _Watch:
         seen, self._seen = max(self._seen, self._beaten), self._used()
         top = sys._current_frames().get(self._thread)  # noqa: SLF001 - there is no other way
         callback = self._callback(top)
-        if top is None or callback is None:
+        if top is None or callback is None or tracemalloc.is_tracing():
             return
         used[callback] = used.get(callback, 0.0) + self._seen - seen
         if used[callback] > self.limit:

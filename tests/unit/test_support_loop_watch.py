@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import time
+import tracemalloc
 
 import pytest
 
@@ -47,6 +48,14 @@ async def test_a_collection_of_garbage_is_not_even_while_it_calls_finalizers() -
     for _ in range(20):
         _Cycle(0.01)
     assert not await _see(gc.collect)
+
+
+async def test_what_is_traced_is_not_judged_for_what_the_tracing_takes() -> None:
+    tracemalloc.start()
+    try:
+        assert not await _see(lambda: _spin(0.2))
+    finally:
+        tracemalloc.stop()
 
 
 async def test_many_short_callbacks_are_not_one_that_is_long() -> None:
