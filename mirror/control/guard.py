@@ -1,38 +1,56 @@
 """Who may use the operators' port, and from where.
 
 Three kinds of strangers could: who can reach it over the network (`admin.token_file` keeps them
-out, and is needed wherever it listens beyond loopback); a web page that an operator's browser
-shows, by a name that it has point here (DNS rebinding: only known names are answered); and the
-same page by the right name (it may look at nothing, and what it sends is not done).
+out, and is needed wherever it listens beyond loopback; wrong tokens are counted by address); a web
+page that an operator's browser shows, by a name that it has point here (DNS rebinding: only known
+names are answered); and the same page by the right name (it may look at nothing, and what it sends
+is not done).
 """
 
 import asyncio
 import base64
+import hashlib
 import hmac
 import ipaddress
+import math
 import socket
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
+from cachetools import TTLCache
 
+from mirror.aio.addresses import client_of
+from mirror.aio.guessing import Guesses
 from mirror.control.problems import Refusal
+from mirror.oci.errors import Unavailable
 
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})  # Sec-Fetch-Site of what a person or our page asks for
+
+_REMEMBERED = 4096  # tokens that were shown
+_REMEMBERED_FOR = 300.0  # seconds
 
 
 class Guard:
     """Judges requests. `names` are those by which operators ask, beside addresses."""
 
     def __init__(
-        self, *, names: Collection[str], token_file: Path | None, is_reachable: bool
+        self,
+        *,
+        names: Collection[str],
+        token_file: Path | None,
+        is_reachable: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = names
         self._token_file = token_file
         self._is_reachable = is_reachable  # from beyond this host
+        self._guesses = Guesses(clock)
+        self._seen: TTLCache[bytes, None] = TTLCache(_REMEMBERED, _REMEMBERED_FOR, timer=clock)
 
     def require_known_host(self, request: web.Request) -> None:
         """Raise Refusal where a request names somebody else."""
@@ -53,7 +71,7 @@ class Guard:
                     "server.admin_listen can be reached from other hosts: set admin.token_file,"
                     " or have it listen on 127.0.0.1",
                 )
-        elif not await asyncio.to_thread(_shows, request, self._token_file):
+        elif not await self._has_shown_it(request, self._token_file):
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
                 "send the token of admin.token_file: Authorization: Bearer <token>;"
@@ -63,13 +81,39 @@ class Guard:
         if not (_is_looked_at(request) if request.method in _SAFE else _is_own(request)):
             raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
 
+    async def _has_shown_it(self, request: web.Request, token_file: Path) -> bool:
+        """Whether a request shows the token; what came from there before is no further guess.
 
-def _shows(request: web.Request, token_file: Path) -> bool:
+        Raises:
+            Refusal: Too many that were none have come from there; then the right one waits, too.
+        """
+        shown = _shown(request.headers.get("Authorization", ""))
+        if not shown:
+            return False
+        who = client_of(request.remote or "")
+        key = hashlib.sha256(f"{who} ".encode() + shown).digest()
+        is_new = key not in self._seen
+        if is_new:
+            try:
+                self._guesses.begin(who)
+            except Unavailable as error:
+                raise Refusal(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    "too many wrong tokens have come from your address",
+                    {"Retry-After": str(math.ceil(error.retry_after or 0))},
+                ) from error
+        is_it = await asyncio.to_thread(_is_token, shown, token_file)
+        self._seen[key] = None
+        if is_new and is_it:
+            self._guesses.take_back(who)
+        return is_it
+
+
+def _is_token(shown: bytes, token_file: Path) -> bool:
     try:
         token = token_file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return False
-    shown = _shown(request.headers.get("Authorization", ""))
     return bool(token) and hmac.compare_digest(shown, token.encode())
 
 
