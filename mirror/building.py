@@ -83,11 +83,11 @@ class Built:
 def _registries(parts: Parts) -> dict[str, Registry]:
     config = parts.config
     for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.asked))
     return {
         name: Registry(
             name,
-            [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints],
+            [_endpoint(parts, name, endpoint) for endpoint in upstream.asked],
             parts.monotonic,
         )
         for name, upstream in config.upstream.items()

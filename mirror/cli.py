@@ -64,7 +64,7 @@ def check(config_file: ConfigFile = None) -> None:
         raise typer.Exit(_MISCONFIGURED)
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
     for upstream in loaded.upstream.values():
-        for endpoint in upstream.endpoints:
+        for endpoint in upstream.asked:
             proxy = proxies.find_for(endpoint.url, own=endpoint.proxy)
             if proxy is not None:
                 of = "" if endpoint.proxy else " (of the environment)"

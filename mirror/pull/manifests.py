@@ -109,7 +109,7 @@ class Manifests:
         if record is None:
             key = ("tag", scope, tag, self._memory.generation)
             return await self._fly(key, lambda: self._fetch_tag(scope, tag))
-        freshness = self._policy.decide(record.checked_at, now=self._clock())
+        freshness = self._freshness(scope, record)
         is_word = not record.is_fallback or not self._registry(scope).tells_tags(
             scope.repository.name
         )
@@ -151,9 +151,16 @@ class Manifests:
         record = self._memory.find_tag(scope.repository, reference.name)
         if record is None or record.digest != answer.manifest.digest or record.is_fallback:
             return 0.0
-        if self._policy.decide(record.checked_at, now=self._clock()) is not Freshness.FRESH:
+        if self._freshness(scope, record) is not Freshness.FRESH:
             return 0.0
-        return record.checked_at + self._policy.fresh_for
+        since = self._clock() if self._registry(scope).is_sealed else record.checked_at
+        return since + self._policy.fresh_for
+
+    def _freshness(self, scope: Scope, record: TagRecord) -> Freshness:
+        """How good the record is; where nobody is ever asked, there is no better one."""
+        if self._registry(scope).is_sealed:
+            return Freshness.FRESH
+        return self._policy.decide(record.checked_at, now=self._clock())
 
     def _is_silent(self, scope: Scope) -> bool:
         return self._flights.is_running(self._slow.get(scope.repository.namespace))
