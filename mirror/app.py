@@ -189,10 +189,11 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
+        unbounded = await stack.enter_async_context(
+            SqliteRecords.open(file, clock=clock, catalog=catalog)
+        )
         records = BoundedRecords(
-            await stack.enter_async_context(
-                SqliteRecords.open(file, clock=clock, catalog=catalog)
-            ),
+            unbounded,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
@@ -201,7 +202,7 @@ async def run(
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
-            config, store, records, sessions, work, metrics, forgetting,
+            config, store, records, unbounded, sessions, work, metrics, forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
@@ -263,6 +264,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
             is_reachable=not is_loopback(address),
         ),
         verify=partial(verify, store, parts.records),
+        depot=built.depot,
         gather=pool.gather,
         find_problem=partial(_find_problem, pool, store),
     )

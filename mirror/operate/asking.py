@@ -35,9 +35,9 @@ class RunningMirror:
 
         Raises NoAnswer.
         """
-        where = format_listen(self._address)
+        where = self.where
         connection = http.client.HTTPConnection(*self._address)  # a large blob takes its time
-        headers = self._headers() | {"Content-Type": "application/json"}
+        headers = self.headers() | {"Content-Type": "application/json"}
         try:
             body = msgspec.json.encode({"names": list(names)})
             connection.request("POST", "/api/v1/verify", body, headers)
@@ -52,10 +52,10 @@ class RunningMirror:
 
     def get(self, path: str, answer: type[_Answer]) -> _Answer:
         """What the API says at a path below its root. Raises NoAnswer."""
-        where = format_listen(self._address)
+        where = self.where
         connection = http.client.HTTPConnection(*self._address, timeout=_PATIENCE)
         try:
-            connection.request("GET", f"/api/v1{path}", headers=self._headers())
+            connection.request("GET", f"/api/v1{path}", headers=self.headers())
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -75,7 +75,13 @@ class RunningMirror:
                 f"{where}: what answers there ({response.status}) is no mirror of this version"
             ) from error
 
-    def _headers(self) -> dict[str, str]:
+    @property
+    def where(self) -> str:
+        """Where it listens for operators, by the configuration."""
+        return format_listen(self._address)
+
+    def headers(self) -> dict[str, str]:
+        """What shows that an operator asks. Raises NoAnswer."""
         if self._token_file is None:
             return {}
         try:
