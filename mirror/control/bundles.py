@@ -40,7 +40,8 @@ class Plan(Struct, frozen=True):
     """What an image's bundle would hold: all that is here of it, for these platforms.
 
     `missing` is what keeps it from being exported: a digest each, or words. Where there is any, the
-    rest means nothing. `platforms` are those of an index that are here in whole.
+    rest means nothing. `platforms` are those of an index that are here in whole. `config` and
+    `layers` are what daemons run, where that is one image.
     """
 
     image: str
@@ -49,6 +50,8 @@ class Plan(Struct, frozen=True):
     size: int = 0
     platforms: list[str] = []
     blobs: list[Blob] = []
+    config: str = ""
+    layers: list[str] = []
     missing: list[str] = []
 
 

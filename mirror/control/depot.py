@@ -80,12 +80,14 @@ class StoreDepot:
         if lacking := await image.look(digest, platforms=platforms):
             return Plan(name, missing=lacking)
         root = image.manifests[digest]
+        config, *layers = list(map(str, image.runnable())) or [""]
         return Plan(
             name, str(digest), root.media_type, len(root.content), image.platforms,
             [
                 *[await self._describe(it, is_manifest=True) for it in image.manifests],
                 *[await self._describe(it, is_manifest=False) for it in image.blobs],
             ],
+            config, layers,
         )  # fmt: skip
 
     async def read(self, digest: Digest) -> AsyncGenerator[bytes, None]:

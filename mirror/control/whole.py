@@ -15,6 +15,12 @@ from mirror.records.ports import Link, Records
 from mirror.storage.ports import Storage
 
 _DEEPEST = 4  # indexes in indexes
+_CONFIGS = frozenset(
+    {
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    }
+)
 _MOST = 10_000  # blobs of an image; anybody may write a manifest
 
 
@@ -72,6 +78,17 @@ class WholeImage:
             self.blobs |= dict.fromkeys(blobs)
             self.manifests[digest] = found
         return lacking
+
+    def runnable(self) -> list[Digest]:
+        """The configuration and the layers that daemons run; none, where that is not one image."""
+        found = [
+            it.references.blobs
+            for it in self.manifests.values()
+            if it.references.blobs and it.references.blobs[0].media_type in _CONFIGS
+        ]
+        if len(found) != 1 or any(it.is_foreign for it in found[0]):
+            return []
+        return [it.digest for it in found[0]]
 
     async def _look_into(
         self, index: References, platforms: Collection[Platform], depth: int

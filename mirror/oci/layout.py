@@ -3,9 +3,13 @@
     oci-layout                the version
     index.json                the images' descriptors, with their names as annotations
     blobs/<algorithm>/<hex>   manifests, configurations and layers, each once
+    manifest.json             what `docker save` has beside these, since 25: names, configurations
+                              and layers of what is for one platform
 
 An image's whole name, with its registry, is in two annotations: skopeo, podman and Buildah choose
-by the one, containerd, docker and podman (which calls the image so) by the other.
+by the one, containerd, docker and podman (which calls the image so) by the other. By name, the
+former find images of OCI's media types alone, so that those of Docker's types need the
+`manifest.json`; every `docker load` reads that.
 """
 
 import datetime as dt
@@ -21,6 +25,7 @@ from mirror.oci.manifest import OCI_INDEX, is_media_type
 
 VERSION_FILE = "oci-layout"
 INDEX_FILE = "index.json"
+DOCKER_FILE = "manifest.json"
 
 MOST_IMAGES = 10_000
 """Of one layout; whoever writes an index of more wants something else than to have them read."""
@@ -80,6 +85,29 @@ def parse_blob_path(path: str) -> Digest | None:
         return parse_digest(f"{algorithm}:{encoded}")
     except (ValueError, RegistryError):
         raise BadLayout(f"{path[:200]!r} is called by no digest") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """What a daemon runs as an image: a configuration, and layers from the lowest up."""
+
+    name: str
+    config: Digest
+    layers: tuple[Digest, ...]
+
+
+def make_docker_manifest(images: Iterable[Runnable]) -> bytes:
+    """The content of `manifest.json`."""
+    return msgspec.json.encode(
+        [
+            {
+                "Config": blob_path(it.config),
+                "RepoTags": None if "@" in it.name else [it.name],
+                "Layers": list(map(blob_path, it.layers)),
+            }
+            for it in images
+        ]
+    )
 
 
 def make_index(images: Iterable[NamedImage], *, made_at: float) -> bytes:

@@ -1,6 +1,5 @@
 """`mirror export` and `mirror import`: by mirrors that run, and on stores where none does."""
 
-import hashlib
 import io
 import json
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client
-from tests.support.images import Image, image, index, random_layer
+from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import run
 from tests.support.upstream import ScriptedRegistry

@@ -69,6 +69,7 @@ async def export(
     for name, content in (
         (layout.VERSION_FILE, layout.version()),
         (layout.INDEX_FILE, layout.make_index(_named(plans), made_at=made_at)),
+        (layout.DOCKER_FILE, layout.make_docker_manifest(_runnable(plans, wanted))),
     ):
         write(archive.header(name, len(content)))
         write(content + archive.padding(len(content)))
@@ -86,6 +87,15 @@ def _named(plans: Iterable[Plan]) -> list[layout.NamedImage]:
         layout.NamedImage(it.image, parse_digest(it.digest), it.size, it.media_type)
         for it in {plan.image: plan for plan in plans}.values()
     ]
+
+
+def _runnable(plans: Iterable[Plan], written: Iterable[Blob]) -> Iterator[layout.Runnable]:
+    """The images that can be loaded from this bundle alone."""
+    there = {blob.digest for blob in written}
+    for plan in {plan.image: plan for plan in plans}.values():
+        if plan.config and there.issuperset((plan.config, *plan.layers)):
+            layers = tuple(map(parse_digest, plan.layers))
+            yield layout.Runnable(plan.image, parse_digest(plan.config), layers)
 
 
 async def _copy(depot: Depot, blob: Blob, write: Callable[[bytes], object]) -> None:
