@@ -83,7 +83,7 @@ class Arrived(Struct, frozen=True, forbid_unknown_fields=True):
 class Recorded(Struct, frozen=True):
     """What has become of an image.
 
-    imported    it can be pulled
+    imported    it can be pulled; `missing` is what other platforms lack whose manifests are here
     newer       the same, by digest; its tag was learnt here later, and means what it did
     incomplete  nothing is on record: `missing` are the digests that are neither here nor in the
                 bundle, or may not be this repository's

@@ -20,7 +20,7 @@ from mirror.control.bundles import CHUNK, MOST_ASKED, Arrived, Blob, Plan, Recor
 from mirror.control.whole import WholeImage
 from mirror.oci.descriptor import parse_platform
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import DigestMismatch, StoreError
+from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, StoreError
 from mirror.oci.image import Image, parse_image
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.forget import Forgettable
@@ -94,7 +94,7 @@ class StoreDepot:
         """A blob, in pieces of at most CHUNK bytes."""
         blob = await self._store.open_blob(digest)
         if blob is None:
-            raise StoreError(f"{digest} is not here (any more)")
+            raise Missing(ErrorCode.BLOB_UNKNOWN, f"{digest} is not here (any more)")
         with closing(blob):
             offset = 0
             while offset < blob.size:
@@ -149,7 +149,6 @@ class StoreDepot:
                 await writer.suspend()  # what has broken off is continued the next time
             finally:
                 writer.close()
-        self._forget(digest)
 
     async def note_sent(self, sent: Sent) -> None:
         """A bundle holds these too, which are here already."""
@@ -175,7 +174,7 @@ class StoreDepot:
         # As this is synced, so is all that was recorded before.
         await self._records.record_sent(repository.namespace, digest, is_durable=True)
         self._forget(repository)
-        return Recorded(name, "imported" if is_imported else "newer")
+        return Recorded(name, "imported" if is_imported else "newer", list(whole.partly))
 
     async def _link(self, image: WholeImage) -> None:
         repository = image.repository

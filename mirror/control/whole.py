@@ -15,6 +15,7 @@ from mirror.records.ports import Link, Records
 from mirror.storage.ports import Storage
 
 _DEEPEST = 4  # indexes in indexes
+_LARGEST = 2**26  # bytes of an image's manifests
 _CONFIGS = frozenset(
     {
         "application/vnd.oci.image.config.v1+json",
@@ -49,6 +50,10 @@ class WholeImage:
     """Each after those that it names."""
     blobs: dict[Digest, None] = field(default_factory=dict)
     platforms: list[str] = field(default_factory=list)
+    partly: dict[str, None] = field(default_factory=dict)
+    """What is lacking of those entries of indexes whose manifests are here."""
+    _lacks: dict[Digest, list[str]] = field(default_factory=dict)
+    _size: int = 0
 
     async def look(
         self,
@@ -65,11 +70,19 @@ class WholeImage:
         """
         if digest in self.manifests:
             return []
-        if len(self.manifests) + len(self.blobs) > _MOST or not depth:
+        if digest not in self._lacks:  # whoever names something a thousand times looks once
+            self._lacks[digest] = await self._look(digest, media_type, platforms, depth)
+        return self._lacks[digest]
+
+    async def _look(
+        self, digest: Digest, media_type: str, platforms: Collection[Platform], depth: int
+    ) -> list[str]:
+        if len(self.manifests) + len(self.blobs) > _MOST or self._size > _LARGEST or not depth:
             return [f"{digest}, and more than images have"]
         found = await self._read(digest, media_type)
         if isinstance(found, str):
             return [found]
+        self._size += len(found.content)
         blobs = [it.digest for it in found.references.blobs if not it.is_foreign]
         lacking = await self._lacking(blobs)
         if found.references.manifests and not lacking:
@@ -93,18 +106,20 @@ class WholeImage:
     async def _look_into(
         self, index: References, platforms: Collection[Platform], depth: int
     ) -> list[str]:
-        lacking: list[str] = []
-        wanted = [it for it in index.manifests if it.is_for(platforms)]
+        lacking: dict[str, None] = {}
+        wanted = {it.digest: it for it in index.manifests if it.is_for(platforms)}
         whole = []
-        for entry in wanted:
-            lacks = await self.look(entry.digest, entry.media_type, depth=depth)
-            lacking += lacks
+        for digest, entry in wanted.items():
+            lacks = await self.look(digest, entry.media_type, depth=depth)
+            lacking |= dict.fromkeys(lacks)
+            if str(digest) not in lacks:
+                self.partly |= dict.fromkeys(lacks)
             if not lacks and entry.is_image:
                 whole.append(entry)
         self.platforms += [str(it.platform) for it in whole if it.platform is not None]
         if not wanted:
             return [f"an image for {', '.join(map(str, platforms)) or 'any platform'}"]
-        return [] if whole and not platforms else lacking
+        return [] if whole and not platforms else list(lacking)
 
     async def _read(self, digest: Digest, media_type: str) -> FoundManifest | str:
         """A manifest, or what is lacking."""

@@ -17,7 +17,7 @@ from mirror.control.api.operations import Operation
 from mirror.control.bundles import Depot
 from mirror.control.problems import Refusal
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import DigestMismatch, RegistryError, StoreError
+from mirror.oci.errors import DigestMismatch, Missing, RegistryError, StoreError
 
 BLOB = "/bundles/blob"
 """Where a blob is read (POST) and written (PUT), below the API's root."""
@@ -152,6 +152,8 @@ def _refusing() -> Iterator[None]:
         raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, error.message) from error
     except StoreError as error:
         raise Refusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from error
+    except Missing as error:
+        raise Refusal(HTTPStatus.NOT_FOUND, error.message) from error
     except RegistryError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, error.message) from error
     except ValueError as error:

@@ -5,10 +5,11 @@ so an import that was broken off is finished by another one, which goes on in th
 An image is put on record once all of it is here; what is not leaves what was known before as it is.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from mirror.control.bundles import MOST_ASKED, Arrived, Depot, Sent
+from mirror.control.bundles import MOST_ASKED, Arrived, Depot, Recorded, Sent
 from mirror.control.verify import Total
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, RegistryError
@@ -31,6 +32,8 @@ class _Content:
     upstream: str
     manifests: dict[Digest, None] = field(default_factory=dict)
     blobs: dict[Digest, None] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    """The blobs that its manifests name, in the bundle or not."""
 
     def __iter__(self) -> Iterator[tuple[Digest, bool]]:
         """All of it, each with whether it is a manifest; those come last, as they name the rest."""
@@ -47,7 +50,7 @@ async def import_bundle(depot: Depot, bundle: Archive) -> AsyncGenerator[BundleS
     reader, contents = _Contents(bundle), list[_Content]()
     for image in layout.images:
         try:
-            contents.append(reader.of(image))
+            contents.append(await asyncio.to_thread(reader.of, image))
         except (BadLayout, ValueError) as error:
             yield Imported(image.name or str(image.digest), "refused", reason=str(error))
     everything = {digest for content in contents for digest, _ in content}
@@ -68,8 +71,17 @@ async def import_bundle(depot: Depot, bundle: Archive) -> AsyncGenerator[BundleS
             yield Imported(content.image.name, "refused", reason=str(error))
             continue
         images += done.outcome != "incomplete"
-        yield Imported(done.image, done.outcome, done.missing)
+        yield _told(done, content)
     yield Done(images, intake.written, intake.size, intake.present)
+
+
+def _told(done: Recorded, content: _Content) -> Imported:
+    """What has become of an image; of what else is lacking, what its bundle had led to expect."""
+    if done.outcome == "incomplete":
+        return Imported(done.image, "incomplete", done.missing)
+    if missing := [one for one in done.missing if one in content.named]:
+        return Imported(done.image, "partly", missing)
+    return Imported(done.image, done.outcome)
 
 
 class _Intake:
@@ -176,8 +188,9 @@ class _Contents:
             self._read[digest] = self._names(digest)
         manifests, blobs = self._read[digest]
         content.manifests[digest] = None
-        content.blobs |= dict.fromkeys(blobs)
-        if len(content.manifests) + len(content.blobs) > _MOST_OF_ONE:
+        content.named.update(map(str, blobs))
+        content.blobs |= dict.fromkeys(it for it in blobs if it in self._bundle)
+        if len(content.manifests) + len(content.named) > _MOST_OF_ONE:
             raise BadLayout(f"it names more than {_MOST_OF_ONE} blobs")
         return manifests
 
@@ -189,8 +202,9 @@ class _Contents:
             references = parse_references(document)
         except RegistryError as error:
             raise BadLayout(f"{digest} is no manifest: {error.message}") from None
-        manifests = [it.digest for it in references.manifests if it.digest in self._bundle]
-        blobs = [it.digest for it in references.blobs if it.digest in self._bundle]
+        entries = dict.fromkeys(it.digest for it in references.manifests)
+        manifests = [it for it in entries if it in self._bundle]
+        blobs = list(dict.fromkeys(it.digest for it in references.blobs if not it.is_foreign))
         self._named += len(manifests) + len(blobs) + 1
         if self._named > _MOST_NAMED:
             raise BadLayout(f"all its manifests together name more than {_MOST_NAMED} blobs")

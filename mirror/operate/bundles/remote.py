@@ -12,7 +12,7 @@ from mirror.control.api.bundles import BLOB, OCTETS, Kept, OneDigest
 from mirror.control.bundles import CHUNK, Arrived, Digests, Plan, Recorded, Sent, Wanted
 from mirror.control.problems import ProblemDetails
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import DigestMismatch, StoreError
+from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, StoreError
 from mirror.operate.asking import NoAnswer, RunningMirror
 
 _CONNECT = 10.0  # seconds
@@ -118,6 +118,8 @@ class RemoteDepot:
                 raise DigestMismatch(detail)
             case HTTPStatus.INSUFFICIENT_STORAGE:
                 raise StoreError(detail)
+            case HTTPStatus.NOT_FOUND:
+                raise Missing(ErrorCode.BLOB_UNKNOWN, detail)
             case HTTPStatus.BAD_REQUEST:
                 raise ValueError(detail)
             case _:

@@ -36,7 +36,7 @@ async def show(steps: AsyncGenerator[BundleStep], *, what: str, as_json: bool, t
 def _is_problem(step: BundleStep) -> bool:
     match step:
         case Imported(outcome=outcome):
-            return outcome in {"incomplete", "refused"}
+            return outcome in {"partly", "incomplete", "refused"}
         case Moved(outcome=outcome):
             return outcome == "damaged"
         case _:
@@ -72,6 +72,9 @@ def _imported(step: Imported) -> Iterator[str]:
             yield f"{step.image}: the tag was learnt here after the bundle was made, and stays so"
         case "refused":
             yield f"{step.image}: not imported: {step.reason}"
+        case "partly":
+            yield f"{step.image}: can be served for some platforms; for others it lacks"
+            yield from _missing(step.missing)
         case "incomplete":
             yield f"{step.image}: cannot be served, and is not put on record; it lacks"
             yield from _missing(step.missing)

@@ -19,13 +19,14 @@ class Imported(Struct, frozen=True, tag="imported", tag_field="step"):
     """What has become of an image of a bundle.
 
     imported    it can be pulled
+    partly      for some platforms; others that are in the bundle lack what is `missing`
     newer       the same, by its digest; what its tag means was learnt later here, and stays so
     incomplete  it cannot be served: `missing` says what is neither in the bundle nor here
     refused     `reason` says why
     """
 
     image: str
-    outcome: Literal["imported", "newer", "incomplete", "refused"]
+    outcome: Literal["imported", "partly", "newer", "incomplete", "refused"]
     missing: list[str] = []
     reason: str = ""
 
