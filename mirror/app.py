@@ -32,7 +32,7 @@ from mirror.config import (
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.control.api.operations import operations
-from mirror.control.guard import Guard, is_loopback
+from mirror.control.guard import Guard, is_loopback, make_key
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
 from mirror.control.port import serving
@@ -228,7 +228,10 @@ async def run(
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
-        admin = _admin(parts, built, pool, reloading.ask)
+        admin = _admin(
+            parts, built, pool, reloading.ask,
+            key=await asyncio.to_thread(make_key, config.store.root),
+        )  # fmt: skip
         admin_address = await stack.enter_async_context(
             _serving(admin, config.server.admin_listen, note_fault)
         )
@@ -241,7 +244,9 @@ async def run(
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
+def _admin(
+    parts: Parts, built: Built, pool: Pool, reload: Callable[[], None], key: str
+) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
@@ -262,6 +267,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,
             is_reachable=not is_loopback(address),
+            key=key,
         ),
         verify=partial(verify, store, parts.records),
         depot=built.depot,

@@ -4,12 +4,17 @@ Three kinds of strangers could: who can reach it over the network (`admin.token_
 out, and is needed wherever it listens beyond loopback); a web page that an operator's browser
 shows, by a name that it has point here (DNS rebinding: only known names are answered); and the
 same page by the right name (it may look at nothing, and what it sends is not done).
+
+Where there is no token, every user of this host is an operator. Content is another matter: who has
+it told, or says what an image is, has to show what only those can read who may read the store.
 """
 
 import asyncio
 import base64
 import hmac
 import ipaddress
+import os
+import secrets
 import socket
 from collections.abc import Collection
 from contextlib import suppress
@@ -20,6 +25,9 @@ from aiohttp import web
 
 from mirror.control.problems import Refusal
 
+KEY_FILE = "operator-key"
+KEY_FIELD = "Mirror-Key"
+
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})  # Sec-Fetch-Site of what a person or our page asks for
 
@@ -28,11 +36,12 @@ class Guard:
     """Judges requests. `names` are those by which operators ask, beside addresses."""
 
     def __init__(
-        self, *, names: Collection[str], token_file: Path | None, is_reachable: bool
+        self, *, names: Collection[str], token_file: Path | None, is_reachable: bool, key: str
     ) -> None:
         self._names = names
         self._token_file = token_file
         self._is_reachable = is_reachable  # from beyond this host
+        self._key = key
 
     def require_known_host(self, request: web.Request) -> None:
         """Raise Refusal where a request names somebody else."""
@@ -62,6 +71,27 @@ class Guard:
             )
         if not (_is_looked_at(request) if request.method in _SAFE else _is_own(request)):
             raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
+
+    def require_keeper(self, request: web.Request) -> None:
+        """Raise Refusal where an operator, by the above, may not have what is in the store."""
+        shown = request.headers.get(KEY_FIELD, "").encode(errors="replace")
+        if self._token_file is None and not hmac.compare_digest(shown, self._key.encode()):
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                f"send what is in {KEY_FILE} of store.root, as {KEY_FIELD}; or set"
+                " admin.token_file",
+            )
+
+
+def make_key(root: Path) -> str:
+    """A new key, in a file of the store that nobody but its owner can read. Raises OSError."""
+    key, file, new = secrets.token_urlsafe(), root / KEY_FILE, root / f"{KEY_FILE}.new"
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as writing:
+        writing.write(key)
+    new.replace(file)
+    return key
 
 
 def _shows(request: web.Request, token_file: Path) -> bool:

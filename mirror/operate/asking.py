@@ -9,6 +9,7 @@ import msgspec
 
 from mirror.config import Config
 from mirror.config.units import format_listen
+from mirror.control.guard import KEY_FIELD, KEY_FILE
 from mirror.control.problems import ProblemDetails
 from mirror.control.verify import Step
 
@@ -29,6 +30,7 @@ class RunningMirror:
         host, port = config.server.admin_listen
         self._address = _ANYWHERE.get(host, host), port
         self._token_file = config.admin.token_file
+        self._key_file = config.store.root / KEY_FILE
 
     def verify(self, names: Sequence[str]) -> Iterator[Step]:
         """Have it hash what these mean (none: everything); each step as it happens.
@@ -89,6 +91,18 @@ class RunningMirror:
         except OSError as error:
             raise NoAnswer(f"admin.token_file cannot be read: {error.strerror}") from error
         return {"Authorization": f"Bearer {token}"}
+
+    def headers_of_keeper(self) -> dict[str, str]:
+        """What shows that somebody asks who may have what is in the store. Raises NoAnswer."""
+        if self._token_file is not None:
+            return self.headers()
+        try:
+            return {KEY_FIELD: self._key_file.read_text(encoding="utf-8")}
+        except OSError as error:
+            raise NoAnswer(
+                f"{self._key_file} cannot be read ({error.strerror}): run this as the mirror's"
+                " user, or set admin.token_file"
+            ) from error
 
 
 def _read_steps(response: http.client.HTTPResponse, where: str) -> Iterator[Step]:

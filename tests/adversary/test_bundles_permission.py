@@ -59,8 +59,12 @@ async def mirror(
     )
 
 
+def key_of(mirror: InnerMirror) -> dict[str, str]:
+    return {"Mirror-Key": (mirror.store_root / "operator-key").read_text()}
+
+
 async def take(mirror: InnerMirror, bundle: Path) -> list[Imported]:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
         with Archive.open(bundle) as archive:
             depot = RemoteDepot(session, mirror.admin_host)
             steps = [step async for step in import_bundle(depot, archive)]
@@ -68,7 +72,7 @@ async def take(mirror: InnerMirror, bundle: Path) -> list[Imported]:
 
 
 async def lacking(mirror: InnerMirror, name: str) -> Sequence[str]:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
         return (await RemoteDepot(session, mirror.admin_host).plan(Wanted(name))).missing
 
 
@@ -176,6 +180,10 @@ async def test_what_was_missing_a_moment_ago_is_there_once_it_is_imported(
         ("PUT", "blob?digest=DIGEST&upstream=quay.io", {}, b"x", 400),
         ("PUT", "blob?digest=DIGEST&upstream=docker.io", {}, b"x", 422),
         ("GET", "blob?digest=DIGEST", {}, None, 405),
+        ("POST", "blob", JSON | {"Mirror-Key": "x"}, b'{"digest": "DIGEST"}', 403),
+        ("POST", "plan", JSON | {"Mirror-Key": ""}, b'{"image": "app"}', 403),
+        ("POST", "images", JSON | {"Mirror-Key": "x"}, b"{}", 403),
+        ("PUT", "blob?digest=DIGEST", {"Mirror-Key": "x"}, b"x", 403),
         ("POST", "blob", JSON, b'{"digest": "DIGEST"}', 404),
         ("POST", "blob", JSON, b'{"digest": "x"}', 400),
         ("POST", "blob", JSON | {"Sec-Fetch-Site": "cross-site"}, b'{"digest": "x"}', 403),
@@ -197,7 +205,7 @@ async def test_nothing_is_done_for_web_pages_and_for_what_makes_no_sense(
     status: int,
 ) -> None:
     digest = "sha256:" + "a" * 64
-    sent = {"Content-Type": "application/octet-stream"} | headers
+    sent = {"Content-Type": "application/octet-stream"} | key_of(mirror) | headers
     body = None if data is None else data.replace(b"DIGEST", digest.encode())
     async with client(mirror.admin_url) as admin, admin.open(
         f"/api/v1/bundles/{path.replace('DIGEST', digest)}", method=method, data=body, headers=sent
@@ -205,3 +213,26 @@ async def test_nothing_is_done_for_web_pages_and_for_what_makes_no_sense(
         assert answer.status == status, await answer.text()
         assert answer.content_type == "application/problem+json"
         assert json.loads(await answer.text())["detail"]
+
+
+async def test_only_who_may_read_the_store_may_have_what_is_in_it_or_say_what_images_are(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, mirror: InnerMirror, tmp_path: Path
+) -> None:
+    file = mirror.store_root / "operator-key"
+    first, mode = file.read_text(), file.stat().st_mode
+    assert (mode & 0o777, len(first) > 40) == (0o600, True)
+    await mirror.stop()
+    secret = tmp_path / "token"
+    secret.write_text("a token\n")
+    mirror = await start_mirror(admin={"token_file": str(secret)})
+    assert file.read_text() != first  # it is good for one life
+    async with client(mirror.admin_url) as admin:
+        for headers, status in (
+            (key_of(mirror), 401),
+            ({"Authorization": "Bearer a token"}, 200),
+        ):
+            async with admin.open(
+                "/api/v1/bundles/plan", method="POST", data=b'{"image": "app"}',
+                headers=JSON | headers,
+            ) as answer:  # fmt: skip
+                assert answer.status == status

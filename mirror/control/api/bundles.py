@@ -1,6 +1,8 @@
 """Bundles over HTTP: the depot's questions as operations, and blobs as bodies.
 
-To read a blob is a POST: what a registry has sent is not shown to a browser as a page of ours.
+All of it is for those who may have what is in the store (`Guard.require_keeper`): it tells content,
+and says what images are. To read a blob is a POST: what a registry has sent is not shown to a
+browser as a page of ours.
 """
 
 import asyncio
@@ -19,7 +21,10 @@ from mirror.control.problems import Refusal
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import DigestMismatch, Missing, RegistryError, StoreError
 
-BLOB = "/bundles/blob"
+BUNDLES = "/bundles/"
+"""What all of it is below: for those who may have what is in the store."""
+
+BLOB = f"{BUNDLES}blob"
 """Where a blob is read (POST) and written (PUT), below the API's root."""
 
 OCTETS = "application/octet-stream"

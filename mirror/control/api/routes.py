@@ -9,7 +9,14 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from mirror.control.api.bundles import BLOB, OneDigest, operations_of_bundles, reading, writing
+from mirror.control.api.bundles import (
+    BLOB,
+    BUNDLES,
+    OneDigest,
+    operations_of_bundles,
+    reading,
+    writing,
+)
 from mirror.control.api.openapi import describe
 from mirror.control.api.operations import ROOT, Operation
 from mirror.control.api.verifying import Names, Verify, verifying
@@ -59,7 +66,8 @@ def add_api(
         *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
     ]
-    for method, path, handler in handlers:
+    for method, path, answering in handlers:
+        handler = _for_keepers(answering, guard) if path.startswith(BUNDLES) else answering
         application.router.add_route(method, ROOT + path, _guarded(handler, guard, note_fault))
 
 
@@ -84,6 +92,14 @@ def _guarded(
             note_fault("api", error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return problem(Refusal(status, "a fault of the mirror's own; see its log"))
+
+    return handle
+
+
+def _for_keepers(handler: _Handler, guard: Guard) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        guard.require_keeper(request)
+        return await handler(request)
 
     return handle
 

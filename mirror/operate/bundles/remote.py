@@ -34,7 +34,7 @@ class RemoteDepot:
         """Ask inside the block."""
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT, sock_read=_SILENT)
         async with aiohttp.ClientSession(
-            headers=mirror.headers(), timeout=timeout, auto_decompress=False
+            headers=mirror.headers_of_keeper(), timeout=timeout, auto_decompress=False
         ) as session:
             yield cls(session, mirror.where)
 
