@@ -13,6 +13,7 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
 )
+from mirror.control.depot import StoreDepot
 from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
 from mirror.pull.complete import Complete
@@ -59,6 +60,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    unbounded: Records  # the same, for what an operator says
     sessions: Sessions
     work: Tasks
     metrics: Metrics
@@ -78,16 +80,17 @@ class Built:
     fills: Fills
     registries: Mapping[str, Registry]
     pinning: Pinning
+    depot: StoreDepot
 
 
 def _registries(parts: Parts) -> dict[str, Registry]:
     config = parts.config
     for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.asked))
     return {
         name: Registry(
             name,
-            [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints],
+            [_endpoint(parts, name, endpoint) for endpoint in upstream.asked],
             parts.monotonic,
         )
         for name, upstream in config.upstream.items()
@@ -179,7 +182,11 @@ def build(parts: Parts) -> Built:
         config.pin, store=store, records=records, manifests=manifests, fills=fills,
         registries=registries, metrics=parts.metrics, random=parts.dice,
     )  # fmt: skip
-    return Built(mirror, fills, registries, pinning)
+    depot = StoreDepot(
+        store, parts.unbounded, memory, config.upstream,
+        forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
+    )  # fmt: skip
+    return Built(mirror, fills, registries, pinning, depot)
 
 
 def _endpoint(parts: Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

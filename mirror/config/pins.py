@@ -1,13 +1,12 @@
 """`[[pin]]`: images that are here before anybody asks, and stay."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 from pydantic import field_validator
 
 from mirror.config.upstreams import Upstream
 from mirror.config.values import Section, Timeout
-from mirror.oci.descriptor import Platform
+from mirror.oci.descriptor import Platform, parse_platform
 from mirror.oci.digest import Digest
 from mirror.oci.image import parse_image
 from mirror.oci.reference import Reference, Repository
@@ -30,8 +29,7 @@ class Pin(Section):
     @classmethod
     def _platforms_are_some(cls, platforms: tuple[str, ...]) -> tuple[str, ...]:
         for platform in platforms:
-            if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9_.]+)?", platform):
-                raise ValueError(f'"{platform}" is no platform; write it like "linux/arm64"')
+            parse_platform(platform)
         return platforms
 
     @property
@@ -52,7 +50,7 @@ class Pin(Section):
     @property
     def wanted(self) -> list[Platform]:
         """The platforms; none: all of them."""
-        return [Platform(*platform.split("/")) for platform in self.platforms]
+        return [parse_platform(platform) for platform in self.platforms]
 
 
 def require_fetchable(pins: Sequence[Pin], upstreams: Mapping[str, Upstream]) -> None:

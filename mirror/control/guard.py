@@ -5,6 +5,9 @@ out, and is needed wherever it listens beyond loopback; wrong tokens are counted
 page that an operator's browser shows, by a name that it has point here (DNS rebinding: only known
 names are answered); and the same page by the right name (it may look at nothing, and what it sends
 is not done).
+
+Where there is no token, every user of this host is an operator. Content is another matter: who has
+it told, or says what an image is, has to show what only those can read who may read the store.
 """
 
 import asyncio
@@ -13,6 +16,8 @@ import hashlib
 import hmac
 import ipaddress
 import math
+import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -27,6 +32,9 @@ from mirror.aio.addresses import client_of
 from mirror.aio.guessing import Guesses
 from mirror.control.problems import Refusal
 from mirror.oci.errors import Unavailable
+
+KEY_FILE = "operator-key"
+KEY_FIELD = "Mirror-Key"
 
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})  # Sec-Fetch-Site of what a person or our page asks for
@@ -44,6 +52,7 @@ class Guard:
         names: Collection[str],
         token_file: Path | None,
         is_reachable: bool,
+        key: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = names
@@ -51,6 +60,7 @@ class Guard:
         self._is_reachable = is_reachable  # from beyond this host
         self._guesses = Guesses(clock)
         self._seen: TTLCache[bytes, None] = TTLCache(_REMEMBERED, _REMEMBERED_FOR, timer=clock)
+        self._key = key
 
     def require_known_host(self, request: web.Request) -> None:
         """Raise Refusal where a request names somebody else."""
@@ -81,6 +91,16 @@ class Guard:
         if not (_is_looked_at(request) if request.method in _SAFE else _is_own(request)):
             raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
 
+    def require_keeper(self, request: web.Request) -> None:
+        """Raise Refusal where an operator, by the above, may not have what is in the store."""
+        shown = request.headers.get(KEY_FIELD, "").encode(errors="replace")
+        if self._token_file is None and not hmac.compare_digest(shown, self._key.encode()):
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                f"send what is in {KEY_FILE} of store.root, as {KEY_FIELD}; or set"
+                " admin.token_file",
+            )
+
     async def _has_shown_it(self, request: web.Request, token_file: Path) -> bool:
         """Whether a request shows the token; what came from there before is no further guess.
 
@@ -107,6 +127,17 @@ class Guard:
         if is_new and is_it:
             self._guesses.take_back(who)
         return is_it
+
+
+def make_key(root: Path) -> str:
+    """A new key, in a file of the store that nobody but its owner can read. Raises OSError."""
+    key, file, new = secrets.token_urlsafe(), root / KEY_FILE, root / f"{KEY_FILE}.new"
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as writing:
+        writing.write(key)
+    new.replace(file)
+    return key
 
 
 def _is_token(shown: bytes, token_file: Path) -> bool:

@@ -102,6 +102,7 @@ class Status(Struct, frozen=True, kw_only=True):
     store: Store
     endpoints: list[Endpoint]
     fills: list[Fill]
+    sealed: list[str]  # upstreams that are never asked
 
 
 class Endpoints(Struct, frozen=True, kw_only=True):

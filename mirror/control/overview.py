@@ -80,6 +80,7 @@ class Overview:
             store=store,
             endpoints=endpoints,
             fills=self.fills(),
+            sealed=[name for name, one in self._parts.registries.items() if one.is_sealed],
         )
 
     def line(self) -> Sequence[float]:

@@ -197,7 +197,8 @@ class Memory:
         try:
             yield
         except Missing as error:
-            self._missing[key] = error.code
+            if not error.is_remembered:
+                self._missing[key] = error.code
             raise
         except Denied as error:
             if scope.authorization is None:

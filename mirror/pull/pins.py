@@ -20,7 +20,7 @@ from mirror.aio.backoff import Backoff
 from mirror.aio.reading import read_aside
 from mirror.config import Pin
 from mirror.config.units import format_size
-from mirror.oci.descriptor import Descriptor, Platform
+from mirror.oci.descriptor import Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError, StoreError
 from mirror.oci.manifest import Manifest, parse_references
@@ -135,7 +135,7 @@ class Pinning:
             if not blob.is_foreign:
                 version.sizes[blob.digest] = version.blobs[blob.digest] = blob.size
         for entry in references.manifests if depth else ():
-            if entry.digest not in version.sizes and _is_wanted(entry, platforms):
+            if entry.digest not in version.sizes and entry.is_for(platforms):
                 answer = await self._manifests.get_by_digest(scope, entry.digest)
                 await self._add(version, scope, answer.manifest, platforms, depth - 1)
 
@@ -185,15 +185,3 @@ class Pinning:
         states = list(self._states.values())
         for one in PinState:
             self._metrics.pins.labels(one).set(states.count(one))
-
-
-def _is_wanted(entry: Descriptor, platforms: Sequence[Platform]) -> bool:
-    """Whether an index's entry is for one of the platforms; none are named: it is."""
-    if not platforms:
-        return True
-    platform = entry.platform
-    return platform is not None and any(
-        (it.os, it.architecture) == (platform.os, platform.architecture)
-        and it.variant in {"", platform.variant}
-        for it in platforms
-    )

@@ -46,7 +46,7 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def _guard(token_file: Path, clock: FakeClock) -> Guard:
-    return Guard(names=[], token_file=token_file, is_reachable=True, clock=clock.monotonic)
+    return Guard(names=[], token_file=token_file, is_reachable=True, key="", clock=clock.monotonic)
 
 
 async def test_who_guesses_the_operators_token_has_to_wait_and_nobody_else(

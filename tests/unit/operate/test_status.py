@@ -46,7 +46,7 @@ def status(*endpoints: Endpoint, problems: list[Problem] | None = None) -> Statu
                 limit=100 * 2**30, free=2**40,
             min_free=2**31,
         ),
-        endpoints=list(endpoints), fills=[fill],
+        endpoints=list(endpoints), fills=[fill], sealed=["old.example"],
     )  # fmt: skip
 
 
@@ -82,3 +82,8 @@ def test_an_endpoint_that_is_down_is_told_with_the_reason() -> None:
 def test_an_endpoint_that_limits_us_says_for_what_and_how_long() -> None:
     pauses = [Pause(requests="manifests", seconds=30)]
     assert "limited: manifests 30 s" in text(status(endpoint(pauses=pauses)))
+
+
+def test_an_upstream_that_is_never_asked_is_told_so() -> None:
+    (line,) = [it for it in text(status(endpoint())).splitlines() if "old.example" in it]
+    assert "sealed: never asked" in line
