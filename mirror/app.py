@@ -41,6 +41,8 @@ from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
+from mirror.history.keeper import Keeper
+from mirror.history.sqlite import Bounds, SqliteHistory
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
@@ -58,6 +60,7 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
+_SHARE_OF_HISTORY = 20  # of store.max_size
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -197,12 +200,14 @@ async def run(
             metrics=metrics,
         )  # fmt: skip
         await asyncio.to_thread(remove_catalog, catalog, index, file)
+        keeper = await stack.enter_async_context(_history(config, clock))
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
             config, store, records, sessions, work, metrics, forgetting,
-            Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
+            Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
+            dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -221,13 +226,14 @@ async def run(
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
+            asked=keeper.note,
             refused=metrics.connections_refused.inc,
             random=dice,
         )
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
-        admin = _admin(parts, built, pool, reloading.ask)
+        admin = _admin(parts, built, pool, keeper, reloading.ask)
         admin_address = await stack.enter_async_context(
             _serving(admin, config.server.admin_listen, note_fault)
         )
@@ -240,8 +246,30 @@ async def run(
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
-    """What operators ask."""
+@asynccontextmanager
+async def _history(config: Config, clock: Clock) -> AsyncIterator[Keeper]:
+    """The history, kept up to date."""
+    settings, store = config.history, config.store
+    private = {name for name, its in config.upstream.items() if its.access == "client"}
+    bounds = Bounds(
+        settings.keep_pulls,
+        settings.keep_totals,
+        min(settings.max_size, store.max_size // _SHARE_OF_HISTORY),
+        keeps_clients=settings.client_addresses,
+    )
+    async with (
+        SqliteHistory.open(store.root / "history.sqlite3", bounds, private=private) as history,
+        Keeper.keeping(
+            history, private=private, tells_clients=settings.client_addresses, clock=clock
+        ) as keeper,
+    ):
+        yield keeper
+
+
+def _admin(
+    parts: Parts, built: Built, pool: Pool, keeper: Keeper, reload: Callable[[], None]
+) -> web.Application:
+    """What operators ask, and what is kept for them."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
@@ -251,6 +279,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
+    parts.work.keep(keeper.run, name="history")
     address, _ = config.server.admin_listen
     return make_admin(
         metrics,

@@ -35,6 +35,33 @@ class Result(StrEnum):
     ERROR = "error"
 
 
+class Why(StrEnum):
+    """Why a lookup went as it did: what decided, in the words of log, history and API.
+
+    It may tell that something is here which a client must not know of: it is for operators only.
+    """
+
+    HERE = "here"
+    NEVER_SEEN = "never-seen"
+    EVICTED = "evicted"
+    OTHER_PLATFORM = "other-platform"
+    PRIVATE = "private"
+    TAG_MOVED = "tag-moved"
+    TAG_CONFIRMED = "tag-confirmed"
+    TAG_GONE = "tag-gone"
+    LINK_CONFIRMED = "link-confirmed"
+    JOINED = "joined"
+    NOT_KEPT = "not-kept"
+    UPSTREAM_DOWN = "upstream-down"
+    UPSTREAM_SLOW = "upstream-slow"
+    UPSTREAM_REFUSED = "upstream-refused"
+    WRONG_BYTES = "wrong-bytes"
+    MISSING = "missing"
+    MISSING_LATELY = "missing-lately"
+    DENIED = "denied"
+    FAULT = "fault"
+
+
 METHODS = frozenset({"GET", "HEAD", "other"})
 """How the methods of requests are told apart."""
 

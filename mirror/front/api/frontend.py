@@ -17,15 +17,18 @@ from mirror.front.api.handlers import Facts, Handlers
 from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
     Denied,
+    DigestMismatch,
     ErrorCode,
     Missing,
     RangeNotSatisfiable,
     RegistryError,
+    Unavailable,
 )
 from mirror.oci.request import TOKENS, origin_form, parse_target
+from mirror.telemetry.asked import Requests
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
-from mirror.telemetry.traffic import Result, Sort, Traffic
+from mirror.telemetry.traffic import Result, Sort, Traffic, Why
 
 _logger = logging.getLogger(__name__)
 
@@ -37,11 +40,17 @@ class Frontend:
     """aiohttp's low-level handler."""
 
     def __init__(
-        self, handlers: Handlers, access: Access, traffic: Traffic, faults: Faults
+        self,
+        handlers: Handlers,
+        access: Access,
+        traffic: Traffic,
+        requests: Requests,
+        faults: Faults,
     ) -> None:
         self._handlers = handlers
         self._access = access
         self._traffic = traffic
+        self._requests = requests
         self._faults = faults
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -67,7 +76,7 @@ class Frontend:
             status = response.status
             return response
         finally:
-            self._account(request, facts, status, time.perf_counter() - began)
+            self._account(request, facts, status, began)
 
     def refuse(self, request: web.BaseRequest, status: int) -> web.Response:
         """Answer what is no request; it is counted, and told without its text."""
@@ -113,7 +122,7 @@ class Frontend:
         """What becomes of a request that cannot be answered."""
         if isinstance(error, RangeNotSatisfiable):
             return errors.not_satisfiable(error)
-        facts.result = _result_of(error)
+        facts.result, facts.why = _result_of(error)
         facts.error = str(error)
         if facts.response is not None:
             # Too late for another status, and it must not look complete.
@@ -128,7 +137,15 @@ class Frontend:
             self._faults.note("request", error)
         return errors.unknown(identity)
 
-    def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
+    def _account(self, request: web.BaseRequest, facts: Facts, status: int, began: float) -> None:
+        seconds = time.perf_counter() - began
+        kind, result, why = facts.kind, facts.result, facts.why
+        if facts.repository is not None and kind and result and why:
+            key = (
+                request.remote or "", request.headers.get("User-Agent", ""), kind,
+                facts.repository, facts.reference, facts.digest, result, why, facts.was,
+            )  # fmt: skip
+            self._requests.note(key, began, seconds, facts.sent)
         asked = request.raw_path
         if TOKENS in asked:  # what goes to a token server is none of the log's business
             asked = asked.partition("?")[0]
@@ -146,6 +163,8 @@ class Frontend:
             "result": facts.result or "-", "upstream": facts.upstream or "-",
             "client": request.remote or "-", "agent": request.headers.get("User-Agent", "-"),
         }  # fmt: skip
+        if facts.why is not None and facts.why is not Why.HERE:
+            told["why"] = facts.why
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told)
@@ -156,10 +175,22 @@ def _takes_form(method: str, raw: str) -> bool:
     return method == "POST" and raw.startswith(TOKENS)
 
 
-def _result_of(error: Exception) -> Result:
-    if isinstance(error, Missing):
-        return Result.NEGATIVE if error.is_remembered else Result.MISS
-    return Result.DENIED if isinstance(error, Denied) else Result.ERROR
+_RESULTS: tuple[tuple[type[Exception], tuple[Result, Why]], ...] = (
+    (Missing, (Result.MISS, Why.MISSING)),
+    (Denied, (Result.DENIED, Why.DENIED)),
+    (Unavailable, (Result.ERROR, Why.UPSTREAM_DOWN)),
+    (DigestMismatch, (Result.ERROR, Why.WRONG_BYTES)),
+    (RegistryError, (Result.ERROR, Why.UPSTREAM_REFUSED)),
+)
+
+
+def _result_of(error: Exception) -> tuple[Result, Why]:
+    if isinstance(error, Missing) and error.is_remembered:
+        return Result.NEGATIVE, Why.MISSING_LATELY
+    if isinstance(error, Unavailable) and error.timed_out:
+        return Result.ERROR, Why.UPSTREAM_SLOW
+    found = (told for kind, told in _RESULTS if isinstance(error, kind))
+    return next(found, (Result.ERROR, Why.FAULT))
 
 
 def _abort(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
