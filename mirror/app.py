@@ -32,9 +32,11 @@ from mirror.config import (
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.control.api.operations import operations
+from mirror.control.api.past import history_operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
+from mirror.control.past import Past
 from mirror.control.port import serving
 from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
@@ -278,6 +280,7 @@ def _admin(
             parts.clock, parts.monotonic,
         )
     )  # fmt: skip
+    past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
     parts.work.keep(overview.watch, name="overview")
     parts.work.keep(keeper.run, name="history")
     address, _ = config.server.admin_listen
@@ -285,12 +288,16 @@ def _admin(
         metrics,
         overview,
         Views(status=overview.status, line=overview.line, clock=parts.clock),
-        operations(overview, reload=reload, set_log_level=log.set_level),
+        (
+            *operations(overview, reload=reload, set_log_level=log.set_level),
+            *history_operations(past),
+        ),
         Guard(
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,
             is_reachable=not is_loopback(address),
         ),
+        past=past,
         verify=partial(verify, store, parts.records),
         gather=pool.gather,
         find_problem=partial(_find_problem, pool, store),

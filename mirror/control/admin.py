@@ -13,6 +13,7 @@ from mirror.control.guard import Guard
 from mirror.control.overview import Overview
 from mirror.control.page.routes import add_page
 from mirror.control.page.views import Views
+from mirror.control.past import Past
 from mirror.control.problems import Refusal, problem
 from mirror.control.watching import Watching
 from mirror.telemetry.metrics import Metrics
@@ -25,6 +26,7 @@ def make_admin(
     operations: Sequence[Operation],
     guard: Guard,
     *,
+    past: Past,
     verify: Verify,
     gather: Callable[[], Awaitable[None]],
     find_problem: Callable[[], Awaitable[str | None]],
@@ -73,5 +75,8 @@ def make_admin(
     )
     watching = Watching(guard)
     add_page(application, views, guard, watching)
-    add_api(application, operations, guard, watching, verify=verify, note_fault=metrics.faults.note)
+    add_api(
+        application, operations, guard, watching, past,
+        verify=verify, note_fault=metrics.faults.note,
+    )  # fmt: skip
     return application

@@ -188,8 +188,8 @@ class History(Protocol):
     async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
         """The latest first; of an hour or a day, who was served most."""
 
-    async def list_arrivals(self, digest: str, limit: int) -> list[Arrival]:
-        """Where a blob came from, the latest first."""
+    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+        """Where a blob came from, or (None) all did, the latest first."""
 
     async def find_waste(self, since: float, now: float, limit: int) -> Waste:
         """So many of each kind; what has come only now may still be served."""

@@ -111,8 +111,10 @@ class SqliteHistory:
         sql, values = statements.totals(wanted)
         return await self._database.page(sql, (*values, limit), _total)
 
-    async def list_arrivals(self, digest: str, limit: int) -> list[Arrival]:
-        """Where a blob came from, the latest first."""
+    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+        """Where a blob came from, or all did, the latest first."""
+        if digest is None:
+            return await self._arrivals(statements.LATEST, (limit,))
         return await self._arrivals(statements.ARRIVALS, (digest, limit))
 
     async def find_waste(self, since: float, now: float, limit: int) -> Waste:

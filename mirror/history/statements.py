@@ -50,6 +50,7 @@ NEXT = (
 NAMES = "SELECT path FROM names WHERE path <> '' ORDER BY id DESC LIMIT ?"
 UNUSED = f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched ORDER BY t.id DESC LIMIT ?"
 ARRIVALS = f"{_get('arrivals', ARRIVAL)} WHERE t.digest = ? ORDER BY t.id DESC LIMIT ?"
+LATEST = f"{_get('arrivals', ARRIVAL)} ORDER BY t.id DESC LIMIT ?"
 WASTED = (
     f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched AND t.began >= ?"
     " AND t.began + t.seconds < ? ORDER BY t.fetched - t.used DESC LIMIT ?"

@@ -13,6 +13,7 @@ from mirror.control.api.openapi import describe
 from mirror.control.api.operations import ROOT, Operation
 from mirror.control.api.verifying import Names, Verify, verifying
 from mirror.control.guard import Guard
+from mirror.control.past import Past
 from mirror.control.problems import Refusal, problem
 from mirror.control.watching import Watching
 
@@ -32,6 +33,7 @@ def add_api(
     operations: Sequence[Operation],
     guard: Guard,
     watching: Watching,
+    past: Past,
     *,
     verify: Verify,
     note_fault: Callable[[str, Exception], None],
@@ -47,6 +49,7 @@ def add_api(
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one)) for one in operations),
         ("GET", "/events", _telling(status, watching)),
+        ("GET", "/pulls/events", _telling_pulls(past, watching)),
         ("POST", "/verify", verifying(verify, _read_names)),
         *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
@@ -82,7 +85,9 @@ def _guarded(
 
 def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
     """What may be asked of each path."""
-    found: dict[str, set[str]] = {"/openapi.json": {"GET"}, "/events": {"GET"}, "/verify": {"POST"}}
+    found: dict[str, set[str]] = {
+        "/openapi.json": {"GET"}, "/events": {"GET"}, "/pulls/events": {"GET"}, "/verify": {"POST"},
+    }  # fmt: skip
     for one in operations:
         found.setdefault(one.path, set()).add(one.method)
     return found
@@ -108,13 +113,26 @@ async def _refuse(request: web.Request) -> web.StreamResponse:
 
 def _answering(operation: Operation) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        sent = None if operation.takes is None else await _read(request, operation.takes)
+        sent: msgspec.Struct | None = None
+        if operation.takes is not None:
+            sent = await _read(request, operation.takes)
+        elif operation.query is not None:
+            sent = _read_query(request, operation.query)
         if request.method not in {"GET", "HEAD"}:
             _logger.info("an operator asks: %s", operation.name)
         answer = await operation.act(sent)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     return handle
+
+
+def _read_query(request: web.Request, wanted: type[_Sent]) -> _Sent:
+    if len(request.query) > len(set(request.query)):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "a parameter is given twice")
+    try:
+        return msgspec.convert(dict(request.query), wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
 
 
 async def _read(request: web.Request, wanted: type[_Sent]) -> _Sent:
@@ -154,5 +172,17 @@ def _telling(status: Operation, watching: Watching) -> _Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await watching.tell(request, "status", look, _HEADERS)
+
+    return handle
+
+
+def _telling_pulls(past: Past, watching: Watching) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        changed = past.watch()
+
+        async def look() -> str:
+            return msgspec.json.encode(await changed()).decode()
+
+        return await watching.tell(request, "pulls", look, _HEADERS)
 
     return handle
