@@ -7,13 +7,14 @@ attacker nothing. Of what comes beyond that, only the upstream and the result ar
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Namespace, Reference, Repository
-from mirror.telemetry.traffic import Kind, Result, Why
+from mirror.telemetry.traffic import Kind, Result, Sort, Tally, Traffic, Why
 
 MOST_ENTRIES = 1024
 _MOST_FAILED = MOST_ENTRIES // 4
@@ -50,7 +51,7 @@ class Asked(Struct, frozen=True, array_like=True):
 class Answers(Struct, array_like=True):
     """Of requests that are alike: how many, the bytes of content sent, and from when to when.
 
-    `began` and `ended` are in seconds; once they are told, since the epoch.
+    `began` and `ended` are in seconds since the epoch.
     """
 
     count: _Count
@@ -61,45 +62,87 @@ class Answers(Struct, array_like=True):
 
 Entry = tuple[Asked, Answers]
 
-Key = tuple[str, str, Kind, Repository, Reference | None, Digest | None, Result, Why, Digest | None]
-"""Client, agent, kind, repository, reference, digest, result, why, was."""
+
+Told = tuple[Result, Why, Digest | None]
+"""How it went, why, and what the tag was before, where it has moved."""
+
+Key = tuple[str, str, str, int, Kind, Repository, Reference | None, Digest | None, Told]
+"""A `_Named` as a plain tuple: to make one is a good part of what counting costs."""
+
+
+class _Named(NamedTuple):
+    """What requests have in common that are counted together."""
+
+    client: str
+    agent: str
+    method: str
+    status: int
+    kind: Kind
+    repository: Repository
+    reference: Reference | None
+    digest: Digest | None
+    told: Told
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Of a key, until it is taken; `began` and `ended` by the steady clock."""
+
+    began: float
+    ended: float
+    tally: Tally
+    count: int = 0
+    sent: int = 0
 
 
 class Requests:
-    """Gathers them. `clock` gives seconds since the epoch; `steady` is what `note` is told by."""
+    """Gathers them, and counts each in `traffic` on the way: one look-up does for both.
 
-    def __init__(self, *, clock: Callable[[], float], steady: Callable[[], float]) -> None:
+    `clock` gives seconds since the epoch; `steady` is what `note` is told by.
+    """
+
+    def __init__(
+        self, traffic: Traffic, *, clock: Callable[[], float], steady: Callable[[], float]
+    ) -> None:
+        self._traffic = traffic
         self._clock = clock
         self._steady = steady
-        self._answers: dict[Key, Answers] = {}
+        self._counted: dict[Key, _Counted] = {}
         self._failed = 0
-        self._lumped: dict[tuple[str, Result, Why], Answers] = {}
+        self._lumped: dict[tuple[str, Result, Why], _Counted] = {}
 
     def note(self, key: Key, began: float, seconds: float, sent: int) -> None:
         """A request that began then has been answered in so many seconds, with so many bytes."""
-        answers = self._answers.get(key)
-        if answers is None:
-            answers = self._begin(key, began)
-        answers.count += 1
-        answers.sent += sent
-        answers.ended = began + seconds
+        counted = self._counted.get(key)
+        if counted is None:
+            counted = self._begin(key, began)
+        counted.count += 1
+        counted.sent += sent
+        counted.ended = began + seconds
+        counted.tally.add(seconds, sent)
 
-    def take(self) -> list[Entry]:
-        """What has been noted; it begins anew."""
+    def take(self) -> tuple[list[Entry], list[tuple[Sort, Tally]]]:
+        """What has been noted, and what `traffic` has counted; both begin anew."""
         ahead = self._clock() - self._steady()
-        taken = [(_asked(key), _dated(it, ahead)) for key, it in self._answers.items()]
-        taken += [(Asked(*key), _dated(it, ahead)) for key, it in self._lumped.items()]
-        self._answers, self._lumped, self._failed = {}, {}, 0
-        return taken
+        taken = [(_asked(_Named(*key)), _answers(it, ahead)) for key, it in self._counted.items()]
+        taken += [(Asked(*key), _answers(it, ahead)) for key, it in self._lumped.items()]
+        self._counted, self._lumped, self._failed = {}, {}, 0
+        return taken, [*self._traffic.take()]
 
-    def _begin(self, key: Key, began: float) -> Answers:
-        failed = not is_served(key[6], key[7])
-        if len(self._answers) < MOST_ENTRIES and (not failed or self._failed < _MOST_FAILED):
+    def _begin(self, key: Key, began: float) -> _Counted:
+        named = _Named(*key)
+        result, why, _ = named.told
+        upstream = named.repository.namespace
+        sort = Sort(upstream, named.kind, named.method, named.status, result)
+        tally = self._traffic.tally_of(sort)
+        failed = not is_served(result, why)
+        if len(self._counted) < MOST_ENTRIES and (not failed or self._failed < _MOST_FAILED):
             self._failed += failed
-            answers = self._answers[key] = Answers(0, 0, began, began)
-            return answers
-        lump = key[3].namespace, key[6], key[7]
-        return self._lumped.setdefault(lump, Answers(0, 0, began, began))
+            counted = self._counted[key] = _Counted(began, began, tally)
+            return counted
+        counted = self._lumped.setdefault((upstream, result, why), _Counted(began, began, tally))
+        counted.tally = tally
+        return counted
 
 
 def is_served(result: Result, why: Why) -> bool:
@@ -107,13 +150,13 @@ def is_served(result: Result, why: Why) -> bool:
     return result not in _FAILED and why is not Why.MISSING
 
 
-def _asked(key: Key) -> Asked:
-    client, agent, kind, repository, reference, digest, result, why, was = key
+def _asked(key: _Named) -> Asked:
+    result, why, was = key.told
     return Asked(
-        repository.namespace, result, why, kind, repository, reference, digest, was,
-        client[:64], agent[:_LONGEST_AGENT],
+        key.repository.namespace, result, why, key.kind, key.repository, key.reference, key.digest,
+        was, key.client[:64], key.agent[:_LONGEST_AGENT],
     )  # fmt: skip
 
 
-def _dated(answers: Answers, ahead: float) -> Answers:
-    return Answers(answers.count, answers.sent, answers.began + ahead, answers.ended + ahead)
+def _answers(counted: _Counted, ahead: float) -> Answers:
+    return Answers(counted.count, counted.sent, counted.began + ahead, counted.ended + ahead)

@@ -91,6 +91,12 @@ class Tally:
     seconds: float = 0.0
     sent: int = 0
 
+    def add(self, seconds: float, sent: int) -> None:
+        """One more, that took so long and sent so many bytes of content."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.seconds += seconds
+        self.sent += sent
+
 
 class Traffic:
     """Counts requests."""
@@ -100,12 +106,14 @@ class Traffic:
 
     def count(self, sort: Sort, seconds: float, sent: int) -> None:
         """Count a request that took so long, and sent so many bytes of content."""
+        self.tally_of(sort).add(seconds, sent)
+
+    def tally_of(self, sort: Sort) -> Tally:
+        """Where requests of this sort are counted, until that is taken."""
         tally = self._tallies.get(sort)
         if tally is None:
             tally = self._tallies[sort] = Tally()
-        tally.counts[bisect_left(SECONDS, seconds)] += 1
-        tally.seconds += seconds
-        tally.sent += sent
+        return tally
 
     def add(self, other: Iterable[tuple[Sort, Tally]]) -> None:
         """Count what another has counted."""

@@ -25,7 +25,7 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.oci.request import TOKENS, origin_form, parse_target
-from mirror.telemetry.asked import Requests
+from mirror.telemetry.asked import Requests, Told
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
 from mirror.telemetry.traffic import Result, Sort, Traffic, Why
@@ -81,7 +81,7 @@ class Frontend:
     def refuse(self, request: web.BaseRequest, status: int) -> web.Response:
         """Answer what is no request; it is counted, and told without its text."""
         facts = Facts(error="not a request that can be read (RFC 9112)")
-        self._tell("malformed", request, facts, status, 0.0)
+        self._tell("malformed", request, facts, status, None)
         return errors.malformed(status)
 
     def note_refused(
@@ -122,7 +122,7 @@ class Frontend:
         """What becomes of a request that cannot be answered."""
         if isinstance(error, RangeNotSatisfiable):
             return errors.not_satisfiable(error)
-        facts.result, facts.why = _result_of(error)
+        facts.told = _told_of(error)
         facts.error = str(error)
         if facts.response is not None:
             # Too late for another status, and it must not look complete.
@@ -138,33 +138,36 @@ class Frontend:
         return errors.unknown(identity)
 
     def _account(self, request: web.BaseRequest, facts: Facts, status: int, began: float) -> None:
-        seconds = time.perf_counter() - began
-        kind, result, why = facts.kind, facts.result, facts.why
-        if facts.repository is not None and kind and result and why:
-            key = (
-                request.remote or "", request.headers.get("User-Agent", ""), kind,
-                facts.repository, facts.reference, facts.digest, result, why, facts.was,
-            )  # fmt: skip
-            self._requests.note(key, began, seconds, facts.sent)
         asked = request.raw_path
         if TOKENS in asked:  # what goes to a token server is none of the log's business
             asked = asked.partition("?")[0]
-        self._tell(f"{request.method} {asked}", request, facts, status, seconds)
+        self._tell(f"{request.method} {asked}", request, facts, status, began)
 
     def _tell(
-        self, what: str, request: web.BaseRequest, facts: Facts, status: int, seconds: float
+        self, what: str, request: web.BaseRequest, facts: Facts, status: int, began: float | None
     ) -> None:
+        """Count it, and log it; `began` is None where nothing was asked."""
+        seconds = 0.0 if began is None else time.perf_counter() - began
         method = request.method if request.method in _METHODS else "other"
-        sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
-        self._traffic.count(sort, seconds, facts.sent)
+        client, agent = request.remote or "-", request.headers.get("User-Agent", "-")
+        kind, repository, how = facts.kind, facts.repository, facts.told
+        result, why, _ = how or _NOTHING
+        if how is None or kind is None or repository is None or began is None:
+            sort = Sort(facts.upstream, kind, method, status, result)
+            self._traffic.count(sort, seconds, facts.sent)
+        else:
+            key = (
+                client, agent, method, status, kind, repository, facts.reference, facts.digest, how,
+            )  # fmt: skip
+            self._requests.note(key, began, seconds, facts.sent)
         told: dict[str, object] = {
             "status": status, "bytes": facts.sent,
             "ms": int(seconds * 10_000) / 10,  # `round` takes longer than all of this line
-            "result": facts.result or "-", "upstream": facts.upstream or "-",
-            "client": request.remote or "-", "agent": request.headers.get("User-Agent", "-"),
+            "result": result or "-", "upstream": facts.upstream or "-",
+            "client": client, "agent": agent,
         }  # fmt: skip
-        if facts.why is not None and facts.why is not Why.HERE:
-            told["why"] = facts.why
+        if why is not None and why is not Why.HERE:
+            told["why"] = why
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told)
@@ -175,22 +178,23 @@ def _takes_form(method: str, raw: str) -> bool:
     return method == "POST" and raw.startswith(TOKENS)
 
 
-_RESULTS: tuple[tuple[type[Exception], tuple[Result, Why]], ...] = (
-    (Missing, (Result.MISS, Why.MISSING)),
-    (Denied, (Result.DENIED, Why.DENIED)),
-    (Unavailable, (Result.ERROR, Why.UPSTREAM_DOWN)),
-    (DigestMismatch, (Result.ERROR, Why.WRONG_BYTES)),
-    (RegistryError, (Result.ERROR, Why.UPSTREAM_REFUSED)),
+_NOTHING = (None, None, None)
+_TOLD: tuple[tuple[type[Exception], Told], ...] = (
+    (Missing, (Result.MISS, Why.MISSING, None)),
+    (Denied, (Result.DENIED, Why.DENIED, None)),
+    (Unavailable, (Result.ERROR, Why.UPSTREAM_DOWN, None)),
+    (DigestMismatch, (Result.ERROR, Why.WRONG_BYTES, None)),
+    (RegistryError, (Result.ERROR, Why.UPSTREAM_REFUSED, None)),
 )
 
 
-def _result_of(error: Exception) -> tuple[Result, Why]:
+def _told_of(error: Exception) -> Told:
     if isinstance(error, Missing) and error.is_remembered:
-        return Result.NEGATIVE, Why.MISSING_LATELY
+        return Result.NEGATIVE, Why.MISSING_LATELY, None
     if isinstance(error, Unavailable) and error.timed_out:
-        return Result.ERROR, Why.UPSTREAM_SLOW
-    found = (told for kind, told in _RESULTS if isinstance(error, kind))
-    return next(found, (Result.ERROR, Why.FAULT))
+        return Result.ERROR, Why.UPSTREAM_SLOW, None
+    found = (told for kind, told in _TOLD if isinstance(error, kind))
+    return next(found, (Result.ERROR, Why.FAULT, None))
 
 
 def _abort(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:

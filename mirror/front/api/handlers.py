@@ -27,7 +27,8 @@ from mirror.oci.request import (
 from mirror.oci.token import TokenQuestion
 from mirror.pull.answers import BlobAnswer, Outcome
 from mirror.pull.routing import Route, Router
-from mirror.telemetry.traffic import Kind, Result, Why
+from mirror.telemetry.asked import Told
+from mirror.telemetry.traffic import Kind
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -40,9 +41,7 @@ class Facts:
     upstream: str = ""
     namespace: str | None = None  # that the client named (`ns`)
     kind: Kind | None = None
-    result: Result | None = None
-    why: Why | None = None
-    was: Digest | None = None  # what the tag meant before
+    told: Told | None = None  # how it went
     repository: Repository | None = None
     reference: Reference | None = None
     digest: Digest | None = None  # of what is answered
@@ -56,7 +55,7 @@ class Facts:
 
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
-        self.result, self.why, self.was = outcome.result, outcome.why, outcome.was
+        self.told = outcome.result, outcome.why, outcome.was
         return outcome
 
 

@@ -62,7 +62,7 @@ class Worker:
         self._clock = clock
         self._monotonic = monotonic
         self._traffic = Traffic()
-        self._requests = Requests(clock=clock, steady=time.perf_counter)
+        self._requests = Requests(self._traffic, clock=clock, steady=time.perf_counter)
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
         self._settings = ServerSettings()
@@ -150,10 +150,8 @@ class Worker:
 
     async def report(self) -> ports.Report:
         """What there is to count."""
-        return ports.Report(
-            [*self._traffic.take()], self._cache.take_used(), self._faults.take(),
-            self._requests.take(),
-        )  # fmt: skip
+        asked, traffic = self._requests.take()
+        return ports.Report(traffic, self._cache.take_used(), self._faults.take(), asked)
 
     async def drain(self) -> None:
         """Let responses finish, within `server.drain_timeout`; then close every connection."""

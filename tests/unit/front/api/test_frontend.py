@@ -31,11 +31,12 @@ async def test_a_fault_of_our_own_tells_the_client_an_id_and_the_log_the_rest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "mirror")
+    traffic = Traffic()
     frontend = Frontend(
         Broken(),
         Access(Server()),
-        Traffic(),
-        Requests(clock=time.monotonic, steady=time.perf_counter),
+        traffic,
+        Requests(traffic, clock=time.monotonic, steady=time.perf_counter),
         Faults(),
     )
     response = await frontend(make_mocked_request("GET", "/v2/"))
