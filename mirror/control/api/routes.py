@@ -130,9 +130,13 @@ def _read_query(request: web.Request, wanted: type[_Sent]) -> _Sent:
     if len(request.query) > len(set(request.query)):
         raise Refusal(HTTPStatus.BAD_REQUEST, "a parameter is given twice")
     try:
-        return msgspec.convert(dict(request.query), wanted, strict=False)
+        found = msgspec.convert(dict(request.query), wanted, strict=False)
     except msgspec.ValidationError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+    for name in request.query:
+        if getattr(found, name) is None:  # the word "null" is taken for nothing
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"{name} says nothing: leave it out")
+    return found
 
 
 async def _read(request: web.Request, wanted: type[_Sent]) -> _Sent:
