@@ -35,6 +35,7 @@ from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
+from mirror.control.page.past import PastViews
 from mirror.control.page.views import Views
 from mirror.control.past import Past
 from mirror.control.port import serving
@@ -287,7 +288,12 @@ def _admin(
     return make_admin(
         metrics,
         overview,
-        Views(status=overview.status, line=overview.line, clock=parts.clock),
+        Views(
+            status=overview.status,
+            line=overview.line,
+            clock=parts.clock,
+            past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
+        ),
         (
             *operations(overview, reload=reload, set_log_level=log.set_level),
             *history_operations(past),

@@ -134,14 +134,6 @@ class Gathering:
             [it.kept() for it in _some(self._changed_arrivals)],
         )
 
-    def put_back(self, batch: Batch) -> None:
-        """It could not be kept: what totals grow by is told again, with what comes next."""
-        for it in batch.sums:
-            self._add(
-                (it.start, it.upstream, it.repository),
-                **{figure: getattr(it, figure) for figure in _FIGURES},
-            )
-
     def _tell_of(self, arrival: Coming) -> None:
         more = arrival.tell()
         name = str(arrival.repository)

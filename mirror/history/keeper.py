@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 _EVERY = 2.0  # seconds between writes
 _TRIM_EVERY = 150  # writes
+_MOST_OWED = 64  # batches that cannot be written; then the oldest are lost
 _LATEST = 1024  # changed pulls that are remembered for who watches
 
 
@@ -32,6 +33,8 @@ class Keeper:
         self._clock = clock
         self._changes = 0
         self._latest: deque[tuple[int, Pull]] = deque(maxlen=_LATEST)
+        self._owed: deque[Batch] = deque(maxlen=_MOST_OWED)
+        self._writing = asyncio.Lock()  # what comes later is written later
         self._is_failing = False
         self.note: Callable[[Sequence[Entry]], None] = gathering.note
 
@@ -81,27 +84,28 @@ class Keeper:
             writes += 1
 
     async def write(self) -> None:
-        """Write down what is new, now."""
-        for _ in self._gathering.settle():
-            await asyncio.sleep(0)
-        while batch := self._gathering.take():
-            if not await self._record(batch):
-                return
+        """Write down what is new, now; what could not be written before, first."""
+        async with self._writing:
+            for _ in self._gathering.settle():
+                await asyncio.sleep(0)
+            while batch := self._gathering.take():
+                for pull in batch.pulls:
+                    self._changes += 1
+                    self._latest.append((self._changes, pull))
+                self._owed.append(batch)
+                await self._pay()
+            await self._pay()
 
-    async def _record(self, batch: Batch) -> bool:
-        for pull in batch.pulls:
-            self._changes += 1
-            self._latest.append((self._changes, pull))
+    async def _pay(self) -> None:
         try:
-            await self.history.record(batch)
-        except StoreError as error:
-            self._gathering.put_back(batch)
-            if not self._is_failing:
-                _logger.warning("history cannot be written, and goes on in memory: %s", error)
-            self._is_failing = True
-        else:
+            while self._owed:
+                await self.history.record(self._owed[0])
+                self._owed.popleft()
             self._is_failing = False
-        return not self._is_failing
+        except StoreError as error:
+            if not self._is_failing:
+                _logger.warning("history cannot be written, and waits in memory: %s", error)
+            self._is_failing = True
 
     def changed_since(self, change: int) -> tuple[int, list[Pull]]:
         """Pulls that have changed after that change, and the number of the latest one."""

@@ -1,8 +1,8 @@
 """History in an SQLite file of its own (`history.sql`): to lose it costs nobody a pull.
 
 Pulls and arrivals go after `keep_pulls`; hours become days after a year, and days go after
-`keep_totals`. Where the file is larger than it may be, the oldest pulls and arrivals go, and where
-there are none, the oldest totals.
+`keep_totals`. Where the file is larger than it may be, the oldest go of what takes more of it:
+pulls and arrivals, or totals.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection
@@ -41,7 +41,10 @@ SCHEMA = Schema(
 
 _HOURS_FOR = 366 * DAY  # seconds for which hours are told apart
 _FRESH = 600.0  # seconds within which what has come may still be on its way to a client
-_BATCH = 1000  # rows that go at a time
+_BATCH = 1000  # rows that go at a time for their age, and
+_FEW = 200  # for want of room
+_PORTION = 2**22  # bytes that are given back at a time
+_WEIGHT = 4  # a pull takes so many times what a total does
 _SLACK = 2**20  # bytes that the file may have to spare
 
 
@@ -136,16 +139,17 @@ class SqliteHistory:
                 break
         await self._write(statements.UNNAMED_GO, ())
         if (extent := await self._database.measure()).spare > _SLACK:
-            await self._database.give_back(extent.spare)
+            await self._database.give_back(min(extent.spare, _PORTION))
 
     async def _shed(self) -> bool:
         """Let some of the oldest go; whether there was any."""
-        before = await self._rows()
-        if before[0] or before[1]:
-            await self._write(statements.SOME_PULLS_GO, (_BATCH,))
-            await self._write(statements.SOME_ARRIVALS_GO, (_BATCH,))
-        elif before[2]:
-            await self._write(statements.SOME_TOTALS_GO, (_BATCH,))
+        pulls, arrivals, totals = before = await self._rows()
+        if (pulls + arrivals) * _WEIGHT >= totals:
+            await self._write(statements.SOME_PULLS_GO, (_FEW,))
+            await self._write(statements.SOME_ARRIVALS_GO, (_FEW,))
+        else:
+            await self._write(statements.SOME_TOTALS_GO, (_FEW,))
+        await self._write(statements.UNNAMED_GO, ())
         return await self._rows() != before
 
     async def _rows(self) -> tuple[int, ...]:

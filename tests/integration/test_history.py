@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from mirror.control.models import Arrivals, Pulls, Totals, Waste
+from mirror.control.models import Arrivals, Pulls, Status, Totals, Waste
 from mirror.history.ports import Pull
 from mirror.telemetry.traffic import Result, Why
 from tests.support.client import get
@@ -75,7 +75,12 @@ async def pull(mirror: InnerMirror, image: Image, repository: str, tag: str) -> 
     assert (await mirror.client.manifest(repository, str(image.digest))).status == 200
     for digest in image.blobs:
         assert (await mirror.client.blob(repository, digest)).status == 200
-    await get(f"{mirror.admin_url}/metrics")
+    await until(lambda: is_idle(mirror))  # which has workers report, too
+
+
+async def is_idle(mirror: InnerMirror) -> bool:
+    answer = await get(f"{mirror.admin_url}/api/v1/status")
+    return msgspec.json.decode(answer.body, type=Status).fills == []
 
 
 async def test_a_pull_is_one_line_whatever_it_asks_for(

@@ -76,7 +76,7 @@ async def test_why_and_top_tell_of_a_mirror_that_runs_and_of_one_that_does_not(
     assert "docker.io/library/app" in top.stdout
     assert [it["why"] for it in told["pulls"]] == ["never-seen"]
     assert "no pull of it is remembered" in other.stdout
-    assert (wrong.returncode, "soon" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "not a duration" in wrong.stderr) == (1, True)
     stopped = await run(*command, "why", "app:1", *config)
     assert stopped.stdout == running[0].stdout
     assert "docker.io/library/app" in (await run(*command, "top", *config)).stdout

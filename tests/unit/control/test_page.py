@@ -7,7 +7,10 @@ from importlib.resources import files
 
 import pytest
 
+from mirror.control.page.past import GROUPS, PERIODS
+from mirror.control.page.views import VIEWS
 from mirror.control.page.words import _CHINESE, choose, say
+from mirror.control.reasons import WORDS
 
 PAGE = files("mirror.control.page")
 
@@ -15,8 +18,12 @@ PAGE = files("mirror.control.page")
 def said() -> set[str]:
     """Every phrase in the templates."""
     texts = [it.read_text() for it in (PAGE / "templates").iterdir()]
-    views = re.findall(r'"[a-z]+": "([A-Z]\w+)"', (PAGE / "views.py").read_text())
-    return {phrase for text in texts for phrase in re.findall(r'_\("([^"]+)"', text)} | {*views}
+    views = {*VIEWS.values(), *GROUPS.values(), *(it.name for it in PERIODS.values())}
+    return (
+        {phrase for text in texts for phrase in re.findall(r'_\("([^"]+)"', text)}
+        | views
+        | {*WORDS.values()}
+    )
 
 
 def test_every_phrase_is_said_in_chinese_too() -> None:
