@@ -36,6 +36,7 @@ from mirror.pull.pins import Pinning
 from mirror.pull.prefetch import Prefetch
 from mirror.pull.retention import Retention
 from mirror.records.ports import Records
+from mirror.sources.ports import NoteComing
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -66,6 +67,7 @@ class Parts:
     metrics: Metrics
     forgetting: Forgetting
     line: Line
+    note_coming: NoteComing
     dice: random.Random
     _: KW_ONLY
     clock: Clock
@@ -92,6 +94,7 @@ def _registries(parts: Parts) -> dict[str, Registry]:
             name,
             [_endpoint(parts, name, endpoint) for endpoint in upstream.asked],
             parts.monotonic,
+            parts.note_coming,
         )
         for name, upstream in config.upstream.items()
     }

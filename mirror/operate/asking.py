@@ -20,7 +20,14 @@ _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 
 class NoAnswer(Exception):
-    """The mirror does not run, or does not do as it was asked; in words for an operator."""
+    """The mirror does not run, or does not do as it was asked; in words for an operator.
+
+    `is_answered`: something answers there, which does not do so.
+    """
+
+    def __init__(self, message: str, *, is_answered: bool = False) -> None:
+        super().__init__(message)
+        self.is_answered = is_answered
 
 
 class RunningMirror:
@@ -70,11 +77,12 @@ class RunningMirror:
         try:
             if response.status != HTTPStatus.OK:
                 detail = msgspec.json.decode(content, type=ProblemDetails).detail
-                raise NoAnswer(f"{where}: {detail}")
+                raise NoAnswer(f"{where}: {detail}", is_answered=True)
             return msgspec.json.decode(content, type=answer)
         except msgspec.MsgspecError as error:
             raise NoAnswer(
-                f"{where}: what answers there ({response.status}) is no mirror of this version"
+                f"{where}: what answers there ({response.status}) is no mirror of this version",
+                is_answered=True,
             ) from error
 
     @property
