@@ -63,6 +63,7 @@ def make_admin(
         return web.Response(status=503, text=f"not ready: {found}\n")
 
     application = web.Application()
+    application.on_response_prepare.append(_say_who)
     application.add_routes(
         [
             web.get("/metrics", show_metrics),
@@ -75,3 +76,8 @@ def make_admin(
     add_page(application, views, guard, watching)
     add_api(application, operations, guard, watching, verify=verify, note_fault=metrics.faults.note)
     return application
+
+
+async def _say_who(_: web.Request, response: web.StreamResponse) -> None:
+    """`Server` without versions, which tell attackers what to try."""
+    response.headers["Server"] = "mirror"

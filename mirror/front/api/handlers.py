@@ -11,6 +11,7 @@ from mirror.front.api import errors, responses, token_relay
 from mirror.front.api.agents import takes_all_from_one
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.ports import Pulls
+from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, ErrorCode, Missing
 from mirror.oci.reference import Tag
 from mirror.oci.request import (
@@ -37,6 +38,8 @@ class Facts:
 
     host: str = ""  # what the client calls us
     upstream: str = ""
+    repository: str = ""  # there
+    digest: Digest | None = None  # that was meant, where it is known
     namespace: str | None = None  # that the client named (`ns`)
     kind: Kind | None = None
     result: Result | None = None
@@ -47,6 +50,10 @@ class Facts:
     is_personal: bool = False  # the client's own authorization decides (access = "client")
     relay: str | None = None  # where this client may ask for tokens (front.api.token_relay)
     is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
+
+    def note_sent(self, length: int) -> None:
+        """So many bytes of content have gone to the client."""
+        self.sent += length
 
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
@@ -126,7 +133,7 @@ class Handlers:
         answer = self._cached.find_manifest(route, asked.reference)
         if answer is None:
             answer = await self._cached.get_manifest(route, asked.reference, authorization)
-        digest = answer.manifest.digest
+        digest = facts.digest = answer.manifest.digest
         if takes_all_from_one(request.headers.get("User-Agent", "")) and not (
             await self._cached.can_serve(route, digest, authorization)
         ):
@@ -143,6 +150,7 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.BLOB
         facts.missing = ErrorCode.BLOB_UNKNOWN
+        facts.digest = asked.digest
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
         found = self._cached.find_blob(route, asked.digest)
@@ -171,8 +179,7 @@ class Handlers:
         answer = await responses.begin(answer, layout)
         await response.prepare(request)
         facts.response = response
-        async for sent in responses.send_body(request, response, answer, layout):
-            facts.sent += sent
+        await responses.send_body(request, response, answer, layout, facts.note_sent)
         await response.write_eof()
         return response
 
@@ -234,6 +241,7 @@ class Handlers:
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
         route = self._router.route(name, ns=ns, host=facts.host)
         facts.upstream = route.upstream
+        facts.repository = route.repository.name
         facts.is_personal = route.is_personal
         if route.relay is not None:
             facts.relay = token_relay.relay_address(request, route.relay, route.upstream)
