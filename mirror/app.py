@@ -69,13 +69,14 @@ class Running:
     listen: Sequence[tuple[str, int]]
     admin: tuple[str, int]
     reload: Callable[[], None]
-    """Have certificates and passwords read anew, soon."""
+    """Have settings, certificates and passwords read anew, soon."""
 
 
-async def serve(config: Config, proxies: EnvironmentProxies) -> None:
+async def serve(config: Config, proxies: EnvironmentProxies, reread: Callable[[], Config]) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
 
-    `proxies`: what the environment says of the way to upstream.
+    `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
+    as it is written now, on SIGHUP; it raises ConfigError.
 
     Raises:
         StoreError: The store cannot be used.
@@ -93,8 +94,9 @@ async def serve(config: Config, proxies: EnvironmentProxies) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(
-            config, spawn=spawn_process(config.log), inherited=inherited_sockets(), proxies=proxies
-        ) as running:
+            config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
+            proxies=proxies, reread=reread,
+        ) as running:  # fmt: skip
             spare_what_is_there()
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
@@ -152,6 +154,7 @@ async def run(
     spawn: Spawn | None = None,
     proxies: EnvironmentProxies | None = None,
     inherited: Sequence[int] = (),
+    reread: Callable[[], Config] | None = None,
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -184,7 +187,7 @@ async def run(
         metrics.watch_store(
             lambda: store.totals,
             read_disk=lambda: store.taken,
-            limit_bytes=config.store.max_size,
+            read_limit=lambda: reloading.config.store.max_size,
         )
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
@@ -226,8 +229,8 @@ async def run(
         )
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
-        reloading = Reloading(config.server, pool.reload, metrics)
-        admin = _admin(parts, built, pool, reloading.ask)
+        reloading = Reloading(config, reread, partial(_take, store, built), pool.reload, metrics)
+        admin = _admin(parts, built, pool, reloading)
         admin_address = await stack.enter_async_context(
             _serving(admin, config.server.admin_listen, note_fault)
         )
@@ -240,12 +243,20 @@ async def run(
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
+def _take(store: LocalStorage, built: Built, config: Config) -> None:
+    """Go by another configuration from now on. Raises OSError."""
+    built.change(config)
+    store.change(Limits(config.store.max_size, config.store.min_free))
+    log.set_level(config.log.level)
+
+
+def _admin(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
-            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
+            lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
+            lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             parts.clock, parts.monotonic,
         )
@@ -256,7 +267,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
         metrics,
         overview,
         Views(status=overview.status, line=overview.line, clock=parts.clock),
-        operations(overview, reload=reload, set_log_level=log.set_level),
+        operations(overview, reload=reloading.ask, set_log_level=log.set_level),
         Guard(
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,

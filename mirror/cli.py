@@ -4,6 +4,7 @@ import json
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -40,7 +41,7 @@ def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
     loaded, proxies = _load(config_file), _read_proxies()
     try:
-        uvloop.run(app.serve(loaded, proxies))
+        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file)))
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
     except (StoreError, OSError) as error:

@@ -30,9 +30,9 @@ _NO_LOOKUPS = frozenset({None, Result.DENIED, Result.ERROR})
 class Parts:
     """What there is to look at. `clock`: seconds since the epoch; `monotonic` is never set back."""
 
-    config: Config
+    config: Callable[[], Config]
     fills: Fills
-    registries: Mapping[str, Registry]
+    registries: Callable[[], Mapping[str, Registry]]
     totals: Callable[[], StoreTotals]
     disk: Callable[[], int]  # bytes that all of the store takes of it
     traffic: Traffic
@@ -93,7 +93,7 @@ class Overview:
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
-        settings, totals = self._parts.config.store, self._parts.totals()
+        settings, totals = self._parts.config().store, self._parts.totals()
         return models.Store(
             root=str(settings.root),
             blobs=totals.blobs,
@@ -113,7 +113,9 @@ class Overview:
         return [self._fill(fill) for fill in self._parts.fills.running]
 
     def _endpoints(self) -> list[tuple[str, Endpoint]]:
-        return [(name, it) for name, one in self._parts.registries.items() for it in one.endpoints]
+        return [
+            (name, it) for name, one in self._parts.registries().items() for it in one.endpoints
+        ]
 
     def _endpoint(self, upstream: str, endpoint: Endpoint) -> models.Endpoint:
         now = self._parts.monotonic()

@@ -196,6 +196,10 @@ class LocalStorage:
         """Bytes that blobs on their way take, or may take."""
         return self._parts.space.promised
 
+    def change(self, limits: Limits) -> None:
+        """Go by these from now on; what is too much goes within a minute."""
+        self._parts.space.change(limits)
+
     @property
     def pins(self) -> Pins:
         """What is never evicted."""

@@ -6,6 +6,7 @@ configuration and from the closed sets below: a request can never mint a new one
 
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -193,7 +194,8 @@ class Metrics:
         Prometheus sees no increase in a series that begins at 1: what is not announced loses its
         first event, and an alert on rare events (a digest mismatch) would sleep through it.
         """
-        self._shown.upstreams.append(upstream)
+        if upstream not in self._shown.upstreams:
+            self._shown.upstreams.append(upstream)
         for outcome in FillOutcome:
             self.fills.labels(upstream, outcome)
         self.repositories_unrecorded.labels(upstream)
@@ -206,15 +208,21 @@ class Metrics:
             self.upstream_slow_bodies.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
+    def forget_endpoint(self, upstream: str, endpoint: str) -> None:
+        """It is configured no longer: whether it is up concerns nobody."""
+        for gauge in (self.upstream_up, self.ratelimit_limit, self.ratelimit_remaining):
+            with suppress(KeyError):
+                gauge.remove(upstream, endpoint)
+
     def watch_store(
         self,
         read: Callable[[], StoreTotals],
         *,
         read_disk: Callable[[], int],
-        limit_bytes: int,
+        read_limit: Callable[[], int],
     ) -> None:
         """Report the store's totals, read at each scrape."""
-        self.registry.register(_StoreCollector(read, read_disk, limit_bytes))
+        self.registry.register(_StoreCollector(read, read_disk, read_limit))
 
     def watch_connections(self, read: Callable[[], int]) -> None:
         """Report how many connections clients have, read at each scrape."""
@@ -321,11 +329,14 @@ class _FaultsCollector(Collector):
 
 class _StoreCollector(Collector):
     def __init__(
-        self, read: Callable[[], StoreTotals], read_disk: Callable[[], int], limit_bytes: int
+        self,
+        read: Callable[[], StoreTotals],
+        read_disk: Callable[[], int],
+        read_limit: Callable[[], int],
     ) -> None:
         self._read = read
         self._read_disk = read_disk
-        self._limit_bytes = limit_bytes
+        self._read_limit = read_limit
 
     def collect(self) -> list[Metric]:
         totals = self._read()
@@ -341,6 +352,6 @@ class _StoreCollector(Collector):
             GaugeMetricFamily(
                 "mirror_store_limit_bytes",
                 "Bytes that all of the store may take of the disk (store.max_size).",
-                self._limit_bytes,
+                self._read_limit(),
             ),
         ]

@@ -72,6 +72,10 @@ class Handlers:
         self._router = router
         self._request_timeout = request_timeout  # seconds
 
+    def renew(self, router: Router) -> None:
+        """Go by this from now on."""
+        self._router = router
+
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
     ) -> Awaitable[web.StreamResponse]:

@@ -91,6 +91,7 @@ class Pool:
         random: Random,
     ) -> None:
         self._config = config
+        self._upstreams = {*config.upstream}  # also those that are configured no longer
         self._mirror = mirror
         self._open_blob = open_blob
         self._open_rest = open_rest
@@ -161,10 +162,17 @@ class Pool:
         for member in self._members:
             member.worker.forget(what)
 
-    async def reload(self) -> set[str]:
-        """Have every worker read certificates and passwords anew; what is wrong with them."""
+    async def reload(self, config: Config) -> set[str]:
+        """Have every worker take up what has changed, and read certificates and passwords anew.
+
+        Gives what is wrong with them; what was before stays in use.
+        """
+        self._config = config
+        self._upstreams |= config.upstream.keys()
+        self.connections.per_client = config.server.max_connections_per_client
+        settings = settings_for_workers(config)
         told = await asyncio.gather(
-            *(member.worker.reload() for member in self._members), return_exceptions=True
+            *(member.worker.reload(settings) for member in self._members), return_exceptions=True
         )
         # Who has died meanwhile is replaced by one that reads them anew.
         problems = {problem for one in told if isinstance(one, list) for problem in one}
@@ -313,7 +321,7 @@ class Pool:
             member.asked_at = self._clock()
         try:
             report = await member.worker.report()
-            check_report(report, self._config.upstream)
+            check_report(report, self._upstreams)
         except Violation as violation:
             _logger.error("a worker is let go: %s", violation)  # noqa: TRY400 - no fault of ours
             member.peer.close()

@@ -69,7 +69,9 @@ def metrics() -> Metrics:
     metrics.passed_through.labels(upstream="docker.io", part="all").inc()
     metrics.evicted_blobs.inc()
     metrics.evicted_bytes.inc(7)
-    metrics.watch_store(lambda: StoreTotals(2, 300), read_disk=lambda: 4096, limit_bytes=1000)
+    metrics.watch_store(
+        lambda: StoreTotals(2, 300), read_disk=lambda: 4096, read_limit=lambda: 1000
+    )
     metrics.watch_referenced(lambda: 500)
     metrics.watch_connections(lambda: 3)
     return metrics
@@ -97,7 +99,7 @@ def test_the_metrics_are_those_that_dashboards_rely_on(metrics: Metrics) -> None
 def test_the_store_is_asked_at_each_scrape() -> None:
     metrics = Metrics()
     totals = StoreTotals()
-    metrics.watch_store(lambda: totals, read_disk=lambda: 8192, limit_bytes=1000)
+    metrics.watch_store(lambda: totals, read_disk=lambda: 8192, read_limit=lambda: 1000)
     metrics.watch_referenced(lambda: 500)
     assert samples(metrics)["mirror_store_blobs"] == 0
     totals = StoreTotals(blobs=2, bytes=300)
