@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.building import Built, Clock, Parts, build
@@ -28,8 +30,10 @@ from mirror.config import (
     Config,
     EnvironmentProxies,
     inherited_sockets,
+    is_journal,
+    notify_socket,
 )
-from mirror.config.units import format_listen
+from mirror.config.units import format_listen, format_size
 from mirror.control.admin import make_admin
 from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
@@ -53,6 +57,7 @@ from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.service import ServiceManager, call_this_process
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +91,11 @@ async def serve(config: Config, proxies: EnvironmentProxies, reread: Callable[[]
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
-    writer = log.start(config.log.level, config.log.format)
+    writer = log.start(
+        config.log.level, config.log.format, to_journal=is_journal(sys.stderr.fileno())
+    )
+    manager = ServiceManager(*notify_socket())
+    call_this_process("mirror: serve")
     _allow_descriptors()
     os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
@@ -95,14 +104,16 @@ async def serve(config: Config, proxies: EnvironmentProxies, reread: Callable[[]
     try:
         async with run(
             config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
-            proxies=proxies, reread=reread,
+            proxies=proxies, reread=reread, manager=manager,
         ) as running:  # fmt: skip
             spare_what_is_there()
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
-            _logger.info("serving", extra=_addresses(running))
+            _logger.info("serving", extra=_in_short(config, running))
+            manager.tell(READY="1")
             await stop.wait()
             _on_signals(None)  # a second ends it at once
+            manager.tell(STOPPING="1", STATUS="stopping: responses may finish")
             _logger.info(
                 "stopping: responses may finish",
                 extra=log.fields(within_seconds=config.server.drain_timeout),
@@ -155,6 +166,7 @@ async def run(
     proxies: EnvironmentProxies | None = None,
     inherited: Sequence[int] = (),
     reread: Callable[[], Config] | None = None,
+    manager: ServiceManager = ServiceManager("", 0),  # noqa: B008 - nobody
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -229,8 +241,11 @@ async def run(
         )
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
-        reloading = Reloading(config, reread, partial(_take, store, built), pool.reload, metrics)
-        admin = _admin(parts, built, pool, reloading)
+        reloading = Reloading(
+            config, reread, take=partial(_take, store, built), renew=pool.reload,
+            metrics=metrics, manager=manager,
+        )  # fmt: skip
+        admin = _admin(parts, _overview(parts, built, pool, reloading), pool, reloading)
         admin_address = await stack.enter_async_context(
             _serving(admin, config.server.admin_listen, note_fault)
         )
@@ -250,9 +265,8 @@ def _take(store: LocalStorage, built: Built, config: Config) -> None:
     log.set_level(config.log.level)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> web.Application:
-    """What operators ask."""
-    config, metrics, store = parts.config, parts.metrics, parts.store
+def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> Overview:
+    metrics, store = parts.metrics, parts.store
     overview = Overview(
         Watched(
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
@@ -262,12 +276,20 @@ def _admin(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> web.
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
+    return overview
+
+
+def _admin(parts: Parts, overview: Overview, pool: Pool, reloading: Reloading) -> web.Application:
+    """What operators ask."""
+    config, metrics, store = parts.config, parts.metrics, parts.store
+    telling = partial(reloading.manager.keep_telling, overview.summary)
+    parts.work.keep(telling, name="watch")
     address, _ = config.server.admin_listen
     return make_admin(
         metrics,
         overview,
         Views(status=overview.status, line=overview.line, clock=parts.clock),
-        operations(overview, reload=reloading.ask, set_log_level=log.set_level),
+        operations(overview, reload=reloading.ask, set_log_level=reloading.set_log_level),
         Guard(
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,
@@ -291,7 +313,13 @@ async def _serving(
         yield bound
 
 
-def _addresses(running: Running) -> dict[str, object]:
+def _in_short(config: Config, running: Running) -> dict[str, object]:
+    """What a reader of the log asks first."""
+    store = config.store
     return log.fields(
-        listen=",".join(map(format_listen, running.listen)), admin=format_listen(running.admin)
-    )
+        version=__version__,
+        listen=",".join(map(format_listen, running.listen)), admin=format_listen(running.admin),
+        root=store.root, max_size=format_size(store.max_size),
+        min_free=format_size(store.min_free), workers=config.server.worker_count,
+        upstreams=",".join(config.upstream),
+    )  # fmt: skip

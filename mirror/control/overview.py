@@ -82,6 +82,12 @@ class Overview:
             fills=self.fills(),
         )
 
+    def summary(self) -> str:
+        """All of it in a line, as a service manager shows it."""
+        down = [f"{one.name} is down" for one in self.endpoints() if not one.is_up]
+        counts = f"{self._parts.connections()} connections, {len(self._parts.fills.running)} fills"
+        return "; ".join(("serving", counts, *down))
+
     def line(self) -> Sequence[float]:
         """Bytes per second from upstream, second by second, the latest last."""
         return tuple(self._line)

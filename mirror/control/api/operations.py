@@ -29,7 +29,10 @@ class Operation:
 
 
 def operations(
-    overview: Overview, *, reload: Callable[[], None], set_log_level: Callable[[str], None]
+    overview: Overview,
+    *,
+    reload: Callable[[], None],
+    set_log_level: Callable[[str], Awaitable[None]],
 ) -> tuple[Operation, ...]:
     """Everything there is."""
 
@@ -52,7 +55,7 @@ def operations(
         )
 
     async def put_log_level(wanted: models.LogLevel) -> models.LogLevel:
-        set_log_level(wanted.level)
+        await set_log_level(wanted.level)
         return wanted
 
     return (

@@ -11,6 +11,7 @@ from mirror.config.changing import change
 from mirror.front.workers.last_good import files_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, ReloadOutcome
+from mirror.telemetry.service import ServiceManager
 
 _logger = logging.getLogger(__name__)
 
@@ -36,14 +37,29 @@ class Reloading:
     """
 
     def __init__(
-        self, config: Config, reread: Reread | None, take: Take, renew: Renew, metrics: Metrics
+        self,
+        config: Config,
+        reread: Reread | None,
+        *,
+        take: Take,
+        renew: Renew,
+        metrics: Metrics,
+        manager: ServiceManager,
     ) -> None:
         self.config = config
         self._reread = reread
         self._take = take
         self._renew = renew
         self._metrics = metrics
+        self.manager = manager
         self._asked = asyncio.Event()
+
+    async def set_log_level(self, level: str) -> None:
+        """Have everyone log from this level on, until settings are read anew."""
+        log = self.config.log.model_copy(update={"level": level})
+        self.config = self.config.model_copy(update={"log": log})
+        self._take(self.config)
+        await self._renew(self.config)
 
     def ask(self) -> None:
         """Read everything anew, whether it has changed or not."""
@@ -63,9 +79,11 @@ class Reloading:
                 continue
             if not is_asked:
                 await asyncio.sleep(_SETTLED)
+            self.manager.reloading()
             problems = await self._change() if is_asked else set()
             seen = await self._look()
             self._tell(problems | await self._renew(self.config))
+            self.manager.tell(READY="1")
 
     async def _look(self) -> _Look:
         files = [*files_of(self.config.server).values()]

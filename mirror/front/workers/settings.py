@@ -17,6 +17,7 @@ def settings_for_workers(config: Config) -> dict[str, Any]:
             "server": True,
             "store": {"memory_cache"},
             "fill": {"prefetch"},
+            "log": {"level"},
             "upstream": {
                 "__all__": {
                     "default",

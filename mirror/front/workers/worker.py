@@ -34,6 +34,7 @@ from mirror.front.workers.last_good import Contents, instead
 from mirror.front.workers.settings import parse_settings
 from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
+from mirror.telemetry import log
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
 
@@ -143,6 +144,7 @@ class Worker:
         self._told, self._settings = settings, config.server
         if self._handlers is not None:
             self._handlers.renew(Router(config))
+        log.set_level(config.log.level)
         self._cache.clear()  # who may have what is in it may have changed
 
     def connect(self, connection: socket.socket, number: int) -> None:
