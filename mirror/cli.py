@@ -1,6 +1,7 @@
 """The command line: verbs only; each calls one function."""
 
 import json
+import sys
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import asdict
@@ -18,7 +19,6 @@ from mirror.storage.files import InUse
 
 cli = typer.Typer(
     name="mirror",
-    help="A pull-through caching mirror for container registries.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -248,9 +248,62 @@ def rebuild(
 
 
 @cli.command()
+def password(
+    name: Annotated[str, typer.Argument(help="Of the user.")],
+) -> None:
+    """Print a line for an htpasswd_file: the password is asked for twice, or read from a pipe."""
+    from mirror.operate.passwords import make_line  # noqa: PLC0415
+
+    piped = not sys.stdin.isatty()
+    secret = (
+        sys.stdin.readline().rstrip("\r\n")
+        if piped
+        else typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    )
+    try:
+        typer.echo(make_line(name, secret))
+    except ValueError as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")],
+) -> None:
+    """Print what makes a shell complete verbs and options: source <(mirror completion bash)."""
+    from mirror.operate.completion import SHELLS, script  # noqa: PLC0415
+
+    if shell not in SHELLS:
+        _fail(f"{shell} is not known; these are: {', '.join(SHELLS)}", _FAILED)
+    verbs = typer.main.get_group(cli).commands
+    options = {
+        name: [it for one in verb.params for it in one.opts if it.startswith("--")] + ["--help"]
+        for name, verb in verbs.items()
+    }
+    typer.echo(script(shell, options), nl=False)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+@cli.callback()
+def _of_no_verb(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    """A pull-through caching mirror for container registries.
+
+    The status is 0 where all is well, 1 where something is wrong or no mirror answers, and 2 where
+    the configuration, or the command itself, is wrong.
+    """
+    if show_version:
+        version()
+        raise typer.Exit
 
 
 def _look_after(work: Coroutine[object, object, bool]) -> None:
