@@ -77,11 +77,16 @@ class Running:
     """Have settings, certificates and passwords read anew, soon."""
 
 
-async def serve(config: Config, proxies: EnvironmentProxies, reread: Callable[[], Config]) -> None:
+async def serve(
+    config: Config,
+    proxies: EnvironmentProxies,
+    reread: Callable[[], Config],
+    welcome: Callable[[Config], str],
+) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
 
     `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
-    as it is written now, on SIGHUP; it raises ConfigError.
+    as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown.
 
     Raises:
         StoreError: The store cannot be used.
@@ -104,7 +109,7 @@ async def serve(config: Config, proxies: EnvironmentProxies, reread: Callable[[]
     try:
         async with run(
             config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
-            proxies=proxies, reread=reread, manager=manager,
+            proxies=proxies, reread=reread, manager=manager, welcome=welcome,
         ) as running:  # fmt: skip
             spare_what_is_there()
             _on_signals(stop.set)
@@ -167,6 +172,7 @@ async def run(
     inherited: Sequence[int] = (),
     reread: Callable[[], Config] | None = None,
     manager: ServiceManager = ServiceManager("", 0),  # noqa: B008 - nobody
+    welcome: Callable[[Config], str] = lambda _: "",
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -238,6 +244,7 @@ async def run(
             used=store.note_access,
             refused=metrics.connections_refused.inc,
             random=dice,
+            welcome=welcome,
         )
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)

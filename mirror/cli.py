@@ -39,9 +39,11 @@ _FAILED, _MISCONFIGURED = 1, 2
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
+    from mirror.setup.welcome import make_welcome  # noqa: PLC0415
+
     loaded, proxies = _load(config_file), _read_proxies()
     try:
-        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file)))
+        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file), make_welcome))
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
     except (StoreError, OSError) as error:

@@ -14,6 +14,7 @@ from aiohttp import web
 from mirror.front.api import errors, responses
 from mirror.front.api.access import Access
 from mirror.front.api.handlers import Facts, Handlers
+from mirror.front.api.welcome import welcome
 from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
     Denied,
@@ -43,6 +44,7 @@ class Frontend:
         self._access = access
         self._traffic = traffic
         self._faults = faults
+        self.page = ""  # shown to browsers at `/`
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -103,6 +105,8 @@ class Frontend:
             raw, facts.host = origin_form(raw, facts.host)
         if request.method not in _METHODS and not _takes_form(request.method, raw):
             return errors.unsupported()
+        if raw == "/" and (shown := welcome(request, self.page, facts.host)) is not None:
+            return shown
         target = parse_target(raw)
         facts.namespace = target.ns
         response = await self._handlers.answer(request, target, facts)

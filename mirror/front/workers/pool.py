@@ -73,7 +73,8 @@ class _Member:
 class Pool:
     """The workers. `used` is called with what they have served from their caches.
 
-    `refused` is called for each connection that is closed since its client has too many.
+    `refused` is called for each connection that is closed since its client has too many. `welcome`
+    makes what browsers are shown.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class Pool:
         used: Callable[[Digest], None],
         refused: Callable[[], None],
         random: Random,
+        welcome: Callable[[Config], str],
     ) -> None:
+        self._welcome = welcome
         self._config = config
         self._upstreams = {*config.upstream}  # also those that are configured no longer
         self._mirror = mirror
@@ -170,7 +173,7 @@ class Pool:
         self._config = config
         self._upstreams |= config.upstream.keys()
         self.connections.per_client = config.server.max_connections_per_client
-        settings = settings_for_workers(config)
+        settings = settings_for_workers(config, self._welcome(config))
         told = await asyncio.gather(
             *(member.worker.reload(settings) for member in self._members), return_exceptions=True
         )
@@ -237,7 +240,8 @@ class Pool:
         member = _Member(peer, worker, kill, given)
         try:
             async with asyncio.timeout(_START_WITHIN):
-                await worker.start(settings_for_workers(self._config), self._last_good)
+                settings = settings_for_workers(self._config, self._welcome(self._config))
+                await worker.start(settings, self._last_good)
             self._members.append(member)
             if not started.done():
                 started.set_result(None)

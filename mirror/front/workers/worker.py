@@ -31,7 +31,7 @@ from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.last_good import Contents, instead
-from mirror.front.workers.settings import parse_settings
+from mirror.front.workers.settings import PAGE, parse_settings
 from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
 from mirror.telemetry import log
@@ -67,6 +67,7 @@ class Worker:
         self._access = Access(self._settings)
         self._told: dict[str, Any] = {}  # the settings, as they came
         self._handlers: Handlers | None = None
+        self._frontend: Frontend | None = None
         self._send_timeout = 0  # milliseconds
         self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -109,7 +110,8 @@ class Worker:
         handlers = self._handlers = Handlers(
             self._front, cached, Router(config), request_timeout=server.request_timeout
         )
-        frontend = Frontend(handlers, access, self._traffic, self._faults)
+        frontend = self._frontend = Frontend(handlers, access, self._traffic, self._faults)
+        frontend.page = settings.get(PAGE, "")
         self._server = Server(
             frontend,
             request_timeout=server.request_timeout,
@@ -142,8 +144,9 @@ class Worker:
         """Serve by other settings. Raises ConfigError."""
         config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
         self._told, self._settings = settings, config.server
-        if self._handlers is not None:
+        if self._handlers is not None and self._frontend is not None:
             self._handlers.renew(Router(config))
+            self._frontend.page = settings.get(PAGE, "")
         log.set_level(config.log.level)
         self._cache.clear()  # who may have what is in it may have changed
 
