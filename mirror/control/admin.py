@@ -1,5 +1,6 @@
 """The operators' port: metrics, health, the API and the page."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -41,6 +42,7 @@ def make_admin(
         except Refusal as refusal:
             return web.Response(status=refusal.status, text=f"{refusal.detail}\n")
         await gather()
+        await asyncio.to_thread(metrics.look_at_process)
         return web.Response(
             body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

@@ -16,6 +16,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -27,6 +28,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from mirror import __version__
 from mirror.telemetry.faults import TASKS, Faults
 from mirror.telemetry.traffic import SECONDS, Kind, Result, Tally, Traffic
 
@@ -157,8 +159,16 @@ class Metrics:
             "passed_through", "Answers for which bytes went past the disk.", "upstream", "part"
         )
         self.reloads = counter(
-            "reloads", "Certificates and passwords read anew while serving.", "outcome"
+            "reloads", "Settings, certificates and passwords read anew while serving.", "outcome"
         )
+        self.certificate_ends = gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file ends, in seconds since the epoch.",
+            "setting",
+        )
+        gauge("build_info", "1; which mirror this is.", "version").labels(__version__).set(1)
+        self._process = _ProcessCollector()
+        self.registry.register(self._process)
         for reload_outcome in ReloadOutcome:
             self.reloads.labels(reload_outcome)
         self._count_on_disk()
@@ -230,6 +240,20 @@ class Metrics:
             read
         )
 
+    def watch_waiting(self, read: Callable[[], int]) -> None:
+        """Report how many downloads wait for a slot, read at each scrape."""
+        Gauge(
+            "mirror_fills_waiting", "Downloads that wait for a slot.", registry=self.registry
+        ).set_function(read)
+
+    def watch_disk(self, read_free: Callable[[], int], read_min_free: Callable[[], int]) -> None:
+        """Report what is free of the file system, and what shall be, read at each scrape."""
+        for name, about, read in (
+            ("free", "Bytes free on the store's file system.", read_free),
+            ("min_free", "Bytes that shall stay free there (store.min_free).", read_min_free),
+        ):
+            Gauge(f"mirror_store_{name}_bytes", about, registry=self.registry).set_function(read)
+
     def watch_referenced(self, read: Callable[[], int]) -> None:
         """Report what the store would take without deduplication, read at each scrape."""
         Gauge(
@@ -237,6 +261,10 @@ class Metrics:
             "Bytes there would be without deduplication; counted every few minutes.",
             registry=self.registry,
         ).set_function(read)
+
+    def look_at_process(self) -> None:
+        """See what this process takes, for the next scrape. It reads files: not for event loops."""
+        self._process.look()
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -254,6 +282,20 @@ class Metrics:
         return Histogram(
             f"mirror_{name}", help_text, labels, buckets=buckets, registry=self.registry
         )
+
+
+class _ProcessCollector(Collector):
+    """The library's, which looks while nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._seen: list[Metric] = []
+
+    def look(self) -> None:
+        self._seen = [*ProcessCollector(registry=None).collect()]
+
+    def collect(self) -> list[Metric]:
+        """As of the last look."""
+        return self._seen
 
 
 class _TrafficCollector(Collector):

@@ -15,6 +15,7 @@ import aiohttp
 import bcrypt
 import pytest
 import tomli_w
+from cryptography import x509
 
 from tests.support.client import client
 from tests.support.images import image, random_layer
@@ -93,6 +94,9 @@ async def test_a_renewed_certificate_is_shown_and_no_connection_is_dropped(
         assert (await kept.get("/v2/", headers=headers)).status == 200
     assert mirror.process.log().count("passwords have been read anew") == 1
     assert await mirror.metric("mirror_reloads_total", outcome="done") == 1
+    end = await mirror.metric("mirror_certificate_expiry_timestamp_seconds")
+    certificate = (tmp_path / CERTIFICATE).read_bytes()
+    assert end == x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
 async def test_who_is_no_longer_in_the_password_file_is_let_in_no_longer(

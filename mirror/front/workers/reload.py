@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mirror.config import Config, ConfigError, parse
 from mirror.config.changing import change
+from mirror.front.workers.certificates import find_ends
 from mirror.front.workers.last_good import files_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, ReloadOutcome
@@ -68,6 +69,7 @@ class Reloading:
     async def run(self) -> None:
         """Watch the files for ever."""
         seen = await self._look()
+        await self._note_ends()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):
@@ -83,11 +85,16 @@ class Reloading:
             problems = await self._change() if is_asked else set()
             seen = await self._look()
             self._tell(problems | await self._renew(self.config))
+            await self._note_ends()
             self.manager.tell(READY="1")
 
     async def _look(self) -> _Look:
         files = [*files_of(self.config.server).values()]
         return await asyncio.to_thread(lambda: tuple(map(_look_at, files)))
+
+    async def _note_ends(self) -> None:
+        for name, end in (await asyncio.to_thread(find_ends, self.config.server)).items():
+            self._metrics.certificate_ends.labels(name).set(end)
 
     async def _change(self) -> set[str]:
         """Take up what is written now, as far as it can change; what is wrong with it."""
