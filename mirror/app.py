@@ -12,8 +12,9 @@ import os
 import random
 import resource
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.building import Built, Clock, Parts, build
@@ -28,8 +30,10 @@ from mirror.config import (
     Config,
     EnvironmentProxies,
     inherited_sockets,
+    is_journal,
+    notify_socket,
 )
-from mirror.config.units import format_listen
+from mirror.config.units import format_listen, format_size
 from mirror.control.admin import make_admin
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
@@ -58,6 +62,7 @@ from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.service import ServiceManager, call_this_process
 
 _logger = logging.getLogger(__name__)
 
@@ -75,13 +80,19 @@ class Running:
     listen: Sequence[tuple[str, int]]
     admin: tuple[str, int]
     reload: Callable[[], None]
-    """Have certificates and passwords read anew, soon."""
+    """Have settings, certificates and passwords read anew, soon."""
 
 
-async def serve(config: Config, proxies: EnvironmentProxies) -> None:
+async def serve(
+    config: Config,
+    proxies: EnvironmentProxies,
+    reread: Callable[[], Config],
+    welcome: Callable[[Config], str],
+) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
 
-    `proxies`: what the environment says of the way to upstream.
+    `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
+    as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown.
 
     Raises:
         StoreError: The store cannot be used.
@@ -91,7 +102,11 @@ async def serve(config: Config, proxies: EnvironmentProxies) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
-    writer = log.start(config.log.level, config.log.format)
+    writer = log.start(
+        config.log.level, config.log.format, to_journal=is_journal(sys.stderr.fileno())
+    )
+    manager = ServiceManager(*notify_socket())
+    call_this_process("mirror: serve")
     _allow_descriptors()
     os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
@@ -99,14 +114,17 @@ async def serve(config: Config, proxies: EnvironmentProxies) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(
-            config, spawn=spawn_process(config.log), inherited=inherited_sockets(), proxies=proxies
-        ) as running:
+            config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
+            proxies=proxies, reread=reread, manager=manager, welcome=welcome,
+        ) as running:  # fmt: skip
             spare_what_is_there()
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
-            _logger.info("serving", extra=_addresses(running))
+            _logger.info("serving", extra=_in_short(config, running))
+            manager.tell(READY="1")
             await stop.wait()
             _on_signals(None)  # a second ends it at once
+            manager.tell(STOPPING="1", STATUS="stopping: responses may finish")
             _logger.info(
                 "stopping: responses may finish",
                 extra=log.fields(within_seconds=config.server.drain_timeout),
@@ -158,6 +176,9 @@ async def run(
     spawn: Spawn | None = None,
     proxies: EnvironmentProxies | None = None,
     inherited: Sequence[int] = (),
+    reread: Callable[[], Config] | None = None,
+    manager: ServiceManager = ServiceManager("", 0),  # noqa: B008 - nobody
+    welcome: Callable[[Config], str] = lambda _: "",
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -190,7 +211,7 @@ async def run(
         metrics.watch_store(
             lambda: store.totals,
             read_disk=lambda: store.taken,
-            limit_bytes=config.store.max_size,
+            read_limit=lambda: reloading.config.store.max_size,
         )
         unbounded = await stack.enter_async_context(_records(config, clock))
         records = BoundedRecords(
@@ -198,14 +219,15 @@ async def run(
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
-        keeper = await stack.enter_async_context(_history(config, clock))
+        private = {name for name, its in config.upstream.items() if its.access == "client"}
+        keeper = await stack.enter_async_context(_history(config, private, clock))
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
             config, store, records, unbounded, sessions, work, metrics, forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
-            dice,
+            dice, private,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -227,12 +249,16 @@ async def run(
             asked=keeper.note,
             refused=metrics.connections_refused.inc,
             random=dice,
+            welcome=welcome,
         )
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
-        reloading = Reloading(config.server, pool.reload, metrics)
+        reloading = Reloading(
+            config, reread, take=partial(_take, store, built), renew=pool.reload,
+            metrics=metrics, manager=manager,
+        )  # fmt: skip
         admin = _admin(
-            parts, built, pool, keeper, reload=reloading.ask,
+            parts, built, pool, keeper, reloading,
             key=await asyncio.to_thread(make_key, config.store.root),
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
@@ -259,10 +285,9 @@ async def _records(config: Config, clock: Clock) -> AsyncIterator[SqliteRecords]
 
 
 @asynccontextmanager
-async def _history(config: Config, clock: Clock) -> AsyncIterator[Keeper]:
-    """The history, kept up to date."""
+async def _history(config: Config, private: Collection[str], clock: Clock) -> AsyncIterator[Keeper]:
+    """The history, kept up to date. `private`: the upstreams with logins, as they are now."""
     settings, store = config.history, config.store
-    private = {name for name, its in config.upstream.items() if its.access == "client"}
     bounds = Bounds(
         settings.keep_pulls,
         settings.keep_totals,
@@ -278,26 +303,42 @@ async def _history(config: Config, clock: Clock) -> AsyncIterator[Keeper]:
         yield keeper
 
 
+def _take(store: LocalStorage, built: Built, config: Config) -> None:
+    """Go by another configuration from now on. Raises OSError."""
+    built.change(config)
+    store.change(Limits(config.store.max_size, config.store.min_free))
+    log.set_level(config.log.level)
+
+
+def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> Overview:
+    metrics, store = parts.metrics, parts.store
+    overview = Overview(
+        Watched(
+            lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
+            lambda: store.totals, lambda: store.taken,
+            metrics.traffic, pool.gather, lambda: pool.connections.count,
+            parts.clock, parts.monotonic,
+        )
+    )  # fmt: skip
+    parts.work.keep(overview.watch, name="overview")
+    return overview
+
+
 def _admin(
     parts: Parts,
     built: Built,
     pool: Pool,
     keeper: Keeper,
+    reloading: Reloading,
     *,
-    reload: Callable[[], None],
     key: str,
 ) -> web.Application:
-    """What operators ask, and what is kept for them."""
+    """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
+    overview = _overview(parts, built, pool, reloading)
     config, metrics, store = parts.config, parts.metrics, parts.store
-    overview = Overview(
-        Watched(
-            config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
-            metrics.traffic, pool.gather, lambda: pool.connections.count,
-            parts.clock, parts.monotonic,
-        )
-    )  # fmt: skip
+    telling = partial(reloading.manager.keep_telling, overview.summary)
+    parts.work.keep(telling, name="watch")
     past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
-    parts.work.keep(overview.watch, name="overview")
     parts.work.keep(keeper.run, name="history")
     address, _ = config.server.admin_listen
     return make_admin(
@@ -310,7 +351,7 @@ def _admin(
             past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
         ),
         (
-            *operations(overview, reload=reload, set_log_level=log.set_level),
+            *operations(overview, reload=reloading.ask, set_log_level=reloading.set_log_level),
             *history_operations(past),
         ),
         Guard(
@@ -339,7 +380,13 @@ async def _serving(
         yield bound
 
 
-def _addresses(running: Running) -> dict[str, object]:
+def _in_short(config: Config, running: Running) -> dict[str, object]:
+    """What a reader of the log asks first."""
+    store = config.store
     return log.fields(
-        listen=",".join(map(format_listen, running.listen)), admin=format_listen(running.admin)
-    )
+        version=__version__,
+        listen=",".join(map(format_listen, running.listen)), admin=format_listen(running.admin),
+        root=store.root, max_size=format_size(store.max_size),
+        min_free=format_size(store.min_free), workers=config.server.worker_count,
+        upstreams=",".join(config.upstream),
+    )  # fmt: skip

@@ -12,6 +12,7 @@ from mirror.aio.tasks import Tasks
 from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
+    Upstream,
 )
 from mirror.control.depot import StoreDepot
 from mirror.oci.repositories import Selection
@@ -69,9 +70,73 @@ class Parts:
     line: Line
     note_coming: NoteComing
     dice: random.Random
+    private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
     clock: Clock
     monotonic: Clock
+
+
+class Upstreams:
+    """What is configured of upstreams now: all who ask look here, and it changes in place.
+
+    A registry that is configured no longer is kept for the pulls that are under way.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._endpoints: dict[str, tuple[EndpointConfig, ...]] = {}
+        self.registries: dict[str, Registry] = {}
+        self.served: dict[str, Selection] = {}
+        self.settings: dict[str, Upstream] = {}
+        self.private = parts.private
+        self.public = set[str]()
+        self.relaying = set[str]()
+        self.most_idle: dict[str, float] = {}
+        self.change(parts.config.upstream)
+
+    @property
+    def configured(self) -> dict[str, Registry]:
+        """The registries, without those that were."""
+        return {name: self.registries[name] for name in self._endpoints}
+
+    def change(self, wanted: Mapping[str, Upstream]) -> None:
+        """Have these. One whose endpoints stay the same keeps what is known of them."""
+        before = {
+            (name, endpoint.name) for name, its in self._endpoints.items() for endpoint in its
+        }
+        for name, upstream in wanted.items():
+            if self._endpoints.get(name) == upstream.asked:
+                continue
+            self._parts.metrics.announce(name, (endpoint.name for endpoint in upstream.asked))
+            made = [_endpoint(self._parts, name, upstream, it) for it in upstream.asked]
+            self._retire(name)
+            self.registries[name] = Registry(
+                name, made, self._parts.monotonic, self._parts.note_coming
+            )
+        for name in self._endpoints.keys() - wanted.keys():
+            self._retire(name)
+        self._endpoints = {name: its.asked for name, its in wanted.items()}
+        after = {(name, endpoint.name) for name, its in wanted.items() for endpoint in its.asked}
+        for gone in before - after:
+            self._parts.metrics.forget_endpoint(*gone)
+        self._note(wanted)
+
+    def _retire(self, name: str) -> None:
+        for endpoint in self.registries[name].endpoints if name in self.registries else ():
+            endpoint.retire()
+
+    def _note(self, wanted: Mapping[str, Upstream]) -> None:
+        for known in (
+            self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
+        ):  # fmt: skip
+            known.clear()
+        for name, its in wanted.items():
+            self.settings[name], self.served[name] = its, its.served
+            (self.private if its.access == "client" else self.public).add(name)
+            if its.relay_tokens:
+                self.relaying.add(name)
+            if its.max_idle is not None:
+                self.most_idle[name] = its.max_idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,39 +145,28 @@ class Built:
 
     mirror: Mirror
     fills: Fills
-    registries: Mapping[str, Registry]
+    upstreams: Upstreams
     pinning: Pinning
     depot: StoreDepot
 
-
-def _registries(parts: Parts) -> dict[str, Registry]:
-    config = parts.config
-    for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.asked))
-    return {
-        name: Registry(
-            name,
-            [_endpoint(parts, name, endpoint) for endpoint in upstream.asked],
-            parts.monotonic,
-            parts.note_coming,
-        )
-        for name, upstream in config.upstream.items()
-    }
+    def change(self, config: Config) -> None:
+        """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
+        self.upstreams.change(config.upstream)
+        self.fills.change(max_active=config.fill.max_active, is_shared=len(config.upstream) > 1)
 
 
 def build(parts: Parts) -> Built:
     """Build everything, and start what goes on by itself."""
     config, store, records, work = parts.config, parts.store, parts.records, parts.work
     clock, monotonic = parts.clock, parts.monotonic
-    registries = _registries(parts)
+    upstreams = Upstreams(parts)
+    registries, private = upstreams.registries, upstreams.private
     guesses = Guesses(monotonic)
     memory = Memory(
         config.memory_share, missing_for=config.tags.missing_for, clock=monotonic,
         credentials=lambda upstream: registries[upstream].credentials_version(),
     )  # fmt: skip
     parts.forgetting.subscribe(memory.forget)
-    served = {name: Selection(its.allow, its.deny) for name, its in config.upstream.items()}
-    private = frozenset(name for name, its in config.upstream.items() if its.access == "client")
     links = Links(records, memory, registries, SingleFlight(work), private=private)
     policy = Policy(config.tags.fresh_for, config.tags.stale_for)
     fill = config.fill
@@ -138,10 +192,10 @@ def build(parts: Parts) -> Built:
         proved=fills.note_size,
         random=parts.dice,
     )
-    limits = {
-        name: its.max_idle for name, its in config.upstream.items() if its.max_idle is not None
-    }
-    work.keep(Idle(store, records, limits, clock=clock).look_forever, name="remove what is idle")
+    work.keep(
+        Idle(store, records, upstreams.most_idle, clock=clock).look_forever,
+        name="remove what is idle",
+    )
     images = Images(store, records, tasks=work)
     store.watch_evictions(images.note_evicted)
     manifests = Manifests(
@@ -154,8 +208,8 @@ def build(parts: Parts) -> Built:
     mirror = Mirror(
         registries=registries,
         personal=private,
-        served=served,
-        relaying={name for name, its in config.upstream.items() if its.relay_tokens},
+        served=upstreams.served,
+        relaying=upstreams.relaying,
         grants=Grants(
             SingleFlight(work), guesses=guesses, longest=config.tags.access_for, clock=clock,
             monotonic=monotonic,
@@ -169,7 +223,7 @@ def build(parts: Parts) -> Built:
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
             tag_flights=SingleFlight(work), policy=policy,
-            public=config.upstream.keys() - private, clock=clock,
+            public=upstreams.public, clock=clock,
         ),
         logins=Logins(
             registries, SingleFlight(work), guesses=guesses,
@@ -186,15 +240,15 @@ def build(parts: Parts) -> Built:
         registries=registries, metrics=parts.metrics, random=parts.dice,
     )  # fmt: skip
     depot = StoreDepot(
-        store, parts.unbounded, memory, config.upstream,
+        store, parts.unbounded, memory, upstreams.settings,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
-    return Built(mirror, fills, registries, pinning, depot)
+    return Built(mirror, fills, upstreams, pinning, depot)
 
 
-def _endpoint(parts: Parts, name: str, endpoint: EndpointConfig) -> Endpoint:
+def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointConfig) -> Endpoint:
     settings, label = parts.config.fill, Label(name, endpoint.name)
-    others = len(parts.config.upstream[name].endpoints)
+    others = len(upstream.endpoints)
     proxy = parts.sessions.proxies.find_for(endpoint.url, own=endpoint.proxy)
     if proxy is not None:
         _logger.info(

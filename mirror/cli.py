@@ -2,9 +2,11 @@
 
 import datetime as dt
 import json
+import sys
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,7 +20,6 @@ from mirror.storage.files import InUse
 
 cli = typer.Typer(
     name="mirror",
-    help="A pull-through caching mirror for container registries.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,9 +40,11 @@ _FAILED, _MISCONFIGURED = 1, 2
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
+    from mirror.setup.welcome import make_welcome  # noqa: PLC0415
+
     loaded, proxies = _load(config_file), _read_proxies()
     try:
-        uvloop.run(app.serve(loaded, proxies))
+        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file), make_welcome))
     except config.ConfigError as error:
         _fail(str(error), _MISCONFIGURED)
     except (StoreError, OSError) as error:
@@ -361,6 +364,42 @@ def import_(
 
 
 @cli.command()
+def password(
+    name: Annotated[str, typer.Argument(help="Of the user.")],
+) -> None:
+    """Print a line for an htpasswd_file: the password is asked for twice, or read from a pipe."""
+    from mirror.operate.passwords import make_line  # noqa: PLC0415
+
+    piped = not sys.stdin.isatty()
+    secret = (
+        sys.stdin.readline().rstrip("\r\n")
+        if piped
+        else typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    )
+    try:
+        typer.echo(make_line(name, secret))
+    except ValueError as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")],
+) -> None:
+    """Print what makes a shell complete verbs and options: source <(mirror completion bash)."""
+    from mirror.operate.completion import SHELLS, script  # noqa: PLC0415
+
+    if shell not in SHELLS:
+        _fail(f"{shell} is not known; these are: {', '.join(SHELLS)}", _FAILED)
+    verbs = typer.main.get_group(cli).commands
+    options = {
+        name: [it for one in verb.params for it in one.opts if it.startswith("--")] + ["--help"]
+        for name, verb in verbs.items()
+    }
+    typer.echo(script(shell, options), nl=False)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -374,6 +413,23 @@ def _carry(work: Coroutine[object, object, bool]) -> None:
             raise typer.Exit(_FAILED)
     except Failed as error:
         _fail(str(error), _FAILED)
+
+
+@cli.callback()
+def _of_no_verb(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    """A pull-through caching mirror for container registries.
+
+    The status is 0 where all is well, 1 where something is wrong or no mirror answers, and 2 where
+    the configuration, or the command itself, is wrong.
+    """
+    if show_version:
+        version()
+        raise typer.Exit
 
 
 def _look_after(work: Coroutine[object, object, bool]) -> None:

@@ -124,6 +124,11 @@ class Slots:
             del self._taken[place]
             self._hand_on()
 
+    def resize(self, limit: int, *, kept: int) -> None:
+        """Have more of them, or fewer: nobody loses one that it has."""
+        self._limit, self._kept = limit, kept
+        self._hand_on()
+
     def reconsider(self, urgency: Urgency) -> None:
         """Others wait for this now: if it waits for a slot, it may have one of theirs."""
         waiting = (it for it in self._waiting if it.urgency is urgency and not it.has_left)

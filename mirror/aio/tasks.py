@@ -61,7 +61,11 @@ class Tasks:
 
     def keep(self, work: Callable[[], Awaitable[None]], *, name: str) -> None:
         """Do `work` until it returns; after a fault, again."""
-        _ = self.create_task(self._keep(work, name), name=name)
+        _ = self.hold(work, name=name)
+
+    def hold(self, work: Callable[[], Awaitable[None]], *, name: str) -> asyncio.Task[None]:
+        """The same, for who may want it to end before its owner does: cancel the task."""
+        return self.create_task(self._keep(work, name), name=name)
 
     async def end(self) -> None:
         """Cancel what runs, and wait until it has seen to its own end, even when cancelled."""

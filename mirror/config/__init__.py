@@ -42,7 +42,9 @@ __all__ = [
     "Tags",
     "Upstream",
     "inherited_sockets",
+    "is_journal",
     "load",
+    "notify_socket",
     "parse",
     "read_proxies",
 ]
@@ -93,6 +95,26 @@ def inherited_sockets(environ: Mapping[str, str] = os.environ) -> tuple[int, ...
     if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
         return ()
     return tuple(range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)))
+
+
+def notify_socket(environ: Mapping[str, str] = os.environ) -> tuple[str, float]:
+    """Where a service manager wants to be told (sd_notify(3)), and how often.
+
+    The address is empty where nobody does; the watchdog's seconds are 0 where there is none.
+    """
+    micros = environ.get("WATCHDOG_USEC", "")
+    is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    watchdog = int(micros) / 1_000_000 if is_ours and micros.isdecimal() else 0.0
+    return environ.get("NOTIFY_SOCKET", ""), watchdog
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is written there goes to systemd's journal: systemd.exec(5), JOURNAL_STREAM."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def parse(document: dict[str, Any], *, source: str = "configuration") -> Config:

@@ -1,5 +1,6 @@
 """The operators' port: metrics, health, the API and the page."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -45,6 +46,7 @@ def make_admin(
         except Refusal as refusal:
             return web.Response(status=refusal.status, text=f"{refusal.detail}\n")
         await gather()
+        await asyncio.to_thread(metrics.look_at_process)
         return web.Response(
             body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
@@ -67,6 +69,7 @@ def make_admin(
         return web.Response(status=503, text=f"not ready: {found}\n")
 
     application = web.Application()
+    application.on_response_prepare.append(_say_who)
     application.add_routes(
         [
             web.get("/metrics", show_metrics),
@@ -82,3 +85,8 @@ def make_admin(
         verify=verify, depot=depot, note_fault=metrics.faults.note,
     )  # fmt: skip
     return application
+
+
+async def _say_who(_: web.Request, response: web.StreamResponse) -> None:
+    """`Server` without versions, which tell attackers what to try."""
+    response.headers["Server"] = "mirror"

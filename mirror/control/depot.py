@@ -41,6 +41,7 @@ class StoreDepot:
 
     `forget` has every memory drop what it remembers, `note_tag` is told what a tag meant before
     and means now, `clock` gives seconds since the epoch. `records` take whatever is recorded.
+    `upstreams` may change meanwhile.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class StoreDepot:
         self._forget = forget
         self._note_tag = note_tag
         self._clock = clock
-        self._private = frozenset(name for name, its in upstreams.items() if its.access == "client")
-        self._names = {
-            alias: name for name, its in upstreams.items() for alias in (name, *its.aliases)
-        }
+
+    @property
+    def _private(self) -> frozenset[str]:
+        return frozenset(name for name, its in self._upstreams.items() if its.access == "client")
 
     # Out
 
@@ -229,10 +230,13 @@ class StoreDepot:
 
     def _named(self, registries: Collection[str]) -> list[str]:
         """The upstreams that are meant. Raises ValueError."""
+        names = {
+            alias: name for name, its in self._upstreams.items() for alias in (name, *its.aliases)
+        }
         for name in registries:
-            if name not in self._names:
+            if name not in names:
                 raise ValueError(f'there is no [upstream."{name}"] here')
-        return [self._names[name] for name in registries]
+        return [names[name] for name in registries]
 
 
 def _name(repository: Repository, reference: Reference) -> str:

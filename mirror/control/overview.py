@@ -30,9 +30,9 @@ _NO_LOOKUPS = frozenset({None, Result.DENIED, Result.ERROR})
 class Parts:
     """What there is to look at. `clock`: seconds since the epoch; `monotonic` is never set back."""
 
-    config: Config
+    config: Callable[[], Config]
     fills: Fills
-    registries: Mapping[str, Registry]
+    registries: Callable[[], Mapping[str, Registry]]
     totals: Callable[[], StoreTotals]
     disk: Callable[[], int]  # bytes that all of the store takes of it
     traffic: Traffic
@@ -80,8 +80,14 @@ class Overview:
             store=store,
             endpoints=endpoints,
             fills=self.fills(),
-            sealed=[name for name, one in self._parts.registries.items() if one.is_sealed],
+            sealed=[name for name, one in self._parts.registries().items() if one.is_sealed],
         )
+
+    def summary(self) -> str:
+        """All of it in a line, as a service manager shows it."""
+        down = [f"{one.name} is down" for one in self.endpoints() if not one.is_up]
+        counts = f"{self._parts.connections()} connections, {len(self._parts.fills.running)} fills"
+        return "; ".join(("serving", counts, *down))
 
     def line(self) -> Sequence[float]:
         """Bytes per second from upstream, second by second, the latest last."""
@@ -94,7 +100,7 @@ class Overview:
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
-        settings = self._parts.config.store
+        settings = self._parts.config().store
         free = await asyncio.to_thread(_free, settings.root)
         totals = self._parts.totals()  # with all that is told beside it, of the same moment
         return models.Store(
@@ -116,7 +122,9 @@ class Overview:
         return [self._fill(fill) for fill in self._parts.fills.running]
 
     def _endpoints(self) -> list[tuple[str, Endpoint]]:
-        return [(name, it) for name, one in self._parts.registries.items() for it in one.endpoints]
+        return [
+            (name, it) for name, one in self._parts.registries().items() for it in one.endpoints
+        ]
 
     def _endpoint(self, upstream: str, endpoint: Endpoint) -> models.Endpoint:
         now = self._parts.monotonic()

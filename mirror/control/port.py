@@ -125,6 +125,6 @@ class _Connection(web.RequestHandler):
         else:
             told = "a fault of the mirror's own; see its log"
             self._note_fault("api", exc)
-        response = web.Response(status=status, text=f"{told}\n")
+        response = web.Response(status=status, text=f"{told}\n", headers={"Server": "mirror"})
         response.force_close()
         return response

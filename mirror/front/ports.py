@@ -197,10 +197,11 @@ class Worker(Protocol):
             ConfigError: A file that the configuration names makes no sense.
         """
 
-    async def reload(self) -> list[str]:
-        """Read certificates and passwords anew, for whoever connects from now on.
+    async def reload(self, settings: dict[str, Any]) -> list[str]:
+        """Take up what has changed in the settings, and read certificates and passwords anew.
 
-        What cannot be used stays as it was; gives what is wrong with it.
+        Connections go on; certificates are for whoever connects from now on. What cannot be used
+        stays as it was; gives what is wrong with it.
         """
 
     def connect(self, connection: socket, number: Number) -> None:

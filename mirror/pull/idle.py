@@ -40,17 +40,16 @@ class Idle:
         self._clock = clock
 
     async def look_forever(self) -> None:
-        """Look now and then, if there is anything to look for."""
-        if not self._limits:
-            return
+        """Look now and then, while there is anything to look for."""
         least, most = _INTERVALS
-        interval = min(max(min(self._limits.values()) / _LOOKS, least), most)
         while True:
             try:
-                await self.look()
+                if self._limits:
+                    await self.look()
             except StoreError as error:
                 _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all
-            await asyncio.sleep(interval)
+            shortest = min(self._limits.values(), default=most)
+            await asyncio.sleep(min(max(shortest / _LOOKS, least), most))
 
     async def look(self) -> None:
         """Look once. Raises StoreError."""

@@ -17,7 +17,7 @@ costs it nothing, so it must have sent the bytes themselves. Bytes that nobody i
 (taken over from an older mirror, or adopted from disk) are nobody's secret.
 """
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping, Set as AbstractSet
 from enum import Enum, auto
 
 from mirror.aio.single_flight import SingleFlight
@@ -66,7 +66,7 @@ class Links:
         registries: Mapping[str, Registry],
         flights: SingleFlight[object, int],
         *,
-        private: frozenset[str],
+        private: AbstractSet[str],
     ) -> None:
         self._records = records
         self._memory = memory

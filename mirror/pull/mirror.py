@@ -150,7 +150,7 @@ class Mirror:
 
     async def check_login(self, upstream: str, authorization: str | None) -> None:
         """Return where that upstream lets a client in with what it sent."""
-        if upstream not in self._registries:
+        if upstream not in self._served:
             raise _not_configured()
         if upstream in self._personal:
             await self._logins.check(upstream, authorization or "")
@@ -183,7 +183,7 @@ class Mirror:
         Raises:
             RegistryError, Denied: What asks should have known that this is not served.
         """
-        if repository.namespace not in self._registries:
+        if repository.namespace not in self._served:  # any more
             raise _not_configured()
         self._served[repository.namespace].require(repository.name)
         is_personal = repository.namespace in self._personal

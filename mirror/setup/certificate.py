@@ -1,29 +1,13 @@
 """What the certificate in `server.tls_certificate_file` says of names, and of who has signed it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A server's certificate.
-
-    `authority` is what clients have to trust, in PEM form; None: not to be had here.
-    """
-
-    names: tuple[str, ...]
-    issuer: str
-    authority: str | None
-
-    def is_for(self, host: str) -> bool:
-        """Whether clients take it for this host's (RFC 9525, 6.3)."""
-        _, _, domain = host.partition(".")
-        return host in self.names or (bool(domain) and f"*.{domain}" in self.names)
+from mirror.setup.view import Certificate
 
 
 def read_authority(file: Path) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from mirror.config import Config
 from mirror.setup.address import is_loopback
 from mirror.setup.buildkit import buildkit
-from mirror.setup.certificate import read_authority, read_certificate
 from mirror.setup.containerd import containerd
 from mirror.setup.containers import crio, podman
 from mirror.setup.docker import docker
@@ -38,6 +37,9 @@ def make_guide(
     client: str, config: Config, *, address: str | None = None, ca_file: Path | None = None
 ) -> Guide:
     """How that client is pointed at such a mirror. Raises ValueError, OSError."""
+    # `serve` makes guides too, and starts without the library that reads certificates.
+    from mirror.setup.certificate import read_authority, read_certificate  # noqa: PLC0415
+
     name = client.lower()
     known = CLIENTS.get(_ALSO.get(name, name))
     if known is None:

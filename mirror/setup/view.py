@@ -6,9 +6,25 @@ from urllib.parse import urlsplit
 
 from mirror.config import DOCKER_HUB, Config, Upstream
 from mirror.setup.address import Address, guess_address, is_loopback, parse_address
-from mirror.setup.certificate import Certificate
 
 _HUBS_OWN = {"index.docker.io", "registry-1.docker.io"}  # clients themselves call them docker.io
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A server's certificate.
+
+    `authority` is what clients have to trust, in PEM form; None: not to be had here.
+    """
+
+    names: tuple[str, ...]
+    issuer: str
+    authority: str | None
+
+    def is_for(self, host: str) -> bool:
+        """Whether clients take it for this host's (RFC 9525, 6.3)."""
+        _, _, domain = host.partition(".")
+        return host in self.names or (bool(domain) and f"*.{domain}" in self.names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,10 @@ class Space:
             f" {len(self._waiting)} waiting>"
         )
 
+    def change(self, limits: Limits) -> None:
+        """Go by these from now on."""
+        self._limits = limits
+
     @property
     def promised(self) -> int:
         """Bytes of all blobs on their way, at the size they may have."""

@@ -187,6 +187,11 @@ class LocalStorage:
         return self._index.taken + self._parts.usage.last.overhead + self.promised
 
     @property
+    def free(self) -> int:
+        """Bytes of the file system that are free for us, as of the last look."""
+        return self._parts.usage.last.free
+
+    @property
     def capacity(self) -> int:
         """Bytes that blobs may take: what `max_size` leaves, as of the last look."""
         return self._parts.space.capacity
@@ -195,6 +200,10 @@ class LocalStorage:
     def promised(self) -> int:
         """Bytes that blobs on their way take, or may take."""
         return self._parts.space.promised
+
+    def change(self, limits: Limits) -> None:
+        """Go by these from now on; what is too much goes within a minute."""
+        self._parts.space.change(limits)
 
     @property
     def pins(self) -> Pins:

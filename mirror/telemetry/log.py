@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, TextIO
 
 _PLAIN = (int, float)  # types whose text is a word as it is
@@ -53,13 +53,14 @@ def tell(logger: logging.Logger, message: str, facts: dict[str, object]) -> None
     logger.handle(record)
 
 
-def start(level: str, style: Literal["text", "json"]) -> "LineWriter":
-    """Send the mirror's logs to standard error.
+def start(level: str, style: Literal["text", "json"], *, to_journal: bool = False) -> "LineWriter":
+    """Send the mirror's logs to standard error; `to_journal`: that is systemd's.
 
     Returns:
         The writer; stop it to write what it has gathered.
     """
-    writer = LineWriter(sys.stderr, _json if style == "json" else _text)
+    chosen = _json if style == "json" else _text
+    writer = LineWriter(sys.stderr, partial(_prioritized, chosen) if to_journal else chosen)
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)  # of libraries, only what went wrong
@@ -177,6 +178,15 @@ def _pieces(lines: list[str]) -> Iterator[str]:
         length += more
     if piece:
         yield piece
+
+
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+def _prioritized(style: Callable[[Line], str], line: Line) -> str:
+    """Each line with its priority before it, as the journal reads it (sd-daemon(3))."""
+    priority = f"<{_PRIORITIES.get(line.level, 5)}>"
+    return priority + style(line).replace("\n", f"\n{priority}")
 
 
 def _text(line: Line) -> str:

@@ -6,6 +6,7 @@ configuration and from the closed sets below: a request can never mint a new one
 
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -15,6 +16,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -26,6 +28,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from mirror import __version__
 from mirror.telemetry.faults import TASKS, Faults
 from mirror.telemetry.traffic import SECONDS, Kind, Result, Tally, Traffic
 
@@ -156,8 +159,16 @@ class Metrics:
             "passed_through", "Answers for which bytes went past the disk.", "upstream", "part"
         )
         self.reloads = counter(
-            "reloads", "Certificates and passwords read anew while serving.", "outcome"
+            "reloads", "Settings, certificates and passwords read anew while serving.", "outcome"
         )
+        self.certificate_ends = gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file ends, in seconds since the epoch.",
+            "setting",
+        )
+        gauge("build_info", "1; which mirror this is.", "version").labels(__version__).set(1)
+        self._process = _ProcessCollector()
+        self.registry.register(self._process)
         for reload_outcome in ReloadOutcome:
             self.reloads.labels(reload_outcome)
         self._count_on_disk()
@@ -193,7 +204,8 @@ class Metrics:
         Prometheus sees no increase in a series that begins at 1: what is not announced loses its
         first event, and an alert on rare events (a digest mismatch) would sleep through it.
         """
-        self._shown.upstreams.append(upstream)
+        if upstream not in self._shown.upstreams:
+            self._shown.upstreams.append(upstream)
         for outcome in FillOutcome:
             self.fills.labels(upstream, outcome)
         self.repositories_unrecorded.labels(upstream)
@@ -206,21 +218,41 @@ class Metrics:
             self.upstream_slow_bodies.labels(upstream, endpoint)
             self.fill_resumes.labels(upstream, endpoint)
 
+    def forget_endpoint(self, upstream: str, endpoint: str) -> None:
+        """It is configured no longer: whether it is up concerns nobody."""
+        for gauge in (self.upstream_up, self.ratelimit_limit, self.ratelimit_remaining):
+            with suppress(KeyError):
+                gauge.remove(upstream, endpoint)
+
     def watch_store(
         self,
         read: Callable[[], StoreTotals],
         *,
         read_disk: Callable[[], int],
-        limit_bytes: int,
+        read_limit: Callable[[], int],
     ) -> None:
         """Report the store's totals, read at each scrape."""
-        self.registry.register(_StoreCollector(read, read_disk, limit_bytes))
+        self.registry.register(_StoreCollector(read, read_disk, read_limit))
 
     def watch_connections(self, read: Callable[[], int]) -> None:
         """Report how many connections clients have, read at each scrape."""
         Gauge("mirror_connections", "Connections of clients.", registry=self.registry).set_function(
             read
         )
+
+    def watch_waiting(self, read: Callable[[], int]) -> None:
+        """Report how many downloads wait for a slot, read at each scrape."""
+        Gauge(
+            "mirror_fills_waiting", "Downloads that wait for a slot.", registry=self.registry
+        ).set_function(read)
+
+    def watch_disk(self, read_free: Callable[[], int], read_min_free: Callable[[], int]) -> None:
+        """Report what is free of the file system, and what shall be, read at each scrape."""
+        for name, about, read in (
+            ("free", "Bytes free on the store's file system.", read_free),
+            ("min_free", "Bytes that shall stay free there (store.min_free).", read_min_free),
+        ):
+            Gauge(f"mirror_store_{name}_bytes", about, registry=self.registry).set_function(read)
 
     def watch_referenced(self, read: Callable[[], int]) -> None:
         """Report what the store would take without deduplication, read at each scrape."""
@@ -229,6 +261,10 @@ class Metrics:
             "Bytes there would be without deduplication; counted every few minutes.",
             registry=self.registry,
         ).set_function(read)
+
+    def look_at_process(self) -> None:
+        """See what this process takes, for the next scrape. It reads files: not for event loops."""
+        self._process.look()
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -246,6 +282,20 @@ class Metrics:
         return Histogram(
             f"mirror_{name}", help_text, labels, buckets=buckets, registry=self.registry
         )
+
+
+class _ProcessCollector(Collector):
+    """The library's, which looks while nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._seen: list[Metric] = []
+
+    def look(self) -> None:
+        self._seen = [*ProcessCollector(registry=None).collect()]
+
+    def collect(self) -> list[Metric]:
+        """As of the last look."""
+        return self._seen
 
 
 class _TrafficCollector(Collector):
@@ -321,11 +371,14 @@ class _FaultsCollector(Collector):
 
 class _StoreCollector(Collector):
     def __init__(
-        self, read: Callable[[], StoreTotals], read_disk: Callable[[], int], limit_bytes: int
+        self,
+        read: Callable[[], StoreTotals],
+        read_disk: Callable[[], int],
+        read_limit: Callable[[], int],
     ) -> None:
         self._read = read
         self._read_disk = read_disk
-        self._limit_bytes = limit_bytes
+        self._read_limit = read_limit
 
     def collect(self) -> list[Metric]:
         totals = self._read()
@@ -341,6 +394,6 @@ class _StoreCollector(Collector):
             GaugeMetricFamily(
                 "mirror_store_limit_bytes",
                 "Bytes that all of the store may take of the disk (store.max_size).",
-                self._limit_bytes,
+                self._read_limit(),
             ),
         ]

@@ -245,8 +245,12 @@ def _every_metric() -> bytes:
     metrics.upstream_up.labels(upstream, endpoint).set(1)
     metrics.ratelimit_limit.labels(upstream, endpoint).set(100)
     metrics.ratelimit_remaining.labels(upstream, endpoint).set(99)
-    metrics.watch_store(lambda: StoreTotals(blobs=1, bytes=1), read_disk=lambda: 1, limit_bytes=9)
+    metrics.watch_store(
+        lambda: StoreTotals(blobs=1, bytes=1), read_disk=lambda: 1, read_limit=lambda: 9
+    )
     metrics.watch_referenced(lambda: 2)
+    metrics.watch_disk(read_free=lambda: 5, read_min_free=lambda: 3)
+    metrics.certificate_ends.labels(setting="tls_certificate_file").set(1)
     return metrics.exposition()
 
 

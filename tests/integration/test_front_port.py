@@ -58,7 +58,8 @@ class Hand(Worker):
     async def report(self) -> Report:
         return Report([], set(), {}, [])
 
-    async def reload(self) -> list[str]:
+    async def reload(self, settings: dict[str, Any]) -> list[str]:
+        del settings
         return []
 
     async def drain(self) -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.client import raw_request
+from tests.support.client import get, raw_request
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import InnerMirror
 from tests.support.upstream import ScriptedRegistry
@@ -122,6 +122,75 @@ async def test_a_client_that_leaves_in_the_middle_harms_nobody(
     assert upstream.questions() == [("blob", "GET", layer)]
 
 
+async def test_what_a_client_has_taken_when_it_leaves_is_told(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = 32 * 2**20  # more than sockets hold
+    large = upstream.add(image(random_layer(size, seed=2)), "library/large", "1")
+    caplog.set_level(logging.INFO, "mirror.front.api.frontend")
+    mirror = await start_mirror()
+    layer = large.layers[0]
+    assert len((await mirror.client.blob("large", layer)).body) == size
+    before = await mirror.metric("mirror_served_bytes_total")
+    async with mirror.client.open(f"/v2/large/blobs/{layer}") as response:
+        await response.content.readexactly(size // 8)
+    await mirror.until_metric("mirror_requests_total", 1, status="499")
+    [told] = [
+        vars(record)["fields"]["bytes"]
+        for record in caplog.records
+        if vars(record)["fields"]["status"] == 499
+    ]
+    assert size // 8 <= told < size
+    assert await mirror.metric("mirror_served_bytes_total") == before + told
+
+
+async def test_an_error_says_how_it_came_about_and_where_to_find_it_in_the_log(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    alpine: Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mirror.front.api.frontend")
+    mirror = await start_mirror()
+    missing = await mirror.client.manifest("alpine", "none")
+    assert missing.headers["Cache-Status"] == "mirror; fwd=miss; detail=missing"
+    again = await mirror.client.manifest("alpine", "none")
+    assert again.headers["Cache-Status"] == "mirror; hit; detail=negative"
+    layer = alpine.layers[0]
+    beyond = {"Range": f"bytes={SIZE}-"}
+    nothing = await mirror.client.get(f"/v2/alpine/blobs/{layer}", headers=beyond)
+    assert nothing.status == 416
+    assert nothing.headers["Cache-Status"].startswith("mirror; fwd=miss")
+    await upstream.stop()
+    failed = await mirror.client.get("/v2/alpine/manifests/3.20")
+    assert failed.headers["Cache-Status"] == "mirror; fwd=miss; detail=error"
+    await mirror.until_metric("mirror_requests_total", 4)
+    ids = [
+        vars(record)["request_id"]
+        for record in caplog.records
+        if record.name == "mirror.front.api.frontend"
+    ]
+    answers = (missing, again, nothing, failed)
+    assert [answer.headers["X-Request-Id"] for answer in answers] == ids
+
+
+async def test_no_answer_tells_what_software_it_is_of(
+    start_mirror: StartMirror, alpine: Image
+) -> None:
+    mirror = await start_mirror()
+    answers = [
+        await mirror.client.get("/v2/"),
+        await mirror.client.get("/elsewhere"),
+        await mirror.client.manifest("alpine", "3.20"),
+        await mirror.client.manifest("alpine", "3.20"),
+        await mirror.client.blob("alpine", alpine.layers[0]),
+        await get(f"{mirror.admin_url}/healthz"),
+        await get(f"{mirror.admin_url}/nowhere"),
+    ]
+    assert {answer.headers["Server"] for answer in answers} == {"mirror"}
+    assert b"\r\nServer: mirror\r\n" in await raw(mirror, "c2VjcmV0\n\n")
+
+
 async def test_a_client_that_leaves_before_its_answer_counts_as_no_error(
     upstream: ScriptedRegistry, start_mirror: StartMirror, alpine: Image
 ) -> None:
@@ -164,6 +233,9 @@ async def test_every_request_leaves_one_line_with_its_id(
     assert [fact["bytes"] for fact in facts] == [len(alpine.manifest), 10, 0, 0]
     assert [fact["result"] for fact in facts] == ["miss", "miss", "miss", "error"]
     assert [fact["upstream"] for fact in facts] == [*["docker.io"] * 3, "-"]
+    assert [fact["repository"] for fact in facts] == [*["library/alpine"] * 3, "-"]
+    digests = [str(fact["digest"]) for fact in facts]
+    assert digests == [str(alpine.digest), str(layer), "-", "-"]
     assert len({vars(line)["request_id"] for line in lines}) == len(lines)
 
 
@@ -184,6 +256,29 @@ async def test_what_a_fill_logs_carries_the_id_of_the_request_that_began_it(
     }
     assert len(ids) == 2
     assert len(set(ids.values())) == 1
+
+
+async def test_a_download_that_has_ended_leaves_one_line(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    alpine: Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mirror = await start_mirror()
+    layer = alpine.layers[0]
+    upstream.fault(kind="blob", reset_at=SIZE // 2, times=1)
+    caplog.set_level(logging.INFO, "mirror.pull.fill.fill")
+    await mirror.client.blob("alpine", layer)
+    await mirror.until_metric("mirror_fills_total", 1, outcome="committed")
+    [facts] = [
+        vars(record)["fields"]
+        for record in caplog.records
+        if record.getMessage() == "download ended"
+    ]
+    assert (facts["outcome"], str(facts["digest"])) == ("committed", str(layer))
+    assert (facts["repository"], facts["upstream"]) == ("docker.io/library/alpine", "docker.io")
+    assert (facts["size"], facts["received"], facts["resumes"]) == (SIZE, SIZE, 1)
+    assert facts["endpoints"] == upstream.url.partition("://")[2]
 
 
 # What is no request

@@ -5,14 +5,20 @@ import os
 import shutil
 import signal
 import ssl
-from collections.abc import AsyncIterator
+import tomllib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import bcrypt
 import pytest
+import tomli_w
+from cryptography import x509
 
 from tests.support.client import client
+from tests.support.images import image, random_layer
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import children_of, until
 from tests.support.tls import Authority, Identity
@@ -86,8 +92,11 @@ async def test_a_renewed_certificate_is_shown_and_no_connection_is_dropped(
 
         await until(is_new_everywhere)
         assert (await kept.get("/v2/", headers=headers)).status == 200
-    assert mirror.process.log().count("certificates and passwords have been read anew") == 1
+    assert mirror.process.log().count("passwords have been read anew") == 1
     assert await mirror.metric("mirror_reloads_total", outcome="done") == 1
+    end = await mirror.metric("mirror_certificate_expiry_timestamp_seconds")
+    certificate = (tmp_path / CERTIFICATE).read_bytes()
+    assert end == x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
 async def test_who_is_no_longer_in_the_password_file_is_let_in_no_longer(
@@ -157,3 +166,105 @@ async def test_a_worker_that_takes_anothers_place_goes_on_with_what_last_made_se
 
 async def _log_has(mirror: MirrorProcess, text: str, times: int) -> bool:
     return mirror.process.log().count(text) >= times
+
+
+# The settings
+
+SIZE = 3_000_000
+APP = image(random_layer(SIZE, seed=1))
+
+
+@pytest.fixture
+async def plain(upstream: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[MirrorProcess]:
+    """A mirror of two registries, which are one."""
+    upstream.add(APP, "org/app", "1")
+    upstreams = {
+        "docker.io": upstream_at(upstream.url),
+        "old.example": upstream_at(upstream.url),
+    }
+    server = {"workers": 2}
+    async with running_mirror(tmp_path / "mirror", upstreams, server=server) as running:
+        yield running
+
+
+def rewrite(mirror: MirrorProcess, edit: Callable[[dict[str, Any]], object]) -> None:
+    file = mirror.store_root.parent / "mirror.toml"
+    document = tomllib.loads(file.read_text())
+    edit(document)
+    file.write_text(tomli_w.dumps(document))
+    os.kill(mirror.process.pid, signal.SIGHUP)
+
+
+def use_another_upstream(document: dict[str, Any]) -> None:
+    document["upstream"]["new.example"] = document["upstream"].pop("old.example")
+
+
+async def test_upstreams_come_and_go_and_no_pull_is_dropped(
+    upstream: ScriptedRegistry, plain: MirrorProcess
+) -> None:
+    layer = APP.layers[0]
+    assert (await plain.client.get("/v2/new.example/org/app/manifests/1")).status == 404
+    gate = upstream.hold(layer, after=SIZE // 2)
+    async with plain.client.open(f"/v2/old.example/org/app/blobs/{layer}") as response:
+        await response.content.readexactly(1000)
+        rewrite(plain, use_another_upstream)
+        await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+        for _ in range(4):  # whichever worker is asked
+            async with client(plain.url) as one:
+                assert (await one.get("/v2/new.example/org/app/manifests/1")).status == 200
+                gone = await one.get("/v2/old.example/org/app/manifests/1")
+                assert (gone.status, b"NAME_UNKNOWN" in gone.body) == (404, True)
+        gate.open()
+        rest = await response.content.read()
+        assert len(rest) == SIZE - 1000
+    assert await plain.metric("mirror_upstream_up", upstream="old.example") == 0
+    assert await plain.metric("mirror_upstream_up", upstream="new.example") == 1
+
+
+async def test_what_was_for_all_is_each_clients_own_from_the_moment_it_is_said(
+    upstream: ScriptedRegistry, plain: MirrorProcess
+) -> None:
+    paths = [
+        f"/v2/docker.io/org/app/manifests/{APP.digest}",
+        f"/v2/docker.io/org/app/blobs/{APP.config}",
+    ]
+    for path in paths * 4:
+        async with client(plain.url) as one:
+            assert (await one.get(path)).status == 200
+    upstream.fault(repository="org/app", status=401)
+    rewrite(plain, lambda it: it["upstream"]["docker.io"].update(access="client"))
+    await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+    for path in paths * 4:
+        async with client(plain.url) as one:
+            assert (await one.get(path)).status in {401, 403}
+
+
+async def test_limits_and_the_log_level_change_and_what_does_not_is_told(
+    plain: MirrorProcess,
+) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["store"]["max_size"] = "7 GiB"
+        document["store"]["root"] = "/elsewhere"
+        document["log"] = {"level": "debug"}
+        document["tags"] = {"fresh_for": "1h"}
+        document["fill"] = {"max_active": 7}
+
+    rewrite(plain, edit)
+    await plain.until_metric("mirror_store_limit_bytes", 7 * 2**30)
+    await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+    await until(partial(_log_has, plain, "settings=store.root,tags.fresh_for", 1))
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["max_sise = 1", "max_size = 0", '[[pin]]\nimage = "nowhere.example/a"'],
+)
+async def test_settings_that_make_no_sense_change_nothing_and_are_told(
+    plain: MirrorProcess, nonsense: str
+) -> None:
+    file = plain.store_root.parent / "mirror.toml"
+    await asyncio.to_thread(file.write_text, f"[store]\n{nonsense}\n")
+    os.kill(plain.process.pid, signal.SIGHUP)
+    await plain.until_metric("mirror_reloads_total", 1, outcome="failed")
+    await until(partial(_log_has, plain, "what was read before stays in use", 1))
+    assert (await plain.client.get("/v2/old.example/org/app/manifests/1")).status == 200

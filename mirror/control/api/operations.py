@@ -30,7 +30,10 @@ class Operation:
 
 
 def operations(
-    overview: Overview, *, reload: Callable[[], None], set_log_level: Callable[[str], None]
+    overview: Overview,
+    *,
+    reload: Callable[[], None],
+    set_log_level: Callable[[str], Awaitable[None]],
 ) -> tuple[Operation, ...]:
     """Everything there is."""
 
@@ -48,10 +51,12 @@ def operations(
 
     async def ask_reload(_: None) -> models.Done:
         reload()
-        return models.Done(message="certificates and passwords are being read anew; see the log")
+        return models.Done(
+            message="settings, certificates and passwords are being read anew; see the log"
+        )
 
     async def put_log_level(wanted: models.LogLevel) -> models.LogLevel:
-        set_log_level(wanted.level)
+        await set_log_level(wanted.level)
         return wanted
 
     return (
@@ -63,7 +68,7 @@ def operations(
         Operation("listFills", "GET", "/fills", "Downloads under way.", models.Fills, fills),
         Operation("getStore", "GET", "/store", "The store and its limits.", models.Store, store),
         Operation(
-            "reload", "POST", "/reload", "Read certificates and passwords anew.",
+            "reload", "POST", "/reload", "Read settings, certificates and passwords anew.",
             models.Done, ask_reload,
         ),
         Operation(

@@ -12,13 +12,13 @@ class Access:
     """The rules of `[server]`: `allowed_networks` and `htpasswd_file`."""
 
     def __init__(self, server: Server) -> None:
-        self._networks = server.allowed_networks
-        file = server.htpasswd_file
-        self._passwords = None if file is None else Passwords(read_htpasswd(file))
+        self.renew(server)
 
-    def renew(self, passwords: Passwords) -> None:
-        """Go by these from now on: who was let in before is asked anew."""
-        self._passwords = passwords
+    def renew(self, server: Server) -> None:
+        """Go by these from now on: who was let in before is asked anew. Raises ConfigError."""
+        file = server.htpasswd_file
+        passwords = None if file is None else Passwords(read_htpasswd(file))
+        self._networks, self._passwords = server.allowed_networks, passwords
 
     @property
     def is_open(self) -> bool:

@@ -70,6 +70,11 @@ class Cache:
         for key in [*self._holding(what)]:
             del self._answers[key]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.generation += 1
+        self._answers.clear()
+
     def take_used(self) -> set[Digest]:
         """What has been found here since the last time: to evict it would be a mistake."""
         used, self._used = self._used, set()

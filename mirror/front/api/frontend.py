@@ -11,9 +11,10 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from mirror.front.api import errors
+from mirror.front.api import errors, responses
 from mirror.front.api.access import Access
 from mirror.front.api.handlers import Facts, Handlers
+from mirror.front.api.welcome import welcome
 from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
     Denied,
@@ -52,6 +53,7 @@ class Frontend:
         self._traffic = traffic
         self._requests = requests
         self._faults = faults
+        self.page = ""  # shown to browsers at `/`
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -70,9 +72,8 @@ class Frontend:
                 return _abort(request, facts.response or web.Response(status=_LEFT))
             except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
                 response = self._explain(request, error, facts, identity)
-            # Only one that has led to an upstream: a client's text has no place in a header.
-            if facts.namespace is not None and facts.upstream and not response.prepared:
-                response.headers["OCI-Namespace"] = facts.namespace  # spec, "Registry Proxying"
+            if not response.prepared:
+                _complete(response, facts, identity)
             status = response.status
             return response
         finally:
@@ -82,7 +83,9 @@ class Frontend:
         """Answer what is no request; it is counted, and told without its text."""
         facts = Facts(error="not a request that can be read (RFC 9112)")
         self._tell("malformed", request, facts, status, None)
-        return errors.malformed(status)
+        response = errors.malformed(status)
+        _complete(response, facts, request_id.get())
+        return response
 
     def note_refused(
         self, peer: object, why: str, status: int = HTTPStatus.REQUEST_TIMEOUT
@@ -95,7 +98,10 @@ class Frontend:
     def confess(self, error: BaseException) -> web.Response:
         """Answer a request whose answer could not be sent as it was."""
         self._faults.note("request", error)
-        return errors.unknown(request_id.get())
+        identity = request_id.get()
+        response = errors.unknown(identity)
+        _complete(response, Facts(told=(Result.ERROR, Why.FAULT, None)), identity)
+        return response
 
     async def _admitted(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         if not self._access.is_open:
@@ -108,6 +114,8 @@ class Frontend:
             raw, facts.host = origin_form(raw, facts.host)
         if request.method not in _METHODS and not _takes_form(request.method, raw):
             return errors.unsupported()
+        if raw == "/" and (shown := welcome(request, self.page, facts.host)) is not None:
+            return shown
         target = parse_target(raw)
         facts.namespace = target.ns
         response = await self._handlers.answer(request, target, facts)
@@ -164,13 +172,27 @@ class Frontend:
             "status": status, "bytes": facts.sent,
             "ms": int(seconds * 10_000) / 10,  # `round` takes longer than all of this line
             "result": result or "-", "upstream": facts.upstream or "-",
-            "client": client, "agent": agent,
+            "repository": facts.repository.name if facts.repository else "-",
+            "digest": facts.digest or "-", "client": client, "agent": agent,
         }  # fmt: skip
         if why is not None and why is not Why.HERE:
             told["why"] = why
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told)
+
+
+def _complete(response: web.StreamResponse, facts: Facts, identity: str) -> None:
+    """What every answer says of us; and an error, by which to find its line in the log."""
+    headers = response.headers
+    headers["Server"] = responses.SERVER
+    # Only one that has led to an upstream: a client's text has no place in a header.
+    if facts.namespace is not None and facts.upstream:
+        headers["OCI-Namespace"] = facts.namespace  # spec, "Registry Proxying"
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        headers["X-Request-Id"] = identity
+        if facts.told is not None:
+            headers["Cache-Status"] = responses.failed_status(facts.told[0])
 
 
 def _takes_form(method: str, raw: str) -> bool:

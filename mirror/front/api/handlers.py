@@ -44,7 +44,7 @@ class Facts:
     told: Told | None = None  # how it went
     repository: Repository | None = None
     reference: Reference | None = None
-    digest: Digest | None = None  # of what is answered
+    digest: Digest | None = None  # that was meant, or is answered
     sent: int = 0  # bytes of content
     missing: ErrorCode = ErrorCode.NAME_UNKNOWN  # what it is called if it is not there
     error: str | None = None  # why it could not be answered, for the log
@@ -52,6 +52,10 @@ class Facts:
     is_personal: bool = False  # the client's own authorization decides (access = "client")
     relay: str | None = None  # where this client may ask for tokens (front.api.token_relay)
     is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
+
+    def note_sent(self, length: int) -> None:
+        """So many bytes of content have gone to the client."""
+        self.sent += length
 
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
@@ -69,6 +73,10 @@ class Handlers:
         self._cached = cached
         self._router = router
         self._request_timeout = request_timeout  # seconds
+
+    def renew(self, router: Router) -> None:
+        """Go by this from now on."""
+        self._router = router
 
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
@@ -178,8 +186,7 @@ class Handlers:
         answer = await responses.begin(answer, layout)
         await response.prepare(request)
         facts.response = response
-        async for sent in responses.send_body(request, response, answer, layout):
-            facts.sent += sent
+        await responses.send_body(request, response, answer, layout, facts.note_sent)
         await response.write_eof()
         return response
 

@@ -172,7 +172,7 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
         if _BCRYPT.fullmatch(secret):
             hashes[name] = secret.encode()
         elif line.strip() and not line.startswith("#"):
-            problems.append(f"line {number}: not name:bcrypt-hash; write it with `htpasswd -B`")
+            problems.append(f"line {number}: not name:bcrypt-hash; write it with `mirror password`")
     if problems:
         raise ConfigError(str(path), problems)
     return hashes

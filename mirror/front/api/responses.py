@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +22,12 @@ from mirror.telemetry.traffic import Result
 API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 """What docker looks for in the answer to `/v2/`, whatever else that says."""
 
+SERVER = "mirror"
+"""What `Server` says: no versions, which tell attackers what to try."""
+
+Note = Callable[[int], object]
+"""Told how many bytes of content have been sent."""
+
 _BLOCK = 2**18  # bytes read at a time where the kernel cannot send the file itself
 
 # RFC 9211. "mirror" is the cache's name. People's scripts read these.
@@ -32,6 +38,12 @@ _CACHE_STATUS = {
     Result.REVALIDATED: "mirror; fwd=stale",
     Result.STALE: "mirror; hit; detail=stale",
     Result.LINKED: "mirror; fwd=miss; detail=linked",
+}
+_FAILED_STATUS = {
+    Result.MISS: "mirror; fwd=miss; detail=missing",
+    Result.NEGATIVE: "mirror; hit; detail=negative",  # upstream has said so a moment ago
+    Result.DENIED: "mirror; fwd=miss; detail=denied",
+    Result.ERROR: "mirror; fwd=miss; detail=error",
 }
 
 
@@ -45,6 +57,11 @@ def cache_status(outcome: Outcome) -> str:
     if outcome.is_fallback:
         status += "; detail=fallback"
     return status
+
+
+def failed_status(result: Result) -> str:
+    """The value of `Cache-Status` of an answer that is an error (RFC 9211, 2.2 and 2.8)."""
+    return _FAILED_STATUS.get(result) or _CACHE_STATUS[result]  # a 416 is of what is here
 
 
 @lru_cache(maxsize=64)
@@ -171,9 +188,13 @@ class _Begun:
 
 
 async def send_body(
-    request: web.BaseRequest, response: web.StreamResponse, answer: BlobAnswer, layout: Layout
-) -> AsyncIterator[int]:
-    """Send the body of a blob's response as far as there is one; yields the bytes sent each time.
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    answer: BlobAnswer,
+    layout: Layout,
+    note: Note,
+) -> None:
+    """Send the body of a blob's response as far as there is one; `note` is told the bytes sent.
 
     Raises:
         RegistryError, OSError: There will be no more: the response must not be completed.
@@ -184,10 +205,9 @@ async def send_body(
         if isinstance(answer.body, Stream):
             async for chunk in answer.body.chunks(span.start, span.stop):
                 await response.write(chunk)
-                yield len(chunk)
+                note(len(chunk))
         elif answer.body is not None and not isinstance(answer.body, bytes):
-            async for sent in _send_reader(request, response, answer, answer.body, span):
-                yield sent
+            await _send_reader(request, response, answer, answer.body, span, note=note)
     if layout.after:
         await response.write(layout.after)
 
@@ -198,14 +218,20 @@ async def _send_reader(
     answer: BlobAnswer,
     reader: Reader,
     span: Span,
-) -> AsyncIterator[int]:
+    *,
+    note: Note,
+) -> None:
     """Send what a reader has; where the disk refuses what is still to come, the rest past it."""
     position = span.start
     is_whole = span.start == 0 and span.stop in {None, answer.size}
+
+    def note_sent(length: int) -> None:
+        nonlocal position
+        position += length
+        note(length)
+
     try:
-        async for sent in _send_file(request, response, reader, span, answer.size):
-            position += sent
-            yield sent
+        await _send_file(request, response, reader, span, answer.size, note=note_sent)
     except StoreError:
         if answer.rest is None:
             raise
@@ -214,7 +240,7 @@ async def _send_reader(
         async with aclosing(answer.rest.chunks(position, stop)) as chunks:
             async for chunk in chunks:
                 await response.write(chunk)
-                yield len(chunk)
+                note(len(chunk))
 
 
 async def _send_file(
@@ -223,7 +249,9 @@ async def _send_file(
     reader: Reader,
     span: Span,
     size: int | None,
-) -> AsyncIterator[int]:
+    *,
+    note: Note,
+) -> None:
     """Send a file as far as it has grown, again and again."""
     is_whole = span.start == 0 and span.stop in {None, size}
     with ExitStack() as stack:
@@ -237,15 +265,14 @@ async def _send_file(
             if limit <= position:
                 return
             if sender is not None:
-                await sender.send(reader.file, position, limit)
+                await sender.send(reader.file, position, limit, note)
             else:
-                await _send_by_hand(response, reader.file, position, limit)
-            yield limit - position
+                await _send_by_hand(response, reader.file, position, limit, note)
             position = limit
 
 
 async def _send_by_hand(
-    response: web.StreamResponse, file: FileIO, position: int, limit: int
+    response: web.StreamResponse, file: FileIO, position: int, limit: int, note: Note
 ) -> None:
     while position < limit:
         length = min(_BLOCK, limit - position)
@@ -253,6 +280,7 @@ async def _send_by_hand(
         if not block:
             raise OSError("somebody else has truncated the file")
         await response.write(block)
+        note(len(block))
         position += len(block)
 
 
@@ -325,7 +353,7 @@ def _manifest_headers(digest: Digest, media_type: str, outcome: Outcome) -> CIMu
 def _blob_headers(digest: Digest, length: int | None, outcome: Outcome) -> CIMultiDict[str]:
     headers = {
         **_content_headers(digest), **outcome_headers(outcome),
-        "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "Server": SERVER,
     }  # fmt: skip
     if length is not None:
         headers["Content-Length"] = str(length)

@@ -6,7 +6,7 @@ goes out, and uvloop has none. Here epoll is told of a socket once for each call
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 
@@ -22,8 +22,12 @@ class Sender:
         self._request = request
         self._descriptor = descriptor
 
-    async def send(self, file: FileIO, position: int, limit: int) -> None:
-        """Send what the file has from `position` to `limit`.
+    async def send(
+        self, file: FileIO, position: int, limit: int, note: Callable[[int], object] = int
+    ) -> None:
+        """Send what the file has from `position` to `limit`; `note` is told how many bytes went.
+
+        It is told also where not all of them did.
 
         Raises:
             ConnectionError: The client has left, or took nothing for `server.send_timeout`.
@@ -36,6 +40,8 @@ class Sender:
             await self._send(piece, loop)
         except TimeoutError as error:  # the kernel's (TCP_USER_TIMEOUT)
             raise ConnectionAbortedError("the client takes nothing") from error
+        finally:
+            note(piece.position - position)
 
     async def _send(self, piece: "_Piece", loop: asyncio.AbstractEventLoop) -> None:
         if piece.send():
@@ -70,23 +76,23 @@ class _Piece:
     ) -> None:
         self._to = to
         self._source = source
-        self._position = position
+        self.position = position
         self._limit = limit
         self.sent = sent
 
     def send(self) -> bool:
         """Send as much as there is room for, in a turn; True: that was all. Raises OSError."""
-        length = min(self._limit - self._position, _TURN)
+        length = min(self._limit - self.position, _TURN)
         if not length:
             return True
         try:
-            sent = os.sendfile(self._to, self._source, self._position, length)
+            sent = os.sendfile(self._to, self._source, self.position, length)
         except BlockingIOError:
             return False
         if not sent:
             raise OSError("somebody else has truncated the file")
-        self._position += sent
-        return self._position == self._limit
+        self.position += sent
+        return self.position == self._limit
 
     def go_on(self) -> None:
         """Called when there is room again."""

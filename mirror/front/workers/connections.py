@@ -24,10 +24,19 @@ class Connections:
 
     def __init__(self, most: int, per_client: int) -> None:
         self.most = most
-        self.per_client = max(1, min(per_client, most // 2))
+        self.per_client = per_client
         self._open: Counter[str] = Counter()
         self._warned: set[str] = set()
         self.count = 0
+
+    @property
+    def per_client(self) -> int:
+        """How many each may have."""
+        return self._per_client
+
+    @per_client.setter
+    def per_client(self, wanted: int) -> None:
+        self._per_client = max(1, min(wanted, self.most // 2))
 
     @property
     def is_full(self) -> bool:

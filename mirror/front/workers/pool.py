@@ -75,7 +75,7 @@ class Pool:
     """The workers. `used` is called with what they have served from their caches.
 
     `asked` is called with what clients have asked of them, and `refused` for each connection that
-    is closed since its client has too many.
+    is closed since its client has too many. `welcome` makes what browsers are shown.
     """
 
     def __init__(
@@ -92,8 +92,11 @@ class Pool:
         asked: Callable[[Sequence[Entry]], None],
         refused: Callable[[], None],
         random: Random,
+        welcome: Callable[[Config], str],
     ) -> None:
+        self._welcome = welcome
         self._config = config
+        self._upstreams = {*config.upstream}  # also those that are configured no longer
         self._mirror = mirror
         self._open_blob = open_blob
         self._open_rest = open_rest
@@ -165,10 +168,17 @@ class Pool:
         for member in self._members:
             member.worker.forget(what)
 
-    async def reload(self) -> set[str]:
-        """Have every worker read certificates and passwords anew; what is wrong with them."""
+    async def reload(self, config: Config) -> set[str]:
+        """Have every worker take up what has changed, and read certificates and passwords anew.
+
+        Gives what is wrong with them; what was before stays in use.
+        """
+        self._config = config
+        self._upstreams |= config.upstream.keys()
+        self.connections.per_client = config.server.max_connections_per_client
+        settings = settings_for_workers(config, self._welcome(config))
         told = await asyncio.gather(
-            *(member.worker.reload() for member in self._members), return_exceptions=True
+            *(member.worker.reload(settings) for member in self._members), return_exceptions=True
         )
         # Who has died meanwhile is replaced by one that reads them anew.
         problems = {problem for one in told if isinstance(one, list) for problem in one}
@@ -233,7 +243,8 @@ class Pool:
         member = _Member(peer, worker, kill, given)
         try:
             async with asyncio.timeout(_START_WITHIN):
-                await worker.start(settings_for_workers(self._config), self._last_good)
+                settings = settings_for_workers(self._config, self._welcome(self._config))
+                await worker.start(settings, self._last_good)
             self._members.append(member)
             if not started.done():
                 started.set_result(None)
@@ -317,7 +328,7 @@ class Pool:
             member.asked_at = self._clock()
         try:
             report = await member.worker.report()
-            check_report(report, self._config.upstream)
+            check_report(report, self._upstreams)
         except Violation as violation:
             _logger.error("a worker is let go: %s", violation)  # noqa: TRY400 - no fault of ours
             member.peer.close()

@@ -7,9 +7,12 @@ from typing import Any
 
 from mirror.config import Config, parse
 
+PAGE = "page"
+"""Beside the sections: what browsers are shown."""
 
-def settings_for_workers(config: Config) -> dict[str, Any]:
-    """The part of the configuration that workers need."""
+
+def settings_for_workers(config: Config, page: str = "") -> dict[str, Any]:
+    """The part of the configuration that workers need, and what they show browsers."""
     document = config.model_dump(
         mode="json",
         exclude_none=True,
@@ -17,6 +20,7 @@ def settings_for_workers(config: Config) -> dict[str, Any]:
             "server": True,
             "store": {"memory_cache"},
             "fill": {"prefetch"},
+            "log": {"level"},
             "upstream": {
                 "__all__": {
                     "default",
@@ -33,9 +37,10 @@ def settings_for_workers(config: Config) -> dict[str, Any]:
     document["server"]["workers"] = config.server.worker_count  # one count, for every share
     for upstream in document["upstream"].values():
         upstream["endpoints"] = [{"url": "http://nowhere.invalid"}]  # a worker asks none of them
+    document[PAGE] = page
     return document
 
 
 def parse_settings(document: dict[str, Any]) -> Config:
     """The configuration as a worker sees it. Raises ConfigError."""
-    return parse(document)
+    return parse({name: it for name, it in document.items() if name != PAGE})

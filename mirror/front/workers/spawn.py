@@ -1,6 +1,7 @@
 """Where workers live: in processes of their own or, for tests, in this one."""
 
 import asyncio
+import itertools
 import os
 import socket
 import sys
@@ -47,6 +48,7 @@ def spawn_here(clock: Callable[[], float], monotonic: Callable[[], float]) -> Sp
 
 def spawn_process(settings: Log) -> Spawn:
     """Workers that are processes, and log as `settings` say."""
+    numbers = itertools.count(1)
 
     @asynccontextmanager
     async def spawn(connection: socket.socket) -> AsyncIterator[Kill]:
@@ -54,7 +56,7 @@ def spawn_process(settings: Log) -> Spawn:
             descriptor = connection.fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-c", _BOOT, os.pathsep.join(sys.path),
-                str(descriptor), settings.level, settings.format,
+                str(descriptor), settings.level, settings.format, str(next(numbers)),
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=[descriptor],
                 start_new_session=True,  # Ctrl-C is for the mirror's process, which tells them
             )  # fmt: skip

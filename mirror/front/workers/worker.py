@@ -26,15 +26,15 @@ from mirror.front.api.cache import Cache
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
 from mirror.front.api.handshakes import explain
-from mirror.front.api.passwords import Passwords, read_htpasswd
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.last_good import Contents, instead
-from mirror.front.workers.settings import parse_settings
+from mirror.front.workers.settings import PAGE, parse_settings
 from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
+from mirror.telemetry import log
 from mirror.telemetry.asked import Requests
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
@@ -67,6 +67,9 @@ class Worker:
         self._tls: ssl.SSLContext | None = None
         self._settings = ServerSettings()
         self._access = Access(self._settings)
+        self._told: dict[str, Any] = {}  # the settings, as they came
+        self._handlers: Handlers | None = None
+        self._frontend: Frontend | None = None
         self._send_timeout = 0  # milliseconds
         self._server: Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -95,6 +98,7 @@ class Worker:
                 config = await self._read(whole)
             files = {name: Path(settings["server"][name]) for name in last_good}
             self._settings = config.server.model_copy(update=files)
+        self._told = settings
         server, access = config.server, self._access
         self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
         self._cache = Cache(config.memory_share, clock=self._clock)
@@ -105,10 +109,13 @@ class Worker:
             tasks=self._tasks,
             monotonic=self._monotonic,
         )
-        handlers = Handlers(
+        handlers = self._handlers = Handlers(
             self._front, cached, Router(config), request_timeout=server.request_timeout
         )
-        frontend = Frontend(handlers, access, self._traffic, self._requests, self._faults)
+        frontend = self._frontend = Frontend(
+            handlers, access, self._traffic, self._requests, self._faults
+        )
+        frontend.page = settings.get(PAGE, "")
         self._server = Server(
             frontend,
             request_timeout=server.request_timeout,
@@ -125,16 +132,27 @@ class Worker:
         self._settings = config.server
         return config
 
-    async def reload(self) -> list[str]:
-        """As the port says; connections that there are keep what they began with."""
+    async def reload(self, settings: dict[str, Any]) -> list[str]:
+        """As the port says."""
         problems: list[str] = []
-        file = self._settings.htpasswd_file
+        if settings != self._told:
+            with _noted(problems):
+                await self._change(settings)
         with _noted(problems):
             self._tls = await asyncio.to_thread(_tls, self._settings)
-        if file is not None:
-            with _noted(problems):
-                self._access.renew(Passwords(await asyncio.to_thread(read_htpasswd, file)))
+        with _noted(problems):
+            await asyncio.to_thread(self._access.renew, self._settings)
         return problems
+
+    async def _change(self, settings: dict[str, Any]) -> None:
+        """Serve by other settings. Raises ConfigError."""
+        config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
+        self._told, self._settings = settings, config.server
+        if self._handlers is not None and self._frontend is not None:
+            self._handlers.renew(Router(config))
+            self._frontend.page = settings.get(PAGE, "")
+        log.set_level(config.log.level)
+        self._cache.clear()  # who may have what is in it may have changed
 
     def connect(self, connection: socket.socket, number: int) -> None:
         """Serve a client; the front is told the number when it has left."""

@@ -92,6 +92,8 @@ class Fill:
     `is_doubted`: what came before was not what its digest says, so that ranges too are proved.
     """
 
+    _resumes = 0
+
     def __init__(
         self,
         digest: Digest,
@@ -234,6 +236,7 @@ class Fill:
                 self._end(Unavailable("the fill was stopped"))
             self._metrics.fills_active.dec()
             self._metrics.fills.labels(self.upstream, outcome).inc()
+            self._tell(outcome)
             self.readers.end(self._writer)
 
     async def _download(self) -> None:
@@ -357,7 +360,24 @@ class Fill:
         self.readers.wake()
 
     def _count_resume(self, sender: Sender) -> None:
+        self._resumes += 1
         self._metrics.fill_resumes.labels(self.upstream, sender.name).inc()
+
+    def _tell(self, outcome: FillOutcome) -> None:
+        """One line for each download: what it brought, how fast, and who sent it."""
+        seconds = self._clock() - self.began
+        received = 0 if self._crew is None else self._crew.received
+        _logger.info(
+            "download ended",
+            extra=fields(
+                outcome=outcome, upstream=self.upstream, repository=self.repository,
+                digest=self.digest, size="-" if self.size is None else self.size,
+                received=received, seconds=round(seconds, 3),
+                rate=round(received / seconds) if seconds > 0 else 0,
+                endpoints=",".join(sorted({it.name for it in self._senders})) or "-",
+                resumes=self._resumes,
+            ),
+        )  # fmt: skip
 
     # Changes of state: synchronous, and the only ones
 

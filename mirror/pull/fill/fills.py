@@ -105,6 +105,11 @@ class Fills:
         """How many fills there are that nobody waits for."""
         return sum(not flight.fill.readers.count for flight in self._flights.values())
 
+    def change(self, *, max_active: int, is_shared: bool) -> None:
+        """Go by these from now on."""
+        self._is_shared = is_shared
+        self._slots.resize(max_active, kept=max_active // _KEPT)
+
     @property
     def running(self) -> list[Fill]:
         """Those under way, the oldest first."""

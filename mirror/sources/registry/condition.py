@@ -61,6 +61,7 @@ class Condition:
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
         self._doubting: asyncio.Task[None] | None = None
+        self.is_retired = False  # it is configured no longer: nobody finds out whether it is back
 
     def is_up_for(self, quota: Quota, repository: str) -> bool:
         """Whether it would answer this kind of request, for all that is known."""
@@ -199,14 +200,16 @@ class Condition:
 
     def _doubt(self) -> None:
         """Have it found out whether it is there at all, if nobody is about it."""
-        if self._doubting is None or self._doubting.done():
+        if not self.is_retired and (self._doubting is None or self._doubting.done()):
             self._doubting = self._tasks.create_task(self._ping(), name="ping")
 
     async def _probe_until_up(self) -> None:
         """Find out when it is back, also in a night in which nobody pulls."""
-        while not self.health.is_up:
+        while not (self.health.is_up or self.is_retired):
             await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
-            if self.health.may_ping(self._clock()):  # else a client's request is the probe
+            if (
+                self.health.may_ping(self._clock()) and not self.is_retired
+            ):  # else a client's request is the probe
                 await self._ping()
 
     async def _ping(self) -> None:

@@ -91,8 +91,11 @@ class Endpoint:
         )  # fmt: skip
         self._authorizer = make(config, note_refused=refused.inc)
         self._elsewhere = Elsewhere(partial(make, note_refused=lambda: None))
-        if config.password_file is not None:
-            tasks.keep(self._authorizer.watch, name="credentials")
+        self._watching = (
+            None
+            if config.password_file is None
+            else tasks.hold(self._authorizer.watch, name="credentials")
+        )
         # The last slot is not for bodies: a question must not wait until a layer is through.
         most = config.max_connections
         self._slots = Slots(most)
@@ -101,6 +104,12 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.url}: {self.condition.health}>"
+
+    def retire(self) -> None:
+        """Another takes its place; requests under way go on with the credentials there are."""
+        self.condition.is_retired = True
+        if self._watching is not None:
+            self._watching.cancel()
 
     @property
     def name(self) -> str:

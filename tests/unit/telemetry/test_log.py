@@ -215,3 +215,16 @@ def test_while_nobody_reads_lines_are_bounded_and_whoever_reads_again_is_told() 
     assert kept * len(line) < 16 * 2**20
     assert lines[0] == "first"
     assert lines[-1] == f"nobody read the log {1000 - kept}"
+
+
+def test_every_line_for_the_journal_has_its_priority(capfd: pytest.CaptureFixture[str]) -> None:
+    writer = start("info", "text", to_journal=True)
+    _tell(writer, "WARNING", "careful")
+    _tell(writer, "ERROR", "broken", traceback="Traceback:\n  here")
+    writer.stop()
+    lines = capfd.readouterr().err.splitlines()
+    assert [line[:3] for line in lines] == ["<4>", "<3>", "<3>", "<3>"]
+
+
+def _tell(writer: LineWriter, level: str, message: str, traceback: str = "") -> None:
+    writer.write(Line(0.0, level, "mirror", message, {}, "", traceback))

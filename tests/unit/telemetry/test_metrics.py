@@ -43,6 +43,11 @@ CONTRACT = {
     "mirror_connections": ("gauge", ""),
     "mirror_connections_refused_total": ("counter", ""),
     "mirror_internal_errors_total": ("counter", "task"),
+    "mirror_build_info": ("gauge", "version"),
+    "mirror_certificate_expiry_timestamp_seconds": ("gauge", "setting"),
+    "mirror_fills_waiting": ("gauge", ""),
+    "mirror_store_free_bytes": ("gauge", ""),
+    "mirror_store_min_free_bytes": ("gauge", ""),
 }
 
 
@@ -69,9 +74,14 @@ def metrics() -> Metrics:
     metrics.passed_through.labels(upstream="docker.io", part="all").inc()
     metrics.evicted_blobs.inc()
     metrics.evicted_bytes.inc(7)
-    metrics.watch_store(lambda: StoreTotals(2, 300), read_disk=lambda: 4096, limit_bytes=1000)
+    metrics.watch_store(
+        lambda: StoreTotals(2, 300), read_disk=lambda: 4096, read_limit=lambda: 1000
+    )
     metrics.watch_referenced(lambda: 500)
     metrics.watch_connections(lambda: 3)
+    metrics.watch_waiting(lambda: 2)
+    metrics.watch_disk(read_free=lambda: 5, read_min_free=lambda: 3)
+    metrics.certificate_ends.labels(setting="tls_certificate_file").set(1)
     return metrics
 
 
@@ -85,19 +95,23 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_the_metrics_are_those_that_dashboards_rely_on(metrics: Metrics) -> None:
     found = {}
+    metrics.look_at_process()
     for family in text_string_to_metric_families(metrics.exposition().decode()):
         assert family.documentation.endswith("."), family.name
         counted = [each for each in family.samples if not each.name.endswith("_created")]
         labels = set(counted[0].labels) - {"le"}
         name = counted[0].name if family.type == "counter" else family.name
         found[name] = (family.type, labels)
-    assert found == {name: (kind, set(labels.split())) for name, (kind, labels) in CONTRACT.items()}
+    process = {name for name in found if name.startswith("process_")}
+    assert {"process_resident_memory_bytes", "process_open_fds"} <= process
+    ours = {name: it for name, it in found.items() if name not in process}
+    assert ours == {name: (kind, set(labels.split())) for name, (kind, labels) in CONTRACT.items()}
 
 
 def test_the_store_is_asked_at_each_scrape() -> None:
     metrics = Metrics()
     totals = StoreTotals()
-    metrics.watch_store(lambda: totals, read_disk=lambda: 8192, limit_bytes=1000)
+    metrics.watch_store(lambda: totals, read_disk=lambda: 8192, read_limit=lambda: 1000)
     metrics.watch_referenced(lambda: 500)
     assert samples(metrics)["mirror_store_blobs"] == 0
     totals = StoreTotals(blobs=2, bytes=300)

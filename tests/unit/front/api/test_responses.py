@@ -207,5 +207,4 @@ async def test_over_tls_a_file_that_is_shorter_than_promised_ends_the_response(
         layout = responses.Layout([responses.Span(0, size)])
         async with asyncio.timeout(10):
             with pytest.raises(OSError, match="truncated"):
-                async for _ in responses.send_body(over_tls, Sink(), answer, layout):
-                    pass
+                await responses.send_body(over_tls, Sink(), answer, layout, int)

@@ -1,0 +1,28 @@
+"""When certificates end, for those who have to renew them."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from mirror.config import Server
+
+
+def find_ends(server: Server) -> dict[str, float]:
+    """By the setting that names the file, when the first of its certificates ends.
+
+    In seconds since the epoch. What cannot be read is left out: it is told elsewhere.
+    """
+    settings = ("tls_certificate_file", "client_ca_file")
+    files = {name: getattr(server, name) for name in settings if getattr(server, name) is not None}
+    found = {}
+    for name, file in files.items():
+        with suppress(OSError, ValueError):
+            found[name] = _first_end(file)
+    return found
+
+
+def _first_end(file: Path) -> float:
+    # A mirror without certificates starts without the library that reads them.
+    from cryptography import x509  # noqa: PLC0415
+
+    certificates = x509.load_pem_x509_certificates(file.read_bytes())
+    return min(it.not_valid_after_utc.timestamp() for it in certificates)

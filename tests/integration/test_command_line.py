@@ -1,0 +1,81 @@
+"""The command line as a whole: what it prints where no mirror is asked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from mirror import __version__
+from mirror.front.api.passwords import read_htpasswd
+from tests.support.process import CHILD_ENVIRONMENT
+from tests.support.require import require
+
+HEAVY = ("aiohttp", "pydantic", "typer", "uvloop", "rich")
+
+
+def mirror(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own program
+        (sys.executable, "-m", "mirror", *arguments),
+        input=given, capture_output=True, text=True, check=False, env=CHILD_ENVIRONMENT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["--version", "version"])
+def test_the_version_is_told_without_waiting_for_anything(how: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['mirror', {how!r}]; from mirror.__main__ import main; main();"
+        f" print(*(it for it in {HEAVY!r} if it in sys.modules))"
+    )
+    told = subprocess.run(  # noqa: S603 - our own program
+        (sys.executable, "-c", code), capture_output=True, text=True, check=True
+    )
+    assert told.stdout == f"{__version__}\n\n"
+
+
+def test_a_password_line_is_one_that_the_mirror_reads(tmp_path: Path) -> None:
+    made = mirror("password", "anna", given="secret\n")
+    assert (made.returncode, made.stderr) == (0, "")
+    file = tmp_path / "htpasswd"
+    file.write_text(made.stdout)
+    assert bcrypt.checkpw(b"secret", read_htpasswd(file)["anna"])
+
+
+@pytest.mark.parametrize(("name", "secret"), [("a:b", "x"), ("anna", ""), ("anna", "x" * 73)])
+def test_what_is_no_name_or_password_is_refused(name: str, secret: str) -> None:
+    made = mirror("password", name, given=f"{secret}\n")
+    assert (made.returncode, made.stdout) == (1, "")
+    assert made.stderr.startswith("mirror: a ")
+
+
+def test_bash_completes_verbs_and_options() -> None:
+    require("bash")
+    script = mirror("completion", "bash").stdout
+
+    def completed(*words: str) -> set[str]:
+        line = " ".join(f"'{word}'" for word in words)
+        asks = f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _mirror; echo ${{COMPREPLY[@]}}"
+        told = subprocess.run(  # noqa: S603
+            ("bash", "-c", f"{script}\n{asks}"),  # noqa: S607
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return set(told.stdout.split())
+
+    assert completed("mirror", "s") == {"serve", "setup", "status"}
+    assert completed("mirror", "--") == {"--help", "--version"}
+    assert completed("mirror", "status", "--") == {"--config", "--once", "--json", "--help"}
+    assert completed("mirror", "check", "--config", "/etc/passw") >= {"/etc/passwd"}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_told_the_same(shell: str) -> None:
+    script = mirror("completion", shell).stdout
+    assert "status" in script
+    assert "json" in script
+
+
+def test_another_shell_is_not_known() -> None:
+    made = mirror("completion", "tcsh")
+    assert made.returncode == 1
+    assert "bash, zsh, fish" in made.stderr
