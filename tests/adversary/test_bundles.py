@@ -236,6 +236,26 @@ async def test_an_index_that_names_each_of_few_a_million_times_costs_little(
     assert step.outcome == outcome
 
 
+async def test_many_ways_to_what_is_not_there_are_gone_once(tmp_path: Path, depot: Depot) -> None:
+    level, everything = [APP], [APP]
+    for depth in range(3):  # 400 ^ 2 ways
+        entries = [
+            {"mediaType": it.media_type, "digest": it.digest, "size": len(it.manifest)}
+            for it in level
+        ]
+        content = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        level = [
+            Image(json.dumps(content | {"n": number}).encode(), OCI_INDEX)
+            for number in range(400 if depth < 2 else 1)
+        ]
+        everything += level
+    files = files_of({NAME: APP}, without=APP.layers)[:2]
+    files[1] = ("index.json", index_json({NAME: level[0]}))
+    files += [(path_of(it.digest), it.manifest) for it in everything]
+    [step] = await take(depot, write(tmp_path / "bundle.tar", files))
+    assert (step.outcome, set(step.missing)) == ("incomplete", {APP.config, *APP.layers})
+
+
 async def test_a_blob_that_is_something_else_is_not_kept_and_its_image_is_not_on_record(
     tmp_path: Path, depot: Depot
 ) -> None:
