@@ -16,7 +16,7 @@ from mirror.control.bundles import Depot
 from mirror.oci.layout import BadLayout
 from mirror.operate.bundles.archive import Archive
 from mirror.operate.bundles.importing import import_bundle
-from mirror.operate.bundles.steps import Imported, Moved
+from mirror.operate.bundles.steps import Imported, Meter, Moved
 from mirror.operate.bundles.verbs import open_depot
 from tests.support.bundles import (
     LAYOUT,
@@ -49,7 +49,7 @@ async def depot(tmp_path: Path) -> AsyncIterator[Depot]:
 async def take(depot: Depot, bundle: Path) -> list[Imported]:
     """What becomes of each image."""
     with Archive.open(bundle) as archive:
-        steps = [step async for step in import_bundle(depot, archive)]
+        steps = [step async for step in import_bundle(depot, archive, Meter())]
     return [step for step in steps if isinstance(step, Imported)]
 
 
@@ -264,7 +264,7 @@ async def test_a_blob_that_is_something_else_is_not_kept_and_its_image_is_not_on
     files = files_of({NAME: APP, "docker.io/library/other:1": other}, wrong={layer: b"evil"})
     bundle = write(tmp_path / "bundle.tar", files)
     with Archive.open(bundle) as archive:
-        steps = [step async for step in import_bundle(depot, archive)]
+        steps = [step async for step in import_bundle(depot, archive, Meter())]
     damaged = [it.digest for it in steps if isinstance(it, Moved) and it.outcome == "damaged"]
     assert damaged == [layer]
     [bad, good] = [it for it in steps if isinstance(it, Imported)]

@@ -16,7 +16,7 @@ from mirror.control.bundles import Wanted
 from mirror.operate.bundles.archive import Archive
 from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.remote import RemoteDepot
-from mirror.operate.bundles.steps import Imported
+from mirror.operate.bundles.steps import Imported, Meter
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth
 from tests.support.bundles import files_of, write
@@ -68,7 +68,7 @@ async def take(mirror: InnerMirror, bundle: Path) -> list[Imported]:
     async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
         with Archive.open(bundle) as archive:
             depot = RemoteDepot(session, mirror.admin_host)
-            steps = [step async for step in import_bundle(depot, archive)]
+            steps = [step async for step in import_bundle(depot, archive, Meter())]
     return [step for step in steps if isinstance(step, Imported)]
 
 
