@@ -12,11 +12,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror.control.bundles import Wanted
+from mirror.control.bundles import Depot, Wanted
 from mirror.operate.bundles.archive import Archive
 from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.remote import RemoteDepot
 from mirror.operate.bundles.steps import Imported, Meter
+from tests.conformance.depot import DepotConformance
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth
 from tests.support.bundles import files_of, write
@@ -70,6 +71,16 @@ async def take(mirror: InnerMirror, bundle: Path) -> list[Imported]:
             depot = RemoteDepot(session, mirror.admin_host)
             steps = [step async for step in import_bundle(depot, archive, Meter())]
     return [step for step in steps if isinstance(step, Imported)]
+
+
+@pytest.fixture
+async def depot(mirror: InnerMirror) -> AsyncIterator[Depot]:
+    async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
+        yield RemoteDepot(session, mirror.admin_host)
+
+
+class TestRemoteDepot(DepotConformance):
+    """A store that is asked over the admin port."""
 
 
 async def lacking(mirror: InnerMirror, name: str) -> Sequence[str]:
