@@ -16,7 +16,7 @@ from mirror.control.bundles import Depot
 from mirror.oci.layout import BadLayout
 from mirror.operate.bundles.archive import Archive
 from mirror.operate.bundles.importing import import_bundle
-from mirror.operate.bundles.steps import Imported, Moved
+from mirror.operate.bundles.steps import Imported, Meter, Moved
 from mirror.operate.bundles.verbs import open_depot
 from tests.support.bundles import (
     LAYOUT,
@@ -49,7 +49,7 @@ async def depot(tmp_path: Path) -> AsyncIterator[Depot]:
 async def take(depot: Depot, bundle: Path) -> list[Imported]:
     """What becomes of each image."""
     with Archive.open(bundle) as archive:
-        steps = [step async for step in import_bundle(depot, archive)]
+        steps = [step async for step in import_bundle(depot, archive, Meter())]
     return [step for step in steps if isinstance(step, Imported)]
 
 
@@ -236,6 +236,26 @@ async def test_an_index_that_names_each_of_few_a_million_times_costs_little(
     assert step.outcome == outcome
 
 
+async def test_many_ways_to_what_is_not_there_are_gone_once(tmp_path: Path, depot: Depot) -> None:
+    level, everything = [APP], [APP]
+    for depth in range(3):  # 400 ^ 2 ways
+        entries = [
+            {"mediaType": it.media_type, "digest": it.digest, "size": len(it.manifest)}
+            for it in level
+        ]
+        content = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        level = [
+            Image(json.dumps(content | {"n": number}).encode(), OCI_INDEX)
+            for number in range(400 if depth < 2 else 1)
+        ]
+        everything += level
+    files = files_of({NAME: APP}, without=APP.layers)[:2]
+    files[1] = ("index.json", index_json({NAME: level[0]}))
+    files += [(path_of(it.digest), it.manifest) for it in everything]
+    [step] = await take(depot, write(tmp_path / "bundle.tar", files))
+    assert (step.outcome, set(step.missing)) == ("incomplete", {APP.config, *APP.layers})
+
+
 async def test_a_blob_that_is_something_else_is_not_kept_and_its_image_is_not_on_record(
     tmp_path: Path, depot: Depot
 ) -> None:
@@ -244,7 +264,7 @@ async def test_a_blob_that_is_something_else_is_not_kept_and_its_image_is_not_on
     files = files_of({NAME: APP, "docker.io/library/other:1": other}, wrong={layer: b"evil"})
     bundle = write(tmp_path / "bundle.tar", files)
     with Archive.open(bundle) as archive:
-        steps = [step async for step in import_bundle(depot, archive)]
+        steps = [step async for step in import_bundle(depot, archive, Meter())]
     damaged = [it.digest for it in steps if isinstance(it, Moved) and it.outcome == "damaged"]
     assert damaged == [layer]
     [bad, good] = [it for it in steps if isinstance(it, Imported)]

@@ -12,11 +12,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror.control.bundles import Wanted
+from mirror.control.bundles import Depot, Wanted
 from mirror.operate.bundles.archive import Archive
 from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.remote import RemoteDepot
-from mirror.operate.bundles.steps import Imported
+from mirror.operate.bundles.steps import Imported, Meter
+from tests.conformance.depot import DepotConformance
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth
 from tests.support.bundles import files_of, write
@@ -54,6 +55,7 @@ async def mirror(
         {
             "docker.io": {**upstream_at(upstream.url), "default": True},
             "private.example": {**upstream_at(private.url), "access": "client"},
+            "open.example": upstream_at(upstream.url),
         },
         fill={"prefetch": "off"},
     )
@@ -67,8 +69,18 @@ async def take(mirror: InnerMirror, bundle: Path) -> list[Imported]:
     async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
         with Archive.open(bundle) as archive:
             depot = RemoteDepot(session, mirror.admin_host)
-            steps = [step async for step in import_bundle(depot, archive)]
+            steps = [step async for step in import_bundle(depot, archive, Meter())]
     return [step for step in steps if isinstance(step, Imported)]
+
+
+@pytest.fixture
+async def depot(mirror: InnerMirror) -> AsyncIterator[Depot]:
+    async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
+        yield RemoteDepot(session, mirror.admin_host)
+
+
+class TestRemoteDepot(DepotConformance):
+    """A store that is asked over the admin port."""
 
 
 async def lacking(mirror: InnerMirror, name: str) -> Sequence[str]:
@@ -124,6 +136,13 @@ async def test_what_a_repository_may_not_have_is_not_exported_in_its_name(
     assert (await mirror.client.manifest("library/evil", "1")).status == 200
     assert await lacking(mirror, f"{HERS}:1") == []
     assert set(await lacking(mirror, "docker.io/library/evil:1")) == {*secret.blobs}
+    other = upstream.add(image(random_layer(SIZE, seed=8)), "org/open", "1")
+    assert await pull(mirror, "open.example/org/open", other) == {200}
+    upstream.add(other, "library/evil", "2")
+    assert (await mirror.client.manifest("library/evil", "2")).status == 200
+    await mirror.until_metric("mirror_store_blobs", 6)
+    assert await lacking(mirror, "open.example/org/open:1") == []
+    assert set(await lacking(mirror, "docker.io/library/evil:2")) == {*other.blobs}
 
 
 async def test_an_imported_tag_is_fallen_back_on_for_ever_and_upstreams_word_takes_its_place(
@@ -156,6 +175,20 @@ async def test_an_imported_tag_is_fallen_back_on_for_ever_and_upstreams_word_tak
     assert (await mirror.client.manifest("app", "1")).digest == new.digest
     by_digest = await mirror.client.manifest("app", old.digest)
     assert (by_digest.status, by_digest.digest) == (200, old.digest)
+
+
+async def test_what_a_bundle_says_of_a_tag_counts_at_once_for_every_worker(
+    mirror: InnerMirror, upstream: ScriptedRegistry, clock: FakeClock, tmp_path: Path
+) -> None:
+    old, new = image(random_layer(SIZE, seed=3)), image(random_layer(SIZE, seed=4))
+    upstream.add(old, "library/app", "1")
+    assert await pull(mirror, "library/app", old) == {200}
+    clock.advance(5.0)  # it is fresh
+    made = datetime.fromtimestamp(clock(), UTC).isoformat()
+    files = files_of({"docker.io/library/app:1": new}, created=made)
+    [step] = await take(mirror, write(tmp_path / "bundle.tar", files))
+    assert step.outcome == "imported"
+    assert (await mirror.client.manifest("app", "1")).digest == new.digest
 
 
 async def test_what_was_missing_a_moment_ago_is_there_once_it_is_imported(

@@ -86,6 +86,8 @@ async def test_what_referred_to_an_image_when_it_was_sealed_still_does(
 ) -> None:
     upstream.add(artifact(b"signed", subject=app), "library/app", "signature")
     mirror = await start_mirror()
+    await _pull(mirror.client, app)  # of what is not here, nothing is known for long
+    await mirror.until_metric("mirror_store_blobs", 3)
     path = f"/v2/library/app/referrers/{app.digest}"
     before = await mirror.client.get(path)
     assert (before.status, len(json.loads(before.body)["manifests"])) == (200, 1)

@@ -21,7 +21,7 @@ from mirror.oci import layout
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import StoreError
 from mirror.operate.bundles import archive
-from mirror.operate.bundles.steps import BundleStep, Done, Exported, Lacking, Moved
+from mirror.operate.bundles.steps import BundleStep, Done, Exported, Lacking, Meter, Moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ async def export(
     left_out: LeftOut,
     write: Callable[[bytes], object],
     made_at: float,
+    meter: Meter,
 ) -> AsyncGenerator[BundleStep]:
     """Write a bundle; what happens, step by step. It is whole where `Done` is the last of them.
 
@@ -74,7 +75,7 @@ async def export(
         write(archive.header(name, len(content)))
         write(content + archive.padding(len(content)))
     for blob in wanted:
-        await _copy(depot, blob, write)
+        await _copy(depot, blob, write, meter)
         yield Moved(blob.digest, blob.size, "written")
     write(archive.end())
     for plan in plans:
@@ -98,7 +99,7 @@ def _runnable(plans: Iterable[Plan], written: Iterable[Blob]) -> Iterator[layout
             yield layout.Runnable(plan.image, parse_digest(plan.config), layers)
 
 
-async def _copy(depot: Depot, blob: Blob, write: Callable[[bytes], object]) -> None:
+async def _copy(depot: Depot, blob: Blob, write: Callable[[bytes], object], meter: Meter) -> None:
     digest, written = parse_digest(blob.digest), 0
     hasher = digest.hasher()
     write(archive.header(layout.blob_path(digest), blob.size))
@@ -107,6 +108,7 @@ async def _copy(depot: Depot, blob: Blob, write: Callable[[bytes], object]) -> N
             hasher.update(piece)
             write(piece)
             written += len(piece)
+            meter.advance(len(piece))
     if written != blob.size or not digest.matches(hasher):
         raise StoreError(f"{digest} is damaged here: mirror verify {digest} sets it aside")
     write(archive.padding(blob.size))

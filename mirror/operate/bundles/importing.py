@@ -17,7 +17,7 @@ from mirror.oci.image import parse_image
 from mirror.oci.layout import BadLayout, NamedImage
 from mirror.oci.manifest import MAX_SIZE, parse_references
 from mirror.operate.bundles.archive import Archive
-from mirror.operate.bundles.steps import BundleStep, Done, Imported, Moved
+from mirror.operate.bundles.steps import BundleStep, Done, Imported, Meter, Moved
 
 _DEEPEST = 4  # indexes in indexes
 _MOST_OF_ONE = 10_000  # blobs of an image
@@ -41,7 +41,7 @@ class _Content:
         yield from ((digest, True) for digest in reversed(self.manifests))
 
 
-async def import_bundle(depot: Depot, bundle: Archive) -> AsyncGenerator[BundleStep]:
+async def import_bundle(depot: Depot, bundle: Archive, meter: Meter) -> AsyncGenerator[BundleStep]:
     """Take a bundle in; what happens, step by step.
 
     Raises BadLayout, StoreError, and other RegistryErrors.
@@ -55,7 +55,7 @@ async def import_bundle(depot: Depot, bundle: Archive) -> AsyncGenerator[BundleS
             yield Imported(image.name or str(image.digest), "refused", reason=str(error))
     everything = {digest for content in contents for digest, _ in content}
     yield Total(len(everything), sum(map(bundle.size_of, everything)))
-    intake = _Intake(depot, bundle)
+    intake = _Intake(depot, bundle, meter)
     images = 0
     for content in contents:
         try:
@@ -87,7 +87,8 @@ def _told(done: Recorded, content: _Content) -> Imported:
 class _Intake:
     """Takes blobs in, each once."""
 
-    def __init__(self, depot: Depot, bundle: Archive) -> None:
+    def __init__(self, depot: Depot, bundle: Archive, meter: Meter) -> None:
+        self._meter = meter
         self._depot = depot
         self._bundle = bundle
         self._told: dict[Digest, bool] = {}  # whether it is what it should be
@@ -129,6 +130,7 @@ class _Intake:
         hasher = digest.hasher()
         for piece in self._bundle.chunks(digest):
             hasher.update(piece)
+            self._meter.advance(len(piece))
         return digest.matches(hasher)
 
     async def _write(self, digest: Digest, upstream: str, *, is_manifest: bool) -> bool:
@@ -146,6 +148,7 @@ class _Intake:
         async def chunks() -> AsyncIterator[bytes]:
             for piece in self._bundle.chunks(digest):
                 yield piece
+                self._meter.advance(len(piece))
 
         size = self._bundle.size_of(digest)
         await self._depot.write(

@@ -1,6 +1,7 @@
 """What a person sees of an export or an import: a bar, a line for each image, and a summary."""
 
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from typing import TextIO
 
 import msgspec
@@ -8,18 +9,21 @@ from rich.console import Console
 
 from mirror.config.units import format_size
 from mirror.control.verify import Total
-from mirror.operate.bundles.steps import BundleStep, Done, Exported, Imported, Lacking, Moved
+from mirror.operate.bundles.steps import BundleStep, Done, Exported, Imported, Lacking, Meter, Moved
 from mirror.operate.progress import bar_of_bytes
 
 _SHOWN = 5  # digests of what is missing; --json has them all
 
 
-async def show(steps: AsyncGenerator[BundleStep], *, what: str, as_json: bool, to: TextIO) -> bool:
+async def show(
+    steps: AsyncGenerator[BundleStep], *, what: str, as_json: bool, to: TextIO, meter: Meter
+) -> bool:
     """Show all steps; whether all is well. `as_json`: every step is a line of JSON instead."""
     console = Console(stderr=True)
     is_well = True
     with bar_of_bytes(what, console, is_shown=not as_json) as bar:
         task = bar.add_task(what, total=None)
+        meter.advance = partial(bar.advance, task)
         async for step in steps:
             is_well = is_well and not _is_problem(step)
             lines = [msgspec.json.encode(step).decode()] if as_json else _lines(step, what)
@@ -28,8 +32,6 @@ async def show(steps: AsyncGenerator[BundleStep], *, what: str, as_json: bool, t
                 to.flush()
             if isinstance(step, Total):
                 bar.update(task, total=step.bytes)
-            elif isinstance(step, Moved):
-                bar.advance(task, step.size)
     return is_well
 
 

@@ -1,10 +1,18 @@
 """What happens during an export or an import, told in steps; with `--json`, each is a line."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
 
 from mirror.control.verify import Total
+
+
+class Meter:
+    """Told of bytes as they pass, within blobs too; whoever shows them sets `advance`."""
+
+    def __init__(self) -> None:
+        self.advance: Callable[[int], object] = lambda _: None
 
 
 class Exported(Struct, frozen=True, tag="exported", tag_field="step"):

@@ -23,7 +23,7 @@ from mirror.operate.bundles.exporting import LeftOut, becoming, export
 from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.remote import RemoteDepot
 from mirror.operate.bundles.show import show
-from mirror.operate.bundles.steps import BundleStep, Lacking
+from mirror.operate.bundles.steps import BundleStep, Lacking, Meter
 from mirror.pull.memory import Memory
 from mirror.storage.files import InUse
 
@@ -53,6 +53,7 @@ class Export:
 
 async def run_export(config: Config, wanted: Export) -> bool:
     """Write a bundle; whether it is written. Raises Failed."""
+    meter = Meter()
     is_piped = wanted.output == _STANDARD_OUTPUT
     if is_piped and sys.stdout.isatty():
         raise Failed("a bundle is nothing for a terminal: name a file, or pipe it on")
@@ -67,20 +68,26 @@ async def run_export(config: Config, wanted: Export) -> bool:
                 with _opened(wanted.output) as file:
                     steps = export(
                         depot, wanted.images, wanted.platforms,
-                        left_out=left_out, write=file.write, made_at=_wall_clock(),
+                        left_out=left_out, write=file.write, made_at=_wall_clock(), meter=meter,
                     )  # fmt: skip
                     to = sys.stderr if is_piped else sys.stdout
                     async with aclosing(_until_lacking(steps)) as told:
-                        return await show(told, what="export", as_json=wanted.as_json, to=to)
+                        return await show(
+                            told, what="export", as_json=wanted.as_json, to=to, meter=meter
+                        )
             except _Lacking:
                 return False
 
 
 async def run_import(config: Config, bundle: Path, *, as_json: bool) -> bool:
     """Take a bundle in; whether all of its images can be served. Raises Failed."""
+    meter = Meter()
     with _explained(), Archive.open(bundle) as archive:
-        async with open_depot(config) as depot, aclosing(import_bundle(depot, archive)) as steps:
-            return await show(steps, what="import", as_json=as_json, to=sys.stdout)
+        async with (
+            open_depot(config) as depot,
+            aclosing(import_bundle(depot, archive, meter)) as steps,
+        ):
+            return await show(steps, what="import", as_json=as_json, to=sys.stdout, meter=meter)
 
 
 @asynccontextmanager

@@ -1,20 +1,16 @@
 """A store as bundles are taken into it, a blob at a time."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mirror.config import parse
-from mirror.control.bundles import MOST_ASKED, Arrived, Depot, Sent
-from mirror.oci.digest import Digest, digest_of
+from mirror.control.bundles import Depot
 from mirror.oci.errors import DigestMismatch, StoreError
 from mirror.operate.bundles.verbs import open_depot
+from tests.conformance.depot import CONTENT, DIGEST, PIECES, DepotConformance, write
 from tests.support.mirror import document
-
-CONTENT = bytes(range(256)) * 4096
-PIECES = [CONTENT[start : start + 2**16] for start in range(0, len(CONTENT), 2**16)]
-DIGEST = digest_of(CONTENT)
 
 
 @pytest.fixture
@@ -25,12 +21,8 @@ async def depot(tmp_path: Path) -> AsyncIterator[Depot]:
         yield opened
 
 
-async def write(depot: Depot, digest: Digest, size: int, pieces: Sequence[bytes]) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece
-
-    await depot.write(digest, size, chunks(), upstreams=["docker.io"], is_manifest=False)
+class TestStoreDepot(DepotConformance):
+    """The store itself."""
 
 
 def files(tmp_path: Path, where: str) -> list[Path]:
@@ -72,22 +64,3 @@ async def test_what_another_bundle_has_left_of_it_is_found_out(depot: Depot) -> 
         await write(depot, DIGEST, len(CONTENT), PIECES)
     await write(depot, DIGEST, len(CONTENT), PIECES)
     assert await depot.find_missing([DIGEST]) == set()
-
-
-async def test_an_empty_blob_is_one(depot: Depot) -> None:
-    empty = digest_of(b"")
-    await write(depot, empty, 0, [])
-    assert await depot.find_missing([empty]) == set()
-    assert [piece async for piece in depot.read(empty)] == []
-
-
-async def test_what_makes_no_sense_is_refused(depot: Depot) -> None:
-    many = [digest_of(b"%d" % number) for number in range(MOST_ASKED + 1)]
-    with pytest.raises(ValueError, match="at a time"):
-        await depot.find_missing(many)
-    with pytest.raises(ValueError, match="at a time"):
-        await depot.note_sent(Sent([*map(str, many)], ["docker.io"]))
-    with pytest.raises(ValueError, match="there is no"):
-        await depot.note_sent(Sent([], ["quay.io"]))
-    with pytest.raises(ValueError, match="there is no"):
-        await depot.record(Arrived("quay.io/org/app:1", str(DIGEST), "", 0))
