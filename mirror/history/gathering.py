@@ -116,8 +116,6 @@ class Gathering:
         """Work out what has been told; others have their turn between steps."""
         for arrival in [*self._changed_arrivals]:
             self._tell_of(arrival)
-            if not arrival.id or str(arrival.repository) not in self._known:
-                del self._changed_arrivals[arrival]
         told, self._told = self._told, []
         # A request that began before another is told of by another worker, perhaps later.
         told.sort(key=lambda it: it[1].began)
@@ -128,14 +126,18 @@ class Gathering:
 
     def take(self) -> Batch:
         """What has changed since, as far as it is settled; falsy at the end of it."""
+        arrivals = _some(self._changed_arrivals)
+        for arrival in arrivals:  # more may have come between the steps
+            self._tell_of(arrival)
         return Batch(
             [self._kept(it) for it in _some(self._changed_pulls).values()],
             [Sum(*name, *figures.values()) for name, figures in _some(self._sums).items()],
-            [it.kept() for it in _some(self._changed_arrivals)],
+            [it.kept() for it in arrivals if it.id and str(it.repository) in self._known],
         )
 
     def _tell_of(self, arrival: Coming) -> None:
-        more = arrival.tell()
+        if not (more := arrival.tell()):
+            return
         name = str(arrival.repository)
         where = hour_of(arrival.last), arrival.repository.namespace
         self._add((*where, self._admitted(name, "")), fetched=more, unused=more)
