@@ -31,6 +31,7 @@ from mirror.config import (
 )
 from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
+from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
@@ -189,10 +190,11 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
+        on_record = await stack.enter_async_context(
+            SqliteRecords.open(file, clock=clock, catalog=catalog)
+        )
         records = BoundedRecords(
-            await stack.enter_async_context(
-                SqliteRecords.open(file, clock=clock, catalog=catalog)
-            ),
+            on_record,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
@@ -201,7 +203,7 @@ async def run(
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
-            config, store, records, sessions, work, metrics, forgetting,
+            config, store, records, on_record.wishes, sessions, work, metrics, forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
@@ -235,8 +237,7 @@ async def run(
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
-        for pin in config.pin:
-            work.keep(partial(built.pinning.follow_forever, pin), name="pin")
+        built.pinning.start()
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
@@ -256,7 +257,10 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
         metrics,
         overview,
         Views(status=overview.status, line=overview.line, clock=parts.clock),
-        operations(overview, reload=reload, set_log_level=log.set_level),
+        (
+            *operations(overview, reload=reload, set_log_level=log.set_level),
+            *keeping_operations(built.keeping),
+        ),
         Guard(
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,

@@ -13,8 +13,10 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
 )
+from mirror.control.keeping import Keeping
 from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
+from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
@@ -33,8 +35,11 @@ from mirror.pull.mirror import Mirror
 from mirror.pull.passthrough.transfers import Transfers
 from mirror.pull.pins import Pinning
 from mirror.pull.prefetch import Prefetch
+from mirror.pull.removal import Removal
 from mirror.pull.retention import Retention
+from mirror.pull.versions import Versions
 from mirror.records.ports import Records
+from mirror.records.wishes import Wishes
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -59,6 +64,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    wishes: Wishes
     sessions: Sessions
     work: Tasks
     metrics: Metrics
@@ -78,6 +84,7 @@ class Built:
     fills: Fills
     registries: Mapping[str, Registry]
     pinning: Pinning
+    keeping: Keeping
 
 
 def _registries(parts: Parts) -> dict[str, Registry]:
@@ -175,11 +182,21 @@ def build(parts: Parts) -> Built:
         forget_after=config.store.forget_after, clock=clock, metrics=parts.metrics,
     )  # fmt: skip
     work.keep(retention.sweep_forever, name="forget")
+    versions = Versions(manifests)
     pinning = Pinning(
-        config.pin, store=store, records=records, manifests=manifests, fills=fills,
-        registries=registries, metrics=parts.metrics, random=parts.dice,
+        config.pin, upstreams=config.upstream, wishes=parts.wishes, store=store, records=records,
+        versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
+        random=parts.dice,
     )  # fmt: skip
-    return Built(mirror, fills, registries, pinning)
+    keeping = Keeping(
+        upstreams=config.upstream, store=store, pinning=pinning,
+        removal=Removal(store, records, parts.forgetting),
+        collecting=Collecting(
+            store, records, retention, upstreams=config.upstream.keys(),
+            keep_partial_for=config.fill.keep_partial_for, clock=clock,
+        ),
+    )  # fmt: skip
+    return Built(mirror, fills, registries, pinning, keeping)
 
 
 def _endpoint(parts: Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

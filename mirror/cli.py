@@ -32,6 +32,13 @@ ConfigFile = Annotated[
     ),
 ]
 
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Such as ghcr.io/org/app:1.")]
+Platforms = Annotated[
+    list[str] | None,
+    typer.Option("--platform", help="Only this one, such as linux/arm64; repeatable. Else: all."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, one line for each.")]
+
 _FAILED, _MISCONFIGURED = 1, 2
 
 
@@ -186,7 +193,7 @@ def verify(
     anything is damaged, cannot be read or is not here, and 2 where the configuration is wrong.
     """
     from mirror.control.verify import parse_name, verify  # noqa: PLC0415
-    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.asking import RunningMirror  # noqa: PLC0415
     from mirror.operate.at_rest import open_at_rest  # noqa: PLC0415
     from mirror.operate.progress import as_they_come, show  # noqa: PLC0415
 
@@ -208,10 +215,7 @@ def verify(
             told = as_they_come(RunningMirror(loaded).verify(wanted))
             return await show(told, what="verify", as_json=as_json)
 
-    try:
-        _look_after(run())
-    except NoAnswer as error:
-        _fail(str(error), _FAILED)
+    _look_after(run())
 
 
 @cli.command()
@@ -247,16 +251,82 @@ def rebuild(
 
 
 @cli.command()
+def pin(
+    images: Images,
+    config_file: ConfigFile = None,
+    *,
+    platforms: Platforms = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have images here before anybody asks, follow their tags, and never evict them.
+
+    As [[pin]] does; it stays so over restarts. The status is 1 where one is not pinned.
+    """
+    from mirror.operate import keeping  # noqa: PLC0415
+
+    _look_after(keeping.pin(_load(config_file), images, platforms or (), as_json=as_json))
+
+
+@cli.command()
+def unpin(images: Images, config_file: ConfigFile = None) -> None:
+    """Let images that were pinned by command go when there is need of room.
+
+    The status is 1 where one stays pinned, or was not.
+    """
+    from mirror.operate import keeping  # noqa: PLC0415
+
+    _look_after(keeping.unpin(_load(config_file), images))
+
+
+@cli.command()
+def pins(config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
+    """List what is pinned, by the configuration and by command, and whether it is here."""
+    from mirror.operate import keeping  # noqa: PLC0415
+
+    _look_after(keeping.show_pins(_load(config_file), as_json=as_json))
+
+
+@cli.command()
+def rm(images: Images, config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
+    """Remove images: what their tags mean is forgotten, and what nothing else needs is deleted.
+
+    What is pinned is not removed. The status is 1 where one has not gone.
+    """
+    from mirror.operate import keeping  # noqa: PLC0415
+
+    _look_after(keeping.remove(_load(config_file), images, as_json=as_json))
+
+
+@cli.command()
+def gc(
+    config_file: ConfigFile = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete now what nothing on record names any more, and have the databases shrink.
+
+    Blobs that no repository has, and nobody has asked for in the last hour; downloads that nobody
+    continues; what is known of digests that were of no use for store.forget_after.
+    """
+    from mirror.operate import keeping  # noqa: PLC0415
+
+    _look_after(keeping.collect(_load(config_file), is_dry=dry_run, as_json=as_json))
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
 
 
 def _look_after(work: Coroutine[object, object, bool]) -> None:
+    from mirror.operate.asking import NoAnswer  # noqa: PLC0415
+
     try:
         if not uvloop.run(work):
             raise typer.Exit(_FAILED)
-    except StoreError as error:
+    except (StoreError, NoAnswer) as error:
         _fail(str(error), _FAILED)
 
 

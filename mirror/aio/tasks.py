@@ -61,7 +61,13 @@ class Tasks:
 
     def keep(self, work: Callable[[], Awaitable[None]], *, name: str) -> None:
         """Do `work` until it returns; after a fault, again."""
-        _ = self.create_task(self._keep(work, name), name=name)
+        _ = self.create_kept_task(work, name=name)
+
+    def create_kept_task(
+        self, work: Callable[[], Awaitable[None]], *, name: str
+    ) -> asyncio.Task[None]:
+        """As `keep`, for what may be cancelled before its owner ends. Raises as `create_task`."""
+        return self.create_task(self._keep(work, name), name=name)
 
     async def end(self) -> None:
         """Cancel what runs, and wait until it has seen to its own end, even when cancelled."""

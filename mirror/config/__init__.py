@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mirror.config.pins import Pin
+from mirror.config.pins import Pin, make_pin
 from mirror.config.proxies import EnvironmentProxies, parse_environment
 from mirror.config.sections import (
     Config,
@@ -43,6 +43,7 @@ __all__ = [
     "Upstream",
     "inherited_sockets",
     "load",
+    "make_pin",
     "parse",
     "read_proxies",
 ]

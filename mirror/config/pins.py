@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from pydantic import field_validator
+from pydantic import ValidationError, field_validator
 
+from mirror.config.units import format_duration
 from mirror.config.upstreams import Upstream
 from mirror.config.values import Section, Timeout
 from mirror.oci.descriptor import Platform
-from mirror.oci.digest import Digest
-from mirror.oci.image import parse_image
+from mirror.oci.image import full_name, parse_image
 from mirror.oci.reference import Reference, Repository
 
 
@@ -23,8 +23,7 @@ class Pin(Section):
     @field_validator("image")
     @classmethod
     def _image_is_one(cls, image: str) -> str:
-        repository, reference = parse_image(image)
-        return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"
+        return full_name(image)
 
     @field_validator("platforms")
     @classmethod
@@ -53,6 +52,29 @@ class Pin(Section):
     def wanted(self) -> list[Platform]:
         """The platforms; none: all of them."""
         return [Platform(*platform.split("/")) for platform in self.platforms]
+
+
+def make_pin(
+    image: str,
+    platforms: Sequence[str],
+    refresh: float | None,
+    upstreams: Mapping[str, Upstream],
+) -> Pin:
+    """A pin that somebody has asked for; `refresh` in seconds.
+
+    Raises:
+        ValueError: It makes no sense, or cannot be fetched here; in words for an operator.
+    """
+    asked: dict[str, object] = {"image": image, "platforms": tuple(platforms)}
+    if refresh is not None:
+        asked["refresh"] = format_duration(refresh)
+    try:
+        pin = Pin.model_validate(asked)
+    except ValidationError as error:
+        found = (it["msg"].removeprefix("Value error, ") for it in error.errors())
+        raise ValueError("; ".join(found)) from None
+    require_fetchable([pin], upstreams)
+    return pin
 
 
 def require_fetchable(pins: Sequence[Pin], upstreams: Mapping[str, Upstream]) -> None:

@@ -1,5 +1,6 @@
 """Images' names as people write them, with their registry: `ghcr.io/org/app:1`."""
 
+from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
 from mirror.oci.reference import Reference, Repository, parse_reference, parse_repository
 
@@ -25,3 +26,13 @@ def parse_image(text: str) -> Image:
         return found, parse_reference(digest or tag)
     except RegistryError as error:
         raise ValueError(f"{text}: {error.message}") from error
+
+
+def name_of(repository: Repository, reference: Reference) -> str:
+    """An image's whole name: with its registry, and its tag or digest."""
+    return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"
+
+
+def full_name(text: str) -> str:
+    """The whole name of an image that somebody calls so. Raises ValueError."""
+    return name_of(*parse_image(text))

@@ -53,7 +53,8 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
-    refusals = (*_REFUSALS, *(_REFUSALS_OF_BODIES if operation.takes is not None else ()))
+    of_bodies = _REFUSALS_OF_BODIES if operation.takes is not None else ()
+    refusals = (*_REFUSALS, *of_bodies, *operation.may_refuse)
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,

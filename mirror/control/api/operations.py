@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ class Operation:
     answer: type[msgspec.Struct]
     act: Act
     takes: type[msgspec.Struct] | None = None
+    may_refuse: tuple[HTTPStatus, ...] = ()  # beside what anything may be refused with
 
 
 def operations(
