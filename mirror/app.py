@@ -33,6 +33,7 @@ from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
+from mirror.control.api.warming import warming_operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
@@ -237,7 +238,7 @@ async def run(
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
-        built.pinning.start()
+        await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
@@ -248,7 +249,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
         Watched(
             config, built.fills, built.registries, lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
-            parts.clock, parts.monotonic,
+            built.warmers.schedules, parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -260,6 +261,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
         (
             *operations(overview, reload=reload, set_log_level=log.set_level),
             *keeping_operations(built.keeping),
+            *warming_operations(built.warmers),
         ),
         Guard(
             names={*config.server.admin_hosts, address},

@@ -14,6 +14,7 @@ from mirror.config import (
     Endpoint as EndpointConfig,
 )
 from mirror.control.keeping import Keeping
+from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
@@ -38,6 +39,9 @@ from mirror.pull.prefetch import Prefetch
 from mirror.pull.removal import Removal
 from mirror.pull.retention import Retention
 from mirror.pull.versions import Versions
+from mirror.pull.warm.fetching import Fetching
+from mirror.pull.warm.schedule import Schedule
+from mirror.pull.warm.warming import Warming
 from mirror.records.ports import Records
 from mirror.records.wishes import Wishes
 from mirror.sources.registry.arrival import Line
@@ -85,6 +89,14 @@ class Built:
     registries: Mapping[str, Registry]
     pinning: Pinning
     keeping: Keeping
+    schedule: Schedule
+    warmers: Warmers
+
+    async def start(self, work: Tasks) -> None:
+        """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
+        self.pinning.start()
+        await self.schedule.begin()
+        work.keep(self.schedule.look_forever, name="warm by the clock")
 
 
 def _registries(parts: Parts) -> dict[str, Registry]:
@@ -196,7 +208,16 @@ def build(parts: Parts) -> Built:
             keep_partial_for=config.fill.keep_partial_for, clock=clock,
         ),
     )  # fmt: skip
-    return Built(mirror, fills, registries, pinning, keeping)
+    warming = Warming(
+        Fetching(
+            store=store, links=links, versions=versions, fills=fills, registries=registries,
+            random=parts.dice,
+        ),
+        parts.wishes, upstreams=config.upstream, registries=registries, tasks=work, clock=clock,
+        monotonic=monotonic,
+    )  # fmt: skip
+    schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
+    return Built(mirror, fills, registries, pinning, keeping, schedule, Warmers(warming, schedule))
 
 
 def _endpoint(parts: Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

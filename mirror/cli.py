@@ -315,6 +315,46 @@ def gc(
 
 
 @cli.command()
+def warm(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGE]...", help='Such as ghcr.io/org/app:1, or "python:3.*-slim".'
+        ),
+    ] = None,
+    config_file: ConfigFile = None,
+    *,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="With images: one a line, of a Compose file, or Kubernetes manifests; repeatable."
+        ),
+    ] = None,
+    platforms: Platforms = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the running mirror fetch images before anybody asks, and show how far it has come.
+
+    Whatever clients wait for goes first. It goes on when you leave, and over restarts. The status
+    is 1 where one of them is not here then; the others are fetched all the same.
+    """
+    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.image_lists import read_images  # noqa: PLC0415
+    from mirror.operate.warming import warm  # noqa: PLC0415
+
+    loaded = _load(config_file)
+    try:
+        wanted = [*(images or ()), *(it for path in file or () for it in read_images(path))]
+        if not wanted:
+            raise ValueError("name an image, or a --file")  # noqa: TRY301
+        is_done = warm(RunningMirror(loaded), wanted, platforms or (), as_json=as_json)
+    except (NoAnswer, OSError, ValueError) as error:
+        _fail(str(error), _FAILED)
+    if not is_done:
+        raise typer.Exit(_FAILED)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

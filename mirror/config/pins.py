@@ -28,10 +28,7 @@ class Pin(Section):
     @field_validator("platforms")
     @classmethod
     def _platforms_are_some(cls, platforms: tuple[str, ...]) -> tuple[str, ...]:
-        for platform in platforms:
-            if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9_.]+)?", platform):
-                raise ValueError(f'"{platform}" is no platform; write it like "linux/arm64"')
-        return platforms
+        return require_platforms(platforms)
 
     @property
     def name(self) -> str:
@@ -51,7 +48,7 @@ class Pin(Section):
     @property
     def wanted(self) -> list[Platform]:
         """The platforms; none: all of them."""
-        return [Platform(*platform.split("/")) for platform in self.platforms]
+        return parse_platforms(self.platforms)
 
 
 def make_pin(
@@ -77,25 +74,38 @@ def make_pin(
     return pin
 
 
+def require_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    """See that these are platforms. Raises ValueError."""
+    for platform in platforms:
+        if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9_.]+)?", platform):
+            raise ValueError(f'"{platform}" is no platform; write it like "linux/arm64"')
+    return tuple(platforms)
+
+
+def parse_platforms(platforms: Sequence[str]) -> list[Platform]:
+    """What such texts mean."""
+    return [Platform(*platform.split("/")) for platform in platforms]
+
+
+def why_not_fetchable(repository: Repository, upstreams: Mapping[str, Upstream]) -> str | None:
+    """Why the mirror cannot fetch from there on its own; None: it can."""
+    namespace, name = repository.namespace, repository.name
+    upstream = upstreams.get(namespace)
+    if upstream is None:
+        return f'there is no [upstream."{namespace}"]: images are named by their upstream\'s name'
+    if upstream.access == "client":
+        return f'access = "client" of {namespace} leaves the mirror without credentials of its own'
+    if name not in upstream.served:
+        return f"by allow or deny of {namespace}, {name} is not served"
+    return None
+
+
 def require_fetchable(pins: Sequence[Pin], upstreams: Mapping[str, Upstream]) -> None:
     """See that each is one image, of an upstream that serves it. Raises ValueError."""
     images = [pin.image for pin in pins]
     for pin in pins:
-        image, (namespace, name) = pin.image, (pin.repository.namespace, pin.repository.name)
-        upstream = upstreams.get(namespace)
-        if images.count(image) > 1:
-            raise ValueError(f"{image} is pinned twice; name all platforms in one place")
-        if upstream is None:
-            raise ValueError(
-                f'{image} is pinned, and there is no [upstream."{namespace}"]: pins are named'
-                " by the name of their upstream"
-            )
-        if upstream.access == "client":
-            raise ValueError(
-                f'{image} cannot be pinned: access = "client" of {namespace} leaves the mirror'
-                " without credentials of its own"
-            )
-        if name not in upstream.served:
-            raise ValueError(
-                f"{image} is pinned, and by allow or deny of {namespace} {name} is not served"
-            )
+        if images.count(pin.image) > 1:
+            raise ValueError(f"{pin.image} is pinned twice; name all platforms in one place")
+        why = why_not_fetchable(pin.repository, upstreams)
+        if why is not None:
+            raise ValueError(f"{pin.image} cannot be pinned: {why}")

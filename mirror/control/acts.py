@@ -3,9 +3,9 @@
 Units as in `models.py`. Images are named as people name them; told they are whole, with registry.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 class Pin(Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class ToPin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     image: str
     platforms: list[str] = []
-    refresh: float | None = None
+    refresh: Annotated[float, Meta(gt=0)] | None = None
 
 
 class ImageName(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,3 +68,69 @@ class Collected(Struct, frozen=True, kw_only=True):
     partial_bytes: int
     quarantine_bytes: int
     database_bytes: int
+
+
+class ToWarm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Images that shall be here before anybody asks; their tags may be patterns (`3.*-slim`)."""
+
+    images: Annotated[list[str], Meta(min_length=1, max_length=1000)]
+    platforms: list[str] = []  # none: all of them
+
+
+class WarmedLayer(Struct, frozen=True, kw_only=True):
+    """A blob that is being fetched."""
+
+    digest: str
+    size: int
+    written: int
+
+
+class WarmedImage(Struct, frozen=True, kw_only=True):
+    """How far the fetching of one image has come."""
+
+    image: str
+    state: Literal["waiting", "asking", "fetching", "pausing", "done", "failed"]
+    trouble: str | None
+    blobs: int
+    bytes: int
+    here_blobs: int  # before it began
+    here_bytes: int
+    fetched_blobs: int
+    fetched_bytes: int  # of these
+    seconds: float  # that it took; 0 until it is over
+    layers: list[WarmedLayer]
+
+
+class WarmJob(Struct, frozen=True, kw_only=True):
+    """A list of images that are fetched."""
+
+    name: str
+    is_scheduled: bool
+    started_at: float
+    ended_at: float | None
+    platforms: list[str]
+    wanted: list[str]  # images, as they were named
+    failed: list[str]  # once it has ended
+    done: int  # images; once it has ended
+    fetched: int  # bytes; once it has ended
+    images: list[WarmedImage]  # none of a job of before the last restart
+
+
+class WarmSchedule(Struct, frozen=True, kw_only=True):
+    """What is fetched by the clock, and what came of it the last time."""
+
+    image: str
+    at: str
+    next_at: float
+    is_running: bool
+    last_at: float | None
+    last_failed: list[str]
+    last_done: int
+    last_fetched: int
+
+
+class Warmings(Struct, frozen=True, kw_only=True):
+    """Everything that is fetched beforehand, or was of late."""
+
+    jobs: list[WarmJob]
+    schedules: list[WarmSchedule]

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from mirror.control.acts import WarmSchedule
+
 
 class Problem(Struct, frozen=True, kw_only=True):
     """Something that does not work as it should, in words for whoever has to mend it."""
@@ -102,6 +104,7 @@ class Status(Struct, frozen=True, kw_only=True):
     store: Store
     endpoints: list[Endpoint]
     fills: list[Fill]
+    schedules: list[WarmSchedule]
 
 
 class Endpoints(Struct, frozen=True, kw_only=True):

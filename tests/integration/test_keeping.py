@@ -128,9 +128,9 @@ async def test_a_pin_that_is_larger_than_the_store_is_refused_and_not_remembered
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        ({"image": "Not An Image"}, 400),
-        ({"image": "ghcr.io/org/app:1"}, 400),
-        ({"image": "app:1", "platforms": ["amiga"]}, 400),
+        ({"image": "Not An Image"}, 409),
+        ({"image": "ghcr.io/org/app:1"}, 409),
+        ({"image": "app:1", "platforms": ["amiga"]}, 409),
         ({"image": "app:1", "refresh": -1}, 400),
         ({"image": "app:1", "refresh": 0}, 400),
         ({"image": "app:1", "for": "ever"}, 400),

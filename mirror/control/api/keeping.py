@@ -16,7 +16,8 @@ from mirror.pull.not_done import NotDone, NothingHere
 _Wanted = TypeVar("_Wanted")
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
-_MAY_REFUSE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE)
+MAY_REFUSE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.INSUFFICIENT_STORAGE)
+"""With what `refusing` refuses."""
 
 
 def keeping_operations(keeping: Keeping) -> tuple[Operation, ...]:
@@ -29,24 +30,24 @@ def keeping_operations(keeping: Keeping) -> tuple[Operation, ...]:
         Operation("listPins", "GET", "/pins", "Images that are never evicted.", acts.Pins, pins),
         Operation(
             "pin", "POST", "/pins", "Have an image here, and never evicted.",
-            acts.Pins, refusing(keeping.pin), acts.ToPin, _MAY_REFUSE,
+            acts.Pins, refusing(keeping.pin), acts.ToPin, MAY_REFUSE,
         ),
         Operation(
             "unpin", "POST", "/pins/remove", "Let an image go when there is need of room.",
-            acts.Pins, refusing(keeping.unpin), acts.ImageName, _MAY_REFUSE,
+            acts.Pins, refusing(keeping.unpin), acts.ImageName, MAY_REFUSE,
         ),
         Operation(
             "removeImage", "POST", "/images/remove",
             "Forget what a tag means, and remove what nothing else needs.",
-            acts.Removed, refusing(keeping.remove), acts.ImageName, _MAY_REFUSE,
+            acts.Removed, refusing(keeping.remove), acts.ImageName, MAY_REFUSE,
         ),
         Operation(
             "forgetTag", "POST", "/tags/forget", "Ask upstream anew what a tag means.",
-            acts.ImageName, refusing(keeping.forget_tag), acts.ImageName, _MAY_REFUSE,
+            acts.ImageName, refusing(keeping.forget_tag), acts.ImageName, MAY_REFUSE,
         ),
         Operation(
             "collect", "POST", "/gc", "Have go what nothing on record names any more.",
-            acts.Collected, refusing(keeping.collect), acts.ToCollect, _MAY_REFUSE,
+            acts.Collected, refusing(keeping.collect), acts.ToCollect, MAY_REFUSE,
         ),
     )  # fmt: skip
 
@@ -57,11 +58,9 @@ def refusing(act: Callable[[_Wanted], Awaitable[_Answer]]) -> Act:
     async def do(wanted: _Wanted) -> _Answer:
         try:
             return await act(wanted)
-        except ValueError as error:
-            raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
         except NothingHere as error:
             raise Refusal(HTTPStatus.NOT_FOUND, str(error)) from error
-        except NotDone as error:
+        except (NotDone, ValueError) as error:
             raise Refusal(HTTPStatus.CONFLICT, str(error)) from error
         except StoreError as error:
             raise Refusal(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from error

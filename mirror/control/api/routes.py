@@ -43,10 +43,12 @@ def add_api(
         return web.Response(body=description, content_type="application/json")
 
     status = next(one for one in operations if one.name == "getStatus")
+    warmings = next(one for one in operations if one.name == "listWarmings")
     handlers: list[tuple[str, str, _Handler]] = [
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one)) for one in operations),
-        ("GET", "/events", _telling(status, watching)),
+        ("GET", "/events", _telling(status, "status", watching)),
+        ("GET", "/warm/events", _telling(warmings, "warm", watching)),
         ("POST", "/verify", verifying(verify, _read_names)),
         *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
@@ -82,7 +84,12 @@ def _guarded(
 
 def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
     """What may be asked of each path."""
-    found: dict[str, set[str]] = {"/openapi.json": {"GET"}, "/events": {"GET"}, "/verify": {"POST"}}
+    found: dict[str, set[str]] = {
+        "/openapi.json": {"GET"},
+        "/events": {"GET"},
+        "/warm/events": {"GET"},
+        "/verify": {"POST"},
+    }
     for one in operations:
         found.setdefault(one.path, set()).add(one.method)
     return found
@@ -148,11 +155,11 @@ async def _read_names(request: web.Request) -> Names:
     return await _read(request, Names)
 
 
-def _telling(status: Operation, watching: Watching) -> _Handler:
+def _telling(told: Operation, event: str, watching: Watching) -> _Handler:
     async def look() -> str:
-        return msgspec.json.encode(await status.act(None)).decode()
+        return msgspec.json.encode(await told.act(None)).decode()
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await watching.tell(request, "status", look, _HEADERS)
+        return await watching.tell(request, event, look, _HEADERS)
 
     return handle
