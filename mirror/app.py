@@ -257,7 +257,12 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
     return make_admin(
         metrics,
         overview,
-        Views(status=overview.status, line=overview.line, clock=parts.clock),
+        Views(
+            status=overview.status,
+            pins=built.keeping.list_pins,
+            line=overview.line,
+            clock=parts.clock,
+        ),  # fmt: skip
         (
             *operations(overview, reload=reload, set_log_level=log.set_level),
             *keeping_operations(built.keeping),

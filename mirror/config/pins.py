@@ -96,7 +96,7 @@ def why_not_fetchable(repository: Repository, upstreams: Mapping[str, Upstream])
     if upstream.access == "client":
         return f'access = "client" of {namespace} leaves the mirror without credentials of its own'
     if name not in upstream.served:
-        return f"by allow or deny of {namespace}, {name} is not served"
+        return f"by allow or deny of {namespace} {name} is not served"
     return None
 
 

@@ -99,7 +99,7 @@ class Collecting:
         if self._store.totals.blobs and not known:
             raise NotDone(
                 "the records name nothing of what is here (were they lost?): all of it would go."
-                " mirror rebuild makes them anew, and so do pulls"
+                " mirror warm has upstream confirm them again, and so do pulls"
             )
         collected = Collected()
         await self._collect_blobs(collected, is_dry=is_dry)

@@ -351,7 +351,7 @@ async def test_where_the_records_were_lost_nothing_is_collected(
         path.unlink()
     mirror = await start_mirror()
     clock.advance(7200)
-    assert "rebuild" in (await _ask(mirror, "/gc", {}, 409))["detail"]
+    assert "mirror warm" in (await _ask(mirror, "/gc", {}, 409))["detail"]
     assert on_disk(mirror.store_root) == _names(app)
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import jinja2
 
 from mirror import __version__
+from mirror.control.acts import Pins
 from mirror.control.models import Status
 from mirror.control.page.words import LANGUAGES, say
 from mirror.control.units import duration, size
@@ -27,10 +28,12 @@ class Views:
         self,
         *,
         status: Callable[[], Awaitable[Status]],
+        pins: Callable[[], Awaitable[Pins]],
         line: Callable[[], Sequence[float]],
         clock: Callable[[], float],
     ) -> None:
         self._status = status
+        self._pins = pins
         self._line = line  # bytes per second from upstream, the latest last
         self._clock = clock
         self._templates = jinja2.Environment(
@@ -56,6 +59,7 @@ class Views:
         return self._render(
             f"{view}.html", language, status=status, now=self._clock(),
             rate=line[-1] if line else 0.0, chart=_points(line),
+            pins=(await self._pins()).pins if view == "store" else [],
         )  # fmt: skip
 
     def _render(self, template: str, language: str, **values: object) -> str:
