@@ -262,7 +262,7 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
             pins=built.keeping.list_pins,
             line=overview.line,
             clock=parts.clock,
-        ),  # fmt: skip
+        ),
         (
             *operations(overview, reload=reload, set_log_level=log.set_level),
             *keeping_operations(built.keeping),

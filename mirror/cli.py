@@ -37,6 +37,13 @@ Platforms = Annotated[
     list[str] | None,
     typer.Option("--platform", help="Only this one, such as linux/arm64; repeatable. Else: all."),
 ]
+ImageFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--file",
+        help="With images: one a line, of a Compose file, or Kubernetes manifests; repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, one line for each.")]
 
 _FAILED, _MISCONFIGURED = 1, 2
@@ -222,21 +229,32 @@ def verify(
 def rebuild(
     config_file: ConfigFile = None,
     *,
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--image", help="Have upstream confirm this one, when it starts; repeatable."),
+    ] = None,
+    file: ImageFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
 ) -> None:
     """Make the index of a stopped mirror anew from the blobs on its disk, hashing each of them.
 
     The old index is kept as index.sqlite3.old. Which repository may have what is on record
     elsewhere; where that is lost too, upstream is asked when somebody pulls, and no layer is
-    transferred again. The status is 1 where anything is damaged or a mirror runs, and 2 where the
-    configuration is wrong.
+    transferred again. Of images that are pinned or named here, it is asked when the mirror starts,
+    so that they can be had in an outage. The status is 1 where anything is damaged or a mirror
+    runs, and 2 where the configuration is wrong.
     """
     from mirror.control.verify import rebuild  # noqa: PLC0415
     from mirror.operate.at_rest import open_at_rest, require_store  # noqa: PLC0415
     from mirror.operate.progress import show  # noqa: PLC0415
+    from mirror.operate.relinking import find_names, relink  # noqa: PLC0415
     from mirror.storage.rebuild import set_index_aside  # noqa: PLC0415
 
     loaded = _load(config_file)
+    try:
+        names = find_names(images or (), file or ())
+    except (OSError, ValueError) as error:
+        _fail(str(error), _FAILED)
 
     async def run() -> bool:
         await require_store(loaded.store.root)
@@ -245,7 +263,9 @@ def rebuild(
             open_at_rest(loaded) as (store, records),
             aclosing(rebuild(store, records)) as steps,
         ):
-            return await show(steps, what="rebuild", as_json=as_json)
+            is_well = await show(steps, what="rebuild", as_json=as_json)
+            await relink(records.wishes, [*names, *(pin.name for pin in loaded.pin)])
+            return is_well
 
     _look_after(run())
 
@@ -324,12 +344,7 @@ def warm(
     ] = None,
     config_file: ConfigFile = None,
     *,
-    file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="With images: one a line, of a Compose file, or Kubernetes manifests; repeatable."
-        ),
-    ] = None,
+    file: ImageFiles = None,
     platforms: Platforms = None,
     as_json: AsJson = False,
 ) -> None:

@@ -20,6 +20,11 @@ async def _go_on() -> None:
     """Nobody minds how many manifests are asked for."""
 
 
+async def every_one(_: Digest) -> bool:
+    """All entries count."""
+    return True
+
+
 @dataclass(slots=True)
 class Version:
     """What an image consists of: sizes in bytes, by manifests' words."""
@@ -46,10 +51,12 @@ class Versions:
         platforms: Sequence[Platform] = (),
         *,
         before_each: Callable[[], Awaitable[None]] = _go_on,
+        only: Callable[[Digest], Awaitable[bool]] = every_one,
     ) -> Version:
         """What is meant now, of these platforms or (none) of all.
 
-        `before_each` manifest that is asked for somebody may want to stop.
+        `before_each` manifest that is asked for somebody may want to stop. Of an index, `only`
+        those entries count that somebody wants.
 
         Raises:
             RegistryError: What upstream says, or that it says nothing.
@@ -70,7 +77,8 @@ class Versions:
                 if not blob.is_foreign:
                     version.sizes[blob.digest] = version.blobs[blob.digest] = blob.size
             for entry in references.manifests if depth else ():
-                if entry.digest not in version.sizes and _is_wanted(entry, platforms):
+                is_new = entry.digest not in version.sizes and _is_wanted(entry, platforms)
+                if is_new and await only(entry.digest):
                     await before_each()
                     child = await self._manifests.get_by_digest(scope, entry.digest)
                     await add(child.manifest, depth - 1)

@@ -160,6 +160,35 @@ async def test_while_upstream_is_down_an_image_can_be_pinned_and_what_is_here_st
     assert {it["image"]: it["blobs"] for it in pins} == {APP: 3, "docker.io/library/new:1": 0}
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),
+        (JSON | {"Sec-Fetch-Site": "cross-site"}, 403),
+        (JSON | {"Host": "evil.example"}, 421),
+    ],
+)
+async def test_nothing_is_done_with_images_for_web_pages(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, headers: dict[str, str], status: int
+) -> None:
+    app = _app(upstream, 1)
+    mirror = await start_mirror()
+    await _pull(mirror.client, "app", app)
+    await mirror.until_metric("mirror_store_blobs", 3)
+    upstream.forget()
+    for path in ("/pins", "/pins/remove", "/images/remove", "/tags/forget", "/warm", "/gc"):
+        sent = {"images": ["app:1"]} if path == "/warm" else {"image": "app:1"}
+        data = json.dumps({} if path == "/gc" else sent).encode()
+        async with client(mirror.admin_url) as admin, admin.open(
+            f"/api/v1{path}", method="POST", data=data, headers=headers
+        ) as answer:  # fmt: skip
+            assert answer.status == status
+    assert (await _ask(mirror, "/pins"))["pins"] == []
+    assert (await _ask(mirror, "/warm"))["jobs"] == []
+    assert on_disk(mirror.store_root) == _names(app)
+    assert upstream.asked() == []
+
+
 # Removal
 
 

@@ -154,6 +154,18 @@ async def test_tags_are_named_by_a_pattern_and_only_the_platforms_that_are_named
     assert old.digest.removeprefix("sha256:") not in there
 
 
+async def test_of_very_many_tags_that_are_like_a_pattern_a_bounded_number_is_fetched(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.pull.warm.warming.MOST_IMAGES", 3)
+    for number in range(5):
+        _app(upstream, number, tag=f"1.{number}")
+    mirror = await start_mirror()
+    await _ask(mirror, "/warm", {"images": ["app:1.*", "app:1.?"]})
+    job = await _ended(mirror)
+    assert [it["image"].partition(":")[2] for it in job["images"]] == ["1.2", "1.3", "1.4"]
+
+
 async def test_what_a_client_waits_for_goes_first_and_what_is_warmed_is_fetched_once(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
@@ -371,3 +383,28 @@ async def test_the_command_fetches_what_lists_name_and_says_what_came(tmp_path: 
             await mirror.process.stop()
             status, _, complaint = await _mirror(mirror, "warm", "reg.test/org/one:1")
             assert (status, complaint.partition(" at ")[0]) == (1, "mirror: no mirror answers")
+
+
+async def test_links_that_were_lost_are_made_anew_from_what_upstream_confirms(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    one, two = (image(random_layer(SIZE, seed=it)) for it in (1, 2))
+    upstream.add(index(one, two), "library/app", "1")
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        assert (await mirror.client.manifest("app", "1")).status == 200
+        await _pull(mirror.client, "app", one, one.digest)  # of one platform
+        await mirror.until_metric("mirror_store_blobs", 4)
+        await mirror.process.stop()
+        for path in mirror.store_root.glob("*.sqlite3*"):
+            path.unlink()
+        status, _, _ = await _mirror(mirror, "rebuild", "--image", "app:1")
+        assert status == 0
+        upstream.forget()
+        await mirror.process.start()
+        job = await _ended(mirror)
+        assert (job["name"], job["done"]) == ("rebuild", 1)
+        assert upstream.asked("blob", method="GET") == []
+        assert two.digest.removeprefix("sha256:") not in on_disk(mirror.store_root)
+        await upstream.stop()
+        assert (await mirror.client.manifest("app", "1")).status == 200
+        await _pull(mirror.client, "app", one, one.digest)

@@ -27,7 +27,7 @@ from mirror.oci.errors import RegistryError, StoreError, Unavailable
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.fill.fills import Fills
 from mirror.pull.links import Links, Verdict
-from mirror.pull.versions import Versions
+from mirror.pull.versions import Versions, every_one
 from mirror.pull.warm.progress import State, Warmed
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
@@ -84,8 +84,10 @@ class Fetching:
         reference: Reference,
         platforms: Sequence[Platform],
         bounds: Bounds,
+        *,
+        only_here: bool = False,
     ) -> None:
-        """Have one image here.
+        """Have one image here; or (`only_here`) have upstream confirm what of it is.
 
         Raises:
             QuotaReached: Before that, no more pulls may be made.
@@ -103,9 +105,17 @@ class Fetching:
             warmed,
             State.ASKING,
             lambda: self._versions.find(
-                repository, reference, platforms, before_each=require_pulls
+                repository,
+                reference,
+                platforms,
+                before_each=require_pulls,
+                only=self._store.is_stored if only_here else every_one,
             ),
         )
+        if only_here:
+            stored = await self._store.find_stored(list(version.sizes))
+            version.sizes = {it: size for it, size in version.sizes.items() if it in stored}
+            version.blobs = {it: size for it, size in version.blobs.items() if it in stored}
         warmed.blobs, warmed.size = len(version.sizes), version.size
         if version.size > self._store.capacity:
             raise TooLarge("larger than all that store.max_size leaves for blobs")

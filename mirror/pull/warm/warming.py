@@ -47,6 +47,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     images: list[str]
     platforms: list[str] = []
+    only_here: bool = False  # only has upstream confirm what is here
     started_at: float
     ended_at: float | None = None
     failed: list[str] = []  # what of it, and why
@@ -218,7 +219,9 @@ class Warming:
         began, may_go_on = self._monotonic(), True
         platforms = parse_platforms(job.order.platforms)
         try:
-            await self._fetching.fetch(warmed, repository, reference, platforms, bounds)
+            await self._fetching.fetch(
+                warmed, repository, reference, platforms, bounds, only_here=job.order.only_here
+            )
             warmed.state = State.DONE
         except (RegistryError, QuotaReached) as error:
             may_go_on = not isinstance(error, QuotaReached)
@@ -240,9 +243,11 @@ class Warming:
         except (RegistryError, ValueError) as error:
             job.images.append(Warmed(image, State.FAILED, str(error)))
             return []
-        warmed = [Warmed(name_of(images.repository, it)) for it in found]
-        job.images += warmed
-        return [(one, images.repository, it) for one, it in zip(warmed, found, strict=True)]
+        known, room = {it.image for it in job.images}, MOST_IMAGES - len(job.images)
+        named = [(Warmed(name_of(images.repository, it)), it) for it in found]
+        new = [(one, it) for one, it in named if one.image not in known][: max(0, room)]
+        job.images += [one for one, _ in new]
+        return [(one, images.repository, it) for one, it in new]
 
     async def _list_tags(self, images: Images) -> list[Tag]:
         """The tags that are like a pattern, the last by name where there are very many."""
@@ -282,6 +287,16 @@ class Warming:
             await self._wishes.record_warming(job.name, msgspec.json.encode(job.order))
         except StoreError as error:
             _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all
+
+
+async def note_to_confirm(wishes: Wishes, images: Sequence[str], *, now: float) -> None:
+    """Have the mirror ask, when it starts, whether repositories have what of these images is here.
+
+    `now` in seconds since the epoch. Raises ValueError, StoreError.
+    """
+    names = [str(parse_images(image)) for image in images]
+    order = Order(images=names, only_here=True, started_at=now)
+    await wishes.record_warming("rebuild", msgspec.json.encode(order))
 
 
 def bounds_of(max_bandwidth: int | None, leave_quota: int | None) -> Bounds:
