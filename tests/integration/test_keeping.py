@@ -216,6 +216,7 @@ async def test_what_only_the_removed_image_needs_goes_and_no_worker_serves_it(
                 assert (await one.manifest("app", "1")).status >= 400
                 assert (await one.manifest("app", app.digest)).status >= 400
                 assert (await one.blob("app", app.layers[0])).status >= 400
+                assert (await one.blob("app", app.layers[1])).status >= 400  # others' now
                 await _pull(one, "other", other)
         status, _, complaint = await _mirror(mirror, "rm", "app:1", "other:1")
         assert (status, complaint) == (1, "mirror: app:1: nothing of it is here\n".replace(
@@ -228,7 +229,7 @@ async def test_a_tag_goes_alone_while_another_means_the_same(
 ) -> None:
     app = _app(upstream, 1)
     upstream.add(app, "library/app", "latest")
-    mirror = await start_mirror()
+    mirror = await start_mirror(tags={"fresh_for": "1h"})
     await _pull(mirror.client, "app", app)
     await _pull(mirror.client, "app", app, "latest")
     await mirror.until_metric("mirror_store_blobs", 3)
@@ -236,7 +237,10 @@ async def test_a_tag_goes_alone_while_another_means_the_same(
     assert (gone["tags"], gone["blobs"], gone["kept"]) == (["1"], 0, 3)
     upstream.forget()
     await _pull(mirror.client, "app", app, "latest")
-    assert upstream.asked() == []
+    assert upstream.asked("blob") == []
+    new = upstream.add(image(random_layer(SIZE, seed=9)), "library/app", "1")
+    assert (await mirror.client.manifest("app", "1")).digest == new.digest
+    await _ask(mirror, "/images/remove", {"image": "app:1"})
     gone = await _ask(mirror, "/images/remove", {"image": f"app@{app.digest}"})
     assert (gone["tags"], gone["blobs"], gone["kept"]) == (["latest"], 3, 0)
     assert on_disk(mirror.store_root) == set()

@@ -332,7 +332,8 @@ async def test_pulls_that_are_for_people_are_left_to_them(
 async def test_a_schedule_keeps_to_its_bandwidth_until_a_client_waits(
     upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock
 ) -> None:
-    app = upstream.add(image(random_layer(4_000_000, seed=1)), "library/app", "1")
+    size = 16_000_000
+    app = upstream.add(image(random_layer(size, seed=1)), "library/app", "1")
     warm = [{"image": "docker.io/library/app:1", "at": "@hourly", "max_bandwidth": "64 KiB"}]
     mirror = await start_mirror(warm=warm)
     clock.advance(3600)
@@ -343,12 +344,13 @@ async def test_a_schedule_keeps_to_its_bandwidth_until_a_client_waits(
         return any(it["digest"] == app.layers[0] and it["written"] for it in layers)
 
     await until(has_begun)
-    [job] = (await _ask(mirror, "/warm"))["jobs"]
-    assert job["ended_at"] is None  # it would take a minute
+    for _ in range(200):  # it would take four minutes, and otherwise as long as this
+        [job] = (await _ask(mirror, "/warm"))["jobs"]
+        assert job["ended_at"] is None
     assert (await mirror.client.blob("app", app.layers[0])).digest == app.layers[0]
     job = await _ended(mirror)
     assert job["done"] == 1
-    assert upstream.bytes_sent(app.layers[0]) < 4_200_000
+    assert upstream.bytes_sent(app.layers[0]) < 1.1 * size
 
 
 # From the command line, with a real registry
