@@ -34,7 +34,7 @@ from mirror.control.admin import make_admin
 from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
 from mirror.control.api.warming import warming_operations
-from mirror.control.guard import Guard, is_loopback
+from mirror.control.guard import Guard, is_loopback, make_key
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.views import Views
 from mirror.control.port import serving
@@ -191,11 +191,11 @@ async def run(
         catalog, index, file = (
             config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
         )
-        on_record = await stack.enter_async_context(
+        unbounded = await stack.enter_async_context(
             SqliteRecords.open(file, clock=clock, catalog=catalog)
         )
         records = BoundedRecords(
-            on_record,
+            unbounded,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
@@ -204,7 +204,8 @@ async def run(
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
-            config, store, records, on_record.wishes, sessions, work, metrics, forgetting,
+            config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
+            forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
@@ -230,7 +231,10 @@ async def run(
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
-        admin = _admin(parts, built, pool, reloading.ask)
+        admin = _admin(
+            parts, built, pool, reloading.ask,
+            key=await asyncio.to_thread(make_key, config.store.root),
+        )  # fmt: skip
         admin_address = await stack.enter_async_context(
             _serving(admin, config.server.admin_listen, note_fault)
         )
@@ -242,7 +246,9 @@ async def run(
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
+def _admin(
+    parts: Parts, built: Built, pool: Pool, reload: Callable[[], None], key: str
+) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
@@ -272,8 +278,10 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,
             is_reachable=not is_loopback(address),
+            key=key,
         ),
         verify=partial(verify, store, parts.records),
+        depot=built.depot,
         gather=pool.gather,
         find_problem=partial(_find_problem, pool, store),
     )

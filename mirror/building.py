@@ -13,6 +13,7 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
 )
+from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
 from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
@@ -68,6 +69,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    unbounded: Records  # the same, for what an operator says
     wishes: Wishes
     sessions: Sessions
     work: Tasks
@@ -88,6 +90,7 @@ class Built:
     fills: Fills
     registries: Mapping[str, Registry]
     pinning: Pinning
+    depot: StoreDepot
     keeping: Keeping
     schedule: Schedule
     warmers: Warmers
@@ -102,11 +105,11 @@ class Built:
 def _registries(parts: Parts) -> dict[str, Registry]:
     config = parts.config
     for name, upstream in config.upstream.items():
-        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.endpoints))
+        parts.metrics.announce(name, (endpoint.name for endpoint in upstream.asked))
     return {
         name: Registry(
             name,
-            [_endpoint(parts, name, endpoint) for endpoint in upstream.endpoints],
+            [_endpoint(parts, name, endpoint) for endpoint in upstream.asked],
             parts.monotonic,
         )
         for name, upstream in config.upstream.items()
@@ -200,6 +203,10 @@ def build(parts: Parts) -> Built:
         versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
+    depot = StoreDepot(
+        store, parts.unbounded, memory, config.upstream,
+        forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
+    )  # fmt: skip
     keeping = Keeping(
         upstreams=config.upstream, store=store, pinning=pinning,
         removal=Removal(store, records, parts.forgetting),
@@ -217,7 +224,9 @@ def build(parts: Parts) -> Built:
         monotonic=monotonic,
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
-    return Built(mirror, fills, registries, pinning, keeping, schedule, Warmers(warming, schedule))
+    return Built(
+        mirror, fills, registries, pinning, depot, keeping, schedule, Warmers(warming, schedule)
+    )
 
 
 def _endpoint(parts: Parts, name: str, endpoint: EndpointConfig) -> Endpoint:

@@ -1,5 +1,6 @@
 """The command line: verbs only; each calls one function."""
 
+import datetime as dt
 import json
 from collections.abc import Coroutine
 from contextlib import aclosing
@@ -78,7 +79,7 @@ def check(config_file: ConfigFile = None) -> None:
         raise typer.Exit(_MISCONFIGURED)
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
     for upstream in loaded.upstream.values():
-        for endpoint in upstream.endpoints:
+        for endpoint in upstream.asked:
             proxy = proxies.find_for(endpoint.url, own=endpoint.proxy)
             if proxy is not None:
                 of = "" if endpoint.proxy else " (of the environment)"
@@ -271,6 +272,66 @@ def rebuild(
 
 
 @cli.command()
+def export(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="ghcr.io/org/app:1")],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="The bundle; -: standard output."),
+    ],
+    config_file: ConfigFile = None,
+    *,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OS/ARCH", help="Of an image for several; repeatable. Else all that are here."
+        ),
+    ] = None,
+    base: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Leave out the layers of this bundle; repeatable."),
+    ] = None,
+    since: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+            help="Leave out the layers that were here before then (of this machine's time).",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
+) -> None:
+    """Write images into a bundle: an OCI image layout in a tar, which skopeo and podman read too.
+
+    What is exported has to be here; nothing is asked of upstream. By a mirror that runs, where one
+    uses the store (over its admin port). The status is 1 where anything is missing, and 2 where
+    the configuration is wrong.
+    """
+    from mirror.operate.bundles.verbs import Export, run_export  # noqa: PLC0415
+
+    wanted = Export(
+        images, platform or [], output, bases=base or [],
+        since=0.0 if since is None else since.timestamp(), as_json=as_json,
+    )  # fmt: skip
+    _carry(run_export(_load(config_file), wanted))
+
+
+@cli.command("import")
+def import_(
+    bundle: Annotated[Path, typer.Argument(help="What mirror export, or another tool, has made.")],
+    config_file: ConfigFile = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
+) -> None:
+    """Take the images of a bundle into the store; each blob is proved, and kept once.
+
+    What was broken off is finished by doing it again. The status is 1 where an image of the bundle
+    cannot be served now, and 2 where the configuration is wrong.
+    """
+    from mirror.operate.bundles.verbs import run_import  # noqa: PLC0415
+
+    _carry(run_import(_load(config_file), bundle, as_json=as_json))
+
+
+@cli.command()
 def pin(
     images: Images,
     config_file: ConfigFile = None,
@@ -373,6 +434,16 @@ def warm(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _carry(work: Coroutine[object, object, bool]) -> None:
+    from mirror.operate.bundles.verbs import Failed  # noqa: PLC0415
+
+    try:
+        if not uvloop.run(work):
+            raise typer.Exit(_FAILED)
+    except Failed as error:
+        _fail(str(error), _FAILED)
 
 
 def _look_after(work: Coroutine[object, object, bool]) -> None:

@@ -20,8 +20,8 @@ class Guesses:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._allowances: Allowances[Hashable] = Allowances(_WRONG, _PERIOD, clock)
 
-    def begin(self, who: Hashable) -> None:
-        """One more password of theirs is tried; it counts as wrong until that is taken back.
+    def check(self, who: Hashable) -> None:
+        """Return where they may try one more.
 
         Raises:
             Unavailable: Too many have been wrong (429).
@@ -33,6 +33,14 @@ class Guesses:
                 code=ErrorCode.TOOMANYREQUESTS,
                 retry_after=wait,
             )
+
+    def begin(self, who: Hashable) -> None:
+        """One more password of theirs is tried; it counts as wrong until that is taken back.
+
+        Raises:
+            Unavailable: As `check`.
+        """
+        self.check(who)
         self._allowances.use(who)
 
     def take_back(self, who: Hashable) -> None:

@@ -1,6 +1,5 @@
 """`[[pin]]`: images that are here before anybody asks, and stay."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError, field_validator
@@ -8,7 +7,7 @@ from pydantic import ValidationError, field_validator
 from mirror.config.units import format_duration
 from mirror.config.upstreams import Upstream
 from mirror.config.values import Section, Timeout
-from mirror.oci.descriptor import Platform
+from mirror.oci.descriptor import Platform, parse_platform
 from mirror.oci.image import full_name, parse_image
 from mirror.oci.reference import Reference, Repository
 
@@ -77,14 +76,13 @@ def make_pin(
 def require_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     """See that these are platforms. Raises ValueError."""
     for platform in platforms:
-        if not re.fullmatch(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9_.]+)?", platform):
-            raise ValueError(f'"{platform}" is no platform; write it like "linux/arm64"')
+        parse_platform(platform)
     return tuple(platforms)
 
 
 def parse_platforms(platforms: Sequence[str]) -> list[Platform]:
     """What such texts mean."""
-    return [Platform(*platform.split("/")) for platform in platforms]
+    return [parse_platform(platform) for platform in platforms]
 
 
 def why_not_fetchable(repository: Repository, upstreams: Mapping[str, Upstream]) -> str | None:

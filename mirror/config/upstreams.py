@@ -137,7 +137,8 @@ class Upstream(Section):
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
     max_idle: Timeout | None = None
-    endpoints: tuple[Endpoint, ...]
+    sealed: Flag = False
+    endpoints: tuple[Endpoint, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -170,11 +171,25 @@ class Upstream(Section):
             raise ValueError('relay_tokens is for access = "client": else clients need no tokens')
         return self
 
+    @property
+    def asked(self) -> tuple[Endpoint, ...]:
+        """The endpoints that anything is asked of: none of a sealed one."""
+        return () if self.sealed else self.endpoints
+
+    @model_validator(mode="after")
+    def _somebody_lets_clients_in(self) -> Self:
+        if self.sealed and self.access == "client":
+            raise ValueError(
+                'sealed = true is never asked, and access = "client" has each client let in by'
+                ' upstream: nobody would be; take access = "mirror" where all may have what is here'
+            )
+        return self
+
     @model_validator(mode="after")
     def _endpoints_suffice(self) -> Self:
-        if not self.endpoints:
+        if not self.endpoints and not self.sealed:
             raise ValueError("endpoints is empty: name at least one URL")
-        if not any(endpoint.is_authority for endpoint in self.endpoints):
+        if self.endpoints and not any(endpoint.is_authority for endpoint in self.endpoints):
             raise ValueError("at least one endpoint must answer for tags (tags = true)")
         addresses = [(endpoint.url, endpoint.prefix) for endpoint in self.endpoints]
         if len(set(addresses)) != len(addresses):

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from mirror.control.api.operations import Operation
 from mirror.control.api.routes import add_api
 from mirror.control.api.verifying import Verify
+from mirror.control.bundles import Depot
 from mirror.control.guard import Guard
 from mirror.control.overview import Overview
 from mirror.control.page.routes import add_page
@@ -26,13 +27,14 @@ def make_admin(
     guard: Guard,
     *,
     verify: Verify,
+    depot: Depot,
     gather: Callable[[], Awaitable[None]],
     find_problem: Callable[[], Awaitable[str | None]],
 ) -> web.Application:
     """The admin application.
 
-    `verify` has blobs hashed. `gather` brings the counts up to date; `find_problem` says why the
-    mirror cannot serve now.
+    `verify` has blobs hashed, `depot` is what bundles are made of and taken into. `gather` brings
+    the counts up to date; `find_problem` says why the mirror cannot serve now.
     """
 
     async def show_metrics(request: web.Request) -> web.Response:
@@ -73,5 +75,8 @@ def make_admin(
     )
     watching = Watching(guard)
     add_page(application, views, guard, watching)
-    add_api(application, operations, guard, watching, verify=verify, note_fault=metrics.faults.note)
+    add_api(
+        application, operations, guard, watching,
+        verify=verify, depot=depot, note_fault=metrics.faults.note,
+    )  # fmt: skip
     return application

@@ -1,38 +1,66 @@
 """Who may use the operators' port, and from where.
 
 Three kinds of strangers could: who can reach it over the network (`admin.token_file` keeps them
-out, and is needed wherever it listens beyond loopback); a web page that an operator's browser
-shows, by a name that it has point here (DNS rebinding: only known names are answered); and the
-same page by the right name (it may look at nothing, and what it sends is not done).
+out, and is needed wherever it listens beyond loopback; wrong tokens are counted by address); a web
+page that an operator's browser shows, by a name that it has point here (DNS rebinding: only known
+names are answered); and the same page by the right name (it may look at nothing, and what it sends
+is not done).
+
+Where there is no token, every user of this host is an operator. Content is another matter: who has
+it told, or says what an image is, has to show what only those can read who may read the store.
 """
 
 import asyncio
 import base64
+import hashlib
 import hmac
 import ipaddress
+import math
+import os
+import secrets
 import socket
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
+from cachetools import TTLCache
 
+from mirror.aio.addresses import client_of
+from mirror.aio.guessing import Guesses
 from mirror.control.problems import Refusal
+from mirror.oci.errors import Unavailable
+
+KEY_FILE = "operator-key"
+KEY_FIELD = "Mirror-Key"
 
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})  # Sec-Fetch-Site of what a person or our page asks for
+
+_REMEMBERED = 4096  # tokens that were shown
+_REMEMBERED_FOR = 300.0  # seconds
 
 
 class Guard:
     """Judges requests. `names` are those by which operators ask, beside addresses."""
 
     def __init__(
-        self, *, names: Collection[str], token_file: Path | None, is_reachable: bool
+        self,
+        *,
+        names: Collection[str],
+        token_file: Path | None,
+        is_reachable: bool,
+        key: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = names
         self._token_file = token_file
         self._is_reachable = is_reachable  # from beyond this host
+        self._guesses = Guesses(clock)
+        self._seen: TTLCache[bytes, None] = TTLCache(_REMEMBERED, _REMEMBERED_FOR, timer=clock)
+        self._key = key
 
     def require_known_host(self, request: web.Request) -> None:
         """Raise Refusal where a request names somebody else."""
@@ -53,7 +81,7 @@ class Guard:
                     "server.admin_listen can be reached from other hosts: set admin.token_file,"
                     " or have it listen on 127.0.0.1",
                 )
-        elif not await asyncio.to_thread(_shows, request, self._token_file):
+        elif not await self._has_shown_it(request, self._token_file):
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
                 "send the token of admin.token_file: Authorization: Bearer <token>;"
@@ -63,13 +91,60 @@ class Guard:
         if not (_is_looked_at(request) if request.method in _SAFE else _is_own(request)):
             raise Refusal(HTTPStatus.FORBIDDEN, "this was sent by a page of another site")
 
+    def require_keeper(self, request: web.Request) -> None:
+        """Raise Refusal where an operator, by the above, may not have what is in the store."""
+        shown = request.headers.get(KEY_FIELD, "").encode(errors="replace")
+        if self._token_file is None and not hmac.compare_digest(shown, self._key.encode()):
+            raise Refusal(
+                HTTPStatus.FORBIDDEN,
+                f"send what is in {KEY_FILE} of store.root, as {KEY_FIELD}; or set"
+                " admin.token_file",
+            )
 
-def _shows(request: web.Request, token_file: Path) -> bool:
+    async def _has_shown_it(self, request: web.Request, token_file: Path) -> bool:
+        """Whether a request shows the token; what came from there before is no further guess.
+
+        Raises:
+            Refusal: Too many that were none have come from there; then the right one waits, too.
+        """
+        shown = _shown(request.headers.get("Authorization", ""))
+        if not shown:
+            return False
+        who = client_of(request.remote or "")
+        key = hashlib.sha256(f"{who} ".encode() + shown).digest()
+        is_new = key not in self._seen
+        if is_new:
+            try:
+                self._guesses.begin(who)
+            except Unavailable as error:
+                raise Refusal(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    "too many wrong tokens have come from your address",
+                    {"Retry-After": str(math.ceil(error.retry_after or 0))},
+                ) from error
+        is_it = await asyncio.to_thread(_is_token, shown, token_file)
+        self._seen[key] = None
+        if is_new and is_it:
+            self._guesses.take_back(who)
+        return is_it
+
+
+def make_key(root: Path) -> str:
+    """A new key, in a file of the store that nobody but its owner can read. Raises OSError."""
+    key, file, new = secrets.token_urlsafe(), root / KEY_FILE, root / f"{KEY_FILE}.new"
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as writing:
+        writing.write(key)
+    new.replace(file)
+    return key
+
+
+def _is_token(shown: bytes, token_file: Path) -> bool:
     try:
         token = token_file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return False
-    shown = _shown(request.headers.get("Authorization", ""))
     return bool(token) and hmac.compare_digest(shown, token.encode())
 
 

@@ -104,6 +104,7 @@ class Status(Struct, frozen=True, kw_only=True):
     store: Store
     endpoints: list[Endpoint]
     fills: list[Fill]
+    sealed: list[str]  # upstreams that are never asked
     schedules: list[WarmSchedule]
 
 

@@ -81,6 +81,7 @@ class Overview:
             store=store,
             endpoints=endpoints,
             fills=self.fills(),
+            sealed=[name for name, one in self._parts.registries.items() if one.is_sealed],
             schedules=schedules,
         )
 
@@ -95,14 +96,16 @@ class Overview:
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
-        settings, totals = self._parts.config.store, self._parts.totals()
+        settings = self._parts.config.store
+        free = await asyncio.to_thread(_free, settings.root)
+        totals = self._parts.totals()  # with all that is told beside it, of the same moment
         return models.Store(
             root=str(settings.root),
             blobs=totals.blobs,
             bytes=totals.bytes,
             disk=self._parts.disk(),
             limit=settings.max_size,
-            free=await asyncio.to_thread(_free, settings.root),
+            free=free,
             min_free=settings.min_free,
         )
 

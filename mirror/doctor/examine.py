@@ -41,7 +41,7 @@ async def examine(
     ):
         metrics = Metrics()
         for name, upstream in config.upstream.items():
-            for number, settings in enumerate(upstream.endpoints):
+            for number, settings in enumerate(upstream.asked):
                 label = Label(name, settings.name)
                 exchange = Exchange(
                     settings,

@@ -23,17 +23,7 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
             " set default = true for the one that they mean",
         )
     for name, upstream in config.upstream.items():
-        for number, endpoint in enumerate(upstream.endpoints):
-            where = f'upstream."{name}".endpoints[{number}]'
-            if endpoint.credential_helper is not None:
-                yield from _helper(endpoint.credential_helper, f"{where}.credential_helper")
-            has_secrets = endpoint.username is not None or endpoint.credential_helper is not None
-            if has_secrets and urlsplit(endpoint.url).scheme == "http":
-                yield Finding(
-                    "warning",
-                    f"{where}.url",
-                    "is http: the password crosses the network in the clear; use https",
-                )
+        yield from _upstream(name, upstream)
         if upstream.access == "client":
             yield from _logins(
                 name, upstream, has_tls=config.server.tls_certificate_file is not None
@@ -45,6 +35,23 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
             "without tls_certificate_file, clients' passwords cross the network in the clear",
         )
     yield from _store(config)
+
+
+def _upstream(name: str, upstream: Upstream) -> Iterator[Finding]:
+    if upstream.sealed:
+        text = "is never asked: what is here is what there is (mirror import brings more)"
+        yield Finding("ok", f'upstream."{name}".sealed', text)
+    for number, endpoint in enumerate(upstream.endpoints):
+        where = f'upstream."{name}".endpoints[{number}]'
+        if endpoint.credential_helper is not None:
+            yield from _helper(endpoint.credential_helper, f"{where}.credential_helper")
+        has_secrets = endpoint.username is not None or endpoint.credential_helper is not None
+        if has_secrets and urlsplit(endpoint.url).scheme == "http":
+            yield Finding(
+                "warning",
+                f"{where}.url",
+                "is http: the password crosses the network in the clear; use https",
+            )
 
 
 def _helper(name: str, where: str) -> Iterator[Finding]:

@@ -74,6 +74,14 @@ class Missing(RegistryError):
     is_remembered = False
 
 
+class Sealed(Missing):
+    """It is not here, and its registry is never asked (`sealed = true`)."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code, "not here, and the mirror is sealed: it never asks this registry")
+        self.is_remembered = True
+
+
 class Refused(RegistryError):
     """Upstream has answered that it will not do this (400, 413 ...): its answer is passed on.
 

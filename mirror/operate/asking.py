@@ -9,6 +9,7 @@ import msgspec
 
 from mirror.config import Config
 from mirror.config.units import format_listen
+from mirror.control.guard import KEY_FIELD, KEY_FILE
 from mirror.control.problems import ProblemDetails
 from mirror.control.verify import Step
 
@@ -37,15 +38,16 @@ class RunningMirror:
         host, port = config.server.admin_listen
         self._address = _ANYWHERE.get(host, host), port
         self._token_file = config.admin.token_file
+        self._key_file = config.store.root / KEY_FILE
 
     def verify(self, names: Sequence[str]) -> Iterator[Step]:
         """Have it hash what these mean (none: everything); each step as it happens.
 
         Raises NoAnswer.
         """
-        where = format_listen(self._address)
+        where = self.where
         connection = http.client.HTTPConnection(*self._address)  # a large blob takes its time
-        headers = self._headers() | {"Content-Type": "application/json"}
+        headers = self.headers() | {"Content-Type": "application/json"}
         try:
             body = msgspec.json.encode({"names": list(names)})
             connection.request("POST", "/api/v1/verify", body, headers)
@@ -75,9 +77,9 @@ class RunningMirror:
         *,
         patience: float | None,
     ) -> _Answer:
-        where = format_listen(self._address)
+        where = self.where
         connection = http.client.HTTPConnection(*self._address, timeout=patience)
-        body, headers = None, self._headers()
+        body, headers = None, self.headers()
         if sent is not None:
             body = msgspec.json.encode(sent)
             headers["Content-Type"] = "application/json"
@@ -102,7 +104,13 @@ class RunningMirror:
                 f"{where}: what answers there ({response.status}) is no mirror of this version"
             ) from error
 
-    def _headers(self) -> dict[str, str]:
+    @property
+    def where(self) -> str:
+        """Where it listens for operators, by the configuration."""
+        return format_listen(self._address)
+
+    def headers(self) -> dict[str, str]:
+        """What shows that an operator asks. Raises NoAnswer."""
         if self._token_file is None:
             return {}
         try:
@@ -110,6 +118,18 @@ class RunningMirror:
         except OSError as error:
             raise NoAnswer(f"admin.token_file cannot be read: {error.strerror}") from error
         return {"Authorization": f"Bearer {token}"}
+
+    def headers_of_keeper(self) -> dict[str, str]:
+        """What shows that somebody asks who may have what is in the store. Raises NoAnswer."""
+        if self._token_file is not None:
+            return self.headers()
+        try:
+            return {KEY_FIELD: self._key_file.read_text(encoding="utf-8")}
+        except OSError as error:
+            raise NoAnswer(
+                f"{self._key_file} cannot be read ({error.strerror}): run this as the mirror's"
+                " user, or set admin.token_file"
+            ) from error
 
 
 def _read_steps(response: http.client.HTTPResponse, where: str) -> Iterator[Step]:

@@ -25,6 +25,15 @@ _SAID = {
 }
 
 
+def bar_of_bytes(what: str, console: Console, *, is_shown: bool) -> Progress:
+    """A bar of bytes, on a terminal, that is gone at its end."""
+    return Progress(
+        TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console, transient=True, disable=not (is_shown and console.is_terminal),
+    )  # fmt: skip
+
+
 async def show(steps: AsyncIterator[Step], *, what: str, as_json: bool) -> bool:
     """Show all steps: problems on standard output, a bar on a terminal; whether all is well.
 
@@ -33,12 +42,7 @@ async def show(steps: AsyncIterator[Step], *, what: str, as_json: bool) -> bool:
     console = Console(stderr=True)
     is_well = True
     blobs = size = 0
-    bar = Progress(
-        TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console, transient=True, disable=as_json or not console.is_terminal,
-    )  # fmt: skip
-    with bar:
+    with bar_of_bytes(what, console, is_shown=not as_json) as bar:
         task = bar.add_task(what, total=None)
         async for step in steps:
             is_well = is_well and not is_problem(step)

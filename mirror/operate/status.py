@@ -70,6 +70,8 @@ def _endpoints(status: Status) -> Table:
             one.upstream, one.name, _state(one), f"{size(one.rate)}/s",
             size(one.received), quota,
         )  # fmt: skip
+    for name in status.sealed:
+        table.add_row(name, "-", Text("sealed: never asked"), "-", "-", "-")
     return table
 
 

@@ -39,6 +39,9 @@ LINKED = Outcome(Result.LINKED)
 NOT_MODIFIED = Outcome(Result.REVALIDATED, upstream_status=304)
 CONFIRMED = Outcome(Result.REVALIDATED, upstream_status=200)
 STALE = Outcome(Result.STALE, warning="served from cache; upstream could not be asked")
+IMPORTED = Outcome(
+    Result.STALE, warning="served as it was imported from a bundle; upstream could not be asked"
+)
 GONE = Outcome(Result.STALE, warning="served from cache; upstream no longer has this tag")
 
 

@@ -21,7 +21,7 @@ from functools import partial
 
 from mirror.aio.slots import client
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode, Missing, StoreError
+from mirror.oci.errors import ErrorCode, Missing, Sealed, StoreError
 from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
@@ -162,6 +162,8 @@ class Blobs:
     async def _fill(
         self, scope: Scope, digest: Digest, link: Link | None, ranges: Sequence[ByteRange]
     ) -> AsyncIterator[BlobAnswer]:
+        if self._registries[scope.repository.namespace].is_sealed:
+            raise Sealed(ErrorCode.BLOB_UNKNOWN)
         want = Want(ranges) if ranges else None
         size = None if link is None else link.size
         source = self._source(scope)

@@ -33,7 +33,6 @@ from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
 
 _LONGEST_OF_NOTHING = 64 * 1024  # bytes, of an index without entries
-_NO_PLATFORM = "unknown"  # of what is no image, such as BuildKit's attestations
 
 
 class Complete:
@@ -70,9 +69,7 @@ class Complete:
         return await self._can_serve_a_platform(scope, references.manifests)
 
     async def _can_serve_a_platform(self, scope: Scope, entries: Iterable[Descriptor]) -> bool:
-        children = [
-            it.digest for it in entries if not (it.platform and it.platform.os == _NO_PLATFORM)
-        ]
+        children = [it.digest for it in entries if it.is_image]
         lacking_blob = None
         for child in await self._store.find_stored(children):
             references = await self._references(scope, child)

@@ -22,7 +22,7 @@ from mirror.sources.registry.endpoint import Scope
 
 _LIFE = 60.0  # seconds, for what tells nothing of its life
 _LONGEST = 3600.0  # seconds
-_REMEMBERED = 65536
+_REMEMBERED = 16384  # some 14 MiB, where repositories have the longest names
 
 _Key = tuple[Repository, bytes]
 

@@ -10,7 +10,8 @@
 
 Knowing a digest is no permission, and a manifest proves nothing but that somebody knew its digests:
 it makes links that are named, which stand alone only for what the same upstream has sent. Upstream
-itself confirms a link, by an answer about the digest or by sending it. What has come through
+itself confirms a link, by an answer about the digest or by sending it; an operator's import does in
+its place (`control/depot.py`). What has come through
 upstreams with `access = "client"` alone is private: another upstream's word that it has that too
 costs it nothing, so it must have sent the bytes themselves. Bytes that nobody is known to have sent
 (taken over from an older mirror, or adopted from disk) are nobody's secret.

@@ -9,7 +9,7 @@ import msgspec
 from mirror.aio.reading import read_aside
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest, Subject
-from mirror.oci.errors import ErrorCode, Missing, Unavailable
+from mirror.oci.errors import ErrorCode, Missing, Sealed, Unavailable
 from mirror.oci.reference import Repository
 from mirror.oci.referrers import filter_referrers
 from mirror.oci.request import Page
@@ -69,13 +69,14 @@ class Listings:
             found = await self._tag_flights.join(
                 (scope, page), lambda: self._registry(scope).list_tags(scope, page)
             )
-        except Unavailable:
+        except (Unavailable, Sealed) as error:
             limit = None if page.n is None else max(page.n, 1)  # of none at all, nothing is known
             names = await self._records.list_tags(scope.repository, after=page.last, limit=limit)
             if not names and page.last is None:
                 raise
             names = names[: page.n]
-            return TagsAnswer(msgspec.json.encode(names), _next(names, page), STALE)
+            outcome = HIT if isinstance(error, Sealed) else STALE
+            return TagsAnswer(msgspec.json.encode(names), _next(names, page), outcome)
         outcome = MISS.by(is_fallback=found.is_fallback)
         return TagsAnswer(found.content, found.next_query, outcome)
 
@@ -148,12 +149,13 @@ class Listings:
         key = ("referrers", scope, digest)
         try:
             return await self._flights.join(key, lambda: self._fetch_referrers(scope, digest))
-        except Unavailable:
-            if record is None or age is Freshness.DEAD:
+        except (Unavailable, Sealed) as error:
+            is_sealed = isinstance(error, Sealed)
+            if record is None or (age is Freshness.DEAD and not is_sealed):
                 raise
             if not record.content:
                 raise _no_list() from None
-            return ReferrersAnswer(record.content, None, STALE)
+            return ReferrersAnswer(record.content, None, HIT if is_sealed else STALE)
 
     async def _fetch_referrers(self, scope: Scope, digest: Digest) -> ReferrersAnswer:
         try:

@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
-from cachetools import TTLCache
-
+from mirror.aio.bounded import TtlBytes
 from mirror.aio.guessing import Guesses, is_password
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.slots import client
@@ -24,7 +23,7 @@ from mirror.oci.errors import Denied, ErrorCode, Unavailable
 from mirror.oci.token import TokenAnswer, TokenQuestion
 from mirror.sources.registry.registry import Registry
 
-_MOST_REFUSED = 4096
+_REFUSED = 4 * 2**20  # bytes; a registry's challenge may have 16 KiB
 _REMEMBERED_FOR = 60.0  # seconds; a registry's challenge changes with its configuration only
 
 _WRONG = {400, 401, 403}  # what token servers say of a wrong password, or refresh token
@@ -58,7 +57,9 @@ class Logins:
         self._guesses = guesses
         self._monotonic = monotonic
         self._welcomes: dict[str, _Welcome] = {}
-        self._refused: TTLCache[_Key, _Refusal] = TTLCache(_MOST_REFUSED, missing_for, monotonic)
+        self._refused: TtlBytes[_Key, _Refusal] = TtlBytes(
+            _REFUSED, lambda _, refusal: sum(map(len, refusal[1])), ttl=missing_for, timer=monotonic
+        )
 
     async def check(self, upstream: str, authorization: str) -> None:
         """Return where upstream lets somebody in with this authorization ("": none).

@@ -20,6 +20,7 @@ from mirror.pull.answers import (
     CONFIRMED,
     GONE,
     HIT,
+    IMPORTED,
     JOINED,
     LINKED,
     MISS,
@@ -27,6 +28,7 @@ from mirror.pull.answers import (
     STALE,
     STORED,
     ManifestAnswer,
+    Outcome,
 )
 from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep, try_to_read
@@ -109,7 +111,7 @@ class Manifests:
         if record is None:
             key = ("tag", scope, tag, self._memory.generation)
             return await self._fly(key, lambda: self._fetch_tag(scope, tag))
-        freshness = self._policy.decide(record.checked_at, now=self._clock())
+        freshness = self._freshness(scope, record)
         is_word = not record.is_fallback or not self._registry(scope).tells_tags(
             scope.repository.name
         )
@@ -122,7 +124,7 @@ class Manifests:
             kept = await self.find_permitted(scope, record.digest)
         if kept is not None and self._is_silent(scope):
             self._store.note_access(record.digest)
-            return ManifestAnswer(kept, STALE)
+            return ManifestAnswer(kept, _stale(record))
         patience = None if kept is None else self._patience_for(scope)
         key = ("tag", scope, tag, self._memory.generation)
         try:
@@ -135,7 +137,7 @@ class Manifests:
             if kept is None:
                 raise
             self._store.note_access(record.digest)
-            return ManifestAnswer(kept, GONE if isinstance(error, Missing) else STALE)
+            return ManifestAnswer(kept, GONE if isinstance(error, Missing) else _stale(record))
 
     async def find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest that may be served without asking anybody."""
@@ -151,9 +153,18 @@ class Manifests:
         record = self._memory.find_tag(scope.repository, reference.name)
         if record is None or record.digest != answer.manifest.digest or record.is_fallback:
             return 0.0
-        if self._policy.decide(record.checked_at, now=self._clock()) is not Freshness.FRESH:
+        if self._freshness(scope, record) is not Freshness.FRESH:
             return 0.0
-        return record.checked_at + self._policy.fresh_for
+        since = self._clock() if self._registry(scope).is_sealed else record.checked_at
+        return since + self._policy.fresh_for
+
+    def _freshness(self, scope: Scope, record: TagRecord) -> Freshness:
+        """How good the record is; where nobody is ever asked, there is no better one."""
+        if self._registry(scope).is_sealed:
+            return Freshness.FRESH
+        return self._policy.decide(
+            record.checked_at, now=self._clock(), is_imported=record.is_imported
+        )
 
     def _is_silent(self, scope: Scope) -> bool:
         return self._flights.is_running(self._slow.get(scope.repository.namespace))
@@ -265,6 +276,10 @@ class Manifests:
 
 def _marked(answer: ManifestAnswer, *, is_fallback: bool) -> ManifestAnswer:
     return replace(answer, outcome=answer.outcome.by(is_fallback=is_fallback))
+
+
+def _stale(record: TagRecord) -> Outcome:
+    return IMPORTED if record.is_imported else STALE
 
 
 def _references(content: bytes) -> References:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, MutableMapping, Set as AbstractS
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
+from mirror.aio.bounded import LruBytes, TtlBytes
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, ErrorCode, Missing
 from mirror.oci.manifest import Manifest
@@ -25,11 +26,14 @@ SMALL = 256 * 2**10
 _Key = TypeVar("_Key")
 
 _OVERHEAD = 512  # bytes that an entry costs beyond its content
-_MEDIA_TYPES = 65536
-_LINKS = 65536
-_SENDERS = 65536
-_TAGS = 16384
-_MISSING = 16384
+_MIB = 2**20
+# Bytes of each: clients choose the names, and registries the words.
+_MEDIA_TYPES = 8 * _MIB
+_LINKS = 24 * _MIB
+_SENDERS = 12 * _MIB
+_TAGS = 8 * _MIB
+_MISSING = 8 * _MIB
+_DENIED = 4 * _MIB
 
 
 class _Asked(NamedTuple):
@@ -38,6 +42,11 @@ class _Asked(NamedTuple):
     repository: Repository
     authorization: bytes | None
     what: str
+
+    @property
+    def length(self) -> int:
+        """Of its texts, in characters (which are ASCII)."""
+        return len(self.repository.name) + len(self.what)
 
 
 def _asked(scope: Scope, what: str) -> _Asked:
@@ -62,16 +71,25 @@ class Memory:
     ) -> None:
         self._content: LRUCache[Digest, bytes] = LRUCache(size, getsizeof=_size)
         # By upstream: what one calls a manifest is not what another's clients are told.
-        self._media_types: LRUCache[tuple[str, Digest], str] = LRUCache(_MEDIA_TYPES)
-        self._links: LRUCache[tuple[Repository, Digest], Link] = LRUCache(_LINKS)
-        self._senders: LRUCache[Digest, frozenset[str]] = LRUCache(_SENDERS)
-        self._tags: LRUCache[tuple[Repository, str], TagRecord] = LRUCache(_TAGS)
-        self._missing: TTLCache[_Asked, ErrorCode] = TTLCache(
-            _MISSING, ttl=missing_for, timer=clock
+        self._media_types: LruBytes[tuple[str, Digest], str] = LruBytes(
+            _MEDIA_TYPES, lambda key, media_type: len(key[1].encoded) + len(media_type)
         )
-        self._denied: TTLCache[_Asked, tuple[object, ErrorCode, str]] = TTLCache(
-            _MISSING, ttl=missing_for, timer=clock
+        self._links: LruBytes[tuple[Repository, Digest], Link] = LruBytes(
+            _LINKS, lambda key, _: len(key[0].name) + len(key[1].encoded)
         )
+        self._senders: LruBytes[Digest, frozenset[str]] = LruBytes(
+            _SENDERS, lambda digest, _: len(digest.encoded)
+        )
+        self._tags: LruBytes[tuple[Repository, str], TagRecord] = LruBytes(
+            _TAGS, lambda key, record: len(key[0].name) + len(key[1]) + len(record.digest.encoded)
+        )
+        self._missing: TtlBytes[_Asked, ErrorCode] = TtlBytes(
+            _MISSING, lambda asked, _: asked.length, ttl=missing_for, timer=clock
+        )
+        self._denied: TtlBytes[_Asked, tuple[object, ErrorCode, str]] = TtlBytes(
+            _DENIED, lambda asked, said: asked.length + 4 * len(said[2]),
+            ttl=missing_for, timer=clock,
+        )  # fmt: skip
         self._credentials = credentials
         self.generation = 0
         """How often something has been forgotten: what was asked for before may be just that."""
@@ -179,7 +197,8 @@ class Memory:
         try:
             yield
         except Missing as error:
-            self._missing[key] = error.code
+            if not error.is_remembered:
+                self._missing[key] = error.code
             raise
         except Denied as error:
             if scope.authorization is None:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from mirror.aio.reading import read_aside
-from mirror.oci.descriptor import Descriptor, Platform
+from mirror.oci.descriptor import Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.manifest import Manifest, parse_references
@@ -77,7 +77,7 @@ class Versions:
                 if not blob.is_foreign:
                     version.sizes[blob.digest] = version.blobs[blob.digest] = blob.size
             for entry in references.manifests if depth else ():
-                is_new = entry.digest not in version.sizes and _is_wanted(entry, platforms)
+                is_new = entry.digest not in version.sizes and entry.is_for(platforms)
                 if is_new and await only(entry.digest):
                     await before_each()
                     child = await self._manifests.get_by_digest(scope, entry.digest)
@@ -85,15 +85,3 @@ class Versions:
 
         await add(answer.manifest, _DEEPEST)
         return version
-
-
-def _is_wanted(entry: Descriptor, platforms: Sequence[Platform]) -> bool:
-    """Whether an index's entry is for one of the platforms; none are named: it is."""
-    if not platforms:
-        return True
-    platform = entry.platform
-    return platform is not None and any(
-        (it.os, it.architecture) == (platform.os, platform.architecture)
-        and it.variant in {"", platform.variant}
-        for it in platforms
-    )

@@ -9,9 +9,8 @@ hangs on it (`mirror.pull.links`), and there is no more of it than there are byt
 import logging
 from collections.abc import Callable, Sequence
 
-from cachetools import LRUCache
-
 from mirror.aio.allowance import Allowances
+from mirror.aio.bounded import LruBytes
 from mirror.aio.slots import client
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
@@ -22,7 +21,7 @@ from mirror.telemetry.metrics import Metrics
 _logger = logging.getLogger(__name__)
 
 _HOUR = 3600.0  # seconds
-_REMEMBERED = 65536  # repositories that are on record
+_KNOWN = 8 * 2**20  # bytes of repositories that are on record
 _TOLD_EVERY = 600.0  # seconds between lines in the log
 
 
@@ -36,7 +35,9 @@ class BoundedRecords:
         self._clock = clock
         self._all: Allowances[None] = Allowances(per_hour, _HOUR, clock)
         self._each: Allowances[str] = Allowances(max(1, per_hour // 2), _HOUR, clock)
-        self._known: LRUCache[Repository, None] = LRUCache(_REMEMBERED)
+        self._known: LruBytes[Repository, None] = LruBytes(
+            _KNOWN, lambda repository, _: len(repository.name)
+        )
         self._metrics = metrics
         self._tell_at = clock()
         self.knows = records.knows

@@ -60,11 +60,14 @@ class TagRecord:
     """What a tag meant when upstream last said so (`checked_at`).
 
     `is_fallback`: by the word of an endpoint that may say so only in an outage of the others.
+    `is_imported`: by a bundle's word, which upstream has not confirmed; `checked_at` is when that
+    was made.
     """
 
     digest: Digest
     checked_at: float
     is_fallback: bool = False
+    is_imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,3 @@
--- Version 4: what operators have asked for, over restarts (`wishes.py`): no registry can say it again.
+-- Version 4: what a tag means may have come in a bundle (`mirror import`), and not from upstream.
 
-CREATE TABLE pins (
-  image     TEXT PRIMARY KEY,              -- whole: with its registry, and its tag or digest
-  platforms TEXT NOT NULL,                 -- with commas between them; none: all
-  refresh   REAL NOT NULL                  -- seconds
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE warmings (
-  name     TEXT PRIMARY KEY,
-  document BLOB NOT NULL                   -- what was asked for, and what has come of it (JSON)
-) STRICT, WITHOUT ROWID;
+ALTER TABLE tags ADD COLUMN is_imported INTEGER NOT NULL DEFAULT 0;

@@ -29,7 +29,13 @@ SCHEMA = Schema(
     name="records",
     application_id=0x6D697273,  # "mirs"
     package="mirror.records",
-    scripts=("records.sql", "records-2.sql", "records-3.sql", "records-4.sql"),
+    scripts=(
+        "records.sql",
+        "records-2.sql",
+        "records-3.sql",
+        "records-4.sql",
+        "records-5.sql",
+    ),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and what it held is learnt anew from the registries"
@@ -228,12 +234,12 @@ class SqliteRecords:
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
         return await self._database.first(
-            "SELECT d.digest, t.checked_at, t.is_fallback"
+            "SELECT d.digest, t.checked_at, t.is_fallback, t.is_imported"
             " FROM tags AS t JOIN digests AS d ON d.id = t.digest"
             f" WHERE t.repository = {REPOSITORY} AND t.name = ?",
             (str(repository), tag),
-            lambda digest, checked_at, is_fallback: TagRecord(
-                unpack(digest), checked_at, bool(is_fallback)
+            lambda digest, checked_at, is_fallback, is_imported: TagRecord(
+                unpack(digest), checked_at, bool(is_fallback), bool(is_imported)
             ),
         )
 

@@ -128,12 +128,13 @@ def tag(repository: Repository, name: str, record: TagRecord) -> Statement:
     """Upstream has said what a tag means."""
     row = (
         str(repository), name, pack(record.digest), record.checked_at, int(record.is_fallback),
+        int(record.is_imported),
     )  # fmt: skip
     return Statement(
-        "INSERT INTO tags (repository, name, digest, checked_at, is_fallback)"
-        f" VALUES ({REPOSITORY}, ?, {DIGEST}, ?, ?) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO tags (repository, name, digest, checked_at, is_fallback, is_imported)"
+        f" VALUES ({REPOSITORY}, ?, {DIGEST}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
         " digest = excluded.digest, checked_at = excluded.checked_at,"
-        " is_fallback = excluded.is_fallback",
+        " is_fallback = excluded.is_fallback, is_imported = excluded.is_imported",
         [row],
     )
 

@@ -39,6 +39,8 @@ DAY = 86400.0
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
 
+_IS_PINNED = "digest IN (SELECT digest FROM pins)"
+
 MOST_REMEMBERED = 200_000  # blobs that have gone; some 11 MB
 
 
@@ -143,13 +145,29 @@ class Index:
             after = pack(rows[-1][0])
 
     async def list_least(self, *, limit: int) -> list[Candidate]:
-        """What is worth least, in order, so many at most."""
+        """What is worth least and not pinned, in order, so many at most."""
         return await self._database.rows(
             "SELECT is_manifest, digest, size, rank FROM blobs"
-            " WHERE NOT leaving ORDER BY rank LIMIT ?",
+            f" WHERE NOT leaving AND NOT {_IS_PINNED} ORDER BY rank LIMIT ?",
             (limit,),
             _candidate,
         )
+
+    async def weigh_staying(self, digests: Sequence[Digest]) -> int:
+        """Bytes of the disk that what is pinned takes, and these beside it."""
+        total = await self._weigh(_IS_PINNED, [])
+        for some in _batches(digests):
+            one_of = f"digest IN ({', '.join('?' * len(some))})"
+            which = f"{one_of} AND NOT {_IS_PINNED}"
+            total += await self._weigh(which, [pack(digest) for digest in some])
+        return total
+
+    async def _weigh(self, which: str, values: Row) -> int:
+        sql = (
+            "SELECT coalesce(sum((size + block - 1) / block * block), 0) FROM blobs, totals"
+            f" WHERE NOT leaving AND {which}"
+        )
+        return await self._database.first(sql, values, int) or 0
 
     async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
         """Which of these are here, and not superseded."""

@@ -5,7 +5,7 @@ change, what was pinned before or is pinned after it stays.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from mirror.oci.digest import Digest
 from mirror.storage.index import Index
@@ -18,6 +18,7 @@ class Pins:
         self._index = index
         self._images = images
         self._counts = Counter(digest for digests in images.values() for digest in digests)
+        self._changing: set[Digest] = set()
 
     @classmethod
     async def load(cls, index: Index) -> "Pins":
@@ -27,11 +28,12 @@ class Pins:
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._counts
 
-    def __iter__(self) -> Iterator[Digest]:
-        return iter(self._counts)
-
     def __len__(self) -> int:
         return len(self._counts)
+
+    def list_changing(self) -> frozenset[Digest]:
+        """Those that may count already, or still, and not be on record as the index has it."""
+        return frozenset(self._changing)
 
     def list_images(self) -> list[str]:
         """The images that anything is pinned for."""
@@ -51,8 +53,10 @@ class Pins:
         if before == after:
             return
         self._change(image, before | after)
+        self._changing |= before ^ after
         await self._index.record_pin(image, after)
         self._change(image, after)
+        self._changing -= before ^ after
 
     def _change(self, image: str, digests: frozenset[Digest]) -> None:
         before = self._images.pop(image, frozenset())

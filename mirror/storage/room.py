@@ -76,8 +76,10 @@ class Room:
         promise.expected = whole
 
     async def _can_admit(self, promise: Promise, size: int) -> bool:
-        sizes = await self._index.find_sizes(self._list_staying())
-        staying = sum(map(self._usage.whole, sizes.values()))
+        free, stored = await self._look()
+        if self._space.admits(promise, size, stored=stored, free=free, evictable=0):
+            return True  # whatever may go: to weigh that takes a while, where much is pinned
+        staying = await self._index.weigh_staying(self._list_staying())
         partials = sum(one.promise.size for one in self._states.list_evictable())
         free, stored = await self._look()
         evictable = self._index.taken - staying + partials
@@ -185,14 +187,14 @@ class Room:
         """Make go what the policy says; False: all that may go would not be enough."""
         await self._changes.flush_accesses()
         whole = self._usage.whole
-        staying = self._list_staying()
+        staying = set(self._list_staying())
         limit = self._count_candidates(excess) + len(staying)
         listed = await self._index.list_least(limit=limit)
         beyond = 0
         if len(listed) >= limit:
-            sizes = await self._index.find_sizes(staying)
-            sizes |= {candidate.digest: candidate.size for candidate in listed}
-            beyond = max(0, self._index.taken - sum(map(whole, sizes.values())))
+            known = await self._index.weigh_staying(list(staying))
+            known += sum(whole(one.size) for one in listed if one.digest not in staying)
+            beyond = max(0, self._index.taken - known)
         # No awaiting from here on: what is not in use now, and chosen, is for nobody else.
         partials = {partial.key: partial for partial in self._states.list_evictable()}
         candidates = [_candidate(partial) for partial in partials.values()]
@@ -219,8 +221,8 @@ class Room:
         return True
 
     def _list_staying(self) -> list[Digest]:
-        """What may not be evicted now: it is in use, or pinned."""
-        return list({*self._states.list_in_use(), *self._pins})
+        """What may not be evicted now, beside what is on record as pinned: few of many."""
+        return list({*self._states.list_in_use(), *self._pins.list_changing()})
 
     def _may_go(self, digest: Digest) -> bool:
         return digest not in self._pins and not self._states.is_in_use(digest)

@@ -169,7 +169,7 @@ def _pieces(lines: list[str]) -> Iterator[str]:
     piece = ""
     length = 0  # bytes
     for line in lines:
-        more = len(line.encode(errors="replace")) + 1
+        more = 1 + (len(line) if line.isascii() else len(line.encode(errors="replace")))
         if piece and length + more > select.PIPE_BUF:
             yield piece
             piece, length = "", 0
@@ -184,7 +184,7 @@ def _text(line: Line) -> str:
     if "\n" in text:
         text = text.replace("\n", "\\n")
     for key, value in line.facts.items():
-        text += f" {key}={value if type(value) in _PLAIN else _word(str(value))}"
+        text += f" {key}={value}" if type(value) in _PLAIN else _fact(key, str(value))
     if line.request_id:
         text += f" id={line.request_id}"
     return f"{text}\n{line.traceback}" if line.traceback else text
@@ -217,7 +217,7 @@ def _second(seconds: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _word(text: str) -> str:
+def _fact(key: str, value: str) -> str:
     """A value as one shell-like word, so that text lines can be cut at spaces."""
-    plain = text.isprintable() and text and not any(mark in text for mark in ' "=')
-    return text if plain else json.dumps(text)
+    plain = value.isprintable() and value and not any(mark in value for mark in ' "=')
+    return f" {key}={value if plain else json.dumps(value)}"

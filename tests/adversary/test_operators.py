@@ -192,3 +192,18 @@ async def test_what_a_registry_is_called_and_says_is_text_on_the_page(
     told = await get(f"{mirror.admin_url}/api/v1/<script>")
     assert told.headers["X-Content-Type-Options"] == "nosniff"
     assert json.loads(told.body)["status"] == 404
+
+
+async def test_whoever_guesses_tokens_is_told_to_wait(
+    start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(SECRET, encoding="utf-8")
+    mirror = await start_mirror(admin={"token_file": str(token)})
+    url = f"{mirror.admin_url}/api/v1/status"
+    for number in range(20):
+        assert (await get(url, headers={"Authorization": f"Bearer {number}"})).status == 401
+    answer = await get(url, headers={"Authorization": "Bearer 20"})
+    assert answer.status == 429
+    assert 0 < int(answer.headers["Retry-After"]) <= 6
+    assert SECRET.encode() not in answer.body

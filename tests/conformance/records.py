@@ -189,6 +189,8 @@ class RecordsConformance:
         await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 1.0))
         await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 2.0, is_fallback=True))
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 2.0, is_fallback=True)
+        await records.record_tag(ALPINE, "3.20", TagRecord(TWO, 2.2, is_imported=True))
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(TWO, 2.2, is_imported=True)
         await records.record_tag(ALPINE, "3.20", TagRecord(LONG, 2.5))
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(LONG, 2.5)
         assert await records.find_tag(NGINX, "3.20") is None

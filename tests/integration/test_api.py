@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from mirror.control import overview
 from mirror.control.models import Status
 from tests.support.client import Answer, get
 from tests.support.clock import FakeClock
@@ -80,6 +82,33 @@ async def test_a_download_is_shown_while_it_goes_on(
     assert reading.result().status == 200
     ended = await until_status(mirror, lambda it: not it.fills)
     assert ended.store.bytes >= SIZE
+
+
+async def test_store_and_fills_are_of_the_same_moment(
+    upstream: ScriptedRegistry,
+    mirror: InnerMirror,
+    app: Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, may_answer, free = threading.Event(), threading.Event(), overview._free  # noqa: SLF001 - to have it wait
+
+    def free_later(root: Path) -> int:
+        asked.set()
+        may_answer.wait(20)
+        return free(root)
+
+    async def no_fill_is_active() -> bool:
+        return await mirror.metric("mirror_fills_active") == 0
+
+    monkeypatch.setattr(overview, "_free", free_later)
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(status(mirror))
+        await asyncio.to_thread(asked.wait, 20)
+        await mirror.client.blob("org/app", app.layers[0])
+        await until(no_fill_is_active)
+        may_answer.set()
+    seen = asking.result()
+    assert sum(fill.written for fill in seen.fills) + seen.store.bytes >= SIZE
 
 
 async def test_what_was_served_is_told_beside_what_was_fetched_for_it(

@@ -52,6 +52,7 @@ class Upstream:
         self.lied = False
         self.promised_wrong = False
         self.piece = 700  # bytes that it sends at a time
+        self.largest = 0  # bytes of a piece that was sent
         self.sent: extents.Extents = ()
         self.has_sent_twice = False
 
@@ -127,6 +128,7 @@ class Connection:
                 upstream.lied = True
             is_new = extents.missing(upstream.sent, self.position, end) == [(self.position, end)]
             upstream.has_sent_twice |= not is_new
+            upstream.largest = max(upstream.largest, len(chunk))
             upstream.sent = extents.add(upstream.sent, self.position, end)
             self.position = end
             yield bytes(chunk)
@@ -336,6 +338,7 @@ class Play:
         """After a failure, the next fill succeeds, and asks only for what is not there yet."""
         self.upstream.refuses = 0
         size = len(self.upstream.content)
+        await self.forgive_what_was_on_its_way(store, pace)
         reader = Reader(0, size)
         for _ in range(1 + self.upstream.lied):  # what was wrong may be found at the end only
             fill = _fill(store, self.upstream, size, pace)
@@ -348,6 +351,19 @@ class Play:
         assert reader.completed
         assert bytes(reader.got) == self.upstream.content
         self.check_thrift()
+
+    async def forgive_what_was_on_its_way(self, store: LocalStorage, pace: Pace) -> None:
+        """A piece of each connection may have waited for room when the fill was given up."""
+        upstream = self.upstream
+        if upstream.lied:
+            return
+        writer = await store.open_writer("registry.test", self.fill.digest, len(upstream.content))
+        kept = tuple(extents.missing(tuple(writer.missing()), 0, len(upstream.content)))
+        await writer.suspend()
+        writer.close()
+        lost = extents.total(upstream.sent) - extents.total(kept)
+        assert lost <= upstream.largest * (pace.connections + 1)
+        upstream.sent = kept
 
     def check_thrift(self) -> None:
         """No byte was sent twice, except where it was not to be trusted, or could not be chosen."""

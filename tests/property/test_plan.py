@@ -68,7 +68,7 @@ class _Download:
         if ignores or connection.is_all:
             self.plan.take_rest(claim, told, ignores_ranges=ignores)
         else:
-            self.plan.learn_size(claim, self.size)
+            self.plan.learn_size(self.size)
         return True
 
     def receive(self, connection: _Connection, length: int, now: float) -> None:

@@ -9,12 +9,23 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from mirror.control.api.bundles import (
+    BLOB,
+    BUNDLES,
+    OneDigest,
+    operations_of_bundles,
+    reading,
+    writing,
+)
 from mirror.control.api.openapi import describe
 from mirror.control.api.operations import ROOT, Operation
 from mirror.control.api.verifying import Names, Verify, verifying
+from mirror.control.bundles import Depot
 from mirror.control.guard import Guard
 from mirror.control.problems import Refusal, problem
 from mirror.control.watching import Watching
+from mirror.oci.digest import Digest, parse_digest
+from mirror.oci.errors import RegistryError
 
 _logger = logging.getLogger(__name__)
 
@@ -34,9 +45,11 @@ def add_api(
     watching: Watching,
     *,
     verify: Verify,
+    depot: Depot,
     note_fault: Callable[[str, Exception], None],
 ) -> None:
     """Answer everything below ROOT."""
+    operations = (*operations, *operations_of_bundles(depot))
     description = msgspec.json.encode(describe(operations))
 
     async def show_description(_: web.Request) -> web.StreamResponse:
@@ -50,10 +63,13 @@ def add_api(
         ("GET", "/events", _telling(status, "status", watching)),
         ("GET", "/warm/events", _telling(warmings, "warm", watching)),
         ("POST", "/verify", verifying(verify, _read_names)),
+        ("POST", BLOB, reading(depot, _read_digest)),
+        ("PUT", BLOB, writing(depot)),
         *(("*", path, _refusing(methods)) for path, methods in _methods(operations).items()),
         ("*", "{rest:(/.*)?}", _refuse),
     ]
-    for method, path, handler in handlers:
+    for method, path, answering in handlers:
+        handler = _for_keepers(answering, guard) if path.startswith(BUNDLES) else answering
         application.router.add_route(method, ROOT + path, _guarded(handler, guard, note_fault))
 
 
@@ -82,14 +98,20 @@ def _guarded(
     return handle
 
 
+def _for_keepers(handler: _Handler, guard: Guard) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        guard.require_keeper(request)
+        return await handler(request)
+
+    return handle
+
+
 def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
     """What may be asked of each path."""
     found: dict[str, set[str]] = {
-        "/openapi.json": {"GET"},
-        "/events": {"GET"},
-        "/warm/events": {"GET"},
-        "/verify": {"POST"},
-    }
+        "/openapi.json": {"GET"}, "/events": {"GET"}, "/warm/events": {"GET"},
+        "/verify": {"POST"}, BLOB: {"POST", "PUT"},
+    }  # fmt: skip
     for one in operations:
         found.setdefault(one.path, set()).add(one.method)
     return found
@@ -153,6 +175,13 @@ async def _read_whole(request: web.Request) -> bytes:
 async def _read_names(request: web.Request) -> Names:
     _logger.info("an operator asks: verify")
     return await _read(request, Names)
+
+
+async def _read_digest(request: web.Request) -> Digest:
+    try:
+        return parse_digest((await _read(request, OneDigest)).digest)
+    except RegistryError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, error.message) from error
 
 
 def _telling(told: Operation, event: str, watching: Watching) -> _Handler:

@@ -41,6 +41,7 @@ _CHINESE: Mapping[str, str] = MappingProxyType(
         "up": "正常",
         "down": "不可用",
         "limited": "被限速",
+        "sealed: never asked": "已封存：从不询问",
         "again in {duration}": "{duration} 后重试",
         "Used": "已使用",
         "Limit": "上限",

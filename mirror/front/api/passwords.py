@@ -4,8 +4,8 @@ A check costs tens of milliseconds of a core, by design of bcrypt. So what was r
 and for a short while what was wrong; whoever asks the same meanwhile waits for the same check; and
 checks take turns: by the address that asks and the name it gives, those first that have not failed
 lately. Of each of these, too, only so many are wrong before it has to wait (`mirror.aio.guessing`);
-who has shown the right one a while ago is not concerned. A name that there is not costs as much as
-one that there is.
+who has shown the right one from there a while ago is not concerned. A name that there is not costs
+as much as one that there is.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from pathlib import Path
 import bcrypt
 from cachetools import TTLCache
 
+from mirror.aio.addresses import client_of
 from mirror.aio.guessing import Guesses
 from mirror.aio.waiting import finish
 from mirror.config import ConfigError
-from mirror.front.api.addresses import client_of
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _CHECKS = 2  # at once, in each worker: guessing passwords takes no more of the machine
@@ -60,18 +60,19 @@ class Passwords:
             Unavailable: Too many from there have been wrong for the same name.
         """
         key = hashlib.sha256(header.encode(errors="surrogateescape")).digest()
-        if key in self._right:
+        there = hashlib.sha256(key + client_of(address).encode()).digest()
+        if there in self._right:
             return True
-        credentials = _parse_basic(header)
+        # One's mistake is not another's.
+        credentials = None if there in self._wrong else _parse_basic(header)
         if credentials is None:
-            return False
-        wrong = hashlib.sha256(
-            key + client_of(address).encode()
-        ).digest()  # one's mistake is not another's
-        if wrong in self._wrong:
             return False
         name, password = credentials
         client = (client_of(address), name if name in self._hashes else _NOBODY)
+        self._guesses.check(client)  # that others have shown it is no way around this
+        if key in self._right:
+            self._right[there] = None
+            return True
         while (checking := self._checking.get(key)) is not None:
             await asyncio.wait([checking])
             if not checking.cancelled():
@@ -85,10 +86,10 @@ class Passwords:
             del self._checking[key]
             checking.cancel()  # whoever waited for it tries itself, where its owner has left
         if is_right:
-            self._right[key] = None
+            self._right[key] = self._right[there] = None
             self._guesses.take_back(client)
         else:
-            self._wrong[wrong] = self._failing[client] = None
+            self._wrong[there] = self._failing[client] = None
         return is_right
 
     async def _check(self, client: _Client, password: bytes) -> bool:

@@ -22,7 +22,7 @@ from mirror.pull.answers import HIT, BlobAnswer, ManifestAnswer, Progress, Reade
 from mirror.pull.routing import Route
 
 _COMPLETE_FOR = 2.0  # seconds
-_NOTED = 16384  # manifests
+_NOTED = 4096  # manifests
 _NOTED_FOR = 10.0  # seconds; what has been served again after that is told again
 
 

@@ -96,8 +96,12 @@ class _Connection(web.RequestHandler):
         """Bytes of a request's fields are counted, up to where it is whole."""
         if self._is_spoilt:
             return
-        count, queued = self._request_count, len(self._messages)
+        messages = self._messages
+        count, queued = self._request_count, len(messages)
         super().data_received(data)
+        if not queued and len(messages) == 1 and type(messages[0][0]) is RawRequestMessage:
+            self._unread, self._ahead, self._queued = 0, 0, 1  # as nearly always: one, whole
+            return
         if self._request_count != count:
             self._find_what_is_none()
         if self._request_count != count or self._waiter is None:  # or it is a body's

@@ -1,7 +1,7 @@
 """Who is connected: so many connections in all, and no client has more than its share. Pure.
 
 HTTP/1.1 answers one request after another on a connection, so this bounds requests in flight too.
-A client is an address (`mirror.front.api.addresses`).
+A client is an address (`mirror.aio.addresses`).
 """
 
 import itertools

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
+from mirror.aio.addresses import client_of
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
-from mirror.front.api.addresses import client_of
 from mirror.front.ports import Clients, Leases, Pulls, Worker
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve

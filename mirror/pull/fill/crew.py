@@ -14,6 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
+from mirror.aio.group import Group
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import Denied, Missing, Refused, Unavailable
@@ -110,12 +111,10 @@ class Crew:
         """
         while not self.plan.is_complete:
             await self._until_wanted()
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._work())
-                    tasks.create_task(self._call_help(tasks))
-            except BaseExceptionGroup as group:
-                raise _cause_of(group) from group
+            tasks = Group()
+            tasks.create_task(self._work())
+            tasks.create_task(self._call_help(tasks))
+            await tasks.wait()
 
     def wake(self) -> None:
         """Somebody wants something, or all that is left is for nobody any more."""
@@ -126,7 +125,7 @@ class Crew:
             if not await self._has_news(within=self.pace.lingers) and not self.is_read():
                 raise Rested
 
-    async def _call_help(self, tasks: asyncio.TaskGroup) -> None:
+    async def _call_help(self, tasks: Group) -> None:
         is_alone = True
         while True:
             await self._has_news(
@@ -211,7 +210,7 @@ class Crew:
             if not body.is_range:
                 self.plan.take_rest(claim, size, ignores_ranges=ignores_ranges)
             elif size is not None:
-                self.plan.learn_size(claim, size)
+                self.plan.learn_size(size)
             if not self._has_begun:
                 self._has_begun = True
                 self.wake()
@@ -282,11 +281,3 @@ def _plain(error: Unavailable) -> Unavailable:
         timed_out=error.timed_out,
         status_seen=error.status_seen,
     )
-
-
-def _cause_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended the crew; the others were only cancelled for it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -317,13 +317,10 @@ class Fill:
         if body.size is not None and body.size < writer.reach:
             raise _StartOver(body.size)
         self._senders.add(body.sender)
-        if sizes.told is None:
-            try:
-                await writer.expect(body.size, is_whole=self._wants.is_whole)
-            except NoRoom:
-                sizes.told = body.size
-                raise
-        sizes.begin(body.size)
+        is_news = sizes.told is None
+        sizes.begin(body.size)  # before anything is awaited: another body may come meanwhile
+        if is_news:
+            await writer.expect(body.size, is_whole=self._wants.is_whole)
         if (sizes.told or 0) <= _SMALL:  # also ranges wait: the proof is near
             self._wants.want_whole()
             self.readers.is_doubted = True

@@ -112,13 +112,14 @@ class Plan:
         """Whether a claim is the whole blob: it is asked for without a range, as everyone does."""
         return claim.start == 0 and claim.stop == self.size
 
-    def learn_size(self, claim: Claim, size: int) -> None:
-        """A response to `claim`, the only one so far, has told the blob's size."""
+    def learn_size(self, size: int) -> None:
+        """A range has told the blob's size: nobody is to fetch anything beyond it."""
         self._sends_ranges = True
         known, self.size = self.size, size
         if known == size:
             return
-        claim.stop = max(claim.start, size if claim.stop is None else min(claim.stop, size))
+        for claim in self.active:
+            claim.stop = max(claim.position, size if claim.stop is None else min(claim.stop, size))
         self._todo.end_at(size)
         if known is not None and known < size:
             self._todo.put_back(known, size)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-from cachetools import LRUCache
 from yarl import URL
 
+from mirror.aio.bounded import LruBytes
 from mirror.aio.single_flight import SingleFlight
 from mirror.aio.tasks import Starter
 from mirror.config import Endpoint as EndpointConfig
@@ -45,7 +45,8 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its way
-_REMEMBERED = 4096  # tokens, one for each repository
+_TOKENS = 4 * 2**20  # bytes of tokens, one for each repository; a server may make one of 256 KiB
+_CHALLENGED = 2**20  # bytes of repositories' names
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})
@@ -78,10 +79,14 @@ class Authorizer:
         self._registry = URL(config.url)
         self._exchange = exchange
         self._clock = clock
-        self._tokens: LRUCache[str, _Token] = LRUCache(_REMEMBERED)
+        self._tokens: LruBytes[str, _Token] = LruBytes(
+            _TOKENS, lambda repository, token: len(repository) + len(token.header)
+        )
         self._flights: SingleFlight[str, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
-        self._challenged: LRUCache[str, None] = LRUCache(_REMEMBERED)
+        self._challenged: LruBytes[str, None] = LruBytes(
+            _CHALLENGED, lambda repository, _: len(repository)
+        )
         self._basic: str | None = None
         self._basic_good_until = 0.0
         self._credentials = credentials_of(config, clock=clock, tasks=tasks)

@@ -12,7 +12,7 @@ from yarl import URL
 
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Sealed, Unavailable
 from mirror.oci.ranges import parse_content_range, parse_unsatisfied_range
 from mirror.sources.ports import Body, Chunk, Sender
 from mirror.sources.registry.endpoint import Endpoint, Scope
@@ -70,13 +70,16 @@ class Distrust:
         """Whether the one of this name has."""
         return (digest, name) in self._liars
 
-    def require_hope(self, digest: Digest, names: Iterable[str], *, unknown: ErrorCode) -> None:
+    def require_hope(self, digest: Digest, names: Collection[str], *, unknown: ErrorCode) -> None:
         """See that there is one who has not, but for once, or that it is long ago.
 
         Raises:
             Missing: All of them have, a moment ago: the origin may have what the digest says, and a
                 client that is told so goes there. A body that breaks would tell it nothing.
+            Sealed: There are none.
         """
+        if not names:
+            raise Sealed(unknown)
         if all(self._lies(digest, name) >= _LIES_BELIEVED for name in names):
             raise Missing(unknown, "upstream has sent something else under this digest")
 
@@ -168,7 +171,7 @@ class RegistryBlobs:
     def wait(self) -> float:
         """Seconds until some endpoint is worth asking again."""
         repository = self.scope.repository.name
-        return min(endpoint.wait(Quota.BLOBS, repository) for endpoint in self.endpoints)
+        return min((it.wait(Quota.BLOBS, repository) for it in self.endpoints), default=0.0)
 
     def distrust(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
         """As `BlobSource.distrust`."""

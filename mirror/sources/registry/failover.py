@@ -10,6 +10,7 @@ from mirror.oci.errors import (
     Missing,
     Refused,
     RegistryError,
+    Sealed,
     Unavailable,
 )
 from mirror.sources.registry.endpoint import Endpoint
@@ -28,6 +29,7 @@ async def first_answer(
 
     Raises:
         Missing, Denied, Refused, Unavailable, DigestMismatch: What the endpoints say, weighed.
+        Sealed: There are none.
     """
     errors: list[RegistryError] = []
     for endpoint in endpoints:
@@ -46,7 +48,7 @@ async def first_answer(
             errors.append(Unavailable(error.message, status_seen=error.status_seen))
         except (Refused, Unavailable, DigestMismatch) as error:
             errors.append(error)
-    raise weigh(errors)
+    raise weigh(errors) if errors else Sealed(unknown)
 
 
 def weigh(errors: list[RegistryError]) -> RegistryError:

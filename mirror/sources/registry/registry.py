@@ -33,7 +33,7 @@ _Word = TypeVar("_Word", SentManifest, TagState, TagsPage, Referrers)
 
 @dataclass(slots=True, eq=False)
 class Registry:
-    """An upstream and its endpoints.
+    """An upstream and its endpoints; one without any is sealed, and nobody is ever asked.
 
     Every method that asks raises Missing, Denied and Unavailable: what upstream says, or that it
     says nothing, or nothing sensible.
@@ -50,6 +50,11 @@ class Registry:
         self._distrust = Distrust(self.clock)
         self._tag_endpoints = [it for it in self.endpoints if it.config.is_authority]
         self._fallbacks = [it for it in self.endpoints if it.config.tags == "fallback"]
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether what is here is what there is."""
+        return not self.endpoints
 
     def tells_tags(self, repository: str) -> bool:
         """Whether an endpoint that may say what tags mean would, for all that is known."""
@@ -87,8 +92,11 @@ class Registry:
         return RegistryBlobs(self.name, scope, tuple(self.endpoints), self._distrust, limit)
 
     def require_hope(self, digest: Digest, *, unknown: ErrorCode) -> None:
-        """Raises Missing where every endpoint has sent something else under this digest."""
-        names = (endpoint.name for endpoint in self.endpoints)
+        """Raises Missing where every endpoint has sent something else under this digest.
+
+        Or Sealed, where there is none to ask.
+        """
+        names = [endpoint.name for endpoint in self.endpoints]
         self._distrust.require_hope(digest, names, unknown=unknown)
 
     async def head_tag(self, scope: Scope, tag: Tag, known: Digest | None) -> TagState:

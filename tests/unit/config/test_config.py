@@ -252,7 +252,6 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_path() -> None:
         'upstream."a b": not a registry host; write it like "ghcr.io" or "registry.local:5000"',
         'upstream."a b".default: must be true or false',
         'upstream."a b".endpoints: must be a list',
-        'upstream."ghcr.io".endpoints: is required',
         'upstream."ghcr.io".endpoint: unknown key; did you mean endpoints?',
         'upstream."gcr.io".endpoints[0].usrname: unknown key; did you mean username?',
         'upstream."gcr.io".endpoints[1].url: is required',

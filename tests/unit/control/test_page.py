@@ -7,7 +7,11 @@ from importlib.resources import files
 
 import pytest
 
+from mirror.control.acts import Pins
+from mirror.control.models import Status
+from mirror.control.page.views import Views
 from mirror.control.page.words import _CHINESE, choose, say
+from tests.unit.operate.test_status import status
 
 PAGE = files("mirror.control.page")
 
@@ -55,3 +59,15 @@ def test_what_is_not_ours_is_as_it_was_released() -> None:
     for name, facts in vendored.items():
         assert hashlib.sha256((static / name).read_bytes()).hexdigest() == facts["sha256"]
         assert facts["licence"] == "0BSD"
+
+
+async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> None:
+    async def told() -> Status:
+        return status()
+
+    async def pins() -> Pins:
+        return Pins(pins=[])
+
+    views = Views(status=told, pins=pins, line=list, clock=lambda: 1000.0)
+    shown = await views.part("endpoints", "en")
+    assert re.search(r"<td>old\.example</td>.*sealed: never asked", shown)

@@ -47,7 +47,7 @@ def status(*endpoints: Endpoint, problems: list[Problem] | None = None) -> Statu
                 limit=100 * 2**30, free=2**40,
             min_free=2**31,
         ),
-        endpoints=list(endpoints), fills=[fill],
+        endpoints=list(endpoints), fills=[fill], sealed=["old.example"],
         schedules=[
             WarmSchedule(
                 image="docker.io/library/python:3.*-slim", at="30 3 * * *", next_at=346600,
@@ -97,3 +97,8 @@ def test_what_is_fetched_by_the_clock_is_told_with_what_came_of_it() -> None:
     assert "docker.io/library/python:3.*-slim" in shown
     assert "4 images, 3.0 MiB came; 1 failed" in shown
     assert "in 22 h 0 min" in shown
+
+
+def test_an_upstream_that_is_never_asked_is_told_so() -> None:
+    (line,) = [it for it in text(status(endpoint())).splitlines() if "old.example" in it]
+    assert "sealed: never asked" in line

@@ -35,3 +35,10 @@ def test_tags_that_are_never_stale_are_never_fallen_back_on() -> None:
 
 def test_tags_that_are_fresh_for_longer_than_stale_are_fresh_all_the_same() -> None:
     assert Policy(3600, 60).decide(CHECKED, now=CHECKED + 100) is Freshness.FRESH
+
+
+@pytest.mark.parametrize(
+    ("age", "worth"), [(59, Freshness.FRESH), (60, Freshness.EXPIRED), (1e9, Freshness.EXPIRED)]
+)
+def test_what_was_imported_can_always_be_fallen_back_on(age: float, worth: Freshness) -> None:
+    assert POLICY.decide(CHECKED, now=CHECKED + age, is_imported=True) is worth

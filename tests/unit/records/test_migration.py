@@ -91,7 +91,7 @@ async def test_what_an_earlier_mirror_has_recorded_is_all_there(path: Path, vers
         assert await records.find_referrers(ALPINE, ONE) == ReferrersRecord(b"all", 1.5)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 async def test_a_file_of_an_earlier_mirror_is_written_to_as_a_new_one(
     path: Path, version: int
 ) -> None:
@@ -99,13 +99,25 @@ async def test_a_file_of_an_earlier_mirror_is_written_to_as_a_new_one(
         pass
     async with SqliteRecords.open(path, clock=clock) as records:
         await records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)], sent_as=OCI_MANIFEST)
-        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 3.0))
+        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 3.0, is_imported=True))
         assert await records.list_children(ONE) == [TWO]
     async with SqliteRecords.open(path, clock=clock) as records:
-        assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 3.0)
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 3.0, is_imported=True)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+async def test_a_tag_that_was_on_record_before_there_were_bundles_is_upstreams_word(
+    path: Path,
+) -> None:
+    with file_of(3, path) as connection:
+        connection.execute("INSERT INTO upstreams VALUES (1, ?)", (HUB,))
+        connection.execute("INSERT INTO repositories VALUES (1, 1, ?)", (str(ALPINE),))
+        connection.execute("INSERT INTO digests VALUES (1, ?, 0)", (pack(ONE),))
+        connection.execute("INSERT INTO tags VALUES (1, '3.20', 1, 3.5, 0)")
+    async with SqliteRecords.open(path, clock=clock) as records:
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 3.5)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 async def test_a_file_of_an_earlier_mirror_keeps_what_operators_wish(
     path: Path, version: int
 ) -> None:

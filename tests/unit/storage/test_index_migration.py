@@ -69,6 +69,7 @@ async def test_what_an_earlier_index_says_is_all_there(tmp_path: Path, version: 
             assert await index.list_leaving() == [(THREE, 40)]
             assert await index.latest_access() == NOW + 3
             assert await index.list_partials() == {PartialKey("docker.io", ONE): 7.5}
+            await index.record_pin("app:1", [])  # what is pinned does not go
             least = await index.list_least(limit=9)
             assert [(one.kind, one.digest, one.size) for one in least] == [
                 (Kind.BLOB, LONG, 30),  # what is small is worth more
@@ -90,6 +91,7 @@ async def test_an_earlier_index_counts_and_orders_as_a_new_one_from_then_on(
         await index.forget_blobs([THREE])
         await index.record_accesses({LONG: NOW + 10 * HALF_LIFE})
         await index.record_blob(TWO, 5_000, now=NOW + DAY)
+        await index.record_pin("app:1", [])
         assert (index.totals, index.taken) == (StoreTotals(3, 5_040), 4 * 4096)
         least = await index.list_least(limit=9)
         assert [one.digest for one in least] == [TWO, ONE, LONG]

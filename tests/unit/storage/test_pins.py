@@ -1,14 +1,18 @@
 """What is pinned is not evicted, whatever else wants its room."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from mirror.oci.digest import digest_of
 from mirror.storage.errors import NoRoom
+from mirror.storage.index import Index
+from mirror.storage.pins import Pins
 from tests.support.clock import FakeClock
 from tests.unit.storage.opening import content, held, on_disk, open_store, put
 
+A, B, C = (digest_of(name) for name in (b"a", b"b", b"c"))
 ONE, TWO = content(1_000, 1), content(1_000, 2)
 
 
@@ -79,3 +83,27 @@ async def test_a_cap_that_was_lowered_below_what_is_pinned_evicts_the_rest(
         with pytest.raises(NoRoom):
             await store.tidy()
         assert len(on_disk(tmp_path)) == 2
+
+
+async def test_what_is_being_pinned_or_unpinned_counts_once_whatever_is_on_record(
+    tmp_path: Path,
+) -> None:
+    async with Index.open(tmp_path / "index.sqlite3", block=4096) as index:
+        for digest in (A, B, C):
+            await index.record_blob(digest, 5_000, now=1.0)
+        pins = await Pins.load(index)
+        await pins.pin("app", [A, B])
+        assert not pins.list_changing()
+        assert [one.digest for one in await index.list_least(limit=9)] == [C]
+        async with asyncio.TaskGroup() as tasks:
+            changing = tasks.create_task(pins.pin("app", [B, C]))
+            while not pins.list_changing():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            assert pins.list_changing() == {A, C}
+            assert all(digest in pins for digest in (A, B, C))
+            assert await index.weigh_staying([A, C]) == 3 * 8192
+            await changing
+        assert not pins.list_changing()
+        assert [one.digest for one in await index.list_least(limit=9)] == [A]
+        assert await index.weigh_staying([]) == 2 * 8192
+        assert await index.weigh_staying([A, digest_of(b"not here")]) == 3 * 8192

@@ -147,9 +147,20 @@ async def test_who_was_wrong_too_often_has_to_wait_and_nobody_else(checks: Check
     assert len(checks.made) == 20
     assert await passwords.admits(HERE, basic("bert", "bert"))
     assert await passwords.admits(THERE, basic("anna", "anna"))
-    assert await passwords.admits(HERE, basic("anna", "anna"))  # it is known now
+    with pytest.raises(Unavailable):  # else that anna is about would let her guesser in
+        await passwords.admits(HERE, basic("anna", "anna"))
     clock.advance(7)
     assert not await passwords.admits(HERE, basic("anna", "one more"))
+
+
+async def test_who_has_shown_the_right_one_from_there_is_not_held_up_by_a_guesser(
+    checks: Checks,
+) -> None:
+    passwords = Passwords(HASHES, FakeClock())
+    assert await passwords.admits(HERE, basic("anna", "anna"))
+    for number in range(20):
+        assert not await passwords.admits(HERE, basic("anna", f"guess {number}"))
+    assert await passwords.admits(HERE, basic("anna", "anna"))
 
 
 async def test_guesses_at_once_are_no_more_than_guesses_in_a_row(checks: Checks) -> None:

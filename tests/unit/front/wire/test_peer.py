@@ -26,6 +26,7 @@ from mirror.oci.errors import (
     Missing,
     Refused,
     RegistryError,
+    Sealed,
     StoreError,
     Unavailable,
 )
@@ -171,6 +172,7 @@ ERRORS: list[Exception] = [
     RegistryError(ErrorCode.NAME_UNKNOWN, "no such registry", {"name": "x"}),
     Missing(ErrorCode.MANIFEST_UNKNOWN, "no such tag", {"tag": "1"}),
     MISSING_AGAIN,
+    Sealed(ErrorCode.BLOB_UNKNOWN),
     Denied(
         ErrorCode.UNAUTHORIZED, "log in", ["pull"], challenges=['Bearer realm="https://x"', "Basic"]
     ),

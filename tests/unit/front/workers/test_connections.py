@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirror.front.api.addresses import client_of
+from mirror.aio.addresses import client_of
 from mirror.front.workers.connections import Connections, room_for
 
 

@@ -478,3 +478,103 @@ async def test_clients_of_the_only_upstream_have_every_slot(house: House) -> Non
         slow.gate.set()
     for task in waiting:
         await _read(task.result())
+
+
+@dataclass(eq=False)
+class Hooked(MemorySource):
+    """Does something each time that it is asked, before it sends."""
+
+    hook: Callable[[int], None] = lambda _: None
+
+    @asynccontextmanager
+    async def open_blob(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int | None,
+        *,
+        avoid: Sender | None,
+        urgency: Urgency,
+    ) -> AsyncIterator[Body]:
+        async with super().open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
+            self.hook(len(self.asked))
+            yield body
+
+
+async def test_a_fill_that_is_stopped_just_as_it_would_start_over_is_stopped(house: House) -> None:
+    writer = await house.storage.open_writer("hub", DIGEST, None)
+    async with writer.pen() as pen:
+        await pen.write(0, [CONTENT[:10_000]])
+    await writer.suspend()
+    writer.close()
+    fills, source = house.make(), Hooked({DIGEST: b"short"}, upstream="hub")
+
+    def stop(times: int) -> None:
+        if times == 2:  # the first that sends less than is there is left for another
+            tasks = (task for task in asyncio.all_tasks() if task.get_name() == "fill")
+            asyncio.get_running_loop().call_soon(next(tasks).cancel)
+
+    source.hook = stop
+    with pytest.raises(Unavailable, match="stopped"):
+        await fills.join(source, DIGEST, None)
+    await _until(lambda: not fills.is_running("hub", DIGEST))
+    assert len(source.asked) == 2
+    assert house.metrics.faults.counts == {}
+
+
+@dataclass(eq=False)
+class Disputed(MemorySource):
+    """Breaks off without having told a size; the next two, at once, tell `sizes` in this order."""
+
+    sizes: tuple[int, int] = (0, 0)
+    both: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def open_blob(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int | None,
+        *,
+        avoid: Sender | None,
+        urgency: Urgency,
+    ) -> AsyncIterator[Body]:
+        async with super().open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
+            number = len(self.asked)
+            if number == 1:
+                chunks = _broken(body.chunks)
+                yield replace(body, start=0, stop=None, size=None, is_range=False, chunks=chunks)
+            elif number <= 3:
+                if number == 3:
+                    self.both.set()
+                await self.both.wait()
+                yield replace(body, size=self.sizes[3 - number])  # who sets it goes first
+            else:
+                yield body
+
+
+async def _broken(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+    async for chunk in chunks:
+        yield chunk
+        raise Unavailable("broken")
+
+
+@pytest.mark.parametrize("is_first_right", [True, False])
+async def test_of_two_bodies_at_once_that_tell_different_sizes_the_first_is_believed(
+    house: House, *, is_first_right: bool
+) -> None:
+    size, content = 1_000_000, random_bytes(1_000_000, seed=93)
+    digest = digest_of(content)
+    sizes = (size, size - 1) if is_first_right else (size - 1, size)
+    source = Disputed({digest: content}, upstream="hub", sizes=sizes)
+    fills = house.make()
+    fill = await fills.join(source, digest, None)
+    if is_first_right:
+        assert await _read(fill) == content
+    else:
+        with pytest.raises((Unavailable, DigestMismatch)):
+            await _read(fill)
+    await _until(lambda: not fills.is_running("hub", digest))
+    assert source.both.is_set()
+    assert house.metrics.faults.counts == {}
+    assert max(stop for _, stop in source.asked if stop is not None) <= size

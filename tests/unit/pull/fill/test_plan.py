@@ -53,7 +53,7 @@ def test_where_the_size_is_unknown_the_first_claim_finds_it_out() -> None:
     plan = _plan((0, None))
     first = _claim(plan)
     assert _range(first) == (0, 200)
-    plan.learn_size(first, 1000)
+    plan.learn_size(1000)
     assert _range(first) == (0, 200)
     assert _range(_claim(plan)) == (200, 300)
 
@@ -61,12 +61,21 @@ def test_where_the_size_is_unknown_the_first_claim_finds_it_out() -> None:
 def test_a_blob_that_turns_out_to_be_small_was_asked_for_once() -> None:
     plan = _plan((0, None))
     first = _claim(plan)
-    plan.learn_size(first, 50)
+    plan.learn_size(50)
     assert _range(first) == (0, 50)
     assert plan.claim(now=0) is None
     first.position = 50
     plan.release(first, now=1)
     assert plan.is_complete
+
+
+def test_a_size_that_becomes_known_while_two_fetch_cuts_both_claims() -> None:
+    plan = _plan((0, None))
+    first, second = _claim(plan), _claim(plan)
+    assert _range(second) == (200, 400)
+    plan.learn_size(250)
+    assert [_range(first), _range(second)] == [(0, 200), (200, 250)]
+    assert plan.waiting == 0
 
 
 def test_what_a_broken_claim_has_left_comes_next() -> None:
@@ -196,7 +205,7 @@ def test_a_suffix_is_wanted_as_soon_as_the_size_is_known() -> None:
     wants.add(Want([ByteRange(suffix=51)]))
     first = _claim(plan)
     assert _range(first) == (0, 16 * MIB)
-    plan.learn_size(first, 64 * MIB)
+    plan.learn_size(64 * MIB)
     assert _range(_claim(plan)) == (64 * MIB - BLOCK, 64 * MIB)
 
 

@@ -1,0 +1,1 @@
+"""`mirror export` and `mirror import`: the tar, and what happens with it."""

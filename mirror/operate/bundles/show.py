@@ -1,0 +1,86 @@
+"""What a person sees of an export or an import: a bar, a line for each image, and a summary."""
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import TextIO
+
+import msgspec
+from rich.console import Console
+
+from mirror.config.units import format_size
+from mirror.control.verify import Total
+from mirror.operate.bundles.steps import BundleStep, Done, Exported, Imported, Lacking, Moved
+from mirror.operate.progress import bar_of_bytes
+
+_SHOWN = 5  # digests of what is missing; --json has them all
+
+
+async def show(steps: AsyncGenerator[BundleStep], *, what: str, as_json: bool, to: TextIO) -> bool:
+    """Show all steps; whether all is well. `as_json`: every step is a line of JSON instead."""
+    console = Console(stderr=True)
+    is_well = True
+    with bar_of_bytes(what, console, is_shown=not as_json) as bar:
+        task = bar.add_task(what, total=None)
+        async for step in steps:
+            is_well = is_well and not _is_problem(step)
+            lines = [msgspec.json.encode(step).decode()] if as_json else _lines(step, what)
+            for line in lines:
+                to.write(line + "\n")
+                to.flush()
+            if isinstance(step, Total):
+                bar.update(task, total=step.bytes)
+            elif isinstance(step, Moved):
+                bar.advance(task, step.size)
+    return is_well
+
+
+def _is_problem(step: BundleStep) -> bool:
+    match step:
+        case Imported(outcome=outcome):
+            return outcome in {"partly", "incomplete", "refused"}
+        case Moved(outcome=outcome):
+            return outcome == "damaged"
+        case _:
+            return isinstance(step, Lacking)
+
+
+def _lines(step: BundleStep, what: str) -> Iterator[str]:
+    match step:
+        case Exported(image=image, platforms=platforms):
+            yield image + (f": {', '.join(platforms)}" if platforms else "")
+        case Lacking(image=image, missing=missing):
+            yield f"{image}: not exported; it lacks"
+            yield from _missing(missing)
+        case Imported():
+            yield from _imported(step)
+        case Moved(digest=digest, outcome="damaged"):
+            yield f"{digest}: what stands there in the bundle is something else; it is not kept"
+        case Done():
+            rest = "left out" if what == "export" else "were here already"
+            yield (
+                f"{step.images} images, {step.written} blobs ({format_size(step.bytes)})"
+                f" written, {step.left_out} {rest}"
+            )
+        case _:
+            pass
+
+
+def _imported(step: Imported) -> Iterator[str]:
+    match step.outcome:
+        case "imported":
+            yield step.image
+        case "newer":
+            yield f"{step.image}: the tag was learnt here after the bundle was made, and stays so"
+        case "refused":
+            yield f"{step.image}: not imported: {step.reason}"
+        case "partly":
+            yield f"{step.image}: can be served for some platforms; for others it lacks"
+            yield from _missing(step.missing)
+        case "incomplete":
+            yield f"{step.image}: cannot be served, and is not put on record; it lacks"
+            yield from _missing(step.missing)
+
+
+def _missing(missing: list[str]) -> Iterator[str]:
+    yield from (f"  {one}" for one in missing[:_SHOWN])
+    if len(missing) > _SHOWN:
+        yield f"  and {len(missing) - _SHOWN} more (--json names them)"
