@@ -33,16 +33,21 @@ from mirror.config.units import format_listen
 from mirror.control.admin import make_admin
 from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
+from mirror.control.api.past import history_operations
 from mirror.control.api.warming import warming_operations
 from mirror.control.guard import Guard, is_loopback, make_key
 from mirror.control.overview import Overview, Parts as Watched
+from mirror.control.page.past import PastViews
 from mirror.control.page.views import Views
+from mirror.control.past import Past
 from mirror.control.port import serving
 from mirror.control.verify import verify
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
+from mirror.history.keeper import Keeper
+from mirror.history.sqlite import Bounds, SqliteHistory
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
@@ -60,6 +65,7 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
+_SHARE_OF_HISTORY = 20  # of store.max_size
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -188,25 +194,21 @@ async def run(
             read_disk=lambda: store.taken,
             limit_bytes=config.store.max_size,
         )
-        catalog, index, file = (
-            config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
-        )
-        unbounded = await stack.enter_async_context(
-            SqliteRecords.open(file, clock=clock, catalog=catalog)
-        )
+        unbounded = await stack.enter_async_context(_records(config, clock))
         records = BoundedRecords(
             unbounded,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
-        await asyncio.to_thread(remove_catalog, catalog, index, file)
+        keeper = await stack.enter_async_context(_history(config, clock))
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
             config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
             forgetting,
-            Line(least=config.fill.min_rate, window=config.fill.stall_timeout), dice,
+            Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
+            dice,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -225,6 +227,7 @@ async def run(
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
+            asked=keeper.note,
             refused=metrics.connections_refused.inc,
             random=dice,
         )
@@ -232,7 +235,7 @@ async def run(
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
         admin = _admin(
-            parts, built, pool, reloading.ask,
+            parts, built, pool, keeper, reload=reloading.ask,
             key=await asyncio.to_thread(make_key, config.store.root),
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
@@ -246,10 +249,47 @@ async def run(
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
+@asynccontextmanager
+async def _records(config: Config, clock: Clock) -> AsyncIterator[SqliteRecords]:
+    """What registries have said; of a catalog that both were in once, the rest goes."""
+    catalog, index, file = (
+        config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
+    )
+    async with SqliteRecords.open(file, clock=clock, catalog=catalog) as records:
+        await asyncio.to_thread(remove_catalog, catalog, index, file)
+        yield records
+
+
+@asynccontextmanager
+async def _history(config: Config, clock: Clock) -> AsyncIterator[Keeper]:
+    """The history, kept up to date."""
+    settings, store = config.history, config.store
+    private = {name for name, its in config.upstream.items() if its.access == "client"}
+    bounds = Bounds(
+        settings.keep_pulls,
+        settings.keep_totals,
+        min(settings.max_size, store.max_size // _SHARE_OF_HISTORY),
+        keeps_clients=settings.client_addresses,
+    )
+    async with (
+        SqliteHistory.open(store.root / "history.sqlite3", bounds, private=private) as history,
+        Keeper.keeping(
+            history, private=private, tells_clients=settings.client_addresses, clock=clock
+        ) as keeper,
+    ):
+        yield keeper
+
+
 def _admin(
-    parts: Parts, built: Built, pool: Pool, reload: Callable[[], None], key: str
+    parts: Parts,
+    built: Built,
+    pool: Pool,
+    keeper: Keeper,
+    *,
+    reload: Callable[[], None],
+    key: str,
 ) -> web.Application:
-    """What operators ask."""
+    """What operators ask, and what is kept for them."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
         Watched(
@@ -258,7 +298,9 @@ def _admin(
             built.warmers.schedules, parts.clock, parts.monotonic,
         )
     )  # fmt: skip
+    past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
     parts.work.keep(overview.watch, name="overview")
+    parts.work.keep(keeper.run, name="history")
     address, _ = config.server.admin_listen
     return make_admin(
         metrics,
@@ -268,9 +310,11 @@ def _admin(
             pins=built.keeping.list_pins,
             line=overview.line,
             clock=parts.clock,
+            past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
         ),
         (
             *operations(overview, reload=reload, set_log_level=log.set_level),
+            *history_operations(past),
             *keeping_operations(built.keeping),
             *warming_operations(built.warmers),
         ),
@@ -280,6 +324,7 @@ def _admin(
             is_reachable=not is_loopback(address),
             key=key,
         ),
+        past=past,
         verify=partial(verify, store, parts.records),
         depot=built.depot,
         gather=pool.gather,

@@ -45,6 +45,7 @@ from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
 from mirror.records.ports import Records
 from mirror.records.wishes import Wishes
+from mirror.sources.ports import NoteComing
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -76,6 +77,7 @@ class Parts:
     metrics: Metrics
     forgetting: Forgetting
     line: Line
+    note_coming: NoteComing
     dice: random.Random
     _: KW_ONLY
     clock: Clock
@@ -111,6 +113,7 @@ def _registries(parts: Parts) -> dict[str, Registry]:
             name,
             [_endpoint(parts, name, endpoint) for endpoint in upstream.asked],
             parts.monotonic,
+            parts.note_coming,
         )
         for name, upstream in config.upstream.items()
     }

@@ -183,6 +183,59 @@ def status(
 
 
 @cli.command()
+def why(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE|DIGEST",
+            help="Such as ghcr.io/org/app:1, a repository without a tag, or sha256:...",
+        ),
+    ],
+    config_file: ConfigFile = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="In the API's own words.")] = False,
+) -> None:
+    """Show the last pulls of an image, and why each was a hit, a miss or a failure.
+
+    Of a digest, also where its bytes came from. Of a mirror that does not run, what it has written
+    down. The status is 1 where there is no history to read.
+    """
+    from mirror.operate.asking import NoAnswer  # noqa: PLC0415
+    from mirror.operate.past import find_why, parse_pulled, show_why  # noqa: PLC0415
+
+    try:
+        wanted = parse_pulled(name)
+        show_why(find_why(_load(config_file), wanted), as_json=as_json)
+    except (NoAnswer, ValueError) as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
+def top(
+    config_file: ConfigFile = None,
+    *,
+    since: Annotated[
+        str, typer.Option(metavar="DURATION", help='For how long, such as "12h" or "7d".')
+    ] = "7d",
+    as_json: Annotated[bool, typer.Option("--json", help="In the API's own words.")] = False,
+) -> None:
+    """Show what costs the line most, what was fetched more than once, and what for nobody.
+
+    Of a mirror that does not run, what it has written down. The status is 1 where there is no
+    history to read.
+    """
+    from mirror.config.units import parse_duration  # noqa: PLC0415
+    from mirror.operate.asking import NoAnswer  # noqa: PLC0415
+    from mirror.operate.past import find_waste, show_top  # noqa: PLC0415
+
+    try:
+        seconds = parse_duration(since)
+        show_top(find_waste(_load(config_file), seconds), as_json=as_json)
+    except (NoAnswer, ValueError) as error:
+        _fail(str(error), _FAILED)
+
+
+@cli.command()
 def verify(
     names: Annotated[
         list[str] | None,

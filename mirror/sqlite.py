@@ -289,7 +289,8 @@ class _Writer:
         """Move pages from the end of the file to where there is room, and cut it."""
         connection = self._open()
         size = _number(connection, "PRAGMA page_size")
-        connection.execute(f"PRAGMA incremental_vacuum({most // size})").fetchall()
+        # A step of it frees one page, and `execute` takes only one.
+        connection.executescript(f"PRAGMA incremental_vacuum({most // size})")
         connection.execute("PRAGMA wal_checkpoint").fetchall()  # it is cut then
 
     def _open(self) -> sqlite3.Connection:

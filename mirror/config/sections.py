@@ -17,6 +17,7 @@ from mirror.config.values import (
     Count,
     Directory,
     Duration,
+    Flag,
     Host,
     Listen,
     Listens,
@@ -137,6 +138,15 @@ class Fill(Section):
     whole: Literal["always", "never"] = "always"
 
 
+class History(Section):
+    """What is kept of pulls, for operators."""
+
+    keep_pulls: Duration = 30 * _DAY
+    keep_totals: Duration = 1830 * _DAY
+    max_size: Annotated[Size, AfterValidator(not_zero)] = 64 * 2**20
+    client_addresses: Flag = True
+
+
 class Admin(Section):
     """Who may use the operators' port, beside those on this host."""
 
@@ -157,6 +167,7 @@ class Config(Section):
     store: Store = Store()
     tags: Tags = Tags()
     fill: Fill = Fill()
+    history: History = History()
     admin: Admin = Admin()
     log: Log = Log()
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)

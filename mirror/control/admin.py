@@ -14,6 +14,7 @@ from mirror.control.guard import Guard
 from mirror.control.overview import Overview
 from mirror.control.page.routes import add_page
 from mirror.control.page.views import Views
+from mirror.control.past import Past
 from mirror.control.problems import Refusal, problem
 from mirror.control.watching import Watching
 from mirror.telemetry.metrics import Metrics
@@ -26,6 +27,7 @@ def make_admin(
     operations: Sequence[Operation],
     guard: Guard,
     *,
+    past: Past,
     verify: Verify,
     depot: Depot,
     gather: Callable[[], Awaitable[None]],
@@ -76,7 +78,7 @@ def make_admin(
     watching = Watching(guard)
     add_page(application, views, guard, watching)
     add_api(
-        application, operations, guard, watching,
+        application, operations, guard, watching, past,
         verify=verify, depot=depot, note_fault=metrics.faults.note,
     )  # fmt: skip
     return application

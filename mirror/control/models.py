@@ -4,9 +4,14 @@ Sizes are in bytes, durations and rates in (bytes per) seconds, times in seconds
 What is None is not known.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from mirror.history.ports import Again, Arrival, Cost, Pull, Total, Waste
+from mirror.telemetry.traffic import Result
+
+__all__ = ["Again", "Arrival", "Cost", "Pull", "Total", "Waste"]
 
 from mirror.control.acts import WarmSchedule
 
@@ -130,3 +135,64 @@ class Done(Struct, frozen=True, kw_only=True):
     """What was asked for is under way, or done."""
 
     message: str
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=600)]
+Time = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class PullsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which pulls: those of all that is given. `cursor` is the `next` of the page before."""
+
+    cursor: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    repository: Name | None = None  # with its registry
+    reference: Name | None = None  # that they began with
+    digest: Name | None = None  # that they were given, or that the tag meant before
+    client: Name | None = None
+    result: Result | None = None
+    since: Time | None = None
+
+
+class Pulls(Struct, frozen=True, kw_only=True):
+    """A page of pulls; `next` is the cursor of what follows, if anything does."""
+
+    pulls: list[Pull]
+    next: int | None
+
+
+class TotalsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which totals; since yesterday where nothing is said. After a year, hours are days."""
+
+    since: Time | None = None
+    span: Literal["hour", "day"] = "hour"
+    by: Literal["all", "upstream", "repository"] = "all"
+    upstream: Name | None = None
+    repository: Name | None = None  # with its registry
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """Hours or days; where that is not whole, ask for less."""
+
+    totals: list[Total]
+    is_whole: bool
+
+
+class ArrivalsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one blob, or of all."""
+
+    digest: Name | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 20
+
+
+class Arrivals(Struct, frozen=True, kw_only=True):
+    """Downloads, the latest first."""
+
+    arrivals: list[Arrival]
+
+
+class WasteQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Since when (yesterday where nothing is said), and how much of each kind."""
+
+    since: Time | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 20

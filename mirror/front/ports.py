@@ -33,6 +33,7 @@ from mirror.pull.answers import (
     TagsAnswer,
 )
 from mirror.pull.forget import Forgettable
+from mirror.telemetry.asked import Entry
 from mirror.telemetry.traffic import Sort, Tally
 
 Authorization = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]*\Z", max_length=2**16)] | None
@@ -180,6 +181,7 @@ class Report(Struct, frozen=True, array_like=True):
     traffic: list[tuple[Sort, Tally]]
     used: set[Digest]  # served from its cache
     faults: dict[str, Number]  # how many, by task
+    asked: list[Entry]
 
 
 class Worker(Protocol):

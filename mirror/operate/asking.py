@@ -20,14 +20,21 @@ _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 
 class NoAnswer(Exception):
-    """The mirror does not run, or does not do as it was asked; in words for an operator."""
+    """The mirror does not run, or does not do as it was asked; in words for an operator.
+
+    `is_answered`: something answers there, which does not do so.
+    """
+
+    def __init__(self, message: str, *, is_answered: bool = False) -> None:
+        super().__init__(message)
+        self.is_answered = is_answered
 
 
 class Refused(NoAnswer):
     """The mirror does not do as it was asked; `status` as over HTTP."""
 
     def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(detail, is_answered=True)
         self.status = status
 
 
@@ -101,7 +108,8 @@ class RunningMirror:
             return msgspec.json.decode(content, type=answer)
         except msgspec.MsgspecError as error:
             raise NoAnswer(
-                f"{where}: what answers there ({response.status}) is no mirror of this version"
+                f"{where}: what answers there ({response.status}) is no mirror of this version",
+                is_answered=True,
             ) from error
 
     @property

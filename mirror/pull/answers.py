@@ -10,19 +10,24 @@ from msgspec.structs import replace
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.telemetry.traffic import Result
+from mirror.telemetry.traffic import Result, Why
 
 _SAID_BY_FALLBACK = "upstream could not be asked; by the word of an endpoint that may lag behind"
 
 
 class Outcome(Struct, frozen=True, array_like=True):
-    """How an answer came about, in the glossary's words; headers, log and metrics tell it."""
+    """How an answer came about, in the glossary's words; headers, log and metrics tell it.
+
+    `why` decided that, for operators; where a tag has moved, `was` is what it meant before.
+    """
 
     result: Result
     stored: bool = False  # what was missed is (being) kept
     upstream_status: int | None = None  # of a revalidation
     warning: str | None = None  # for the person who pulls
     is_fallback: bool = False  # by an endpoint that may say so only in an outage of the others
+    why: Why = Why.HERE
+    was: Digest | None = None
 
     def by(self, *, is_fallback: bool) -> "Outcome":
         """The same, as one of those has it or not."""
@@ -30,19 +35,29 @@ class Outcome(Struct, frozen=True, array_like=True):
             return self
         return replace(self, is_fallback=True, warning=self.warning or _SAID_BY_FALLBACK)
 
+    def since(self, why: Why, was: Digest | None = None) -> "Outcome":
+        """The same, for this reason."""
+        return replace(self, why=why, was=was)
+
 
 HIT = Outcome(Result.HIT)
-MISS = Outcome(Result.MISS)
-STORED = Outcome(Result.MISS, stored=True)
-JOINED = Outcome(Result.JOINED)
-LINKED = Outcome(Result.LINKED)
-NOT_MODIFIED = Outcome(Result.REVALIDATED, upstream_status=304)
-CONFIRMED = Outcome(Result.REVALIDATED, upstream_status=200)
-STALE = Outcome(Result.STALE, warning="served from cache; upstream could not be asked")
-IMPORTED = Outcome(
-    Result.STALE, warning="served as it was imported from a bundle; upstream could not be asked"
+MISS = Outcome(Result.MISS, why=Why.NEVER_SEEN)
+STORED = Outcome(Result.MISS, stored=True, why=Why.NEVER_SEEN)
+JOINED = Outcome(Result.JOINED, why=Why.JOINED)
+LINKED = Outcome(Result.LINKED, why=Why.LINK_CONFIRMED)
+NOT_MODIFIED = Outcome(Result.REVALIDATED, upstream_status=304, why=Why.TAG_CONFIRMED)
+CONFIRMED = Outcome(Result.REVALIDATED, upstream_status=200, why=Why.TAG_CONFIRMED)
+STALE = Outcome(
+    Result.STALE, warning="served from cache; upstream could not be asked", why=Why.UPSTREAM_DOWN
 )
-GONE = Outcome(Result.STALE, warning="served from cache; upstream no longer has this tag")
+IMPORTED = Outcome(
+    Result.STALE,
+    warning="served as it was imported from a bundle; upstream could not be asked",
+    why=Why.UPSTREAM_DOWN,
+)
+GONE = Outcome(
+    Result.STALE, warning="served from cache; upstream no longer has this tag", why=Why.TAG_GONE
+)
 
 
 class Progress(Struct, frozen=True, array_like=True):

@@ -37,6 +37,7 @@ from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import OpenBlob, Storage
 from mirror.telemetry.log import fields
+from mirror.telemetry.traffic import Why
 
 _logger = logging.getLogger(__name__)
 
@@ -85,8 +86,8 @@ class Blobs:
         async with self._find(digest) as found:
             if found is None:
                 return BlobAnswer(digest, size, None, MISS)
-            is_told = await self._links.is_open(digest)
-            return BlobAnswer(digest, _size(found), None, LINKED if is_told else MISS)
+            outcome = await self._confirmed(digest)
+            return BlobAnswer(digest, _size(found), None, outcome)
 
     @asynccontextmanager
     async def open(
@@ -98,18 +99,20 @@ class Blobs:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         link = await self._links.find(scope.repository, digest)
+        # Before looking: between that and joining the fill, nothing is waited for.
+        why = await self._links.why_missed(scope.repository, digest, link, is_manifest=False)
         async with self._find(digest) as found:
             if found is not None:
+                why = Why.PRIVATE
                 verdict = await self._links.judge(scope.repository, digest, link)
                 if verdict is not Verdict.FETCH:
                     outcome = HIT
                     if verdict is Verdict.CONFIRM:
-                        is_told = await self._links.is_open(digest)
-                        outcome = LINKED if is_told else MISS
+                        outcome = await self._confirmed(digest)
                         await self._links.confirm_blob(scope, digest)
                     yield _answer(digest, found, outcome)
                     return
-        async with self._fill(scope, digest, link, ranges) as answer:
+        async with self._fill(scope, digest, link, ranges, why) as answer:
             yield answer
 
     @asynccontextmanager
@@ -123,6 +126,10 @@ class Blobs:
         find_cut = partial(self._fills.find_cut, source.upstream, digest)
         async with self._transfers.go_on(source, digest, find_cut) as stream:
             yield BlobAnswer(digest, stream.size, stream, MISS)
+
+    async def _confirmed(self, digest: Digest) -> Outcome:
+        """What it is called when upstream has confirmed that the repository has what is here."""
+        return LINKED if await self._links.is_open(digest) else MISS.since(Why.PRIVATE)
 
     async def _require_hope(self, scope: Scope, digest: Digest) -> None:
         """Whoever is told of a blob asks for it next. Raises Missing where that is of no use."""
@@ -160,21 +167,27 @@ class Blobs:
 
     @asynccontextmanager
     async def _fill(
-        self, scope: Scope, digest: Digest, link: Link | None, ranges: Sequence[ByteRange]
+        self,
+        scope: Scope,
+        digest: Digest,
+        link: Link | None,
+        ranges: Sequence[ByteRange],
+        why: Why,
     ) -> AsyncIterator[BlobAnswer]:
         if self._registries[scope.repository.namespace].is_sealed:
             raise Sealed(ErrorCode.BLOB_UNKNOWN)
         want = Want(ranges) if ranges else None
         size = None if link is None else link.size
         source = self._source(scope)
-        outcome = JOINED if self._fills.is_running(source.upstream, digest) else STORED
+        joins = self._fills.is_running(source.upstream, digest)
+        outcome = JOINED if joins else STORED.since(why)
         try:
             with self._memory.remembering_missing(scope, f"blob {digest}"):
                 fill = await self._fills.join(source, digest, size, want)
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
             async with self._transfers.open(source, digest) as stream:
-                yield BlobAnswer(digest, stream.size, stream, MISS)
+                yield BlobAnswer(digest, stream.size, stream, MISS.since(Why.NOT_KEPT))
             return
         try:
             await self._link(scope, fill, link)

@@ -29,6 +29,7 @@ from mirror.pull.memory import Memory
 from mirror.records.ports import Link, Named, Records
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
+from mirror.telemetry.traffic import Why
 
 
 class Verdict(Enum):
@@ -93,6 +94,21 @@ class Links:
                 self._memory.keep_link(repository, digest, recorded)
                 return decide(recorded, repository.namespace, senders, self._private)
         return verdict
+
+    async def why_missed(
+        self, repository: Repository, digest: Digest, link: Link | None, *, is_manifest: bool
+    ) -> Why:
+        """Why upstream has to send what is not at hand, with this `link` of the repository to it.
+
+        What it has sent was here once. A manifest that was only named stands in an index that is
+        here: the image is known, and nobody has asked for this platform of it yet.
+        """
+        if link is not None and link.is_sent:
+            return Why.EVICTED
+        if repository.namespace in await self._senders(digest):
+            return Why.EVICTED
+        is_named = link is not None and not link.is_confirmed
+        return Why.OTHER_PLATFORM if is_named and is_manifest else Why.NEVER_SEEN
 
     async def is_open(self, digest: Digest) -> bool:
         """Whether everybody may know that a digest is here.

@@ -38,6 +38,7 @@ from mirror.records.ports import Records, TagRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
+from mirror.telemetry.traffic import Result, Why
 
 
 class Manifests:
@@ -85,7 +86,11 @@ class Manifests:
         if manifest is not None:
             verdict = await self._judge(scope, digest)
         if manifest is None or verdict is Verdict.FETCH:
-            return await self._fly(("manifest", scope, digest), lambda: self._fetch(scope, digest))
+            is_here = manifest is not None
+            return await self._fly(
+                ("manifest", scope, digest),
+                lambda: self._fetch_digest(scope, digest, is_here=is_here),
+            )
         if verdict is Verdict.SERVE:
             self._store.note_access(digest)
             return ManifestAnswer(manifest, HIT)
@@ -96,7 +101,8 @@ class Manifests:
                 await self._registry(scope).confirm_manifest(scope, digest)
             references = await read_aside(_references, found.content)
             await self._links.record_manifest(scope.repository, found, references, is_sent=False)
-            return ManifestAnswer(found, LINKED if await self._links.is_open(digest) else MISS)
+            is_open = await self._links.is_open(digest)
+            return ManifestAnswer(found, LINKED if is_open else MISS.since(Why.PRIVATE))
 
         return await self._flights.join(("confirm", scope, digest), confirm)
 
@@ -110,7 +116,7 @@ class Manifests:
         record = await self._find_tag(scope.repository, tag)
         if record is None:
             key = ("tag", scope, tag, self._memory.generation)
-            return await self._fly(key, lambda: self._fetch_tag(scope, tag))
+            return await self._fly(key, lambda: self._fetch_tag(scope, tag, None))
         freshness = self._freshness(scope, record)
         is_word = not record.is_fallback or not self._registry(scope).tells_tags(
             scope.repository.name
@@ -124,7 +130,7 @@ class Manifests:
             kept = await self.find_permitted(scope, record.digest)
         if kept is not None and self._is_silent(scope):
             self._store.note_access(record.digest)
-            return ManifestAnswer(kept, _stale(record))
+            return ManifestAnswer(kept, _kept(record).since(Why.UPSTREAM_SLOW))
         patience = None if kept is None else self._patience_for(scope)
         key = ("tag", scope, tag, self._memory.generation)
         try:
@@ -137,7 +143,7 @@ class Manifests:
             if kept is None:
                 raise
             self._store.note_access(record.digest)
-            return ManifestAnswer(kept, GONE if isinstance(error, Missing) else _stale(record))
+            return ManifestAnswer(kept, _stale(record, error, patience))
 
     async def find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest that may be served without asking anybody."""
@@ -187,17 +193,28 @@ class Manifests:
 
     # Asking upstream; run once, however many wait
 
-    async def _fetch(self, scope: Scope, reference: Digest | Tag) -> ManifestAnswer:
+    async def _fetch(
+        self, scope: Scope, reference: Digest | Tag, why: Why = Why.NEVER_SEEN
+    ) -> ManifestAnswer:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
             sent = await self._registry(scope).get_manifest(scope, reference)
         if sent.manifest.is_signed:
-            return ManifestAnswer(sent.manifest, MISS.by(is_fallback=sent.is_fallback))
+            outcome = MISS.since(Why.NOT_KEPT)
+            return ManifestAnswer(sent.manifest, outcome.by(is_fallback=sent.is_fallback))
         await try_to_keep(self._keep(scope.repository, sent.manifest, sent.references))
-        return ManifestAnswer(sent.manifest, STORED.by(is_fallback=sent.is_fallback))
+        return ManifestAnswer(sent.manifest, STORED.since(why).by(is_fallback=sent.is_fallback))
 
-    async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
+    async def _fetch_digest(self, scope: Scope, digest: Digest, *, is_here: bool) -> ManifestAnswer:
+        why = Why.PRIVATE
+        if not is_here:
+            link = await self._links.find(scope.repository, digest)
+            why = await self._links.why_missed(scope.repository, digest, link, is_manifest=True)
+        return await self._fetch(scope, digest, why)
+
+    async def _fetch_tag(self, scope: Scope, tag: Tag, was: Digest | None) -> ManifestAnswer:
+        """What a tag means that meant something else, or (None) nothing, for all that we know."""
         generation = self._memory.generation
-        answer = await self._fetch(scope, tag)
+        answer = _since(await self._fetch(scope, tag), was)
         record = TagRecord(answer.manifest.digest, self._clock(), answer.outcome.is_fallback)
         await self._record_tag(scope.repository, tag, record, generation)
         return answer
@@ -207,14 +224,15 @@ class Manifests:
         with self._memory.remembering_missing(scope, f"manifest {tag}"):
             state = await self._registry(scope).head_tag(scope, tag, record.digest)
         if state.digest is None:
-            return await self._fetch_tag(scope, tag)
-        answer = await self.get_by_digest(scope, state.digest)
+            return await self._fetch_tag(scope, tag, record.digest)
+        was = record.digest
+        answer = _since(await self.get_by_digest(scope, state.digest), was)
         is_fallback = state.is_fallback
         record = TagRecord(state.digest, self._clock(), is_fallback)
         await self._record_tag(scope.repository, tag, record, generation)
-        if answer.outcome is HIT:
+        if answer.outcome.result is Result.HIT:
             outcome = NOT_MODIFIED if state.not_modified else CONFIRMED
-            answer = ManifestAnswer(answer.manifest, outcome)
+            answer = _since(ManifestAnswer(answer.manifest, outcome), was)
         return _marked(answer, is_fallback=is_fallback)
 
     def _registry(self, scope: Scope) -> Registry:
@@ -274,11 +292,33 @@ class Manifests:
         return manifest
 
 
+def _since(answer: ManifestAnswer, was: Digest | None) -> ManifestAnswer:
+    """The same, told apart where a tag means another manifest than it `was`."""
+    if was is None or was == answer.manifest.digest:
+        return answer
+    return replace(answer, outcome=answer.outcome.since(Why.TAG_MOVED, was))
+
+
+def _stale(record: TagRecord, error: Exception, patience: float | None) -> Outcome:
+    """How it is called that a tag means what it did, although upstream has not said so."""
+    match error:
+        case Missing():
+            return GONE
+        case TimeoutError() if patience:  # without patience, it is known to be down
+            return _kept(record).since(Why.UPSTREAM_SLOW)
+        case DigestMismatch():
+            return _kept(record).since(Why.WRONG_BYTES)
+        case Refused():
+            return _kept(record).since(Why.UPSTREAM_REFUSED)
+        case _:
+            return _kept(record)
+
+
 def _marked(answer: ManifestAnswer, *, is_fallback: bool) -> ManifestAnswer:
     return replace(answer, outcome=answer.outcome.by(is_fallback=is_fallback))
 
 
-def _stale(record: TagRecord) -> Outcome:
+def _kept(record: TagRecord) -> Outcome:
     return IMPORTED if record.is_imported else STALE
 
 

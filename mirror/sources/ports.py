@@ -3,7 +3,7 @@
 A registry's endpoints are a source. So can an object store be, another mirror, or this disk.
 """
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +11,42 @@ from typing import Protocol
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import Unavailable
+from mirror.oci.reference import Repository
 
-__all__ = ["BlobSource", "Body", "Chunk", "Sender", "TooSlow"]
+__all__ = ["BlobSource", "Body", "Chunk", "NoteComing", "Sender", "TooSlow", "note_nothing"]
+
+
+class NoteComing(Protocol):
+    """Told of each body of content that is about to come, and then of its bytes as they do."""
+
+    def __call__(
+        self,
+        repository: Repository,
+        digest: Digest,
+        endpoint: str,
+        *,
+        size: int | None,
+        is_resumed: bool = False,
+        is_manifest: bool = False,
+    ) -> Callable[[int], None]:
+        """Content of this digest, of `size` bytes in all (None: nobody says), from an endpoint.
+
+        `is_resumed`: another body has broken before. What is given back is to be called with the
+        number of bytes, each time some have come.
+        """
+
+
+def note_nothing(
+    repository: Repository,  # noqa: ARG001 - nobody wants to know
+    digest: Digest,  # noqa: ARG001
+    endpoint: str,  # noqa: ARG001
+    *,
+    size: int | None,  # noqa: ARG001
+    is_resumed: bool = False,  # noqa: ARG001
+    is_manifest: bool = False,  # noqa: ARG001
+) -> Callable[[int], None]:
+    """Tell nobody of what comes."""
+    return lambda _: None
 
 
 class TooSlow(Unavailable):

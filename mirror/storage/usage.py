@@ -3,7 +3,8 @@
     blobs, downloads    whole blocks of the file system; and what is set aside
     directories         those that blobs are spread over, from the start, and what they grow to;
                         and whatever else is there
-    databases           the index and the records; their logs at the size that they come to anyway
+    databases           the index, the records and the history; their logs at the size that they
+                        come to anyway
 
 All of that counts in `store.max_size`. So the limit holds at every instant: what grows between two
 looks is counted before it grows.
@@ -18,7 +19,7 @@ from mirror.storage.errors import translated
 from mirror.storage.threads import Threads
 
 _LOG = 2**22 + 2**16  # bytes: SQLite tidies a log up at 4,000 pages of 1 KiB, and keeps the file
-_LOGS = ("index.sqlite3-wal", "records.sqlite3-wal")
+_LOGS = ("index.sqlite3-wal", "records.sqlite3-wal", "history.sqlite3-wal")
 _SPREAD = 256  # directories that blobs of one algorithm are spread over
 _DIRECTORIES_EVERY = 100  # looks; they hardly grow
 _COUNTED = ("blobs", "partial", "quarantine")  # directories whose files the ledger counts

@@ -13,8 +13,9 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 TASKS = (
-    "adopt", "answer", "api", "count references", "dispatch", "fill", "forget", "passthrough",
-    "pin", "prefetch", "probe", "request", "scrub", "single flight", "supervise", "tidy", "watch",
+    "adopt", "answer", "api", "count references", "dispatch", "fill", "forget", "history",
+    "passthrough", "pin", "prefetch", "probe", "request", "scrub", "single flight", "supervise",
+    "tidy", "watch",
 )  # fmt: skip
 """What faults may happen in; the metric shows each from the start."""
 

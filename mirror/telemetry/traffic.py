@@ -35,6 +35,33 @@ class Result(StrEnum):
     ERROR = "error"
 
 
+class Why(StrEnum):
+    """Why a lookup went as it did: what decided, in the words of log, history and API.
+
+    It may tell that something is here which a client must not know of: it is for operators only.
+    """
+
+    HERE = "here"
+    NEVER_SEEN = "never-seen"
+    EVICTED = "evicted"
+    OTHER_PLATFORM = "other-platform"
+    PRIVATE = "private"
+    TAG_MOVED = "tag-moved"
+    TAG_CONFIRMED = "tag-confirmed"
+    TAG_GONE = "tag-gone"
+    LINK_CONFIRMED = "link-confirmed"
+    JOINED = "joined"
+    NOT_KEPT = "not-kept"
+    UPSTREAM_DOWN = "upstream-down"
+    UPSTREAM_SLOW = "upstream-slow"
+    UPSTREAM_REFUSED = "upstream-refused"
+    WRONG_BYTES = "wrong-bytes"
+    MISSING = "missing"
+    MISSING_LATELY = "missing-lately"
+    DENIED = "denied"
+    FAULT = "fault"
+
+
 METHODS = frozenset({"GET", "HEAD", "other"})
 """How the methods of requests are told apart."""
 
@@ -64,6 +91,12 @@ class Tally:
     seconds: float = 0.0
     sent: int = 0
 
+    def add(self, seconds: float, sent: int) -> None:
+        """One more, that took so long and sent so many bytes of content."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.seconds += seconds
+        self.sent += sent
+
 
 class Traffic:
     """Counts requests."""
@@ -73,12 +106,14 @@ class Traffic:
 
     def count(self, sort: Sort, seconds: float, sent: int) -> None:
         """Count a request that took so long, and sent so many bytes of content."""
+        self.tally_of(sort).add(seconds, sent)
+
+    def tally_of(self, sort: Sort) -> Tally:
+        """Where requests of this sort are counted, until that is taken."""
         tally = self._tallies.get(sort)
         if tally is None:
             tally = self._tallies[sort] = Tally()
-        tally.counts[bisect_left(SECONDS, seconds)] += 1
-        tally.seconds += seconds
-        tally.sent += sent
+        return tally
 
     def add(self, other: Iterable[tuple[Sort, Tally]]) -> None:
         """Count what another has counted."""

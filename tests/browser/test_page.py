@@ -19,7 +19,7 @@ from tests.support.require import require
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 4 * 2**20
-VIEWS = ("now", "endpoints", "store")
+VIEWS = ("now", "history", "pulls", "waste", "endpoints", "store")
 PHONE = {"width": 360, "height": 640}
 
 
@@ -141,7 +141,7 @@ async def test_one_gets_around_by_keyboard(mirror: MirrorProcess) -> None:
         await page.goto(mirror.admin_url)
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-        for name in ("Now", "Endpoints", "Store"):
+        for name in ("Now", "History", "Pulls", "Waste", "Endpoints", "Store"):
             await page.keyboard.press("Tab")
             await expect(page.get_by_role("link", name=name)).to_be_focused()
         await page.keyboard.press("Enter")
@@ -185,10 +185,57 @@ async def test_nobody_is_shut_out(
     async with browsing(color_scheme=scheme) as page:
         for view in VIEWS:
             await page.goto(f"{mirror.admin_url}/page/{view}")
-            await expect(page.get_by_role("heading", name="Needs attention")).to_be_visible()
+            shows_problems = view in {"now", "endpoints", "store"}
+            heading = "Needs attention" if shows_problems else view.capitalize()
+            await expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
             found = await Axe().run(page)
             assert found.violations_count == 0, found.generate_report()
             await page.screenshot(path=tmp_path / f"{view}-{scheme}.png", full_page=True)
+
+
+async def test_a_pull_is_seen_with_its_reason_as_it_happens(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/pulls")
+        await expect(page.get_by_text("Nothing was pulled.")).to_be_visible()
+        await mirror.client.manifest("org/app", "1")
+        row = page.get_by_role("row").filter(has_text="docker.io/org/app")
+        await expect(row).to_contain_text("it was pulled here for the first time")
+        await expect(row).to_contain_text("127.0.0.1")
+        await mirror.client.manifest("org/other", "1")
+        lump = page.get_by_role("row").filter(has_text="others of docker.io")
+        await expect(lump).to_contain_text("upstream does not have it")
+
+
+async def test_what_was_saved_is_seen_over_time_and_by_repository(
+    mirror: MirrorProcess, app: Image
+) -> None:
+    for _ in range(3):
+        await mirror.client.blob("org/app", app.layers[0])
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/history")
+        await expect(page.locator(".figures")).to_contain_text("8.0 MiB")
+        await expect(page.locator("svg.bars rect.more")).not_to_have_count(0)
+        await page.get_by_role("link", name="Repository").click()
+        row = page.get_by_role("row").filter(has_text="docker.io/org/app")
+        await expect(row).to_contain_text("12.0 MiB")
+        await page.get_by_role("link", name="1 year").click()
+        await expect(row).to_contain_text("12.0 MiB")
+        await row.get_by_role("link").click()
+        await expect(page.get_by_text("everything")).to_be_visible()
+        await expect(page.get_by_role("link", name="1 year")).to_have_attribute(
+            "aria-current", "true"
+        )
+
+
+async def test_what_costs_the_line_is_seen(mirror: MirrorProcess, app: Image) -> None:
+    await mirror.client.blob("org/app", app.layers[0])
+    async with browsing(locale="zh-CN") as page:
+        await page.goto(f"{mirror.admin_url}/page/waste")
+        await expect(page.get_by_role("heading", name="占用线路最多")).to_be_visible()
+        row = page.get_by_role("row").filter(has_text="docker.io/org/app")
+        await expect(row).to_contain_text("4.0 MiB")
 
 
 async def test_a_browser_asks_for_the_token(upstream: ScriptedRegistry, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Hand(Worker):
         self.forgotten.put_nowait(what)
 
     async def report(self) -> Report:
-        return Report([], set(), {})
+        return Report([], set(), {}, [])
 
     async def reload(self) -> list[str]:
         return []

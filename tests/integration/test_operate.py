@@ -50,3 +50,33 @@ async def test_status_finds_the_mirror_by_its_configuration(
     assert gone.returncode == 1
     assert gone.stderr.startswith("mirror: no mirror answers at 127.0.0.1:")
     assert "Traceback" not in gone.stderr
+
+
+async def test_why_and_top_tell_of_a_mirror_that_runs_and_of_one_that_does_not(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    app = upstream.add(image(random_layer(2**20, seed=1)), "library/app", "1")
+    command = (sys.executable, "-m", "mirror")
+    config = ("--config", tmp_path / "mirror.toml")
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        assert (await mirror.client.manifest("library/app", "1")).status == 200
+        assert (await mirror.client.blob("library/app", app.layers[0])).status == 200
+        running = [await run(*command, "why", name, *config) for name in ("app:1", app.digest)]
+        came = await run(*command, "why", app.layers[0], *config)
+        top = await run(*command, "top", "--since", "1h", *config)
+        told = json.loads((await run(*command, "why", "app", "--json", *config)).stdout)
+        other = await run(*command, "why", "other", *config)
+        wrong = await run(*command, "top", "--since", "soon", *config, check=False)
+    for shown in running:
+        assert "docker.io/library/app:1  miss" in shown.stdout
+        assert "it was pulled here for the first time" in shown.stdout
+        assert f"fetched from {upstream.host}" in shown.stdout
+    assert "1.0 MiB" in came.stdout
+    assert upstream.host in came.stdout
+    assert "docker.io/library/app" in top.stdout
+    assert [it["why"] for it in told["pulls"]] == ["never-seen"]
+    assert "no pull of it is remembered" in other.stdout
+    assert (wrong.returncode, "not a duration" in wrong.stderr) == (1, True)
+    stopped = await run(*command, "why", "app:1", *config)
+    assert stopped.stdout == running[0].stdout
+    assert "docker.io/library/app" in (await run(*command, "top", *config)).stdout

@@ -30,24 +30,24 @@ def keeping_operations(keeping: Keeping) -> tuple[Operation, ...]:
         Operation("listPins", "GET", "/pins", "Images that are never evicted.", acts.Pins, pins),
         Operation(
             "pin", "POST", "/pins", "Have an image here, and never evicted.",
-            acts.Pins, refusing(keeping.pin), acts.ToPin, MAY_REFUSE,
+            acts.Pins, refusing(keeping.pin), acts.ToPin, may_refuse=MAY_REFUSE,
         ),
         Operation(
             "unpin", "POST", "/pins/remove", "Let an image go when there is need of room.",
-            acts.Pins, refusing(keeping.unpin), acts.ImageName, MAY_REFUSE,
+            acts.Pins, refusing(keeping.unpin), acts.ImageName, may_refuse=MAY_REFUSE,
         ),
         Operation(
             "removeImage", "POST", "/images/remove",
             "Forget what a tag means, and remove what nothing else needs.",
-            acts.Removed, refusing(keeping.remove), acts.ImageName, MAY_REFUSE,
+            acts.Removed, refusing(keeping.remove), acts.ImageName, may_refuse=MAY_REFUSE,
         ),
         Operation(
             "forgetTag", "POST", "/tags/forget", "Ask upstream anew what a tag means.",
-            acts.ImageName, refusing(keeping.forget_tag), acts.ImageName, MAY_REFUSE,
+            acts.ImageName, refusing(keeping.forget_tag), acts.ImageName, may_refuse=MAY_REFUSE,
         ),
         Operation(
             "collect", "POST", "/gc", "Have go what nothing on record names any more.",
-            acts.Collected, refusing(keeping.collect), acts.ToCollect, MAY_REFUSE,
+            acts.Collected, refusing(keeping.collect), acts.ToCollect, may_refuse=MAY_REFUSE,
         ),
     )  # fmt: skip
 

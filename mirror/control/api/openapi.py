@@ -1,6 +1,6 @@
 """The API's description (OpenAPI 3.1), made from the models that it answers with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -54,8 +54,11 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
-    of_bodies = _REFUSALS_OF_BODIES if operation.takes is not None else ()
-    refusals = (*_REFUSALS, *of_bodies, *operation.may_refuse)
+    refusals: tuple[HTTPStatus, ...] = (*_REFUSALS, *operation.may_refuse)
+    if operation.takes is not None:
+        refusals += _REFUSALS_OF_BODIES
+    elif operation.query is not None:
+        refusals += (HTTPStatus.BAD_REQUEST,)
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -67,12 +70,33 @@ def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) ->
             },
         },
     }
+    if operation.query is not None:
+        described["parameters"] = [*_parameters(operation.query)]
     if operation.takes is not None:
         described["requestBody"] = {
             "required": True,
             "content": {_JSON: {"schema": schemas[operation.takes]}},
         }
     return described
+
+
+def _parameters(query: type[msgspec.Struct]) -> Iterator[dict[str, Any]]:
+    schema = msgspec.json.schema(query)
+    properties = schema["$defs"][query.__name__]["properties"]
+    for field in msgspec.structs.fields(query):
+        described = _inlined(properties[field.name], schema["$defs"])
+        yield {
+            "name": field.name, "in": "query", "required": field.required, "schema": described,
+        }  # fmt: skip
+
+
+def _inlined(schema: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema, without what cannot be said in a query: that it is null."""
+    choices = [it for it in schema.get("anyOf", [schema]) if it.get("type") != "null"]
+    (chosen,) = choices
+    if "$ref" in chosen:
+        return dict(named[chosen["$ref"].rpartition("/")[2]])
+    return {key: value for key, value in chosen.items() if key != "default" or value is not None}
 
 
 def _content(description: str, kind: str, schema: object) -> dict[str, Any]:

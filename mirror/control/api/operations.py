@@ -13,7 +13,7 @@ from mirror.control.overview import Overview
 ROOT = "/api/v1"
 
 Act = Callable[[Any], Awaitable[msgspec.Struct]]
-"""Given what was sent (None where nothing is), does it, and gives the answer."""
+"""Given what was sent or asked for (None where nothing is), does it, and gives the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Operation:
     answer: type[msgspec.Struct]
     act: Act
     takes: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
     may_refuse: tuple[HTTPStatus, ...] = ()  # beside what anything may be refused with
 
 

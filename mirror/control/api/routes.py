@@ -22,6 +22,7 @@ from mirror.control.api.operations import ROOT, Operation
 from mirror.control.api.verifying import Names, Verify, verifying
 from mirror.control.bundles import Depot
 from mirror.control.guard import Guard
+from mirror.control.past import Past
 from mirror.control.problems import Refusal, problem
 from mirror.control.watching import Watching
 from mirror.oci.digest import Digest, parse_digest
@@ -43,6 +44,7 @@ def add_api(
     operations: Sequence[Operation],
     guard: Guard,
     watching: Watching,
+    past: Past,
     *,
     verify: Verify,
     depot: Depot,
@@ -62,6 +64,7 @@ def add_api(
         *((one.method, one.path, _answering(one)) for one in operations),
         ("GET", "/events", _telling(status, "status", watching)),
         ("GET", "/warm/events", _telling(warmings, "warm", watching)),
+        ("GET", "/pulls/events", _telling_pulls(past, watching)),
         ("POST", "/verify", verifying(verify, _read_names)),
         ("POST", BLOB, reading(depot, _read_digest)),
         ("PUT", BLOB, writing(depot)),
@@ -110,6 +113,7 @@ def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
     """What may be asked of each path."""
     found: dict[str, set[str]] = {
         "/openapi.json": {"GET"}, "/events": {"GET"}, "/warm/events": {"GET"},
+        "/pulls/events": {"GET"},
         "/verify": {"POST"}, BLOB: {"POST", "PUT"},
     }  # fmt: skip
     for one in operations:
@@ -137,13 +141,30 @@ async def _refuse(request: web.Request) -> web.StreamResponse:
 
 def _answering(operation: Operation) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        sent = None if operation.takes is None else await _read(request, operation.takes)
+        sent: msgspec.Struct | None = None
+        if operation.takes is not None:
+            sent = await _read(request, operation.takes)
+        elif operation.query is not None:
+            sent = _read_query(request, operation.query)
         if request.method not in {"GET", "HEAD"}:
             _logger.info("an operator asks: %s", operation.name)
         answer = await operation.act(sent)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     return handle
+
+
+def _read_query(request: web.Request, wanted: type[_Sent]) -> _Sent:
+    if len(request.query) > len(set(request.query)):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "a parameter is given twice")
+    try:
+        found = msgspec.convert(dict(request.query), wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
+    for name in request.query:
+        if getattr(found, name) is None:  # the word "null" is taken for nothing
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"{name} says nothing: leave it out")
+    return found
 
 
 async def _read(request: web.Request, wanted: type[_Sent]) -> _Sent:
@@ -190,5 +211,17 @@ def _telling(told: Operation, event: str, watching: Watching) -> _Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await watching.tell(request, event, look, _HEADERS)
+
+    return handle
+
+
+def _telling_pulls(past: Past, watching: Watching) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        changed = past.watch()
+
+        async def look() -> str:
+            return msgspec.json.encode(await changed()).decode()
+
+        return await watching.tell(request, "pulls", look, _HEADERS)
 
     return handle

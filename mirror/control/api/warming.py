@@ -19,6 +19,6 @@ def warming_operations(warmers: Warmers) -> tuple[Operation, ...]:
         ),
         Operation(
             "warm", "POST", "/warm", "Fetch images before anybody asks for them.",
-            acts.WarmJob, refusing(warmers.start), acts.ToWarm, MAY_REFUSE,
+            acts.WarmJob, refusing(warmers.start), acts.ToWarm, may_refuse=MAY_REFUSE,
         ),
     )  # fmt: skip

@@ -52,7 +52,7 @@ class _Page:
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         view, language = _view_of(request), _language_of(request)
-        text = await self._views.page(view, language)
+        text = await self._views.page(view, language, request.query)
         response = web.Response(text=text, content_type="text/html", headers=_HEADERS)
         if "lang" in request.query:
             response.set_cookie(
@@ -62,7 +62,7 @@ class _Page:
 
     async def tell(self, request: web.Request) -> web.StreamResponse:
         """What changes, again and again."""
-        look = partial(self._views.part, _view_of(request), _language_of(request))
+        look = partial(self._views.part, _view_of(request), _language_of(request), request.query)
         return await self._watching.tell(request, "part", look, _HEADERS)
 
     async def send_asset(self, request: web.Request) -> web.StreamResponse:

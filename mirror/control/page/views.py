@@ -3,20 +3,30 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from urllib.parse import urlencode
 
 import jinja2
 
 from mirror import __version__
 from mirror.control.acts import Pins
 from mirror.control.models import Status
+from mirror.control.page.past import PastViews, parse_choice, when
 from mirror.control.page.words import LANGUAGES, say
 from mirror.control.units import duration, size
 
 VIEWS: Mapping[str, str] = MappingProxyType(
-    {"now": "Now", "endpoints": "Endpoints", "store": "Store"}
+    {
+        "now": "Now",
+        "history": "History",
+        "pulls": "Pulls",
+        "waste": "Waste",
+        "endpoints": "Endpoints",
+        "store": "Store",
+    }
 )
 """The views by their path, with what they are called."""
 
+_PAST = frozenset({"history", "pulls", "waste"})
 _CHART = 120  # samples, and the width of the chart in its own units
 _HEIGHT = 40
 
@@ -30,11 +40,13 @@ class Views:
         status: Callable[[], Awaitable[Status]],
         pins: Callable[[], Awaitable[Pins]],
         line: Callable[[], Sequence[float]],
+        past: PastViews,
         clock: Callable[[], float],
     ) -> None:
         self._status = status
         self._pins = pins
         self._line = line  # bytes per second from upstream, the latest last
+        self._past = past
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("mirror.control.page"),
@@ -43,18 +55,22 @@ class Views:
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
-        self._templates.filters |= {"size": size, "duration": duration}
+        self._templates.filters |= {"size": size, "duration": duration, "when": when}
 
-    async def page(self, view: str, language: str) -> str:
-        """A whole page."""
-        content = await self.part(view, language)
+    async def page(self, view: str, language: str, query: Mapping[str, str]) -> str:
+        """A whole page; `query` is of its address."""
+        content = await self.part(view, language, query)
+        kept = {name: value for name, value in query.items() if name != "lang"}
         return self._render(
             "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
-            version=__version__,
+            version=__version__, query=urlencode({**kept, "lang": language}),
         )  # fmt: skip
 
-    async def part(self, view: str, language: str) -> str:
+    async def part(self, view: str, language: str, query: Mapping[str, str]) -> str:
         """What of a page changes while one looks at it."""
+        if view in _PAST:
+            values = await self._past.fill(view, parse_choice(query))
+            return self._render(f"{view}.html", language, **values)
         status, line = await self._status(), self._line()
         return self._render(
             f"{view}.html", language, status=status, now=self._clock(),

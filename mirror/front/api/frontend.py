@@ -17,15 +17,18 @@ from mirror.front.api.handlers import Facts, Handlers
 from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
     Denied,
+    DigestMismatch,
     ErrorCode,
     Missing,
     RangeNotSatisfiable,
     RegistryError,
+    Unavailable,
 )
 from mirror.oci.request import TOKENS, origin_form, parse_target
+from mirror.telemetry.asked import Requests, Told
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
-from mirror.telemetry.traffic import Result, Sort, Traffic
+from mirror.telemetry.traffic import Result, Sort, Traffic, Why
 
 _logger = logging.getLogger(__name__)
 
@@ -37,11 +40,17 @@ class Frontend:
     """aiohttp's low-level handler."""
 
     def __init__(
-        self, handlers: Handlers, access: Access, traffic: Traffic, faults: Faults
+        self,
+        handlers: Handlers,
+        access: Access,
+        traffic: Traffic,
+        requests: Requests,
+        faults: Faults,
     ) -> None:
         self._handlers = handlers
         self._access = access
         self._traffic = traffic
+        self._requests = requests
         self._faults = faults
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -67,12 +76,12 @@ class Frontend:
             status = response.status
             return response
         finally:
-            self._account(request, facts, status, time.perf_counter() - began)
+            self._account(request, facts, status, began)
 
     def refuse(self, request: web.BaseRequest, status: int) -> web.Response:
         """Answer what is no request; it is counted, and told without its text."""
         facts = Facts(error="not a request that can be read (RFC 9112)")
-        self._tell("malformed", request, facts, status, 0.0)
+        self._tell("malformed", request, facts, status, None)
         return errors.malformed(status)
 
     def note_refused(
@@ -113,7 +122,7 @@ class Frontend:
         """What becomes of a request that cannot be answered."""
         if isinstance(error, RangeNotSatisfiable):
             return errors.not_satisfiable(error)
-        facts.result = _result_of(error)
+        facts.told = _told_of(error)
         facts.error = str(error)
         if facts.response is not None:
             # Too late for another status, and it must not look complete.
@@ -128,24 +137,37 @@ class Frontend:
             self._faults.note("request", error)
         return errors.unknown(identity)
 
-    def _account(self, request: web.BaseRequest, facts: Facts, status: int, seconds: float) -> None:
+    def _account(self, request: web.BaseRequest, facts: Facts, status: int, began: float) -> None:
         asked = request.raw_path
         if TOKENS in asked:  # what goes to a token server is none of the log's business
             asked = asked.partition("?")[0]
-        self._tell(f"{request.method} {asked}", request, facts, status, seconds)
+        self._tell(f"{request.method} {asked}", request, facts, status, began)
 
     def _tell(
-        self, what: str, request: web.BaseRequest, facts: Facts, status: int, seconds: float
+        self, what: str, request: web.BaseRequest, facts: Facts, status: int, began: float | None
     ) -> None:
+        """Count it, and log it; `began` is None where nothing was asked."""
+        seconds = 0.0 if began is None else time.perf_counter() - began
         method = request.method if request.method in _METHODS else "other"
-        sort = Sort(facts.upstream, facts.kind, method, status, facts.result)
-        self._traffic.count(sort, seconds, facts.sent)
+        client, agent = request.remote or "-", request.headers.get("User-Agent", "-")
+        kind, repository, how = facts.kind, facts.repository, facts.told
+        result, why, _ = how or _NOTHING
+        if how is None or kind is None or repository is None or began is None:
+            sort = Sort(facts.upstream, kind, method, status, result)
+            self._traffic.count(sort, seconds, facts.sent)
+        else:
+            key = (
+                client, agent, method, status, kind, repository, facts.reference, facts.digest, how,
+            )  # fmt: skip
+            self._requests.note(key, began, seconds, facts.sent)
         told: dict[str, object] = {
             "status": status, "bytes": facts.sent,
             "ms": int(seconds * 10_000) / 10,  # `round` takes longer than all of this line
-            "result": facts.result or "-", "upstream": facts.upstream or "-",
-            "client": request.remote or "-", "agent": request.headers.get("User-Agent", "-"),
+            "result": result or "-", "upstream": facts.upstream or "-",
+            "client": client, "agent": agent,
         }  # fmt: skip
+        if why is not None and why is not Why.HERE:
+            told["why"] = why
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told)
@@ -156,10 +178,23 @@ def _takes_form(method: str, raw: str) -> bool:
     return method == "POST" and raw.startswith(TOKENS)
 
 
-def _result_of(error: Exception) -> Result:
-    if isinstance(error, Missing):
-        return Result.NEGATIVE if error.is_remembered else Result.MISS
-    return Result.DENIED if isinstance(error, Denied) else Result.ERROR
+_NOTHING = (None, None, None)
+_TOLD: tuple[tuple[type[Exception], Told], ...] = (
+    (Missing, (Result.MISS, Why.MISSING, None)),
+    (Denied, (Result.DENIED, Why.DENIED, None)),
+    (Unavailable, (Result.ERROR, Why.UPSTREAM_DOWN, None)),
+    (DigestMismatch, (Result.ERROR, Why.WRONG_BYTES, None)),
+    (RegistryError, (Result.ERROR, Why.UPSTREAM_REFUSED, None)),
+)
+
+
+def _told_of(error: Exception) -> Told:
+    if isinstance(error, Missing) and error.is_remembered:
+        return Result.NEGATIVE, Why.MISSING_LATELY, None
+    if isinstance(error, Unavailable) and error.timed_out:
+        return Result.ERROR, Why.UPSTREAM_SLOW, None
+    found = (told for kind, told in _TOLD if isinstance(error, kind))
+    return next(found, (Result.ERROR, Why.FAULT, None))
 
 
 def _abort(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:

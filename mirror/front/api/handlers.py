@@ -11,8 +11,9 @@ from mirror.front.api import errors, responses, token_relay
 from mirror.front.api.agents import takes_all_from_one
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.ports import Pulls
+from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, ErrorCode, Missing
-from mirror.oci.reference import Tag
+from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import (
     BlobRequest,
     CatalogRequest,
@@ -26,7 +27,8 @@ from mirror.oci.request import (
 from mirror.oci.token import TokenQuestion
 from mirror.pull.answers import BlobAnswer, Outcome
 from mirror.pull.routing import Route, Router
-from mirror.telemetry.traffic import Kind, Result
+from mirror.telemetry.asked import Told
+from mirror.telemetry.traffic import Kind
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -39,7 +41,10 @@ class Facts:
     upstream: str = ""
     namespace: str | None = None  # that the client named (`ns`)
     kind: Kind | None = None
-    result: Result | None = None
+    told: Told | None = None  # how it went
+    repository: Repository | None = None
+    reference: Reference | None = None
+    digest: Digest | None = None  # of what is answered
     sent: int = 0  # bytes of content
     missing: ErrorCode = ErrorCode.NAME_UNKNOWN  # what it is called if it is not there
     error: str | None = None  # why it could not be answered, for the log
@@ -50,7 +55,7 @@ class Facts:
 
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
-        self.result = outcome.result
+        self.told = outcome.result, outcome.why, outcome.was
         return outcome
 
 
@@ -121,12 +126,13 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.TAG if isinstance(asked.reference, Tag) else Kind.MANIFEST
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
+        facts.reference = asked.reference
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
         answer = self._cached.find_manifest(route, asked.reference)
         if answer is None:
             answer = await self._cached.get_manifest(route, asked.reference, authorization)
-        digest = answer.manifest.digest
+        facts.digest = digest = answer.manifest.digest
         if takes_all_from_one(request.headers.get("User-Agent", "")) and not (
             await self._cached.can_serve(route, digest, authorization)
         ):
@@ -143,6 +149,7 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.BLOB
         facts.missing = ErrorCode.BLOB_UNKNOWN
+        facts.reference = facts.digest = asked.digest
         route = self._route(request, asked.name, ns, facts)
         authorization = _authorization(request)
         found = self._cached.find_blob(route, asked.digest)
@@ -233,7 +240,7 @@ class Handlers:
 
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
         route = self._router.route(name, ns=ns, host=facts.host)
-        facts.upstream = route.upstream
+        facts.upstream, facts.repository = route.upstream, route.repository
         facts.is_personal = route.is_personal
         if route.relay is not None:
             facts.relay = token_relay.relay_address(request, route.relay, route.upstream)

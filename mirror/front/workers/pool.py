@@ -32,6 +32,7 @@ from mirror.front.workers.settings import settings_for_workers
 from mirror.front.workers.spawn import EXIT_WITHIN, Kill, Spawn
 from mirror.oci.digest import Digest
 from mirror.pull.forget import Forgettable
+from mirror.telemetry.asked import Entry
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import fields
 from mirror.telemetry.traffic import Traffic
@@ -73,7 +74,8 @@ class _Member:
 class Pool:
     """The workers. `used` is called with what they have served from their caches.
 
-    `refused` is called for each connection that is closed since its client has too many.
+    `asked` is called with what clients have asked of them, and `refused` for each connection that
+    is closed since its client has too many.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Pool:
         traffic: Traffic,
         faults: Faults,
         used: Callable[[Digest], None],
+        asked: Callable[[Sequence[Entry]], None],
         refused: Callable[[], None],
         random: Random,
     ) -> None:
@@ -98,6 +101,7 @@ class Pool:
         self._traffic = traffic
         self._faults = faults
         self._used = used
+        self._asked = asked
         self._refused = refused
         self._random = random
         self._backoff = Backoff()
@@ -324,6 +328,7 @@ class Pool:
         member.asked_at = None
         self._traffic.add(report.traffic)
         self._faults.add(report.faults)
+        self._asked(report.asked)
         for digest in report.used:
             self._used(digest)
 

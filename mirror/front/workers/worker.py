@@ -35,6 +35,7 @@ from mirror.front.workers.last_good import Contents, instead
 from mirror.front.workers.settings import parse_settings
 from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
+from mirror.telemetry.asked import Requests
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
 
@@ -61,6 +62,7 @@ class Worker:
         self._clock = clock
         self._monotonic = monotonic
         self._traffic = Traffic()
+        self._requests = Requests(self._traffic, clock=clock, steady=time.perf_counter)
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
         self._settings = ServerSettings()
@@ -106,7 +108,7 @@ class Worker:
         handlers = Handlers(
             self._front, cached, Router(config), request_timeout=server.request_timeout
         )
-        frontend = Frontend(handlers, access, self._traffic, self._faults)
+        frontend = Frontend(handlers, access, self._traffic, self._requests, self._faults)
         self._server = Server(
             frontend,
             request_timeout=server.request_timeout,
@@ -148,7 +150,8 @@ class Worker:
 
     async def report(self) -> ports.Report:
         """What there is to count."""
-        return ports.Report([*self._traffic.take()], self._cache.take_used(), self._faults.take())
+        asked, traffic = self._requests.take()
+        return ports.Report(traffic, self._cache.take_used(), self._faults.take(), asked)
 
     async def drain(self) -> None:
         """Let responses finish, within `server.drain_timeout`; then close every connection."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
@@ -14,7 +15,7 @@ from mirror.aio.slots import Urgency
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, ErrorCode, Missing, Refused, Sealed, Unavailable
 from mirror.oci.ranges import parse_content_range, parse_unsatisfied_range
-from mirror.sources.ports import Body, Chunk, Sender
+from mirror.sources.ports import Body, Chunk, NoteComing, Sender
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.headers import LARGEST_SIZE
@@ -103,6 +104,7 @@ class RegistryBlobs:
     scope: Scope
     endpoints: tuple[Endpoint, ...] = field(repr=False)
     _distrust: Distrust = field(repr=False)
+    _note_coming: NoteComing = field(repr=False, compare=False)
     limit: AsyncLimiter | None = field(default=None, repr=False, compare=False)
     """What comes for nobody who waits keeps to that, in bytes, beside `max_bandwidth`."""
 
@@ -156,7 +158,11 @@ class RegistryBlobs:
                             kind="blob", body_for=urgency,
                         )
                     )  # fmt: skip
-                    body = _body(self._sender(endpoint), response, start, urgency)
+                    note = partial(
+                        self._note_coming, self.scope.repository, digest, endpoint.name,
+                        is_resumed=start > 0 and avoid is not None,
+                    )  # fmt: skip
+                    body = _body(self._sender(endpoint), response, start, urgency, note)
                     stack.push_async_exit(attempt.pop_all())
                 return body
 
@@ -225,7 +231,11 @@ def _range(start: int, stop: int | None) -> str:
 
 
 def _body(
-    sender: BlobSender, response: aiohttp.ClientResponse, start: int, urgency: Urgency
+    sender: BlobSender,
+    response: aiohttp.ClientResponse,
+    start: int,
+    urgency: Urgency,
+    note: Callable[..., Callable[[int], None]],
 ) -> Body:
     """What a response to a GET for a blob from `start` carries. Raises Unavailable."""
     endpoint = sender.endpoint
@@ -238,6 +248,7 @@ def _body(
             if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
                 raise Senseless("upstream sends another range than was asked for")
             endpoint.ranges = True
+            chunks = _counted(chunks, note(size=part.size))
             return Body(start, part.stop, part.size, chunks, sender, True, is_elsewhere)
         case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # there is nothing (more)
             size = parse_unsatisfied_range(told)
@@ -245,6 +256,7 @@ def _body(
             return Body(start, start, start if size is None else size, nothing, sender, False)
         case HTTPStatus.OK:
             size = size_of(response)
+            chunks = _counted(chunks, note(size=size))
             if start:
                 endpoint.ranges = False
                 chunks = _skip(chunks, start)
@@ -263,6 +275,15 @@ async def _slowly(
                 part = min(left, max(1, int(limit.max_rate)))
                 await limit.acquire(part)
                 left -= part
+            yield chunk
+
+
+async def _counted(
+    chunks: AsyncGenerator[Chunk, None], came: Callable[[int], None]
+) -> AsyncGenerator[Chunk, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            came(len(chunk))
             yield chunk
 
 

@@ -18,6 +18,7 @@ from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError,
 from mirror.oci.reference import Reference, Tag
 from mirror.oci.request import Page
 from mirror.oci.token import ServerKey, TokenAnswer, TokenQuestion
+from mirror.sources.ports import NoteComing, note_nothing
 from mirror.sources.registry import blobs, listings, manifests
 from mirror.sources.registry.blobs import Distrust, RegistryBlobs
 from mirror.sources.registry.endpoint import Endpoint, Scope
@@ -42,6 +43,7 @@ class Registry:
     name: str
     endpoints: list[Endpoint]
     clock: Callable[[], float] = time.monotonic
+    note_coming: NoteComing = note_nothing
     _tag_endpoints: list[Endpoint] = field(init=False)
     _fallbacks: list[Endpoint] = field(init=False)
     _distrust: Distrust = field(init=False)
@@ -89,7 +91,9 @@ class Registry:
 
         What comes for nobody who waits keeps to a `limit` in bytes.
         """
-        return RegistryBlobs(self.name, scope, tuple(self.endpoints), self._distrust, limit)
+        return RegistryBlobs(
+            self.name, scope, tuple(self.endpoints), self._distrust, self.note_coming, limit
+        )
 
     def require_hope(self, digest: Digest, *, unknown: ErrorCode) -> None:
         """Raises Missing where every endpoint has sent something else under this digest.
@@ -109,19 +113,27 @@ class Registry:
         """The manifest, proved by its digest (as far as one is known beforehand), and read."""
         if isinstance(reference, Tag):
             return await self._first_word(
-                scope, lambda endpoint: manifests.get_manifest(endpoint, scope, reference)
+                scope, lambda endpoint: self._get_manifest(endpoint, scope, reference)
             )
         digest = reference
         self.require_hope(digest, unknown=ErrorCode.MANIFEST_UNKNOWN)
 
         async def ask(endpoint: Endpoint) -> SentManifest:
             try:
-                return await manifests.get_manifest(endpoint, scope, digest)
+                return await self._get_manifest(endpoint, scope, digest)
             except DigestMismatch:
                 self._distrust.note(digest, [endpoint.name], is_disproved=True)
                 raise
 
         return await first_answer(self.endpoints, ask)
+
+    async def _get_manifest(
+        self, endpoint: Endpoint, scope: Scope, reference: Reference
+    ) -> SentManifest:
+        sent = await manifests.get_manifest(endpoint, scope, reference)
+        digest, size = sent.manifest.digest, len(sent.manifest.content)
+        self.note_coming(scope.repository, digest, endpoint.name, size=size, is_manifest=True)(size)
+        return sent
 
     async def confirm_manifest(self, scope: Scope, reference: Tag | Subject) -> None:
         """Have upstream confirm that this repository has this manifest, and lets us have it."""

@@ -4,13 +4,17 @@ import hashlib
 import re
 import tomllib
 from importlib.resources import files
+from typing import cast
 
 import pytest
 
 from mirror.control.acts import Pins
 from mirror.control.models import Status
-from mirror.control.page.views import Views
+from mirror.control.page.past import GROUPS, PERIODS, PastViews
+from mirror.control.page.views import VIEWS, Views
 from mirror.control.page.words import _CHINESE, choose, say
+from mirror.control.past import Past
+from mirror.control.reasons import WORDS
 from tests.unit.operate.test_status import status
 
 PAGE = files("mirror.control.page")
@@ -19,8 +23,12 @@ PAGE = files("mirror.control.page")
 def said() -> set[str]:
     """Every phrase in the templates."""
     texts = [it.read_text() for it in (PAGE / "templates").iterdir()]
-    views = re.findall(r'"[a-z]+": "([A-Z]\w+)"', (PAGE / "views.py").read_text())
-    return {phrase for text in texts for phrase in re.findall(r'_\("([^"]+)"', text)} | {*views}
+    views = {*VIEWS.values(), *GROUPS.values(), *(it.name for it in PERIODS.values())}
+    return (
+        {phrase for text in texts for phrase in re.findall(r'_\("([^"]+)"', text)}
+        | views
+        | {*WORDS.values()}
+    )
 
 
 def test_every_phrase_is_said_in_chinese_too() -> None:
@@ -68,6 +76,7 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
     async def pins() -> Pins:
         return Pins(pins=[])
 
-    views = Views(status=told, pins=pins, line=list, clock=lambda: 1000.0)
-    shown = await views.part("endpoints", "en")
+    past = PastViews(cast("Past", None), clock=lambda: 1000.0, monotonic=lambda: 0.0)  # not seen
+    views = Views(status=told, pins=pins, line=list, past=past, clock=lambda: 1000.0)
+    shown = await views.part("endpoints", "en", {})
     assert re.search(r"<td>old\.example</td>.*sealed: never asked", shown)

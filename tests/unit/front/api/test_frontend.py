@@ -1,6 +1,7 @@
 """What becomes of a fault that nobody expects."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from mirror.config import Server
 from mirror.front.api.access import Access
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
+from mirror.telemetry.asked import Requests
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
 
@@ -29,7 +31,14 @@ async def test_a_fault_of_our_own_tells_the_client_an_id_and_the_log_the_rest(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "mirror")
-    frontend = Frontend(Broken(), Access(Server()), Traffic(), Faults())
+    traffic = Traffic()
+    frontend = Frontend(
+        Broken(),
+        Access(Server()),
+        traffic,
+        Requests(traffic, clock=time.monotonic, steady=time.perf_counter),
+        Faults(),
+    )
     response = await frontend(make_mocked_request("GET", "/v2/"))
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)

@@ -14,7 +14,7 @@ UPSTREAMS = {"docker.io"}
 
 
 def report(sort: Sort = SORT, tally: Tally | None = None, **faults: int) -> Report:
-    return Report([(sort, tally or Tally())], set(), faults)
+    return Report([(sort, tally or Tally())], set(), faults, [])
 
 
 def test_what_a_worker_counts_is_taken() -> None:

@@ -1,0 +1,27 @@
+"""The part of the API's table that tells what was."""
+
+from mirror.control import models
+from mirror.control.api.operations import Operation
+from mirror.control.past import Past
+
+
+def history_operations(past: Past) -> tuple[Operation, ...]:
+    """Pulls, totals, arrivals, waste."""
+    return (
+        Operation(
+            "listPulls", "GET", "/pulls", "Pulls and why they went as they did, latest first.",
+            models.Pulls, past.pulls, query=models.PullsQuery,
+        ),
+        Operation(
+            "listTotals", "GET", "/totals", "Hours or days (UTC), latest first.",
+            models.Totals, past.totals, query=models.TotalsQuery,
+        ),
+        Operation(
+            "listArrivals", "GET", "/arrivals", "Where blobs came from, latest first.",
+            models.Arrivals, past.arrivals, query=models.ArrivalsQuery,
+        ),
+        Operation(
+            "getWaste", "GET", "/waste", "What costs the line most, and what for nothing.",
+            models.Waste, past.waste, query=models.WasteQuery,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What was pulled, why it went as it did, and what that cost and saved: kept over restarts."""

@@ -1,0 +1,223 @@
+"""History in an SQLite file of its own (`history.sql`): to lose it costs nobody a pull.
+
+Pulls and arrivals go after `keep_pulls`; hours become days after a year, and days go after
+`keep_totals`. Where the file is larger than it may be, the oldest go of what takes more of it:
+pulls and arrivals, or totals.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from mirror.history import statements
+from mirror.history.ports import (
+    DAY,
+    Again,
+    Arrival,
+    Batch,
+    Cost,
+    Known,
+    Pull,
+    PullFilter,
+    Sum,
+    Total,
+    TotalsFilter,
+    Waste,
+)
+from mirror.sqlite import Database, Schema, Statement
+from mirror.telemetry.traffic import Result, Why
+
+SCHEMA = Schema(
+    name="history",
+    application_id=0x6D697268,  # "mirh"
+    package="mirror.history",
+    scripts=("history.sql",),
+    remedy=(
+        ". No image is affected: move the file (with its -wal and -shm) aside and start again;"
+        " what it told of past pulls is lost"
+    ),
+)
+
+_HOURS_FOR = 366 * DAY  # seconds for which hours are told apart
+_FRESH = 600.0  # seconds within which what has come may still be on its way to a client
+_BATCH = 1000  # rows that go at a time for their age, and
+_FEW = 200  # for want of room
+_PORTION = 2**22  # bytes that are given back at a time
+_WEIGHT = 4  # a pull takes so many times what a total does
+_SLACK = 2**20  # bytes that the file may have to spare
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long, in seconds, and how much, in bytes."""
+
+    keep_pulls: float
+    keep_totals: float
+    max_size: int
+    keeps_clients: bool = True
+
+
+class SqliteHistory:
+    """Implements `history.ports.History`. Use `SqliteHistory.open`."""
+
+    def __init__(self, database: Database, bounds: Bounds, private: Collection[str]) -> None:
+        self._database = database
+        self._bounds = bounds
+        self._private = private
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, path: Path, bounds: Bounds, *, private: Collection[str] = ()
+    ) -> AsyncIterator["SqliteHistory"]:
+        """Open the file, and make it where need be. `private`: the upstreams whose pulls are.
+
+        Addresses that are kept no longer are forgotten at once.
+
+        Raises:
+            StoreError: The file is damaged, not ours, or from a newer mirror.
+        """
+        async with Database.open(path, SCHEMA) as database:
+            if not bounds.keeps_clients:
+                await database.write(Statement(statements.FORGET_CLIENTS, [()]))
+            yield cls(database, bounds, private)
+
+    async def begin(self, repositories: int, unused: int) -> Known:
+        """What there is already."""
+        ((pull, arrival),) = await self._database.rows(statements.NEXT, (), lambda *row: row)
+        names = await self._database.page(statements.NAMES, (repositories,), str)
+        return Known(pull, arrival, names, await self._arrivals(statements.UNUSED, (unused,)))
+
+    async def record(self, batch: Batch) -> None:
+        """Have it kept, all or nothing."""
+        is_kept = bool(self._bounds.keep_pulls)
+        pulls = batch.pulls if is_kept else ()
+        arrivals = batch.arrivals if is_kept else ()
+        all_of_it: tuple[Pull | Sum | Arrival, ...] = (*pulls, *batch.sums, *arrivals)
+        named = {(it.upstream, it.repository or "") for it in all_of_it}
+        await self._database.write(
+            Statement(statements.ADD_NAME, sorted(named)),
+            Statement(statements.PUT_PULL, [statements.of_pull(it) for it in pulls]),
+            Statement(statements.ADD, [statements.of_sum(astuple(it)) for it in batch.sums]),
+            Statement(statements.PUT_ARRIVAL, [statements.of_arrival(it) for it in arrivals]),
+            is_durable=False,
+        )
+
+    async def list_pulls(self, wanted: PullFilter, limit: int) -> list[Pull]:
+        """The latest first."""
+        sql, values = statements.pulls(wanted)
+        return await self._database.page(sql, (*values, limit), self._pull)
+
+    async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
+        """The latest first."""
+        sql, values = statements.totals(wanted)
+        return await self._database.page(sql, (*values, limit), _total)
+
+    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+        """Where a blob came from, or all did, the latest first."""
+        if digest is None:
+            return await self._arrivals(statements.LATEST, (limit,))
+        return await self._arrivals(statements.ARRIVALS, (digest, limit))
+
+    async def find_waste(self, since: float, now: float, limit: int) -> Waste:
+        """So many of each kind."""
+        costs = await self._database.page(statements.COSTS, (since, limit), _cost)
+        again = await self._database.page(statements.AGAIN, (since, limit), _again)
+        unused = await self._arrivals(statements.WASTED, (since, now - _FRESH, limit))
+        return Waste(since=since, costs=costs, again=again, unused=unused)
+
+    async def trim(self, now: float) -> None:
+        """Let go what is kept no longer, or what there is too much of."""
+        oldest = now - self._bounds.keep_pulls
+        for sql in (statements.OLD_PULLS_GO, statements.OLD_ARRIVALS_GO):
+            await self._repeat(sql, oldest)
+        await self._fold(now - _HOURS_FOR)
+        await self._repeat(statements.OLD_TOTALS_GO, now - self._bounds.keep_totals)
+        while (await self._database.measure()).used > self._bounds.max_size:
+            if not await self._shed():
+                break
+        await self._write(statements.UNNAMED_GO, ())
+        if (extent := await self._database.measure()).spare > _SLACK:
+            await self._database.give_back(min(extent.spare, _PORTION))
+
+    async def _shed(self) -> bool:
+        """Let some of the oldest go; whether there was any."""
+        pulls, arrivals, totals = before = await self._rows()
+        if (pulls + arrivals) * _WEIGHT >= totals:
+            await self._write(statements.SOME_PULLS_GO, (_FEW,))
+            await self._write(statements.SOME_ARRIVALS_GO, (_FEW,))
+        else:
+            await self._write(statements.SOME_TOTALS_GO, (_FEW,))
+        await self._write(statements.UNNAMED_GO, ())
+        return await self._rows() != before
+
+    async def _rows(self) -> tuple[int, ...]:
+        (counts,) = await self._database.page(statements.COUNTS, (), lambda *row: row)
+        return counts
+
+    async def _repeat(self, sql: str, before: float) -> None:
+        """Delete what is older, a batch at a time: nobody who writes waits for long."""
+        while True:
+            rows = await self._rows()
+            await self._write(sql, (before, _BATCH))
+            if await self._rows() == rows:
+                return
+
+    async def _fold(self, before: float) -> None:
+        """Make whole days of hours."""
+        day = int(before) // DAY * DAY
+        await self._database.write(
+            Statement(statements.FOLD, [(day,)]), Statement(statements.FOLDED_GO, [(day,)]),
+            is_durable=False,
+        )  # fmt: skip
+
+    async def _write(self, sql: str, values: tuple[object, ...]) -> None:
+        await self._database.write(Statement(sql, [values]), is_durable=False)
+
+    async def _arrivals(self, sql: str, values: tuple[object, ...]) -> list[Arrival]:
+        return await self._database.page(sql, values, _arrival)
+
+    def _pull(self, *row: object) -> Pull:
+        return _pull(row, self._private)
+
+
+def _pull(row: tuple[object, ...], private: Collection[str]) -> Pull:
+    values: dict[str, object] = dict(zip(statements.PULL, row, strict=True))
+    values["repository"] = values["repository"] or None
+    values["result"], values["why"] = Result(str(values["result"])), Why(str(values["why"]))
+    return _MAKE_PULL(**values, is_private=values["upstream"] in private)
+
+
+_MAKE_PULL: Callable[..., Pull] = Pull
+_MAKE_ARRIVAL: Callable[..., Arrival] = Arrival
+
+
+def _arrival(*row: object) -> Arrival:
+    values: dict[str, object] = dict(zip(statements.ARRIVAL, row, strict=True))
+    values["repository"] = values["repository"] or None
+    return _MAKE_ARRIVAL(**values)
+
+
+def _total(start: int, upstream: str | None, path: str | None, *figures: int) -> Total:
+    pulls, hits, misses, failed, served, fetched, used, unused = figures
+    return Total(
+        start=start, upstream=upstream, repository=path or None, pulls=pulls, hits=hits,
+        misses=misses, failed=failed, served=served, fetched=fetched,
+        saved=max(0, served - used), wasted=max(0, unused),
+    )  # fmt: skip
+
+
+def _cost(upstream: str, path: str, *figures: int) -> Cost:
+    pulls, served, fetched, used, unused = figures
+    return Cost(
+        upstream=upstream, repository=path or None, pulls=pulls, served=served, fetched=fetched,
+        saved=max(0, served - used), wasted=max(0, unused),
+    )  # fmt: skip
+
+
+def _again(digest: str, path: str, size: int, arrivals: int, fetched: int) -> Again:
+    return Again(
+        digest=digest, repository=path or None, size=size, arrivals=arrivals, fetched=fetched,
+        extra=fetched - size,
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""The statements of `mirror.history.sqlite`. Values come by question marks; the text is ours."""
+
+# ruff: noqa: S608 - all that is ever put into a statement's text is ours
+
+from collections.abc import Sequence
+
+from mirror.history.ports import DAY, HOUR, Arrival, Pull, PullFilter, TotalsFilter
+
+Values = tuple[object, ...]
+
+PULL = (
+    "id", "began", "seconds", "upstream", "repository", "client", "agent", "reference", "digest",
+    "was", "result", "why", "requests", "failed", "served", "fetched", "endpoint",
+)  # fmt: skip
+ARRIVAL = (
+    "id", "upstream", "repository", "digest", "began", "seconds", "size", "fetched", "used",
+    "resumes", "endpoint",
+)  # fmt: skip
+_FIGURES = ("pulls", "hits", "misses", "failed", "served", "fetched", "used", "unused")
+
+_NAME = "(SELECT id FROM names WHERE upstream = ? AND path = ?)"
+_NAMED = {"upstream": "n.upstream", "repository": "n.path"}
+
+
+def _put(table: str, columns: Sequence[str]) -> str:
+    """Insert a row, or put it in the place of the one of its number."""
+    plain = [column for column in columns if column not in _NAMED]
+    values = ", ".join("?" for _ in plain)
+    return f"REPLACE INTO {table} (name, {', '.join(plain)}) VALUES ({_NAME}, {values})"
+
+
+def _get(table: str, columns: Sequence[str]) -> str:
+    told = ", ".join(_NAMED.get(column, f"t.{column}") for column in columns)
+    return f"SELECT {told} FROM {table} AS t JOIN names AS n ON n.id = t.name"
+
+
+ADD_NAME = "INSERT OR IGNORE INTO names (upstream, path) VALUES (?, ?)"
+PUT_PULL = _put("pulls", PULL)
+PUT_ARRIVAL = _put("arrivals", ARRIVAL)
+ADD = (
+    f"INSERT INTO totals (span, start, name, {', '.join(_FIGURES)})"
+    f" VALUES ({HOUR}, ?, {_NAME}, {', '.join('?' for _ in _FIGURES)})"
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{it} = {it} + excluded.{it}' for it in _FIGURES)}"
+)
+
+NEXT = (
+    "SELECT (SELECT ifnull(max(id), 0) + 1 FROM pulls),"
+    " (SELECT ifnull(max(id), 0) + 1 FROM arrivals)"
+)
+NAMES = "SELECT path FROM names WHERE path <> '' ORDER BY id DESC LIMIT ?"
+UNUSED = f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched ORDER BY t.id DESC LIMIT ?"
+ARRIVALS = f"{_get('arrivals', ARRIVAL)} WHERE t.digest = ? ORDER BY t.id DESC LIMIT ?"
+LATEST = f"{_get('arrivals', ARRIVAL)} ORDER BY t.id DESC LIMIT ?"
+WASTED = (
+    f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched AND t.began >= ?"
+    " AND t.began + t.seconds < ? ORDER BY t.fetched - t.used DESC LIMIT ?"
+)
+AGAIN = (
+    "SELECT digest, path, size, arrivals, fetched FROM ("
+    " SELECT t.digest, n.path, max(t.id), max(ifnull(t.size, t.fetched)) AS size,"
+    " count(*) AS arrivals, sum(t.fetched) AS fetched"
+    " FROM arrivals AS t JOIN names AS n ON n.id = t.name WHERE t.began >= ? GROUP BY t.digest)"
+    " WHERE fetched > size ORDER BY fetched - size DESC LIMIT ?"
+)
+COSTS = (
+    "SELECT n.upstream, n.path, sum(pulls), sum(served), sum(fetched), sum(used), sum(unused)"
+    " FROM totals AS t JOIN names AS n ON n.id = t.name WHERE t.start + t.span > ?"
+    " GROUP BY n.id HAVING sum(fetched) > 0 ORDER BY sum(fetched) DESC LIMIT ?"
+)
+
+FORGET_CLIENTS = "UPDATE pulls SET client = NULL WHERE client IS NOT NULL"
+COUNTS = (
+    "SELECT (SELECT count(*) FROM pulls), (SELECT count(*) FROM arrivals),"
+    " (SELECT count(*) FROM totals)"
+)
+
+
+def _go(table: str, condition: str = "") -> str:
+    return (
+        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {condition} ORDER BY id LIMIT ?)"
+    )
+
+
+OLD_PULLS_GO = _go("pulls", "WHERE began + seconds < ?")
+OLD_ARRIVALS_GO = _go("arrivals", "WHERE began + seconds < ?")
+SOME_PULLS_GO = _go("pulls")
+SOME_ARRIVALS_GO = _go("arrivals")
+OLD_TOTALS_GO = (
+    "DELETE FROM totals WHERE (span, start, name) IN"
+    " (SELECT span, start, name FROM totals WHERE start + span < ? LIMIT ?)"
+)
+SOME_TOTALS_GO = (
+    "DELETE FROM totals WHERE (span, start, name) IN"
+    " (SELECT span, start, name FROM totals ORDER BY start LIMIT ?)"
+)
+FOLD = (
+    f"INSERT INTO totals (span, start, name, {', '.join(_FIGURES)})"
+    f" SELECT {DAY}, start / {DAY} * {DAY}, name, {', '.join(f'sum({it})' for it in _FIGURES)}"
+    f" FROM totals WHERE span = {HOUR} AND start < ? GROUP BY start / {DAY}, name"
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{it} = {it} + excluded.{it}' for it in _FIGURES)}"
+)
+FOLDED_GO = f"DELETE FROM totals WHERE span = {HOUR} AND start < ?"
+UNNAMED_GO = (
+    "DELETE FROM names WHERE id NOT IN (SELECT name FROM pulls)"
+    " AND id NOT IN (SELECT name FROM totals) AND id NOT IN (SELECT name FROM arrivals)"
+)
+
+
+def of_pull(pull: Pull) -> Values:
+    """Its row, for PUT_PULL."""
+    plain = [getattr(pull, column) for column in PULL if column not in _NAMED]
+    return (pull.upstream, pull.repository or "", *plain)
+
+
+def of_arrival(arrival: Arrival) -> Values:
+    """Its row, for PUT_ARRIVAL."""
+    plain = [getattr(arrival, column) for column in ARRIVAL if column not in _NAMED]
+    return (arrival.upstream, arrival.repository or "", *plain)
+
+
+def of_sum(values: Values) -> Values:
+    """Its row, for ADD."""
+    start, upstream, repository, *figures = values
+    return (start, upstream, repository or "", *figures)
+
+
+def pulls(wanted: PullFilter) -> tuple[str, Values]:
+    """The pulls that are wanted; the last question mark is how many."""
+    conditions = {
+        "t.id < ?": wanted.before,
+        "n.path = ?": wanted.repository,
+        "t.reference = ?": wanted.reference,
+        "t.client = ?": wanted.client,
+        "t.result = ?": wanted.result,
+        "t.began + t.seconds >= ?": wanted.since,
+    }
+    asked = {text: value for text, value in conditions.items() if value is not None}
+    texts, values = [*asked], [*asked.values()]
+    if wanted.digest is not None:
+        texts.append("(t.digest = ? OR t.was = ? OR t.reference = ?)")
+        values += [wanted.digest] * 3
+    where = f" WHERE {' AND '.join(texts)}" if texts else ""
+    return f"{_get('pulls', PULL)}{where} ORDER BY t.id DESC LIMIT ?", tuple(map(_plain, values))
+
+
+def totals(wanted: TotalsFilter) -> tuple[str, Values]:
+    """The totals that are wanted; the last question mark is how many."""
+    start = "t.start" if wanted.span == "hour" else f"t.start / {DAY} * {DAY}"
+    upstream = "NULL" if wanted.by == "all" else "n.upstream"
+    path = "n.path" if wanted.by == "repository" else "NULL"
+    texts, values = ["t.start + t.span > ?"], [*[wanted.since]]
+    named: list[object] = []
+    if wanted.span == "hour":
+        texts.append(f"t.span = {HOUR}")
+    for column, value in (("n.upstream", wanted.upstream), ("n.path", wanted.repository)):
+        if value is not None:
+            texts.append(f"{column} = ?")
+            named.append(value)
+    sums = ", ".join(f"sum(t.{figure})" for figure in _FIGURES)
+    return (
+        f"SELECT {start} AS start, {upstream}, {path}, {sums}"
+        f" FROM totals AS t JOIN names AS n ON n.id = t.name WHERE {' AND '.join(texts)}"
+        f" GROUP BY 1, 2, 3 ORDER BY 1 DESC, sum(t.served) DESC LIMIT ?"
+    ), (*values, *named)
+
+
+def _plain(value: object) -> object:
+    """As SQLite takes it: an enum's own text is a subclass of `str`."""
+    return str(value) if isinstance(value, str) else value
