@@ -77,6 +77,7 @@ class Blobs:
             async with self._find(digest) as found:
                 if found is not None:
                     return BlobAnswer(digest, _size(found), None, HIT)
+        await self._require_no_manifest(scope, digest)
         if link is not None and (link.size or link.is_confirmed):
             await self._require_hope(scope, digest)
             return BlobAnswer(digest, link.size, None, HIT)
@@ -130,6 +131,16 @@ class Blobs:
     async def _confirmed(self, digest: Digest) -> Outcome:
         """What it is called when upstream has confirmed that the repository has what is here."""
         return LINKED if await self._links.is_open(digest) else MISS.since(Why.PRIVATE)
+
+    async def _require_no_manifest(self, scope: Scope, digest: Digest) -> None:
+        """Raise Missing for what is not here, and is a manifest by the word of an index that is.
+
+        containerd asks so where it is refused a manifest (a 429, say), and from then on takes it
+        for a blob where it is told of one, instead of turning to the next host (its issues 7390 and
+        13007).
+        """
+        if await self._links.is_of_index(scope.repository, digest):
+            raise Missing(ErrorCode.BLOB_UNKNOWN, "it is a manifest: ask for it as one")
 
     async def _require_hope(self, scope: Scope, digest: Digest) -> None:
         """Whoever is told of a blob asks for it next. Raises Missing where that is of no use."""

@@ -22,7 +22,7 @@ from enum import Enum, auto
 
 from mirror.aio.single_flight import SingleFlight
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest, References
+from mirror.oci.manifest import INDEX_TYPES, Manifest, References
 from mirror.oci.reference import Repository
 from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
@@ -30,6 +30,8 @@ from mirror.records.ports import Link, Named, Records
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.telemetry.traffic import Why
+
+_PARENTS = 16  # that are looked at
 
 
 class Verdict(Enum):
@@ -109,6 +111,14 @@ class Links:
             return Why.EVICTED
         is_named = link is not None and not link.is_confirmed
         return Why.OTHER_PLATFORM if is_named and is_manifest else Why.NEVER_SEEN
+
+    async def is_of_index(self, repository: Repository, digest: Digest) -> bool:
+        """Whether an index of this repository names it: then it is a manifest."""
+        for parent, _ in await self._records.list_parents([digest], limit=_PARENTS):
+            media_type = await self._records.find_media_type(repository.namespace, parent)
+            if media_type in INDEX_TYPES and await self.find(repository, parent) is not None:
+                return True
+        return False
 
     async def is_open(self, digest: Digest) -> bool:
         """Whether everybody may know that a digest is here.

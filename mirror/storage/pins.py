@@ -18,7 +18,7 @@ class Pins:
         self._index = index
         self._images = images
         self._counts = Counter(digest for digests in images.values() for digest in digests)
-        self._changing: set[Digest] = set()
+        self._changing: Counter[Digest] = Counter()
 
     @classmethod
     async def load(cls, index: Index) -> "Pins":
@@ -52,11 +52,12 @@ class Pins:
         before, after = self.of(image), frozenset(digests)
         if before == after:
             return
+        changing = Counter(before ^ after)
         self._change(image, before | after)
-        self._changing |= before ^ after
+        self._changing += changing
         await self._index.record_pin(image, after)
         self._change(image, after)
-        self._changing -= before ^ after
+        self._changing -= changing
 
     def _change(self, image: str, digests: frozenset[Digest]) -> None:
         before = self._images.pop(image, frozenset())

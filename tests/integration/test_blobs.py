@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
-from tests.support.images import Image, digest_of, image, random_bytes, random_layer
+from tests.support.images import Image, digest_of, image, index, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
@@ -640,3 +640,19 @@ async def test_several_ranges_of_a_layer_that_cannot_be_kept_are_answered_with_a
         f"/v2/library/app/blobs/{digest}", headers={"Range": "bytes=5000-5009,0-9"}
     )
     assert (answer.status, answer.digest) == (200, digest)
+
+
+async def test_a_manifest_that_cannot_be_had_is_not_taken_for_a_blob(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """containerd asks for it as a blob next, and believes what it is told (its issue 7390)."""
+    child = image(random_layer(SMALL, seed=8))
+    both = upstream.add(index(child, image(random_layer(SMALL, seed=9))), "org/app", "1")
+    mirror = await start_mirror()
+    assert (await mirror.client.manifest("org/app", "1")).body == both.manifest
+    upstream.fault(kind="manifest", status=429)
+    manifest, blob = f"/v2/org/app/manifests/{child.digest}", f"/v2/org/app/blobs/{child.digest}"
+    assert (await mirror.client.head(manifest)).status == 429
+    asked = await mirror.client.head(blob)
+    assert asked.status == 404
+    assert (await mirror.client.head(f"/v2/org/app/blobs/{child.layers[0]}")).status == 200
