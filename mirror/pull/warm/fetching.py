@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -171,7 +172,7 @@ class Fetching:
                 _ = await self._persistently(
                     warmed,
                     State.FETCHING,
-                    lambda digest=digest: self._links.confirm_blob(scope, digest),  # type: ignore[misc]
+                    partial(self._links.confirm_blob, scope, digest),
                 )
         return missing
 
