@@ -35,8 +35,10 @@ from mirror.config import (
 )
 from mirror.config.units import format_listen, format_size
 from mirror.control.admin import make_admin
+from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
+from mirror.control.api.warming import warming_operations
 from mirror.control.guard import Guard, is_loopback, make_key
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.past import PastViews
@@ -225,7 +227,8 @@ async def run(
         work = await stack.enter_async_context(owned_tasks(note_fault))
         dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
-            config, store, records, unbounded, sessions, work, metrics, forgetting,
+            config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
+            forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
             dice, private,
             clock=clock, monotonic=monotonic,
@@ -268,8 +271,7 @@ async def run(
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
-        for pin in config.pin:
-            work.keep(partial(built.pinning.follow_forever, pin), name="pin")
+        await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
@@ -317,7 +319,7 @@ def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> O
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
-            parts.clock, parts.monotonic,
+            built.warmers.schedules, parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -346,6 +348,7 @@ def _admin(
         overview,
         Views(
             status=overview.status,
+            pins=built.keeping.list_pins,
             line=overview.line,
             clock=parts.clock,
             past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
@@ -353,6 +356,8 @@ def _admin(
         (
             *operations(overview, reload=reloading.ask, set_log_level=reloading.set_log_level),
             *history_operations(past),
+            *keeping_operations(built.keeping),
+            *warming_operations(built.warmers),
         ),
         Guard(
             names={*config.server.admin_hosts, address},

@@ -15,8 +15,11 @@ from mirror.config import (
     Upstream,
 )
 from mirror.control.depot import StoreDepot
+from mirror.control.keeping import Keeping
+from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
+from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
@@ -35,8 +38,14 @@ from mirror.pull.mirror import Mirror
 from mirror.pull.passthrough.transfers import Transfers
 from mirror.pull.pins import Pinning
 from mirror.pull.prefetch import Prefetch
+from mirror.pull.removal import Removal
 from mirror.pull.retention import Retention
+from mirror.pull.versions import Versions
+from mirror.pull.warm.fetching import Fetching
+from mirror.pull.warm.schedule import Schedule
+from mirror.pull.warm.warming import Warming
 from mirror.records.ports import Records
+from mirror.records.wishes import Wishes
 from mirror.sources.ports import NoteComing
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
@@ -63,6 +72,7 @@ class Parts:
     store: LocalStorage
     records: Records
     unbounded: Records  # the same, for what an operator says
+    wishes: Wishes
     sessions: Sessions
     work: Tasks
     metrics: Metrics
@@ -148,6 +158,15 @@ class Built:
     upstreams: Upstreams
     pinning: Pinning
     depot: StoreDepot
+    keeping: Keeping
+    schedule: Schedule
+    warmers: Warmers
+
+    async def start(self, work: Tasks) -> None:
+        """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
+        self.pinning.start()
+        await self.schedule.begin()
+        work.keep(self.schedule.look_forever, name="warm by the clock")
 
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
@@ -235,15 +254,36 @@ def build(parts: Parts) -> Built:
         forget_after=config.store.forget_after, clock=clock, metrics=parts.metrics,
     )  # fmt: skip
     work.keep(retention.sweep_forever, name="forget")
+    versions = Versions(manifests)
     pinning = Pinning(
-        config.pin, store=store, records=records, manifests=manifests, fills=fills,
-        registries=registries, metrics=parts.metrics, random=parts.dice,
+        config.pin, upstreams=upstreams.settings, wishes=parts.wishes, store=store, records=records,
+        versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
+        random=parts.dice,
     )  # fmt: skip
     depot = StoreDepot(
         store, parts.unbounded, memory, upstreams.settings,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
-    return Built(mirror, fills, upstreams, pinning, depot)
+    keeping = Keeping(
+        upstreams=upstreams.settings, store=store, pinning=pinning,
+        removal=Removal(store, records, parts.forgetting),
+        collecting=Collecting(
+            store, records, retention, upstreams=upstreams.settings.keys(),
+            keep_partial_for=config.fill.keep_partial_for, clock=clock,
+        ),
+    )  # fmt: skip
+    warming = Warming(
+        Fetching(
+            store=store, links=links, versions=versions, fills=fills, registries=registries,
+            random=parts.dice,
+        ),
+        parts.wishes, upstreams=upstreams.settings, registries=registries, tasks=work, clock=clock,
+        monotonic=monotonic,
+    )  # fmt: skip
+    schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
+    return Built(
+        mirror, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
+    )
 
 
 def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointConfig) -> Endpoint:

@@ -61,10 +61,12 @@ class Tasks:
 
     def keep(self, work: Callable[[], Awaitable[None]], *, name: str) -> None:
         """Do `work` until it returns; after a fault, again."""
-        _ = self.hold(work, name=name)
+        _ = self.create_kept_task(work, name=name)
 
-    def hold(self, work: Callable[[], Awaitable[None]], *, name: str) -> asyncio.Task[None]:
-        """The same, for who may want it to end before its owner does: cancel the task."""
+    def create_kept_task(
+        self, work: Callable[[], Awaitable[None]], *, name: str
+    ) -> asyncio.Task[None]:
+        """As `keep`, for what may be cancelled before its owner ends. Raises as `create_task`."""
         return self.create_task(self._keep(work, name), name=name)
 
     async def end(self) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mirror.config.pins import Pin
+from mirror.config.pins import (
+    Pin,
+    make_pin,
+    parse_platforms,
+    require_platforms,
+    why_not_fetchable,
+)
 from mirror.config.proxies import EnvironmentProxies, parse_environment
 from mirror.config.sections import (
     Config,
@@ -24,6 +30,7 @@ from mirror.config.sections import (
     Tags,
 )
 from mirror.config.upstreams import Endpoint, Upstream
+from mirror.config.warm import Warm
 from mirror.config.wording import explain
 from mirror.oci.image import DOCKER_HUB
 
@@ -41,12 +48,17 @@ __all__ = [
     "Store",
     "Tags",
     "Upstream",
+    "Warm",
     "inherited_sockets",
     "is_journal",
     "load",
+    "make_pin",
     "notify_socket",
     "parse",
+    "parse_platforms",
     "read_proxies",
+    "require_platforms",
+    "why_not_fetchable",
 ]
 
 CONFIG_VARIABLE = "MIRROR_CONFIG"

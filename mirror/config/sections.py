@@ -28,6 +28,7 @@ from mirror.config.values import (
     Timeout,
     not_zero,
 )
+from mirror.config.warm import Warm, require_warmable
 
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - names for all of a host's addresses
 _DAY = 86400.0
@@ -171,6 +172,7 @@ class Config(Section):
     log: Log = Log()
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)
     pin: tuple[Pin, ...] = ()
+    warm: tuple[Warm, ...] = ()
 
     @property
     def memory_share(self) -> int:
@@ -219,6 +221,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _pins_can_be_fetched(self) -> Self:
         require_fetchable(self.pin, self.upstream)
+        require_warmable(self.warm, self.upstream)
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mirror.config.pins import Pin
 from mirror.config.sections import Config
 from mirror.config.upstreams import Endpoint, Upstream
+from mirror.config.warm import Warm
 
 
 def explain(error: ValidationError) -> list[str]:
@@ -64,6 +65,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Endpoint
         case ["pin", _]:
             section = Pin
+        case ["warm", _]:
+            section = Warm
         case _:
             section = Config.model_fields[str(location[0])].annotation
     return list(section.model_fields)

@@ -13,6 +13,8 @@ from mirror.telemetry.traffic import Result
 
 __all__ = ["Again", "Arrival", "Cost", "Pull", "Total", "Waste"]
 
+from mirror.control.acts import WarmSchedule
+
 
 class Problem(Struct, frozen=True, kw_only=True):
     """Something that does not work as it should, in words for whoever has to mend it."""
@@ -108,6 +110,7 @@ class Status(Struct, frozen=True, kw_only=True):
     endpoints: list[Endpoint]
     fills: list[Fill]
     sealed: list[str]  # upstreams that are never asked
+    schedules: list[WarmSchedule]
 
 
 class Endpoints(Struct, frozen=True, kw_only=True):

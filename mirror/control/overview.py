@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mirror import __version__
 from mirror.config import Config
-from mirror.control import models
+from mirror.control import acts, models
 from mirror.control.rates import Rates
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
@@ -38,6 +38,7 @@ class Parts:
     traffic: Traffic
     gather: Callable[[], Awaitable[None]]  # has `traffic` brought up to date
     connections: Callable[[], int]
+    schedules: Callable[[], list[acts.WarmSchedule]]
     clock: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -69,11 +70,11 @@ class Overview:
         """Everything at once."""
         await self._parts.gather()
         store = await self.store()
-        endpoints = self.endpoints()
+        endpoints, schedules = self.endpoints(), self._parts.schedules()
         return models.Status(
             version=__version__,
             started_at=self._started_at,
-            health=_health(store, endpoints, self._parts.fills.disk_trouble),
+            health=_health(store, endpoints, self._parts.fills.disk_trouble, schedules),
             connections=self._parts.connections(),
             waiting=self._parts.fills.waiting,
             served=self._served(),
@@ -81,6 +82,7 @@ class Overview:
             endpoints=endpoints,
             fills=self.fills(),
             sealed=[name for name, one in self._parts.registries().items() if one.is_sealed],
+            schedules=schedules,
         )
 
     def summary(self) -> str:
@@ -96,7 +98,7 @@ class Overview:
     async def health(self) -> models.Health:
         """What does not work as it should."""
         trouble = self._parts.fills.disk_trouble
-        return _health(await self.store(), self.endpoints(), trouble)
+        return _health(await self.store(), self.endpoints(), trouble, self._parts.schedules())
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
@@ -185,7 +187,10 @@ class Overview:
 
 
 def _health(
-    store: models.Store, endpoints: Sequence[models.Endpoint], disk_trouble: str | None
+    store: models.Store,
+    endpoints: Sequence[models.Endpoint],
+    disk_trouble: str | None,
+    schedules: Sequence[acts.WarmSchedule],
 ) -> models.Health:
     problems = [*_troubles(endpoints)]
     if store.free < store.min_free:
@@ -194,6 +199,10 @@ def _health(
     if disk_trouble is not None:
         what = f"{store.root} takes no more of downloads in the middle; clients get the rest unkept"
         problems.append(models.Problem(what=what, why=disk_trouble))
+    for schedule in schedules:
+        if schedule.last_failed:
+            what = f"{schedule.image} was not fetched ({schedule.at}), or not all of it"
+            problems.append(models.Problem(what=what, why=schedule.last_failed[0]))
     return models.Health(status="degraded" if problems else "ok", problems=problems)
 
 

@@ -30,6 +30,14 @@ class NoAnswer(Exception):
         self.is_answered = is_answered
 
 
+class Refused(NoAnswer):
+    """The mirror does not do as it was asked; `status` as over HTTP."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail, is_answered=True)
+        self.status = status
+
+
 class RunningMirror:
     """The mirror that this configuration starts."""
 
@@ -61,10 +69,29 @@ class RunningMirror:
 
     def get(self, path: str, answer: type[_Answer]) -> _Answer:
         """What the API says at a path below its root. Raises NoAnswer."""
+        return self._ask("GET", path, None, answer, patience=_PATIENCE)
+
+    def post(self, path: str, sent: msgspec.Struct, answer: type[_Answer]) -> _Answer:
+        """Have something done that may take its time; what has come of it. Raises NoAnswer."""
+        return self._ask("POST", path, sent, answer, patience=None)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        sent: msgspec.Struct | None,
+        answer: type[_Answer],
+        *,
+        patience: float | None,
+    ) -> _Answer:
         where = self.where
-        connection = http.client.HTTPConnection(*self._address, timeout=_PATIENCE)
+        connection = http.client.HTTPConnection(*self._address, timeout=patience)
+        body, headers = None, self.headers()
+        if sent is not None:
+            body = msgspec.json.encode(sent)
+            headers["Content-Type"] = "application/json"
         try:
-            connection.request("GET", f"/api/v1{path}", headers=self.headers())
+            connection.request(method, f"/api/v1{path}", body, headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -77,7 +104,7 @@ class RunningMirror:
         try:
             if response.status != HTTPStatus.OK:
                 detail = msgspec.json.decode(content, type=ProblemDetails).detail
-                raise NoAnswer(f"{where}: {detail}", is_answered=True)
+                raise Refused(response.status, detail if sent else f"{where}: {detail}")
             return msgspec.json.decode(content, type=answer)
         except msgspec.MsgspecError as error:
             raise NoAnswer(

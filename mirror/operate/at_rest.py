@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mirror.config import Config
 from mirror.oci.errors import StoreError
-from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
@@ -46,7 +45,7 @@ def _require_store(root: Path) -> None:
 
 
 @asynccontextmanager
-async def open_at_rest(config: Config) -> AsyncIterator[tuple[LocalStorage, Records]]:
+async def open_at_rest(config: Config) -> AsyncIterator[tuple[LocalStorage, SqliteRecords]]:
     """Open the store and the records; nothing is done in them but what is asked for.
 
     Raises:

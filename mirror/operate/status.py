@@ -7,6 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mirror.control.acts import WarmSchedule
 from mirror.control.models import Endpoint, Fill, Status
 from mirror.control.units import duration, size
 
@@ -20,6 +21,8 @@ def show(status: Status, now: float) -> RenderableType:
     parts: list[RenderableType] = [_head(status, now), *_problems(status), _endpoints(status)]
     if status.fills:
         parts.append(_fills(status))
+    if status.schedules:
+        parts.append(_schedules(status, now))
     return Group(*parts)
 
 
@@ -92,6 +95,27 @@ def _fills(status: Status) -> Table:
             str(one.readers), one.repository,
         )  # fmt: skip
     return table
+
+
+def _schedules(status: Status, now: float) -> Table:
+    table = Table("fetched by the clock", "at", "next", "the last time", box=None)
+    for one in status.schedules:
+        table.add_row(
+            one.image, one.at, f"in {duration(max(0.0, one.next_at - now))}", _last_time(one)
+        )
+    return table
+
+
+def _last_time(schedule: WarmSchedule) -> Text:
+    """What came of it."""
+    if schedule.last_at is None:
+        return Text("-")
+    if schedule.is_running:
+        return Text("is running", "yellow")
+    said = f"{schedule.last_done} images, {size(schedule.last_fetched)} came"
+    if not schedule.last_failed:
+        return Text(said, "green")
+    return Text(f"{said}; {len(schedule.last_failed)} failed", "bold red")
 
 
 def _bar(fill: Fill) -> RenderableType:

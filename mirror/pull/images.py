@@ -86,7 +86,7 @@ class Images:
 
     async def _supersede(self, repository: Repository, before: Digest | None, now: Digest) -> None:
         meant = await self._tree([now])
-        if before is not None and not await self._records.is_tagged(repository, before):
+        if before is not None and not await self._records.list_tags_of(repository, before):
             gone = await self._tree([before]) - meant
             gone = await self._meant(gone - await self._still_meant(gone))
             if gone:

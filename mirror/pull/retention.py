@@ -44,6 +44,7 @@ _RECORDS_PER_BLOB = 384  # more bytes for each blob that is here
 
 _SLACK = 2**18  # bytes that a database may have to spare, and
 _SLACK_SHARE = 8  # that part of it
+_PAIRS = 100_000  # of a manifest and what it names, at a time
 _PORTION = 2**20  # bytes that are given back at a time
 
 
@@ -123,21 +124,55 @@ class Retention:
 
     async def sweep(self) -> None:
         """Do so once. Raises StoreError."""
-        if self._store.is_adopted:
-            count = await self._forget()
-            if count:
-                await self._forget_repositories()
-                extent = await self._records.measure()
-                _logger.info(
-                    "forgot what was of no use for long",
-                    extra=fields(digests=count, records_bytes=extent.used),
-                )
-        databases: tuple[tuple[Database, Measured], ...] = (
-            (Database.INDEX, self._store.index), (Database.RECORDS, self._records)
-        )  # fmt: skip
-        for name, database in databases:
-            extent = await self._shrink(database)
+        await self.forget_unused()
+        for name, database in self._databases():
+            extent = await self._shrink(database, least=_SLACK)
             self._metrics.catalog_bytes.labels(name).set(extent.size)
+
+    async def forget_unused(self, *, is_dry: bool = False) -> int:
+        """Forget what was of no use for long; of how many digests that is, or (`is_dry`) would be.
+
+        Raises StoreError.
+        """
+        if not self._store.is_adopted:
+            return 0
+        if is_dry:
+            return await self._count_unused()
+        count = await self._forget()
+        if count:
+            await self._forget_repositories()
+            extent = await self._records.measure()
+            _logger.info(
+                "forgot what was of no use for long",
+                extra=fields(digests=count, records_bytes=extent.used),
+            )
+        return count
+
+    async def shrink_databases(self, *, is_dry: bool = False) -> int:
+        """Have them give back all that they can; how many bytes that is, or about would be.
+
+        Raises StoreError.
+        """
+        count = 0
+        for _, database in self._databases():
+            before = await database.measure()
+            count += before.spare if is_dry else before.size - (await self._shrink(database)).size
+        return count
+
+    def _databases(self) -> tuple[tuple[Database, Measured], ...]:
+        return (Database.INDEX, self._store.index), (Database.RECORDS, self._records)
+
+    async def _count_unused(self) -> int:
+        """Those that no manifest on record names; what goes with such manifests is not counted."""
+        count, after, before = 0, None, self._clock() - self._forget_after
+        while batch := await self._records.list_unseen(before=before, after=after, limit=_BATCH):
+            after, digests = batch[-1], [seen.digest for seen in batch]
+            stored = await self._store.find_stored(digests, can_wait=True)
+            unseen = [it for it in digests if it not in stored and not self._memory.holds(it)]
+            pairs = await self._records.list_parents(unseen, limit=_PAIRS)
+            count += len(set(unseen) - {child for _, child in pairs})
+            await asyncio.sleep(self._pause)
+        return count
 
     async def _forget(self) -> int:
         """Walk from what was seen the longest ago to what was seen lately; how many went."""
@@ -188,12 +223,15 @@ class Retention:
         """Whether the records take more than they may."""
         return (await self._records.measure()).used > self._room(self._store.totals.blobs)
 
-    async def _shrink(self, database: Measured) -> Extent:
-        """Have a database give back what it will hardly need; what it takes then."""
+    async def _shrink(self, database: Measured, *, least: int = 0) -> Extent:
+        """Have a database give back what it will hardly need, or all; what it takes then.
+
+        Where it has to spare no more than `least` bytes, and a share of it, it stays as it is.
+        """
         extent = await database.measure()
-        if extent.spare <= max(_SLACK, extent.size // _SLACK_SHARE):
+        if least and extent.spare <= max(least, extent.size // _SLACK_SHARE):
             return extent
-        while extent.spare > _SLACK:
+        while extent.spare > least:
             await database.give_back(_PORTION)
             before, extent = extent, await database.measure()
             if extent.size >= before.size:

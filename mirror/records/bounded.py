@@ -50,12 +50,12 @@ class BoundedRecords:
         self.find_media_type = records.find_media_type
         self.list_senders = records.list_senders
         self.find_tag = records.find_tag
-        self.is_tagged = records.is_tagged
+        self.list_tags_of = records.list_tags_of
         self.list_tags = records.list_tags
         self.find_referrers = records.find_referrers
         self.list_repositories = records.list_repositories
         self.list_links = records.list_links
-        self.forget_link = records.forget_link
+        self.forget_links = records.forget_links
         self.forget_tag = records.forget_tag
         self.list_unseen = records.list_unseen
         self.note_seen = records.note_seen

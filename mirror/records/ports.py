@@ -172,8 +172,8 @@ class Records(Protocol):
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
 
-    async def is_tagged(self, repository: Repository, digest: Digest) -> bool:
-        """Whether any tag of the repository means this, as far as is known."""
+    async def list_tags_of(self, repository: Repository, digest: Digest) -> list[str]:
+        """The tags of the repository that mean this, as far as is known."""
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""
@@ -212,8 +212,8 @@ class Records(Protocol):
 
     # What is no longer so
 
-    async def forget_link(self, repository: Repository, digest: Digest) -> None:
-        """Upstream has said that the repository does not have it (any more)."""
+    async def forget_links(self, repository: Repository, digests: Collection[Digest]) -> None:
+        """The repository is not known any more to have these."""
 
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""

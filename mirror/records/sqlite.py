@@ -22,13 +22,20 @@ from mirror.records.ports import (
 )
 from mirror.records.queries import batches
 from mirror.records.statements import DIGEST, REPOSITORY, UPSTREAM, marks
+from mirror.records.wishes import SqliteWishes
 from mirror.sqlite import Database, Extent, Schema, Statement
 
 SCHEMA = Schema(
     name="records",
     application_id=0x6D697273,  # "mirs"
     package="mirror.records",
-    scripts=("records.sql", "records-2.sql", "records-3.sql", "records-4.sql"),
+    scripts=(
+        "records.sql",
+        "records-2.sql",
+        "records-3.sql",
+        "records-4.sql",
+        "records-5.sql",
+    ),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and what it held is learnt anew from the registries"
@@ -58,6 +65,7 @@ class SqliteRecords:
     def __init__(
         self, database: Database, clock: Callable[[], float], most_named: int = MOST_NAMED
     ) -> None:
+        self.wishes = SqliteWishes(database)
         self._database = database
         self._clock = clock
         self._most_named = most_named
@@ -235,14 +243,13 @@ class SqliteRecords:
             ),
         )
 
-    async def is_tagged(self, repository: Repository, digest: Digest) -> bool:
-        """Whether any tag of the repository means this, as far as is known."""
-        found = await self._database.page(
-            f"SELECT 1 FROM tags WHERE repository = {REPOSITORY} AND digest = {DIGEST} LIMIT 1",
+    async def list_tags_of(self, repository: Repository, digest: Digest) -> list[str]:
+        """The tags of the repository that mean this, as far as is known."""
+        return await self._database.page(
+            f"SELECT name FROM tags WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
             (str(repository), pack(digest)),
-            bool,
+            str,
         )
-        return bool(found)
 
     async def record_tag(self, repository: Repository, tag: str, record: TagRecord) -> None:
         """Upstream has said what a tag means."""
@@ -313,12 +320,12 @@ class SqliteRecords:
 
     # What is no longer so
 
-    async def forget_link(self, repository: Repository, digest: Digest) -> None:
-        """Upstream has said that the repository does not have it (any more)."""
+    async def forget_links(self, repository: Repository, digests: Collection[Digest]) -> None:
+        """The repository is not known any more to have these."""
         await self._write(
             Statement(
                 f"DELETE FROM links WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
-                [(str(repository), pack(digest))],
+                [(str(repository), pack(digest)) for digest in digests],
             )
         )
 

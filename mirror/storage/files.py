@@ -109,6 +109,11 @@ class Files:
         with translated():
             return await self._threads.slow(self._quarantine.tidy)
 
+    async def measure_quarantine_excess(self) -> int:
+        """How many bytes of what is set aside there are beyond the bound."""
+        with translated():
+            return await self._threads.slow(self._quarantine.measure_excess)
+
     async def is_what_it_says(self, file: FileIO, digest: Digest) -> bool:
         """Whether all of an open file is what `digest` names."""
         hasher, offset = digest.hasher(), 0

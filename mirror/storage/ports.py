@@ -3,10 +3,22 @@
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from io import FileIO
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.telemetry.metrics import StoreTotals
+
+
+class IdlePartial(NamedTuple):
+    """A download that nobody continues: what it takes of the disk, and since when it rests.
+
+    In bytes, and seconds since the epoch.
+    """
+
+    upstream: str
+    digest: Digest
+    size: int
+    since: float
 
 
 class OpenBlob(Protocol):
@@ -226,3 +238,10 @@ class PinningStorage(Storage, Protocol):
 
     async def measure(self, digests: Collection[Digest] | None) -> StoreTotals:
         """How many of these are here, or (None) of all, and their bytes. Raises StoreError."""
+
+
+class RemovingStorage(PinningStorage, Protocol):
+    """A storage from which somebody removes things by command."""
+
+    async def remove(self, digests: Collection[Digest]) -> None:
+        """These go, whoever reads them, but for what is pinned. Raises StoreError."""

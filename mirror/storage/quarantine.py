@@ -35,15 +35,26 @@ class Quarantine:
 
     def tidy(self) -> list[int]:
         """Delete the oldest, as far as there is too much; the sizes of what there is then."""
-        kept: list[int] = []
+        kept, excess = self._look()
+        for path in excess:
+            path.unlink(missing_ok=True)
+        return kept
+
+    def measure_excess(self) -> int:
+        """How many bytes `tidy` would delete."""
+        return sum(self._look()[1].values())
+
+    def _look(self) -> tuple[list[int], dict[Path, int]]:
+        """The sizes of what may stay; and what is too much, with its size."""
+        kept, excess = list[int](), dict[Path, int]()
         try:
             files = [(path, path.stat()) for path in self._directory.iterdir()]
         except FileNotFoundError:
-            return []
+            return kept, excess
         files.sort(key=lambda file: file[1].st_mtime_ns, reverse=True)
         for path, status in files:
             if len(kept) < _MOST_FILES and sum(kept) + status.st_size <= self._most:
                 kept.append(status.st_size)
             else:
-                path.unlink(missing_ok=True)
-        return kept
+                excess[path] = status.st_size
+        return kept, excess

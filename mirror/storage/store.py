@@ -28,6 +28,7 @@ from mirror.storage.index import Index
 from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.pins import Pins
 from mirror.storage.policy import LeastWorth, Policy
+from mirror.storage.ports import IdlePartial
 from mirror.storage.room import Room
 from mirror.storage.scrub import Scrub, ScrubPace
 from mirror.storage.space import Limits, Space
@@ -275,18 +276,29 @@ class LocalStorage:
         async for batch in self._index.list_unused(since=since):
             yield batch
 
-    async def remove_unused(self, digests: Sequence[Digest]) -> int:
-        """Remove those of these that are neither in use nor pinned; how many those are."""
-        unused = [
+    def find_removable(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of these that are neither in use nor pinned."""
+        return [
             digest for digest in digests
             if digest not in self._parts.pins and not self._states.is_in_use(digest)
         ]  # fmt: skip
+
+    async def remove_unused(self, digests: Sequence[Digest]) -> int:
+        """Remove those of these that are neither in use nor pinned; how many those are."""
+        unused = self.find_removable(digests)
         if unused:
             self._parts.changes.begin_leaving(unused)
             for digest in unused:
                 self._parts.dropped(digest)
             await to_the_end(self._parts.changes.finish_leaving(unused))
         return len(unused)
+
+    async def remove(self, digests: Collection[Digest]) -> None:
+        """These go, whoever reads them, but for what is pinned."""
+        await self.remove_unused(list(digests))
+        for digest in await self.find_stored(list(digests)):
+            if digest not in self._parts.pins:
+                await self.drop(digest)
 
     def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         """Everything that is here, with its size, in batches of at most 1,000."""
@@ -341,6 +353,26 @@ class LocalStorage:
                 writer.close()
 
     # Deleting
+
+    def list_idle_partials(self) -> list[IdlePartial]:
+        """Downloads that nobody continues at the moment."""
+        return [
+            IdlePartial(*it.key, it.promise.size, it.since) for it in self._states.list_evictable()
+        ]
+
+    async def remove_partials(self, partials: Collection[IdlePartial]) -> None:
+        """Remove those of these that nobody has continued meanwhile."""
+        keys = {PartialKey(it.upstream, it.digest) for it in partials}
+        idle = [it for it in self._states.list_evictable() if it.key in keys]
+        self._parts.changes.begin_removal(idle)
+        await to_the_end(self._parts.changes.finish_removal(idle))
+
+    async def tidy_quarantine(self, *, is_dry: bool) -> int:
+        """Delete what is set aside beyond `max_quarantine`; how many bytes that is, or would be."""
+        excess = await self._files.measure_quarantine_excess()
+        if not is_dry:
+            await self._parts.changes.count_quarantine()
+        return excess
 
     async def drop(self, digest: Digest) -> None:
         """As `Storage.drop`: who reads it keeps the open file, and whoever asks next has none."""

@@ -15,7 +15,7 @@ async def test_an_index_without_end_is_followed_to_a_bound(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mirror.pull.pins._MOST", 30)
+    monkeypatch.setattr("mirror.pull.versions._MOST", 30)
     number = iter(range(1000))
 
     def tree(depth: int) -> Image:

@@ -98,6 +98,30 @@ async def test_what_is_down_is_seen_with_the_reason_and_then_that_it_is_back(
         await expect(page.get_by_text("All is well.")).to_be_visible()
 
 
+async def test_an_image_is_pinned_and_unpinned_and_removed_on_the_page(
+    mirror: MirrorProcess, app: Image
+) -> None:
+    async with browsing(complains=True) as page:  # of what is refused
+        await page.goto(f"{mirror.admin_url}/page/store")
+        await expect(page.get_by_text("Nothing is pinned.")).to_be_visible()
+        name = page.get_by_role("textbox", name="Image")
+        await name.fill("org/app:1")
+        await page.get_by_role("button", name="Pin").click()
+        row = page.get_by_role("row").filter(has_text="docker.io/org/app:1")
+        await expect(row).to_contain_text("complete")
+        await expect(row).to_contain_text("an operator")
+        await expect(name).to_have_value("org/app:1")  # what changes is elsewhere on the page
+        await page.get_by_role("button", name="Remove").click()
+        await expect(page.locator("#acted")).to_contain_text("is pinned: unpin it first")
+        await row.get_by_role("button", name="Unpin").click()
+        await expect(page.get_by_text("Nothing is pinned.")).to_be_visible()
+        await page.get_by_role("button", name="Remove").click()
+        await expect(page.locator("#acted")).to_contain_text("done")
+        await expect(page.locator(".figures")).to_contain_text("Blobs0")
+        await page.get_by_role("button", name="Fetch now").click()
+        await mirror.until_metric("mirror_store_blobs", 3)
+
+
 async def test_a_mirror_that_restarts_under_the_open_page_is_waited_for(
     mirror: MirrorProcess,
 ) -> None:
@@ -151,6 +175,11 @@ async def test_nobody_is_shut_out(
 ) -> None:
     """By axe-core: contrast, names, roles and the rest of WCAG that a machine can see."""
     await mirror.client.blob("org/app", app.layers[0])
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/store")
+        await page.get_by_role("textbox", name="Image").fill("org/app:1")
+        await page.get_by_role("button", name="Pin").click()
+        await expect(page.get_by_role("button", name="Unpin")).to_be_visible()
     await upstream.stop()
     await mirror.client.manifest("org/app", "2")
     async with browsing(color_scheme=scheme) as page:

@@ -125,12 +125,12 @@ class RecordsConformance:
     ) -> None:
         for tag in ("1", "1.0"):
             await records.record_tag(ALPINE, tag, TagRecord(ONE, 1.0))
-        assert await records.is_tagged(ALPINE, ONE)
-        assert not await records.is_tagged(NGINX, ONE)
+        assert await records.list_tags_of(ALPINE, ONE)
+        assert not await records.list_tags_of(NGINX, ONE)
         await records.record_tag(ALPINE, "1", TagRecord(TWO, 2.0))
-        assert await records.is_tagged(ALPINE, ONE)
+        assert await records.list_tags_of(ALPINE, ONE)
         await records.forget_tag(ALPINE, "1.0")
-        assert not await records.is_tagged(ALPINE, ONE)
+        assert not await records.list_tags_of(ALPINE, ONE)
 
     async def test_a_manifest_that_was_sent_is_recorded_with_what_it_was_called(
         self, records: Records
@@ -265,8 +265,8 @@ class RecordsConformance:
     ) -> None:
         for repository in (ALPINE, NGINX):
             await records.record_link(repository, ONE, 10)
-        await records.forget_link(ALPINE, ONE)
-        await records.forget_link(APP, ONE)  # there was none
+        await records.forget_links(ALPINE, [ONE])
+        await records.forget_links(APP, [ONE, TWO])  # there was none
         assert await records.find_link(ALPINE, ONE) is None
         assert await records.find_link(NGINX, ONE) is not None
         assert await records.count_links([ONE]) == {ONE: 1}
@@ -275,7 +275,7 @@ class RecordsConformance:
         self, records: Records
     ) -> None:
         await records.record_link(ALPINE, ONE, 10)
-        await records.forget_link(ALPINE, ONE)
+        await records.forget_links(ALPINE, [ONE])
         await records.record_manifest(ALPINE, TWO, 5, [Named(ONE, 10)])
         assert await records.find_link(ALPINE, ONE) == Link(10, is_confirmed=False, is_sent=False)
 

@@ -86,9 +86,10 @@ def document(
     store_root: Path,
     ports: tuple[int, int] = (0, 0),
     pin: Any = (),
+    warm: Any = (),
     **overrides: Settings,
 ) -> dict[str, Any]:
-    """A configuration on loopback: these upstreams and pins, then `overrides` by section.
+    """A configuration on loopback: these upstreams, pins, schedules, then `overrides`.
 
     The first upstream is the default unless one says itself what it is. `store.max_size` is what
     blobs may take: what an empty store takes is added.
@@ -113,7 +114,7 @@ def document(
     if "max_size" in overrides.get("store", {}):
         size = parse_size(sections["store"]["max_size"])
         sections["store"]["max_size"] = f"{size + EMPTY_STORE} B"
-    return sections | ({"pin": list(pin)} if pin else {})
+    return sections | ({"pin": list(pin)} if pin else {}) | ({"warm": list(warm)} if warm else {})
 
 
 @asynccontextmanager

@@ -54,7 +54,7 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
-    refusals: tuple[HTTPStatus, ...] = _REFUSALS
+    refusals: tuple[HTTPStatus, ...] = (*_REFUSALS, *operation.may_refuse)
     if operation.takes is not None:
         refusals += _REFUSALS_OF_BODIES
     elif operation.query is not None:

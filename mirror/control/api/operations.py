@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ class Operation:
     act: Act
     takes: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
+    may_refuse: tuple[HTTPStatus, ...] = ()  # beside what anything may be refused with
 
 
 def operations(

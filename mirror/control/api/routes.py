@@ -58,10 +58,12 @@ def add_api(
         return web.Response(body=description, content_type="application/json")
 
     status = next(one for one in operations if one.name == "getStatus")
+    warmings = next(one for one in operations if one.name == "listWarmings")
     handlers: list[tuple[str, str, _Handler]] = [
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one)) for one in operations),
-        ("GET", "/events", _telling(status, watching)),
+        ("GET", "/events", _telling(status, "status", watching)),
+        ("GET", "/warm/events", _telling(warmings, "warm", watching)),
         ("GET", "/pulls/events", _telling_pulls(past, watching)),
         ("POST", "/verify", verifying(verify, _read_names)),
         ("POST", BLOB, reading(depot, _read_digest)),
@@ -110,7 +112,8 @@ def _for_keepers(handler: _Handler, guard: Guard) -> _Handler:
 def _methods(operations: Sequence[Operation]) -> dict[str, set[str]]:
     """What may be asked of each path."""
     found: dict[str, set[str]] = {
-        "/openapi.json": {"GET"}, "/events": {"GET"}, "/pulls/events": {"GET"},
+        "/openapi.json": {"GET"}, "/events": {"GET"}, "/warm/events": {"GET"},
+        "/pulls/events": {"GET"},
         "/verify": {"POST"}, BLOB: {"POST", "PUT"},
     }  # fmt: skip
     for one in operations:
@@ -202,12 +205,12 @@ async def _read_digest(request: web.Request) -> Digest:
         raise Refusal(HTTPStatus.BAD_REQUEST, error.message) from error
 
 
-def _telling(status: Operation, watching: Watching) -> _Handler:
+def _telling(told: Operation, event: str, watching: Watching) -> _Handler:
     async def look() -> str:
-        return msgspec.json.encode(await status.act(None)).decode()
+        return msgspec.json.encode(await told.act(None)).decode()
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await watching.tell(request, "status", look, _HEADERS)
+        return await watching.tell(request, event, look, _HEADERS)
 
     return handle
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import jinja2
 
 from mirror import __version__
+from mirror.control.acts import Pins
 from mirror.control.models import Status
 from mirror.control.page.past import PastViews, parse_choice, when
 from mirror.control.page.words import LANGUAGES, say
@@ -37,11 +38,13 @@ class Views:
         self,
         *,
         status: Callable[[], Awaitable[Status]],
+        pins: Callable[[], Awaitable[Pins]],
         line: Callable[[], Sequence[float]],
         past: PastViews,
         clock: Callable[[], float],
     ) -> None:
         self._status = status
+        self._pins = pins
         self._line = line  # bytes per second from upstream, the latest last
         self._past = past
         self._clock = clock
@@ -72,6 +75,7 @@ class Views:
         return self._render(
             f"{view}.html", language, status=status, now=self._clock(),
             rate=line[-1] if line else 0.0, chart=_points(line),
+            pins=(await self._pins()).pins if view == "store" else [],
         )  # fmt: skip
 
     def _render(self, template: str, language: str, **values: object) -> str:

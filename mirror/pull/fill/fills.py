@@ -172,12 +172,22 @@ class Fills:
         if key not in self._flights and not self._is_too_large(key, size):
             self._start(key, source, size, Urgency(is_urgent=False))
 
-    async def fetch(self, source: BlobSource, digest: Digest, size: int) -> None:
-        """As `prefetch`; return when it has ended, however that was."""
+    async def fetch(self, source: BlobSource, digest: Digest, size: int) -> RegistryError | None:
+        """As `prefetch`; return when it has ended: with what kept it from ending well.
+
+        None also where it has given its slot to a client; what it has fetched is continued then.
+        """
         self.prefetch(source, digest, size)
         flight = self._flights.get((source.upstream, digest))
-        if flight is not None:
-            await flight.over.wait()
+        if flight is None:
+            return TooLarge("larger than store.max_size")
+        await flight.over.wait()
+        return None if flight.gives_way else flight.fill.readers.error
+
+    def written(self, upstream: str, digest: Digest) -> int:
+        """Bytes that are there of a blob on its way."""
+        flight = self._flights.get((upstream, digest))
+        return 0 if flight is None else flight.fill.written
 
     async def _join(
         self, key: _Key, source: BlobSource, size: int | None, want: Want | None

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 
 import aiohttp
+from aiolimiter import AsyncLimiter
 from cachetools import TTLCache
 from yarl import URL
 
@@ -104,6 +105,8 @@ class RegistryBlobs:
     endpoints: tuple[Endpoint, ...] = field(repr=False)
     _distrust: Distrust = field(repr=False)
     _note_coming: NoteComing = field(repr=False, compare=False)
+    limit: AsyncLimiter | None = field(default=None, repr=False, compare=False)
+    """What comes for nobody who waits keeps to that, in bytes, beside `max_bandwidth`."""
 
     @property
     def repository(self) -> str:
@@ -163,7 +166,10 @@ class RegistryBlobs:
                     stack.push_async_exit(attempt.pop_all())
                 return body
 
-            yield await first_answer(candidates, ask, unknown=ErrorCode.BLOB_UNKNOWN)
+            body = await first_answer(candidates, ask, unknown=ErrorCode.BLOB_UNKNOWN)
+            if self.limit is not None:
+                body = replace(body, chunks=_slowly(body.chunks, self.limit, urgency))
+            yield body
 
     def _sender(self, endpoint: Endpoint) -> BlobSender:
         return BlobSender(endpoint, self.scope.repository.name)
@@ -257,6 +263,19 @@ def _body(
             return Body(start, size, size, chunks, sender, False, is_elsewhere)
         case status:
             raise Unavailable(f"upstream answered {status}", status_seen=status)
+
+
+async def _slowly(
+    chunks: AsyncGenerator[Chunk, None], limit: AsyncLimiter, urgency: Urgency
+) -> AsyncGenerator[Chunk, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            left = len(chunk)
+            while left > 0 and not urgency.is_urgent:  # a client may have joined meanwhile
+                part = min(left, max(1, int(limit.max_rate)))
+                await limit.acquire(part)
+                left -= part
+            yield chunk
 
 
 async def _counted(

@@ -94,7 +94,7 @@ class Endpoint:
         self._watching = (
             None
             if config.password_file is None
-            else tasks.hold(self._authorizer.watch, name="credentials")
+            else tasks.create_kept_task(self._authorizer.watch, name="credentials")
         )
         # The last slot is not for bodies: a question must not wait until a layer is through.
         most = config.max_connections

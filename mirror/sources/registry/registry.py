@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from aiolimiter import AsyncLimiter
+
 from mirror.oci.digest import Digest, Subject
 from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError, Unavailable
 from mirror.oci.reference import Reference, Tag
@@ -78,10 +80,19 @@ class Registry:
         """Changes when the mirror's credentials have: what was denied may be granted now."""
         return tuple(endpoint.credentials_version() for endpoint in self.endpoints)
 
-    def blobs(self, scope: Scope) -> RegistryBlobs:
-        """The blobs of a repository, as a source of bytes; equal where registry and scope are."""
+    @property
+    def pulls_left(self) -> int | None:
+        """Pulls that are left, by the endpoints' last word; None: none has told of any."""
+        left = [it.condition.quota[1] for it in self.endpoints]
+        return min((it for it in left if it is not None), default=None)
+
+    def blobs(self, scope: Scope, limit: AsyncLimiter | None = None) -> RegistryBlobs:
+        """The blobs of a repository, as a source of bytes; equal where registry and scope are.
+
+        What comes for nobody who waits keeps to a `limit` in bytes.
+        """
         return RegistryBlobs(
-            self.name, scope, tuple(self.endpoints), self._distrust, self.note_coming
+            self.name, scope, tuple(self.endpoints), self._distrust, self.note_coming, limit
         )
 
     def require_hope(self, digest: Digest, *, unknown: ErrorCode) -> None:

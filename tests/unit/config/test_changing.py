@@ -49,7 +49,7 @@ def test_an_upstream_with_images_that_stay_pinned_cannot_go() -> None:
     pinned = {"upstream": HUB, "pin": [{"image": "docker.io/library/alpine:3"}]}
     other = {"upstream": {"ghcr.io": {"endpoints": [{"url": "https://ghcr.io"}]}}}
     document, _ = change(parse(pinned), parse(other))
-    with pytest.raises(Exception, match="is pinned, and there is no"):
+    with pytest.raises(Exception, match="cannot be pinned: there is no"):
         parse(document)
 
 

@@ -15,6 +15,7 @@ from mirror.config import (
     Endpoint,
     Pin,
     Upstream,
+    Warm,
     inherited_sockets,
     load,
     parse,
@@ -138,6 +139,8 @@ def test_the_commented_settings_of_the_reference_can_be_used(tmp_path: Path) -> 
     [pin] = config.pin
     assert set(pin.model_fields_set) == set(Pin.model_fields)
     assert pin.refresh == Pin(image="a").refresh
+    [warm] = config.warm
+    assert set(warm.model_fields_set) == set(Warm.model_fields)
 
 
 @pytest.mark.parametrize("file", sorted(FILES.glob("*.toml")), ids=lambda file: file.name)
@@ -631,3 +634,31 @@ def test_an_interval_of_scrubbing_is_days_or_never(interval: str) -> None:
     assert parse({"store": {"scrub_interval": "0s"}}).store.scrub_interval == 0
     with pytest.raises(ConfigError, match="at least"):
         parse({"store": {"scrub_interval": interval}})
+
+
+@pytest.mark.parametrize(
+    ("warm", "words"),
+    [
+        ([{"image": "a:*", "at": "* * *"}], "warm[0].at: has 3 fields"),
+        ([{"image": "a:*", "at": "0 0 30 2 *"}], "warm[0].at: names no day"),
+        ([{"image": "a:*"}], "warm[0].at: is required"),
+        ([{"image": "a:[*", "at": "@daily"}], "warm[0].image: "),
+        ([{"image": "a", "at": "@daily"}, {"image": "a:latest", "at": "@weekly"}], "warmed twice"),
+        ([{"image": "quay.io/a:1", "at": "@daily"}], 'there is no [upstream."quay.io"]'),
+        ([{"image": "a", "at": "@daily", "max_bandwidth": "0 B"}], "max_bandwidth: must be more"),
+        ([{"image": "a", "at": "@daily", "leave_quotas": 5}], "did you mean leave_quota?"),
+        ([{"image": "a", "at": "@daily", "platforms": ["x"]}], 'write it like "linux/arm64"'),
+    ],
+)
+def test_what_cannot_be_warmed_is_told(warm: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse({"warm": warm})
+    assert words in str(error.value)
+
+
+def test_what_is_warmed_is_shown_as_it_is_written() -> None:
+    warm = {"image": "python:3.*-slim", "at": "30 3 * * mon-fri", "max_bandwidth": "2 MB"}
+    shown = parse({"warm": [warm]}).redacted()
+    assert parse(shown) == parse({"warm": [warm]})
+    [told] = shown["warm"]
+    assert (told["image"], told["at"]) == ("docker.io/library/python:3.*-slim", "30 3 * * mon-fri")

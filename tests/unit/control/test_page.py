@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from mirror.control.acts import Pins
 from mirror.control.models import Status
 from mirror.control.page.past import GROUPS, PERIODS, PastViews
 from mirror.control.page.views import VIEWS, Views
@@ -72,7 +73,10 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
     async def told() -> Status:
         return status()
 
+    async def pins() -> Pins:
+        return Pins(pins=[])
+
     past = PastViews(cast("Past", None), clock=lambda: 1000.0, monotonic=lambda: 0.0)  # not seen
-    views = Views(status=told, line=list, past=past, clock=lambda: 1000.0)
+    views = Views(status=told, pins=pins, line=list, past=past, clock=lambda: 1000.0)
     shown = await views.part("endpoints", "en", {})
     assert re.search(r"<td>old\.example</td>.*sealed: never asked", shown)

@@ -4,6 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
+from mirror.control.acts import WarmSchedule
 from mirror.control.models import (
     Endpoint,
     Fill,
@@ -47,6 +48,13 @@ def status(*endpoints: Endpoint, problems: list[Problem] | None = None) -> Statu
             min_free=2**31,
         ),
         endpoints=list(endpoints), fills=[fill], sealed=["old.example"],
+        schedules=[
+            WarmSchedule(
+                image="docker.io/library/python:3.*-slim", at="30 3 * * *", next_at=346600,
+                is_running=False, last_at=1000, last_failed=["python:3.9-slim: no"],
+                last_done=4, last_fetched=3 * MIB,
+            )
+        ],
     )  # fmt: skip
 
 
@@ -82,6 +90,13 @@ def test_an_endpoint_that_is_down_is_told_with_the_reason() -> None:
 def test_an_endpoint_that_limits_us_says_for_what_and_how_long() -> None:
     pauses = [Pause(requests="manifests", seconds=30)]
     assert "limited: manifests 30 s" in text(status(endpoint(pauses=pauses)))
+
+
+def test_what_is_fetched_by_the_clock_is_told_with_what_came_of_it() -> None:
+    shown = text(status(endpoint()))
+    assert "docker.io/library/python:3.*-slim" in shown
+    assert "4 images, 3.0 MiB came; 1 failed" in shown
+    assert "in 22 h 0 min" in shown
 
 
 def test_an_upstream_that_is_never_asked_is_told_so() -> None:

@@ -14,6 +14,7 @@ from mirror.oci.errors import StoreError
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from mirror.records.ports import Link, Named, ReferrersRecord, TagRecord
 from mirror.records.sqlite import SCHEMA, SqliteRecords
+from mirror.records.wishes import PinRecord
 from tests.conformance.records import ALPINE, APP, GHCR, HUB, LONG, ONE, THREE, TWO, list_all_links
 
 UNNAMED = digest_of(b"nobody names it")
@@ -114,6 +115,30 @@ async def test_a_tag_that_was_on_record_before_there_were_bundles_is_upstreams_w
         connection.execute("INSERT INTO tags VALUES (1, '3.20', 1, 3.5, 0)")
     async with SqliteRecords.open(path, clock=clock) as records:
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 3.5)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+async def test_a_file_of_an_earlier_mirror_keeps_what_operators_wish(
+    path: Path, version: int
+) -> None:
+    with file_of(version, path):
+        pass
+    pin = PinRecord("docker.io/library/app:1", ("linux/amd64", "linux/arm64"), 60.5)
+    async with SqliteRecords.open(path, clock=clock) as records:
+        assert await records.wishes.list_pins() == []
+        await records.wishes.record_pin(PinRecord(pin.image))
+        await records.wishes.record_pin(pin)
+        await records.wishes.record_pin(PinRecord("docker.io/library/b:1"))
+        await records.wishes.record_warming("b", b"{}")
+        await records.wishes.record_warming("a", b"{}")
+        await records.wishes.record_warming("a", b"1")
+    async with SqliteRecords.open(path, clock=clock) as records:
+        assert await records.wishes.list_pins() == [pin, PinRecord("docker.io/library/b:1")]
+        assert await records.wishes.list_warmings() == {"a": b"1", "b": b"{}"}
+        await records.wishes.forget_pin(pin.image)
+        await records.wishes.forget_warming("a")
+        assert [it.image for it in await records.wishes.list_pins()] == ["docker.io/library/b:1"]
+        assert await records.wishes.list_warmings() == {"b": b"{}"}
 
 
 @pytest.mark.parametrize("version", [1, 2])
