@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,9 +98,8 @@ async def test_nothing_goes_where_nothing_is_said(
         if limits:
             await idle.look()
         else:  # it has nothing to look for, until a reload says otherwise
-            looking = asyncio.create_task(idle.look_forever())
-            await asyncio.sleep(0)
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+            async with asyncio.TaskGroup() as tasks:
+                looking = tasks.create_task(idle.look_forever())
+                await asyncio.sleep(0)
+                looking.cancel()
         assert len(on_disk(tmp_path)) == 1
