@@ -30,7 +30,10 @@ from mirror.config import (
     inherited_sockets,
 )
 from mirror.config.units import format_listen
+from mirror.contents.compare import Comparing
+from mirror.contents.contents import Contents
 from mirror.control.admin import make_admin
+from mirror.control.api.contents import contents_operations
 from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
@@ -227,7 +230,8 @@ async def run(
         metrics.watch_connections(lambda: pool.connections.count)
         forgetting.subscribe(pool.forget)
         reloading = Reloading(config.server, pool.reload, metrics)
-        admin = _admin(parts, built, pool, reloading.ask)
+        contents = await stack.enter_async_context(Contents.open(store, records, config))
+        admin = _admin(parts, built, pool, contents, reloading.ask)
         admin_address = await stack.enter_async_context(
             _serving(admin, config.server.admin_listen, note_fault)
         )
@@ -240,7 +244,9 @@ async def run(
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
-def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -> web.Application:
+def _admin(
+    parts: Parts, built: Built, pool: Pool, contents: Contents, reload: Callable[[], None]
+) -> web.Application:
     """What operators ask."""
     config, metrics, store = parts.config, parts.metrics, parts.store
     overview = Overview(
@@ -256,7 +262,12 @@ def _admin(parts: Parts, built: Built, pool: Pool, reload: Callable[[], None]) -
         metrics,
         overview,
         Views(status=overview.status, line=overview.line, clock=parts.clock),
-        operations(overview, reload=reload, set_log_level=log.set_level),
+        [
+            *operations(overview, reload=reload, set_log_level=log.set_level),
+            *contents_operations(
+                contents, Comparing(built.registries, contents.manifests, contents.personal)
+            ),
+        ],
         Guard(
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,

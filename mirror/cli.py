@@ -186,7 +186,7 @@ def verify(
     anything is damaged, cannot be read or is not here, and 2 where the configuration is wrong.
     """
     from mirror.control.verify import parse_name, verify  # noqa: PLC0415
-    from mirror.operate.asking import NoAnswer, RunningMirror  # noqa: PLC0415
+    from mirror.operate.asking import RunningMirror  # noqa: PLC0415
     from mirror.operate.at_rest import open_at_rest  # noqa: PLC0415
     from mirror.operate.progress import as_they_come, show  # noqa: PLC0415
 
@@ -208,10 +208,7 @@ def verify(
             told = as_they_come(RunningMirror(loaded).verify(wanted))
             return await show(told, what="verify", as_json=as_json)
 
-    try:
-        _look_after(run())
-    except NoAnswer as error:
-        _fail(str(error), _FAILED)
+    _look_after(run())
 
 
 @cli.command()
@@ -253,10 +250,12 @@ def version() -> None:
 
 
 def _look_after(work: Coroutine[object, object, bool]) -> None:
+    from mirror.operate.asking import NoAnswer  # noqa: PLC0415
+
     try:
         if not uvloop.run(work):
             raise typer.Exit(_FAILED)
-    except StoreError as error:
+    except (StoreError, NoAnswer) as error:
         _fail(str(error), _FAILED)
 
 

@@ -22,6 +22,18 @@ class NoAnswer(Exception):
     """The mirror does not run, or does not do as it was asked; in words for an operator."""
 
 
+class NotRunning(NoAnswer):
+    """Nobody listens there."""
+
+
+class Refused(NoAnswer):
+    """The mirror does not do as it was asked; `status` as over HTTP."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
 class RunningMirror:
     """The mirror that this configuration starts."""
 
@@ -50,16 +62,37 @@ class RunningMirror:
         finally:
             connection.close()
 
-    def get(self, path: str, answer: type[_Answer]) -> _Answer:
-        """What the API says at a path below its root. Raises NoAnswer."""
+    def get(
+        self, path: str, answer: type[_Answer], *, patience: float | None = _PATIENCE
+    ) -> _Answer:
+        """What the API says at a path below its root, within so many seconds. Raises NoAnswer."""
+        return self._ask("GET", path, None, answer, patience=patience)
+
+    def post(self, path: str, sent: msgspec.Struct, answer: type[_Answer]) -> _Answer:
+        """Have something done that may take its time; what has come of it. Raises NoAnswer."""
+        return self._ask("POST", path, sent, answer, patience=None)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        sent: msgspec.Struct | None,
+        answer: type[_Answer],
+        *,
+        patience: float | None,
+    ) -> _Answer:
         where = format_listen(self._address)
-        connection = http.client.HTTPConnection(*self._address, timeout=_PATIENCE)
+        connection = http.client.HTTPConnection(*self._address, timeout=patience)
+        body, headers = None, self._headers()
+        if sent is not None:
+            body = msgspec.json.encode(sent)
+            headers["Content-Type"] = "application/json"
         try:
-            connection.request("GET", f"/api/v1{path}", headers=self._headers())
+            connection.request(method, f"/api/v1{path}", body, headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswer(
+            raise NotRunning(
                 f"no mirror answers at {where} ({error}): is it running, and with this"
                 " configuration (server.admin_listen)?"
             ) from error
@@ -68,7 +101,7 @@ class RunningMirror:
         try:
             if response.status != HTTPStatus.OK:
                 detail = msgspec.json.decode(content, type=ProblemDetails).detail
-                raise NoAnswer(f"{where}: {detail}")
+                raise Refused(response.status, detail if sent else f"{where}: {detail}")
             return msgspec.json.decode(content, type=answer)
         except msgspec.MsgspecError as error:
             raise NoAnswer(

@@ -180,14 +180,18 @@ class Manifests:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
             sent = await self._registry(scope).get_manifest(scope, reference)
         if sent.manifest.is_signed:
-            return ManifestAnswer(sent.manifest, MISS.by(is_fallback=sent.is_fallback))
+            outcome = MISS.by(is_fallback=sent.is_fallback)
+            return ManifestAnswer(sent.manifest, outcome, told_by=sent.told_by)
         await try_to_keep(self._keep(scope.repository, sent.manifest, sent.references))
-        return ManifestAnswer(sent.manifest, STORED.by(is_fallback=sent.is_fallback))
+        outcome = STORED.by(is_fallback=sent.is_fallback)
+        return ManifestAnswer(sent.manifest, outcome, told_by=sent.told_by)
 
     async def _fetch_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
         generation = self._memory.generation
         answer = await self._fetch(scope, tag)
-        record = TagRecord(answer.manifest.digest, self._clock(), answer.outcome.is_fallback)
+        record = TagRecord(
+            answer.manifest.digest, self._clock(), answer.outcome.is_fallback, answer.told_by
+        )
         await self._record_tag(scope.repository, tag, record, generation)
         return answer
 
@@ -199,7 +203,7 @@ class Manifests:
             return await self._fetch_tag(scope, tag)
         answer = await self.get_by_digest(scope, state.digest)
         is_fallback = state.is_fallback
-        record = TagRecord(state.digest, self._clock(), is_fallback)
+        record = TagRecord(state.digest, self._clock(), is_fallback, state.told_by)
         await self._record_tag(scope.repository, tag, record, generation)
         if answer.outcome is HIT:
             outcome = NOT_MODIFIED if state.not_modified else CONFIRMED

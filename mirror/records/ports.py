@@ -59,12 +59,14 @@ class Named:
 class TagRecord:
     """What a tag meant when upstream last said so (`checked_at`).
 
-    `is_fallback`: by the word of an endpoint that may say so only in an outage of the others.
+    `is_fallback`: by the word of an endpoint that may say so only in an outage of the others;
+    `told_by` is that endpoint's name, as far as it is known.
     """
 
     digest: Digest
     checked_at: float
     is_fallback: bool = False
+    told_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

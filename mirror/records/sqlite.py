@@ -28,7 +28,7 @@ SCHEMA = Schema(
     name="records",
     application_id=0x6D697273,  # "mirs"
     package="mirror.records",
-    scripts=("records.sql", "records-2.sql", "records-3.sql"),
+    scripts=("records.sql", "records-2.sql", "records-3.sql", "records_told.sql"),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and what it held is learnt anew from the registries"
@@ -226,12 +226,12 @@ class SqliteRecords:
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
         return await self._database.first(
-            "SELECT d.digest, t.checked_at, t.is_fallback"
+            "SELECT d.digest, t.checked_at, t.is_fallback, t.told_by"
             " FROM tags AS t JOIN digests AS d ON d.id = t.digest"
             f" WHERE t.repository = {REPOSITORY} AND t.name = ?",
             (str(repository), tag),
-            lambda digest, checked_at, is_fallback: TagRecord(
-                unpack(digest), checked_at, bool(is_fallback)
+            lambda digest, checked_at, is_fallback, told_by: TagRecord(
+                unpack(digest), checked_at, bool(is_fallback), told_by
             ),
         )
 

@@ -128,12 +128,14 @@ def tag(repository: Repository, name: str, record: TagRecord) -> Statement:
     """Upstream has said what a tag means."""
     row = (
         str(repository), name, pack(record.digest), record.checked_at, int(record.is_fallback),
+        record.checked_at, record.told_by,
     )  # fmt: skip
     return Statement(
-        "INSERT INTO tags (repository, name, digest, checked_at, is_fallback)"
-        f" VALUES ({REPOSITORY}, ?, {DIGEST}, ?, ?) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO tags (repository, name, digest, checked_at, is_fallback, since, told_by)"
+        f" VALUES ({REPOSITORY}, ?, {DIGEST}, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " since = iif(digest = excluded.digest, since, excluded.since),"
         " digest = excluded.digest, checked_at = excluded.checked_at,"
-        " is_fallback = excluded.is_fallback",
+        " is_fallback = excluded.is_fallback, told_by = excluded.told_by",
         [row],
     )
 

@@ -53,7 +53,8 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) -> dict[str, Any]:
-    refusals = (*_REFUSALS, *(_REFUSALS_OF_BODIES if operation.takes is not None else ()))
+    of_bodies = _REFUSALS_OF_BODIES if operation.takes is not None else ()
+    refusals = (*_REFUSALS, *of_bodies, *operation.may_refuse)
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -65,12 +66,24 @@ def _describe(operation: Operation, schemas: dict[type[msgspec.Struct], Any]) ->
             },
         },
     }
+    if operation.asks is not None:
+        described["parameters"] = _parameters(operation.asks)
     if operation.takes is not None:
         described["requestBody"] = {
             "required": True,
             "content": {_JSON: {"schema": schemas[operation.takes]}},
         }
     return described
+
+
+def _parameters(asks: type[msgspec.Struct]) -> list[dict[str, Any]]:
+    _, components = msgspec.json.schema_components([asks])
+    schema = components[asks.__name__]
+    needed = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in needed, "schema": its}
+        for name, its in schema["properties"].items()
+    ]
 
 
 def _content(description: str, kind: str, schema: object) -> dict[str, Any]:

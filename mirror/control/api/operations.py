@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from mirror.control.overview import Overview
 ROOT = "/api/v1"
 
 Act = Callable[[Any], Awaitable[msgspec.Struct]]
-"""Given what was sent (None where nothing is), does it, and gives the answer."""
+"""Given what was sent or asked (None where nothing is), does it, and gives the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,9 @@ class Operation:
     summary: str
     answer: type[msgspec.Struct]
     act: Act
-    takes: type[msgspec.Struct] | None = None
+    takes: type[msgspec.Struct] | None = None  # as a body
+    asks: type[msgspec.Struct] | None = None  # as parameters of the query
+    may_refuse: tuple[HTTPStatus, ...] = ()  # beside what anything may be refused with
 
 
 def operations(

@@ -108,13 +108,26 @@ async def _refuse(request: web.Request) -> web.StreamResponse:
 
 def _answering(operation: Operation) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        sent = None if operation.takes is None else await _read(request, operation.takes)
+        sent: msgspec.Struct | None = None
+        if operation.takes is not None:
+            sent = await _read(request, operation.takes)
+        elif operation.asks is not None:
+            sent = _read_query(request, operation.asks)
         if request.method not in {"GET", "HEAD"}:
             _logger.info("an operator asks: %s", operation.name)
         answer = await operation.act(sent)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     return handle
+
+
+def _read_query(request: web.Request, wanted: type[_Sent]) -> _Sent:
+    if len(set(request.query)) != len(request.query):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "a parameter is there twice")
+    try:
+        return msgspec.convert(dict(request.query), wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
 
 
 async def _read(request: web.Request, wanted: type[_Sent]) -> _Sent:
