@@ -24,7 +24,7 @@ def say_json(document: msgspec.Struct) -> None:
 
 
 def say_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: str = "") -> None:
-    """A table, as wide as it is; the heads in `right` (words) are of numbers.
+    """A table, as wide as it is; the heads in `right` ("size|layer") are of numbers.
 
     On a terminal that is too narrow a line goes on in the next: nothing is cut, for names are
     copied from here.
@@ -33,7 +33,7 @@ def say_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: st
     widths = [
         max([cell_len(head), *(row[at].cell_len for row in texts)]) for at, head in enumerate(heads)
     ]
-    numbers = right.split()
+    numbers = right.split("|")
     console = _console()
     for row in ([Text(head, "bold") for head in heads], *texts):
         line = Text()
