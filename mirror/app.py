@@ -37,6 +37,7 @@ from mirror.control.api.contents import contents_operations
 from mirror.control.api.operations import operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.overview import Overview, Parts as Watched
+from mirror.control.page.contents import ContentsViews
 from mirror.control.page.views import Views
 from mirror.control.port import serving
 from mirror.control.verify import verify
@@ -261,7 +262,12 @@ def _admin(
     return make_admin(
         metrics,
         overview,
-        Views(status=overview.status, line=overview.line, clock=parts.clock),
+        Views(
+            status=overview.status,
+            line=overview.line,
+            contents=ContentsViews(contents),
+            clock=parts.clock,
+        ),
         [
             *operations(overview, reload=reload, set_log_level=log.set_level),
             *contents_operations(

@@ -1,5 +1,7 @@
 """Amounts as people read them: rounded, in units that fit."""
 
+from datetime import UTC, datetime
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 
@@ -23,6 +25,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def date(seconds: float) -> str:
+    """Seconds since the epoch, such as "2026-11-26 20:10", where this mirror is."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def printable(text: str) -> str:

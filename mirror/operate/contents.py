@@ -1,7 +1,6 @@
 """`mirror ls`, `du`, `inspect`, `files`, `diff` and `compare`, as a person reads them."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from msgspec.structs import replace
 from rich.text import Text
@@ -10,7 +9,7 @@ from mirror.config import Config
 from mirror.contents import models, questions
 from mirror.contents.models import RepositorySummary
 from mirror.control.api.contents import COMPARE
-from mirror.control.units import printable, size
+from mirror.control.units import date, printable, size
 from mirror.operate.asking import RunningMirror
 from mirror.operate.looking import Looker, looking
 from mirror.operate.printing import Cell, say, say_json, say_table
@@ -335,9 +334,7 @@ def _mode(kind: str, mode: int) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    return "-" if seconds is None else date(seconds)
 
 
 def _minutes(text: str | None) -> str:

@@ -19,7 +19,7 @@ from tests.support.require import require
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 4 * 2**20
-VIEWS = ("now", "endpoints", "store")
+VIEWS = ("now", "images", "endpoints", "store")
 PHONE = {"width": 360, "height": 640}
 
 
@@ -117,7 +117,7 @@ async def test_one_gets_around_by_keyboard(mirror: MirrorProcess) -> None:
         await page.goto(mirror.admin_url)
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-        for name in ("Now", "Endpoints", "Store"):
+        for name in ("Now", "Images", "Endpoints", "Store"):
             await page.keyboard.press("Tab")
             await expect(page.get_by_role("link", name=name)).to_be_focused()
         await page.keyboard.press("Enter")

@@ -38,9 +38,9 @@ class Cli:
     def __init__(self, directory: Path) -> None:
         self._config = directory / "mirror.toml"
 
-    async def text(self, *words: str, status: int = 0) -> str:
-        command = (sys.executable, "-m", "mirror", words[0], "--config", self._config, *words[1:])
-        result = await run(*command, check=False)
+    async def text(self, verb: str, *words: str, status: int = 0) -> str:
+        command = (sys.executable, "-m", "mirror", verb, "--config", self._config)
+        result = await run(*command, *words, check=False)
         assert result.returncode == status, result.stderr
         return result.stdout if not status else result.stdout + result.stderr
 
@@ -54,7 +54,7 @@ def cli(mirror: MirrorProcess, tmp_path: Path) -> Cli:
 
 
 async def test_sizes_are_those_that_skopeo_tells_and_sharing_is_told_apart(
-    hub: Registry, mirror: MirrorProcess, tools: Containers, cli: Cli, app: Image, tmp_path: Path
+    hub: Registry, tools: Containers, cli: Cli, app: Image, tmp_path: Path
 ) -> None:
     await hub.push(app, "org/app", "1")
     await hub.push(app, "org/app", "stable")
@@ -77,24 +77,37 @@ async def test_sizes_are_those_that_skopeo_tells_and_sharing_is_told_apart(
     assert seen["download"] == whole - len(app.manifest)
     assert seen["missing"] == seen["download"] - shared
     assert [it["shared_with"] for it in seen["layers"]] == [[f"{OTHER}:1"], [], []]
-    assert seen["meaning"]["digest"] == app.digest
-    assert seen["meaning"]["told_by"] == hub.host
-    assert seen["meaning"]["since"] is not None
-    assert [it["created_by"] for it in seen["layers"]] == ["test"] * 3
     alone = told[APP]["sizes"]["only_here"] + told[OTHER]["sizes"]["only_here"]
     on_disk = (await cli.json("status"))["store"]["bytes"]
     assert alone + shared == on_disk
 
-    text = await cli.text("du")
-    assert "2 repositories" in text
-    # A mirror that does not run is looked into, and tells the same.
+    assert "2 repositories" in await cli.text("du")
+
+
+async def test_a_mirror_that_does_not_run_is_looked_into_and_tells_the_same(
+    hub: Registry, mirror: MirrorProcess, cli: Cli, app: Image
+) -> None:
+    await hub.push(app, "org/app", "1")
+    assert (await mirror.client.manifest("org/app", "1")).status == 200
+    for digest in app.blobs:
+        assert (await mirror.client.blob("org/app", digest)).status == 200
+    questions = [
+        ("ls",), ("ls", "org/app"), ("du",), ("inspect", f"{APP}:1"), ("files", f"{APP}:1", "-r"),
+        ("diff", f"{APP}:1", f"{APP}:1"),
+    ]  # fmt: skip
+    running = [await cli.json(*one) for one in questions]
     await mirror.process.stop()
-    at_rest = {it["name"]: it for it in (await cli.json("ls"))["repositories"]}
-    assert {name: it["sizes"] for name, it in at_rest.items()} == {
-        name: it["sizes"] for name, it in told.items()
-    }
-    assert (await cli.json("inspect", f"{APP}:1"))["layers"] is not None
-    await mirror.process.start()
+    resting = [await cli.json(*one) for one in questions]
+    for told in (running[0], resting[0], running[2], resting[2]):
+        told["repositories"][0].pop("last_pull")  # written down in batches
+    for told in (running[1], resting[1]):
+        told["images"][0].pop("last_pull")
+    assert resting == running
+    meaning = running[3]["meaning"]
+    assert (meaning["digest"], meaning["told_by"]) == (app.digest, hub.host)
+    assert 0 < meaning["since"] <= meaning["checked_at"]
+    assert [it["created_by"] for it in running[3]["layers"]] == ["test"] * 3
+    assert "no mirror answers" in await cli.text("compare", f"{APP}:1", status=1)
 
 
 async def test_files_are_those_that_podman_unpacks_and_what_was_removed_is_told(
@@ -133,7 +146,7 @@ async def test_files_are_those_that_podman_unpacks_and_what_was_removed_is_told(
 
 
 async def test_platforms_and_what_refers_to_an_image_are_told(
-    hub: Registry, mirror: MirrorProcess, tools: Containers, cli: Cli, tmp_path: Path
+    hub: Registry, tools: Containers, cli: Cli, tmp_path: Path
 ) -> None:
     members = [image(files({"a": b"1" * 9}), architecture=name) for name in ("amd64", "arm64")]
     pushed = await hub.push(index(*members), "org/app", "1")
@@ -160,7 +173,7 @@ async def test_platforms_and_what_refers_to_an_image_are_told(
 
 
 async def test_endpoints_are_compared_with_what_is_here(
-    hub: Registry, mirror: MirrorProcess, tools: Containers, cli: Cli, app: Image, tmp_path: Path
+    hub: Registry, tools: Containers, cli: Cli, app: Image, tmp_path: Path
 ) -> None:
     await hub.push(app, "org/app", "1")
     await tools.skopeo("copy", f"docker://{APP}:1", f"dir:{tmp_path}/a")

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from aiohttp import web
 
 from mirror.control.guard import Guard
-from mirror.control.page.views import VIEWS, Views
+from mirror.control.page.views import OF_ONE, VIEWS, Views
 from mirror.control.page.words import choose
 from mirror.control.problems import Refusal
 from mirror.control.watching import Watching
@@ -52,7 +52,7 @@ class _Page:
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         view, language = _view_of(request), _language_of(request)
-        text = await self._views.page(view, language)
+        text = await self._views.page(view, language, request.query)
         response = web.Response(text=text, content_type="text/html", headers=_HEADERS)
         if "lang" in request.query:
             response.set_cookie(
@@ -62,7 +62,7 @@ class _Page:
 
     async def tell(self, request: web.Request) -> web.StreamResponse:
         """What changes, again and again."""
-        look = partial(self._views.part, _view_of(request), _language_of(request))
+        look = partial(self._views.part, _view_of(request), _language_of(request), request.query)
         return await self._watching.tell(request, "part", look, _HEADERS)
 
     async def send_asset(self, request: web.Request) -> web.StreamResponse:
@@ -76,7 +76,7 @@ class _Page:
 
 def _view_of(request: web.Request) -> str:
     view = request.match_info.get("view", "now")
-    if view not in VIEWS:
+    if view not in VIEWS and view not in OF_ONE:
         raise Refusal(HTTPStatus.NOT_FOUND, "there is no such page")
     return view
 

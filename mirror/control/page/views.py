@@ -3,18 +3,25 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from urllib.parse import urlencode
 
 import jinja2
 
 from mirror import __version__
 from mirror.control.models import Status
+from mirror.control.page.contents import ContentsViews
 from mirror.control.page.words import LANGUAGES, say
-from mirror.control.units import duration, size
+from mirror.control.units import date, duration, printable, size
 
 VIEWS: Mapping[str, str] = MappingProxyType(
-    {"now": "Now", "endpoints": "Endpoints", "store": "Store"}
+    {"now": "Now", "images": "Images", "endpoints": "Endpoints", "store": "Store"}
 )
 """The views by their path, with what they are called."""
+
+OF_ONE: Mapping[str, str] = MappingProxyType({"image": "Image", "files": "Files"})
+"""Views of one thing, that others lead to."""
+
+_STILL = frozenset({"images", *OF_ONE})  # what is looked up costs more than a glance
 
 _CHART = 120  # samples, and the width of the chart in its own units
 _HEIGHT = 40
@@ -28,10 +35,12 @@ class Views:
         *,
         status: Callable[[], Awaitable[Status]],
         line: Callable[[], Sequence[float]],
+        contents: ContentsViews,
         clock: Callable[[], float],
     ) -> None:
         self._status = status
         self._line = line  # bytes per second from upstream, the latest last
+        self._contents = contents
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("mirror.control.page"),
@@ -40,18 +49,24 @@ class Views:
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
-        self._templates.filters |= {"size": size, "duration": duration}
+        self._templates.filters |= {
+            "size": size, "duration": duration, "printable": printable, "date": date,
+        }  # fmt: skip
 
-    async def page(self, view: str, language: str) -> str:
-        """A whole page."""
-        content = await self.part(view, language)
+    async def page(self, view: str, language: str, query: Mapping[str, str]) -> str:
+        """A whole page; `query` is of its address."""
+        content = await self.part(view, language, query)
+        kept = {name: value for name, value in query.items() if name != "lang"}
         return self._render(
             "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
-            version=__version__,
+            version=__version__, title=VIEWS.get(view) or OF_ONE[view], is_still=view in _STILL,
+            queries={one: urlencode({**kept, "lang": one}) for one in LANGUAGES},
         )  # fmt: skip
 
-    async def part(self, view: str, language: str) -> str:
+    async def part(self, view: str, language: str, query: Mapping[str, str]) -> str:
         """What of a page changes while one looks at it."""
+        if view in _STILL:
+            return self._render(f"{view}.html", language, **await self._contents.fill(view, query))
         status, line = await self._status(), self._line()
         return self._render(
             f"{view}.html", language, status=status, now=self._clock(),
