@@ -19,7 +19,7 @@ from tests.support.require import require
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 4 * 2**20
-VIEWS = ("now", "images", "endpoints", "store")
+VIEWS = ("now", "endpoints", "store")
 PHONE = {"width": 360, "height": 640}
 
 
