@@ -11,6 +11,9 @@ from mirror.contents.layer_tar import Entry, normalized
 
 _REMOVED, _OPAQUE, _DIRECTORY = "x", "o", "d"
 
+# A directory of which a layer says nothing but what is in it; it has no path, so that it is known.
+_IMPLIED = Entry("", _DIRECTORY, 0o755, 0, 0, 0, 0.0, "", "")
+
 Version = tuple[int, Entry]
 """The number of a layer, and what it has put there."""
 
@@ -34,7 +37,7 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        """Whether it is one; what no layer has said anything of, and something is in, is."""
+        """Whether it is one; the root is."""
         return not self.versions or self.versions[-1][1].type == _DIRECTORY
 
 
@@ -81,8 +84,8 @@ class Tree:
     def _put(self, number: int, entry: Entry) -> None:
         node = self.root
         for name in _names(entry.path):
-            if not node.is_there and node.versions:
-                node.versions.append((number, _implied(node.versions[-1][1])))
+            if node is not self.root and not (node.versions and node.is_there):
+                node.versions.append((number, _IMPLIED))
             if node.children is None:
                 node.children = {}
             node = node.children.setdefault(name, Node())
@@ -152,9 +155,9 @@ def _both(left: Node | None, right: Node | None, where: str, start: list[str]) -
 
 
 def _changes(left: Node, right: Node) -> list[str]:
-    if not left.versions or not right.versions:
-        return []
     old, new = left.versions[-1][1], right.versions[-1][1]
+    if _IMPLIED in {old, new}:
+        return ["type"] if old.type != new.type else []
     names = {"type": 1, "mode": 2, "owner": 3, "group": 4, "size": 5, "link": 7, "content": 8}
     return [name for name, position in names.items() if old[position] != new[position]]
 
@@ -214,11 +217,6 @@ def _own(node: Node) -> tuple[int, int]:
     if not there or there[-1].type == _DIRECTORY:
         return 0, 0
     return there[-1].size, 1
-
-
-def _implied(removed: Entry) -> Entry:
-    """A directory of which only what is in it is said."""
-    return Entry(removed.path, _DIRECTORY, 0o755, 0, 0, 0, removed.modified, "", "")
 
 
 def _names(path: str) -> list[str]:

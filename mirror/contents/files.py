@@ -167,7 +167,7 @@ class LayerFiles:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", "-c", _BOOT, os.pathsep.join(sys.path),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL, start_new_session=True, limit=_LONGEST_ANSWER,
+            start_new_session=True, limit=_LONGEST_ANSWER,
         )  # fmt: skip
         return self._process
 

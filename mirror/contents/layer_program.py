@@ -123,9 +123,6 @@ def _page(items: Any, limit: int) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def _file(path: str, node: Node) -> dict[str, Any]:
-    if not node.versions:
-        implied = Entry(path, "d", 0o755, 0, 0, 0, 0.0, "", "")
-        return _entry(path, 0, implied) | {"size": node.size, "files": node.files, "earlier": []}
     number, entry = node.versions[-1]
     earlier = [
         {
