@@ -34,13 +34,17 @@ from mirror.config import (
     notify_socket,
 )
 from mirror.config.units import format_listen, format_size
+from mirror.contents.compare import Comparing
+from mirror.contents.contents import Contents
 from mirror.control.admin import make_admin
+from mirror.control.api.contents import contents_operations
 from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.api.warming import warming_operations
 from mirror.control.guard import Guard, is_loopback, make_key
 from mirror.control.overview import Overview, Parts as Watched
+from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import PastViews
 from mirror.control.page.views import Views
 from mirror.control.past import Past
@@ -262,6 +266,7 @@ async def run(
         )  # fmt: skip
         admin = _admin(
             parts, built, pool, keeper, reloading,
+            contents=await stack.enter_async_context(Contents.open(store, records, private)),
             key=await asyncio.to_thread(make_key, config.store.root),
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
@@ -333,6 +338,7 @@ def _admin(
     keeper: Keeper,
     reloading: Reloading,
     *,
+    contents: Contents,
     key: str,
 ) -> web.Application:
     """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
@@ -350,6 +356,7 @@ def _admin(
             status=overview.status,
             pins=built.keeping.list_pins,
             line=overview.line,
+            contents=ContentsViews(contents),
             clock=parts.clock,
             past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
         ),
@@ -358,6 +365,10 @@ def _admin(
             *history_operations(past),
             *keeping_operations(built.keeping),
             *warming_operations(built.warmers),
+            *contents_operations(
+                contents,
+                Comparing(built.upstreams.registries, contents.manifests, contents.personal),
+            ),
         ),
         Guard(
             names={*config.server.admin_hosts, address},

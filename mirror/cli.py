@@ -47,6 +47,11 @@ ImageFiles = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, one line for each.")]
+Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Such as ghcr.io/org/app:1.")]
+Platform = Annotated[
+    str, typer.Option(help="Such as linux/arm64; else the first one that is here.")
+]
+Document = Annotated[bool, typer.Option("--json", help="The API's own words.")]
 
 _FAILED, _MISCONFIGURED = 1, 2
 
@@ -520,6 +525,117 @@ def warm(
         _fail(str(error), _FAILED)
     if not is_done:
         raise typer.Exit(_FAILED)
+
+
+@cli.command()
+def ls(
+    repository: Annotated[
+        str | None, typer.Argument(help="Such as ghcr.io/org/app: its images. Else: repositories.")
+    ] = None,
+    config_file: ConfigFile = None,
+    *,
+    as_json: Document = False,
+) -> None:
+    """List what is in the cache, and what it takes: all of it, and what nothing else needs.
+
+    This and the verbs below ask a running mirror, or else look into its store; nothing changes.
+    """
+    from mirror.operate import contents  # noqa: PLC0415
+
+    _look_after(contents.ls(_load(config_file), repository, as_json=as_json))
+
+
+@cli.command()
+def du(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
+    """List repositories by what they alone take of the disk, the largest first."""
+    from mirror.operate import contents  # noqa: PLC0415
+
+    _look_after(contents.du(_load(config_file), as_json=as_json))
+
+
+@cli.command()
+def inspect(
+    image: Image,
+    config_file: ConfigFile = None,
+    *,
+    platform: Platform = "",
+    having: Annotated[
+        str, typer.Option(metavar="IMAGE", help="What a host has already: what is left to load?")
+    ] = "",
+    as_json: Document = False,
+) -> None:
+    """Show what an image's tag means, its platforms, layers, their history, and who shares them.
+
+    The status is 1 where it is not here.
+    """
+    from mirror.contents.questions import GetImage  # noqa: PLC0415
+    from mirror.operate import contents  # noqa: PLC0415
+
+    question = GetImage(image=image, platform=platform, having=having)
+    _look_after(contents.inspect(_load(config_file), question, as_json=as_json))
+
+
+@cli.command()
+def files(
+    image: Image,
+    path: Annotated[str, typer.Argument(help="A directory or a file in it.")] = "/",
+    config_file: ConfigFile = None,
+    *,
+    platform: Platform = "",
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="All that is below it.")
+    ] = False,
+    as_json: Document = False,
+) -> None:
+    """List what is in an image, which layer has put it there, and what layers have removed.
+
+    The status is 1 where a layer could not be read.
+    """
+    from mirror.contents.questions import ListFiles  # noqa: PLC0415
+    from mirror.operate import contents  # noqa: PLC0415
+
+    question = ListFiles(image=image, platform=platform, path=path, recursive=recursive)
+    _look_after(contents.files(_load(config_file), question, as_json=as_json))
+
+
+@cli.command()
+def diff(
+    image: Image,
+    other: Image,
+    path: Annotated[str, typer.Argument(help="Only what is below it.")] = "/",
+    config_file: ConfigFile = None,
+    *,
+    platform: Platform = "",
+    as_json: Document = False,
+) -> None:
+    """List the files that are another way in the other image, by type, mode, owner and content."""
+    from mirror.contents.questions import DiffImages  # noqa: PLC0415
+    from mirror.operate import contents  # noqa: PLC0415
+
+    question = DiffImages(image=image, other=other, platform=platform, path=path)
+    _look_after(contents.diff(_load(config_file), question, as_json=as_json))
+
+
+@cli.command()
+def compare(
+    image: Image,
+    config_file: ConfigFile = None,
+    *,
+    platform: Platform = "",
+    pull: Annotated[
+        bool, typer.Option("--pull", help="Where HEAD does not tell, GET: registries count that.")
+    ] = False,
+    as_json: Document = False,
+) -> None:
+    """Ask every endpoint what an image's tag means, and whether it has what is here.
+
+    By a mirror that runs. The status is 1 where an endpoint that may say so says another thing.
+    """
+    from mirror.contents.questions import CompareImage  # noqa: PLC0415
+    from mirror.operate import contents  # noqa: PLC0415
+
+    question = CompareImage(image=image, platform=platform, pull=pull)
+    _look_after(contents.compare(_load(config_file), question, as_json=as_json))
 
 
 @cli.command()

@@ -1,5 +1,7 @@
 """Amounts as people read them: rounded, in units that fit."""
 
+from datetime import UTC, datetime
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 
@@ -23,3 +25,23 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def date(seconds: float) -> str:
+    """Seconds since the epoch, such as "2026-11-26 20:10", where this mirror is."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def printable(text: str) -> str:
+    """What somebody else has written, with signs that are none made visible.
+
+    An image's files may be called anything: an escape sequence would be obeyed by a terminal, and
+    a mark that turns the order of writing would have a browser show another name.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -71,6 +71,7 @@ class References:
     can have;
     what it names by an algorithm that is not known here, or without a size, is left out: nothing
     is known of it, and that is no reason to keep a client from the manifest;
+    `config` is the one of `blobs` that is the configuration;
     `is_manifest`: it can be one at all, and is not a login page or an error document.
     """
 
@@ -79,6 +80,7 @@ class References:
     media_type: str | None = None
     is_declared: bool = False
     is_manifest: bool = False
+    config: Descriptor | None = None
 
     def __iter__(self) -> Iterator[Descriptor]:
         yield from self.manifests
@@ -101,13 +103,14 @@ def parse_references(content: bytes) -> References:
             *_blobs_of_artifact(document),
         ]
         if len(manifests) + len(blobs) > MAX_REFERENCES:
-            manifests, blobs = [], []
+            manifests, blobs, config = [], [], None
         return References(
             manifests=tuple(_descriptors(manifests)),
             blobs=tuple(_descriptors(blobs)),
             media_type=_media_type(document),
             is_declared=isinstance(document.get("mediaType"), str),
             is_manifest=bool(_MARKS & document.keys()),
+            config=next(_descriptors([config]), None) if config else None,
         )
     except (ValueError, TypeError, KeyError, RecursionError, RegistryError) as error:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error

@@ -38,6 +38,10 @@ class Refused(NoAnswer):
         self.status = status
 
 
+class NotRunning(NoAnswer):
+    """Nobody listens there."""
+
+
 class RunningMirror:
     """The mirror that this configuration starts."""
 
@@ -67,9 +71,11 @@ class RunningMirror:
         finally:
             connection.close()
 
-    def get(self, path: str, answer: type[_Answer]) -> _Answer:
-        """What the API says at a path below its root. Raises NoAnswer."""
-        return self._ask("GET", path, None, answer, patience=_PATIENCE)
+    def get(
+        self, path: str, answer: type[_Answer], *, patience: float | None = _PATIENCE
+    ) -> _Answer:
+        """What the API says at a path below its root, within so many seconds. Raises NoAnswer."""
+        return self._ask("GET", path, None, answer, patience=patience)
 
     def post(self, path: str, sent: msgspec.Struct, answer: type[_Answer]) -> _Answer:
         """Have something done that may take its time; what has come of it. Raises NoAnswer."""
@@ -95,7 +101,7 @@ class RunningMirror:
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswer(
+            raise NotRunning(
                 f"no mirror answers at {where} ({error}): is it running, and with this"
                 " configuration (server.admin_listen)?"
             ) from error

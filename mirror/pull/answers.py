@@ -162,12 +162,13 @@ class ManifestAnswer:
     """A manifest and how it was had.
 
     `good_until`, in seconds since the epoch: whoever asks the same again until then may have the
-    same manifest, without the mirror being asked.
+    same manifest, without the mirror being asked. `told_by` is the endpoint that has just sent it.
     """
 
     manifest: Manifest
     outcome: Outcome
     good_until: float = 0.0
+    told_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

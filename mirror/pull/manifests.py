@@ -199,10 +199,11 @@ class Manifests:
         with self._memory.remembering_missing(scope, f"manifest {reference}"):
             sent = await self._registry(scope).get_manifest(scope, reference)
         if sent.manifest.is_signed:
-            outcome = MISS.since(Why.NOT_KEPT)
-            return ManifestAnswer(sent.manifest, outcome.by(is_fallback=sent.is_fallback))
+            outcome = MISS.since(Why.NOT_KEPT).by(is_fallback=sent.is_fallback)
+            return ManifestAnswer(sent.manifest, outcome, told_by=sent.told_by)
         await try_to_keep(self._keep(scope.repository, sent.manifest, sent.references))
-        return ManifestAnswer(sent.manifest, STORED.since(why).by(is_fallback=sent.is_fallback))
+        outcome = STORED.since(why).by(is_fallback=sent.is_fallback)
+        return ManifestAnswer(sent.manifest, outcome, told_by=sent.told_by)
 
     async def _fetch_digest(self, scope: Scope, digest: Digest, *, is_here: bool) -> ManifestAnswer:
         why = Why.PRIVATE
@@ -215,7 +216,10 @@ class Manifests:
         """What a tag means that meant something else, or (None) nothing, for all that we know."""
         generation = self._memory.generation
         answer = _since(await self._fetch(scope, tag), was)
-        record = TagRecord(answer.manifest.digest, self._clock(), answer.outcome.is_fallback)
+        record = TagRecord(
+            answer.manifest.digest, self._clock(), answer.outcome.is_fallback,
+            told_by=answer.told_by,
+        )  # fmt: skip
         await self._record_tag(scope.repository, tag, record, generation)
         return answer
 
@@ -228,7 +232,7 @@ class Manifests:
         was = record.digest
         answer = _since(await self.get_by_digest(scope, state.digest), was)
         is_fallback = state.is_fallback
-        record = TagRecord(state.digest, self._clock(), is_fallback)
+        record = TagRecord(state.digest, self._clock(), is_fallback, told_by=state.told_by)
         await self._record_tag(scope.repository, tag, record, generation)
         if answer.outcome.result is Result.HIT:
             outcome = NOT_MODIFIED if state.not_modified else CONFIRMED

@@ -59,7 +59,8 @@ class Named:
 class TagRecord:
     """What a tag meant when upstream last said so (`checked_at`).
 
-    `is_fallback`: by the word of an endpoint that may say so only in an outage of the others.
+    `is_fallback`: by the word of an endpoint that may say so only in an outage of the others;
+    `told_by` is that endpoint's name, as far as it is known.
     `is_imported`: by a bundle's word, which upstream has not confirmed; `checked_at` is when that
     was made.
     """
@@ -68,6 +69,7 @@ class TagRecord:
     checked_at: float
     is_fallback: bool = False
     is_imported: bool = False
+    told_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ SCHEMA = Schema(
         "records-3.sql",
         "records-4.sql",
         "records-5.sql",
+        "records-6.sql",
     ),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
@@ -234,12 +235,12 @@ class SqliteRecords:
     async def find_tag(self, repository: Repository, tag: str) -> TagRecord | None:
         """What the tag was last known to mean."""
         return await self._database.first(
-            "SELECT d.digest, t.checked_at, t.is_fallback, t.is_imported"
+            "SELECT d.digest, t.checked_at, t.is_fallback, t.is_imported, t.told_by"
             " FROM tags AS t JOIN digests AS d ON d.id = t.digest"
             f" WHERE t.repository = {REPOSITORY} AND t.name = ?",
             (str(repository), tag),
-            lambda digest, checked_at, is_fallback, is_imported: TagRecord(
-                unpack(digest), checked_at, bool(is_fallback), bool(is_imported)
+            lambda digest, checked_at, is_fallback, is_imported, told_by: TagRecord(
+                unpack(digest), checked_at, bool(is_fallback), bool(is_imported), told_by
             ),
         )
 

@@ -128,13 +128,15 @@ def tag(repository: Repository, name: str, record: TagRecord) -> Statement:
     """Upstream has said what a tag means."""
     row = (
         str(repository), name, pack(record.digest), record.checked_at, int(record.is_fallback),
-        int(record.is_imported),
+        int(record.is_imported), record.checked_at, record.told_by,
     )  # fmt: skip
     return Statement(
-        "INSERT INTO tags (repository, name, digest, checked_at, is_fallback, is_imported)"
-        f" VALUES ({REPOSITORY}, ?, {DIGEST}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO tags (repository, name, digest, checked_at, is_fallback, is_imported, since,"
+        f" told_by) VALUES ({REPOSITORY}, ?, {DIGEST}, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " since = iif(digest = excluded.digest, since, excluded.since),"
         " digest = excluded.digest, checked_at = excluded.checked_at,"
-        " is_fallback = excluded.is_fallback, is_imported = excluded.is_imported",
+        " is_fallback = excluded.is_fallback, is_imported = excluded.is_imported,"
+        " told_by = excluded.told_by",
         [row],
     )
 

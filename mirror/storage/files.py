@@ -51,7 +51,7 @@ class Files:
     def __init__(
         self, root: Path, threads: Threads | None = None, *, max_quarantine: int = 0
     ) -> None:
-        self._root = root
+        self.root = root
         self._blobs = root / "blobs"
         self._partial = root / "partial"
         self._quarantine = Quarantine(root / "quarantine", most=max_quarantine)
@@ -66,7 +66,7 @@ class Files:
         """
         with translated():
             await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
-            self._lock = await self._threads.open(_lock, self._root / "lock")
+            self._lock = await self._threads.open(_lock, self.root / "lock")
 
     async def probe(self) -> None:
         """Prove that bytes can be written to the directories. Raises StoreError."""

@@ -168,6 +168,11 @@ class LocalStorage:
             files.close()
 
     @property
+    def root(self) -> Path:
+        """The directory that it is in."""
+        return self._files.root
+
+    @property
     def totals(self) -> StoreTotals:
         """What is here, as far as it is recorded."""
         return self._index.totals
@@ -215,10 +220,14 @@ class LocalStorage:
 
     async def open_blob(self, digest: Digest) -> BlobFile | None:
         """As `Storage.open_blob`. Where the file is open already, it is there at once."""
-        blob = self._states.take(digest) or await self._parts.openings.open(digest)
+        blob = await self.look_into(digest)
         if blob is not None:
             self._accesses.note(digest)
         return blob
+
+    async def look_into(self, digest: Digest) -> BlobFile | None:
+        """As `open_blob`, for an operator's curiosity: that makes it worth no more."""
+        return self._states.take(digest) or await self._parts.openings.open(digest)
 
     async def read_blob(self, digest: Digest, *, limit: int) -> bytes | None:
         """As `Storage.read_blob`."""
@@ -226,13 +235,15 @@ class LocalStorage:
         if blob is None:
             return None
         try:
-            if blob.size > limit:
-                return None
-            content = await self._files.read(blob.file, blob.size, digest)
-            if content is None:
-                await self._parts.damage.set_aside(digest, OTHER_CONTENT)
+            return None if blob.size > limit else await self.read_open(blob)
         finally:
             blob.close()
+
+    async def read_open(self, blob: BlobFile) -> bytes | None:
+        """All of an open blob, proved anew; None: it was damaged, and is set aside."""
+        content = await self._files.read(blob.file, blob.size, blob.digest)
+        if content is None:
+            await self._parts.damage.set_aside(blob.digest, OTHER_CONTENT)
         return content
 
     def note_access(self, digest: Digest) -> None:

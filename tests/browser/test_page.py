@@ -141,7 +141,7 @@ async def test_one_gets_around_by_keyboard(mirror: MirrorProcess) -> None:
         await page.goto(mirror.admin_url)
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-        for name in ("Now", "History", "Pulls", "Waste", "Endpoints", "Store"):
+        for name in ("Now", "History", "Images", "Pulls", "Waste", "Endpoints", "Store"):
             await page.keyboard.press("Tab")
             await expect(page.get_by_role("link", name=name)).to_be_focused()
         await page.keyboard.press("Enter")

@@ -191,8 +191,8 @@ class RecordsConformance:
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(ONE, 2.0, is_fallback=True)
         await records.record_tag(ALPINE, "3.20", TagRecord(TWO, 2.2, is_imported=True))
         assert await records.find_tag(ALPINE, "3.20") == TagRecord(TWO, 2.2, is_imported=True)
-        await records.record_tag(ALPINE, "3.20", TagRecord(LONG, 2.5))
-        assert await records.find_tag(ALPINE, "3.20") == TagRecord(LONG, 2.5)
+        await records.record_tag(ALPINE, "3.20", TagRecord(LONG, 2.5, told_by="one.example"))
+        assert await records.find_tag(ALPINE, "3.20") == TagRecord(LONG, 2.5, told_by="one.example")
         assert await records.find_tag(NGINX, "3.20") is None
 
     async def test_tags_are_paged_in_lexical_order(self, records: Records) -> None:

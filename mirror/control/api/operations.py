@@ -26,8 +26,8 @@ class Operation:
     summary: str
     answer: type[msgspec.Struct]
     act: Act
-    takes: type[msgspec.Struct] | None = None
-    query: type[msgspec.Struct] | None = None
+    takes: type[msgspec.Struct] | None = None  # as a body
+    query: type[msgspec.Struct] | None = None  # as parameters
     may_refuse: tuple[HTTPStatus, ...] = ()  # beside what anything may be refused with
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from aiohttp import web
 
 from mirror.control.guard import Guard
-from mirror.control.page.views import VIEWS, Views
+from mirror.control.page.views import OF_ONE, VIEWS, Views
 from mirror.control.page.words import choose
 from mirror.control.problems import Refusal
 from mirror.control.watching import Watching
@@ -76,7 +76,7 @@ class _Page:
 
 def _view_of(request: web.Request) -> str:
     view = request.match_info.get("view", "now")
-    if view not in VIEWS:
+    if view not in VIEWS and view not in OF_ONE:
         raise Refusal(HTTPStatus.NOT_FOUND, "there is no such page")
     return view
 

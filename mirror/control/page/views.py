@@ -10,14 +10,16 @@ import jinja2
 from mirror import __version__
 from mirror.control.acts import Pins
 from mirror.control.models import Status
+from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import PastViews, parse_choice, when
 from mirror.control.page.words import LANGUAGES, say
-from mirror.control.units import duration, size
+from mirror.control.units import date, duration, printable, size
 
 VIEWS: Mapping[str, str] = MappingProxyType(
     {
         "now": "Now",
         "history": "History",
+        "images": "Images",
         "pulls": "Pulls",
         "waste": "Waste",
         "endpoints": "Endpoints",
@@ -26,7 +28,12 @@ VIEWS: Mapping[str, str] = MappingProxyType(
 )
 """The views by their path, with what they are called."""
 
+OF_ONE: Mapping[str, str] = MappingProxyType({"image": "Image", "files": "Files"})
+"""Views of one thing, that others lead to."""
+
 _PAST = frozenset({"history", "pulls", "waste"})
+_STILL = frozenset({"images", *OF_ONE})  # what is looked up costs more than a glance
+
 _CHART = 120  # samples, and the width of the chart in its own units
 _HEIGHT = 40
 
@@ -41,12 +48,14 @@ class Views:
         pins: Callable[[], Awaitable[Pins]],
         line: Callable[[], Sequence[float]],
         past: PastViews,
+        contents: ContentsViews,
         clock: Callable[[], float],
     ) -> None:
         self._status = status
         self._pins = pins
         self._line = line  # bytes per second from upstream, the latest last
         self._past = past
+        self._contents = contents
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("mirror.control.page"),
@@ -55,7 +64,9 @@ class Views:
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
-        self._templates.filters |= {"size": size, "duration": duration, "when": when}
+        self._templates.filters |= {
+            "size": size, "duration": duration, "when": when, "printable": printable, "date": date,
+        }  # fmt: skip
 
     async def page(self, view: str, language: str, query: Mapping[str, str]) -> str:
         """A whole page; `query` is of its address."""
@@ -63,7 +74,8 @@ class Views:
         kept = {name: value for name, value in query.items() if name != "lang"}
         return self._render(
             "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
-            version=__version__, query=urlencode({**kept, "lang": language}),
+            version=__version__, title=VIEWS.get(view) or OF_ONE[view], is_still=view in _STILL,
+            queries={one: urlencode({**kept, "lang": one}) for one in LANGUAGES},
         )  # fmt: skip
 
     async def part(self, view: str, language: str, query: Mapping[str, str]) -> str:
@@ -71,6 +83,8 @@ class Views:
         if view in _PAST:
             values = await self._past.fill(view, parse_choice(query))
             return self._render(f"{view}.html", language, **values)
+        if view in _STILL:
+            return self._render(f"{view}.html", language, **await self._contents.fill(view, query))
         status, line = await self._status(), self._line()
         return self._render(
             f"{view}.html", language, status=status, now=self._clock(),

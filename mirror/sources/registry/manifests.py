@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 
@@ -34,24 +34,27 @@ class TagState:
     """What upstream says of a tag, without sending its manifest.
 
     `digest` is None where upstream does not name it; `not_modified`: it is what we knew;
-    `is_fallback`: as `SentManifest` has it.
+    `is_fallback`, `told_by`: as `SentManifest` has it.
     """
 
     digest: Digest | None
     not_modified: bool = False
     is_fallback: bool = False
+    told_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SentManifest:
     """A manifest that upstream has sent, and what it refers to.
 
-    `is_fallback`: by tag, of an endpoint that may say what a tag means only in an outage.
+    `is_fallback`: by tag, of an endpoint that may say what a tag means only in an outage;
+    `told_by` is the endpoint's name.
     """
 
     manifest: Manifest
     references: References
     is_fallback: bool = False
+    told_by: str = ""
 
 
 async def head_tag(endpoint: Endpoint, scope: Scope, tag: Tag, known: Digest | None) -> TagState:
@@ -61,8 +64,8 @@ async def head_tag(endpoint: Endpoint, scope: Scope, tag: Tag, known: Digest | N
         if response is None:
             return TagState(None)
         if response.status == HTTPStatus.NOT_MODIFIED:
-            return TagState(known, not_modified=True)
-        return TagState(_digest_header(response))
+            return TagState(known, not_modified=True, told_by=endpoint.name)
+        return TagState(_digest_header(response), told_by=endpoint.name)
 
 
 async def get_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -> SentManifest:
@@ -71,7 +74,8 @@ async def get_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -
     async with endpoint.ask("GET", path, scope, _ACCEPT, kind=_kind(reference)) as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
         endpoint.heads.answered_by_get(scope.repository.name, str(reference))
-        return await read_aside(partial(_manifest, response, reference), content)
+        sent = await read_aside(partial(_manifest, response, reference), content)
+        return replace(sent, told_by=endpoint.name)
 
 
 async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Tag | Subject) -> None:

@@ -8,8 +8,10 @@ from typing import cast
 
 import pytest
 
+from mirror.contents.contents import Contents
 from mirror.control.acts import Pins
 from mirror.control.models import Status
+from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import GROUPS, PERIODS, PastViews
 from mirror.control.page.views import VIEWS, Views
 from mirror.control.page.words import _CHINESE, choose, say
@@ -77,6 +79,9 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
         return Pins(pins=[])
 
     past = PastViews(cast("Past", None), clock=lambda: 1000.0, monotonic=lambda: 0.0)  # not seen
-    views = Views(status=told, pins=pins, line=list, past=past, clock=lambda: 1000.0)
+    views = Views(
+        status=told, pins=pins, line=list, past=past,
+        contents=ContentsViews(cast("Contents", None)), clock=lambda: 1000.0,
+    )  # fmt: skip
     shown = await views.part("endpoints", "en", {})
     assert re.search(r"<td>old\.example</td>.*sealed: never asked", shown)

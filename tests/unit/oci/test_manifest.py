@@ -55,6 +55,7 @@ def test_an_image_refers_to_its_configuration_and_then_its_layers(media_type: st
         media_type=media_type,
         is_declared=True,
         is_manifest=True,
+        config=Descriptor(LAYER_TYPE, CONFIG, 13),
     )
     assert list(references) == list(references.blobs)
 

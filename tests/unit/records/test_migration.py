@@ -155,6 +155,23 @@ async def test_a_file_of_an_earlier_mirror_can_shrink_from_now_on(path: Path, ve
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
+async def test_since_when_a_tag_means_something_is_known_from_now_on(path: Path) -> None:
+    with file_of(3, path):
+        pass
+
+    def since() -> float:
+        with closing(sqlite3.connect(path)) as connection:
+            ((found,),) = connection.execute("SELECT since FROM tags")
+        return float(found)
+
+    async with SqliteRecords.open(path, clock=clock) as records:
+        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 3.0))
+        await records.record_tag(ALPINE, "3.20", TagRecord(ONE, 4.0))
+        assert since() == 3.0
+        await records.record_tag(ALPINE, "3.20", TagRecord(TWO, 5.0))
+        assert since() == 5.0
+
+
 async def test_a_migration_that_is_interrupted_is_begun_anew(path: Path) -> None:
     with file_of(2, path) as connection:
         fill(connection, 2)
