@@ -34,22 +34,31 @@ def fields(**values: object) -> dict[str, Any]:
     return {"fields": values, "request_id": request_id.get()}
 
 
-def tell(logger: logging.Logger, message: str, facts: dict[str, object]) -> None:
+Shared = tuple[tuple[str, ...], tuple[object, ...]]
+"""Names and values of facts that many lines have in common; short, hashable, and no numbers."""
+
+_NONE: Shared = ((), ())
+
+
+def tell(
+    logger: logging.Logger, message: str, facts: dict[str, object], shared: Shared = _NONE
+) -> None:
     """Log a line at level INFO, for what happens all the time: as cheaply as it can be done.
 
     A record's way through `logging` costs more than most requests that it tells of; where the
-    mirror's own writer listens, it is told directly.
+    mirror's own writer listens, it is told directly. What lines share is made text once.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
     for handler in logging.root.handlers:
         if isinstance(handler, LineWriter):
-            handler.write(
-                Line(time.time(), "INFO", logger.name, message, facts, request_id.get())  # noqa: TID251 - what `logging` stamps records with
-            )
+            now = time.time()  # noqa: TID251 - what `logging` stamps records with
+            identity = request_id.get()
+            handler.write(Line(now, "INFO", logger.name, message, facts, identity, shared=shared))
             return
     record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, (), None)
-    record.fields, record.request_id = facts, request_id.get()
+    record.fields = dict(zip(*shared, strict=True)) | facts
+    record.request_id = request_id.get()
     logger.handle(record)
 
 
@@ -83,6 +92,7 @@ class Line(NamedTuple):
     facts: dict[str, object]
     request_id: str
     traceback: str = ""
+    shared: Shared = _NONE  # goes before the facts
 
 
 class LineWriter(logging.Handler):
@@ -193,6 +203,8 @@ def _text(line: Line) -> str:
     text = f"{_time(line.created)} {line.level} {line.message}"
     if "\n" in text:
         text = text.replace("\n", "\\n")
+    if line.shared is not _NONE:
+        text += _shared(line.shared)
     for key, value in line.facts.items():
         text += f" {key}={value}" if type(value) in _PLAIN else _fact(key, str(value))
     if line.request_id:
@@ -206,6 +218,7 @@ def _json(line: Line) -> str:
         "level": line.level.lower(),
         "logger": line.logger,
         "message": line.message,
+        **dict(zip(*line.shared, strict=True)),
         **line.facts,
     }
     if line.request_id:
@@ -217,13 +230,18 @@ def _json(line: Line) -> str:
 
 def _time(created: float) -> str:
     """In UTC, so that lines of several machines can be laid side by side."""
-    seconds = int(created)
-    return f"{_second(seconds)}.{int((created - seconds) * 1000):03}+00:00"
+    return _millisecond(int(created * 1000))
 
 
 @lru_cache(maxsize=8)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _millisecond(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03}+00:00"
+
+
+@lru_cache(maxsize=1024)
+def _shared(shared: Shared) -> str:
+    return "".join(_fact(key, str(value)) for key, value in zip(*shared, strict=True))
 
 
 @lru_cache(maxsize=1024)

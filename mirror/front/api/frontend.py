@@ -34,6 +34,9 @@ from mirror.telemetry.traffic import Result, Sort, Traffic, Why
 _logger = logging.getLogger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD"})
+_ALIKE = ("result", "upstream", "repository", "digest", "client", "agent")  # in the log
+_LONGEST_AGENT = 256  # characters
+_ERROR = 400  # this status, and those above
 _LEFT = 499  # the status in the log of a client that has left, as nginx has it
 
 
@@ -72,9 +75,11 @@ class Frontend:
                 return _abort(request, facts.response or web.Response(status=_LEFT))
             except Exception as error:  # noqa: BLE001 - what nobody expected is a client's answer too
                 response = self._explain(request, error, facts, identity)
-            if not response.prepared:
-                _complete(response, facts, identity)
             status = response.status
+            if not response.prepared:
+                response.headers["Server"] = responses.SERVER
+                if status >= _ERROR or facts.namespace is not None:
+                    _complete(response, facts, identity)
             return response
         finally:
             self._account(request, facts, status, began)
@@ -157,7 +162,8 @@ class Frontend:
         """Count it, and log it; `began` is None where nothing was asked."""
         seconds = 0.0 if began is None else time.perf_counter() - began
         method = request.method if request.method in _METHODS else "other"
-        client, agent = request.remote or "-", request.headers.get("User-Agent", "-")
+        client = request.remote or "-"
+        agent = request.headers.get("User-Agent", "-")[:_LONGEST_AGENT]
         kind, repository, how = facts.kind, facts.repository, facts.told
         result, why, _ = how or _NOTHING
         if how is None or kind is None or repository is None or began is None:
@@ -171,25 +177,26 @@ class Frontend:
         told: dict[str, object] = {
             "status": status, "bytes": facts.sent,
             "ms": int(seconds * 10_000) / 10,  # `round` takes longer than all of this line
-            "result": result or "-", "upstream": facts.upstream or "-",
-            "repository": facts.repository.name if facts.repository else "-",
-            "digest": facts.digest or "-", "client": client, "agent": agent,
         }  # fmt: skip
+        alike = (
+            result or "-", facts.upstream or "-", repository.name if repository else "-",
+            facts.digest or "-", client, agent,
+        )  # fmt: skip
         if why is not None and why is not Why.HERE:
             told["why"] = why
         if facts.error is not None:
             told["error"] = facts.error
-        tell(_logger, what, told)
+        tell(_logger, what, told, (_ALIKE, alike))
 
 
 def _complete(response: web.StreamResponse, facts: Facts, identity: str) -> None:
-    """What every answer says of us; and an error, by which to find its line in the log."""
+    """What an error says, by which to find its line in the log; and whose content it is."""
     headers = response.headers
     headers["Server"] = responses.SERVER
     # Only one that has led to an upstream: a client's text has no place in a header.
     if facts.namespace is not None and facts.upstream:
         headers["OCI-Namespace"] = facts.namespace  # spec, "Registry Proxying"
-    if response.status >= HTTPStatus.BAD_REQUEST:
+    if response.status >= _ERROR:
         headers["X-Request-Id"] = identity
         if facts.told is not None:
             headers["Cache-Status"] = responses.failed_status(facts.told[0])

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from mirror.telemetry.log import Line, LineWriter, fields, request_id, start
+from mirror.telemetry.log import Line, LineWriter, fields, request_id, start, tell
 
 logger = logging.getLogger("mirror.front.api.middleware")
 
@@ -118,6 +118,30 @@ def test_what_is_logged_while_a_request_is_answered_has_its_id(
     expected = "id=4f2a" if style == "text" else '"id": "4f2a"'
     assert expected in during
     assert "4f2a" not in after
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_what_lines_share_is_told_in_each_as_their_own_facts_are(
+    capsys: pytest.CaptureFixture[str], style: Literal["text", "json"]
+) -> None:
+    listener = start("info", style)
+    for status in (200, 404):
+        tell(logger, "GET /", {"status": status}, (("client", "agent"), ("::1", "two words")))
+    listener.stop()
+    for line, status in zip(capsys.readouterr().err.splitlines(), (200, 404), strict=True):
+        if style == "text":
+            assert line.endswith(f' INFO GET / client=::1 agent="two words" status={status}')
+        else:
+            facts = {"client": "::1", "agent": "two words", "status": status}
+            assert json.loads(line).items() >= facts.items()
+
+
+def test_what_lines_share_goes_through_logging_where_others_listen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger.name)
+    tell(logger, "GET /", {"status": 200}, (("client",), ("::1",)))
+    assert vars(caplog.records[0])["fields"] == {"client": "::1", "status": 200}
 
 
 def test_a_traceback_follows_its_text_line(lines: Lines) -> None:
