@@ -154,8 +154,13 @@ def _asked(key: _Named) -> Asked:
     result, why, was = key.told
     return Asked(
         key.repository.namespace, result, why, key.kind, key.repository, key.reference, key.digest,
-        was, key.client[:64], key.agent[:_LONGEST_AGENT],
+        was, key.client[:64], _text(key.agent[:_LONGEST_AGENT]),
     )  # fmt: skip
+
+
+def _text(header: str) -> str:
+    """What can be told: bytes of a header that are no UTF-8 are signs that nothing can encode."""
+    return header if header.isascii() else header.encode(errors="replace").decode()
 
 
 def _answers(counted: _Counted, ahead: float) -> Answers:
