@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -199,3 +201,26 @@ def test_a_layer_that_cannot_be_read_leaves_the_others(file: Path) -> None:
     answer = Reader().answer(asked)
     assert [it["path"] for it in answer["files"]] == ["/a"]
     assert [it.partition(":")[0] for it in answer["unread"]] == ["two", "three"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mtime": "nan"}, {"mtime": "inf"}, {"mtime": "1" + "0" * 400}, {"uid": "9" * 400},
+        {"gid": "-5"},
+        {
+            "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,1",
+            "GNU.sparse.realsize": "9" * 400,
+        },
+    ],
+    ids=["no number", "without end", "far away", "large", "negative", "holes"],
+)  # fmt: skip
+def test_numbers_without_sense_are_told_as_some_that_can_be(
+    file: Path, said: dict[str, str]
+) -> None:
+    def change(member: tarfile.TarInfo) -> None:
+        member.pax_headers = said
+
+    [entry] = read(file, tar(("a", b"1"), change=change))
+    told = msgspec.json.decode(json.dumps(entry), type=list[int | float | str])
+    assert all(0 <= it < 2**63 for it in told if not isinstance(it, str))
