@@ -224,3 +224,28 @@ def test_numbers_without_sense_are_told_as_some_that_can_be(
     [entry] = read(file, tar(("a", b"1"), change=change))
     told = msgspec.json.decode(json.dumps(entry), type=list[int | float | str])
     assert all(0 <= it < 2**63 for it in told if not isinstance(it, str))
+
+
+def test_a_page_is_of_a_size_whatever_stood_in_the_place_of_its_files_before(
+    tmp_path: Path,
+) -> None:
+    def change(member: tarfile.TarInfo) -> None:
+        member.type, member.linkname = tarfile.SYMTYPE, "\U0001f4a3" * 1000
+
+    layers = []
+    for number in range(9):
+        (tmp_path / str(number)).write_bytes(
+            tar(*((f"{name}", b"") for name in range(400)), change=change)
+        )
+        layers.append([str(number), str(tmp_path / str(number))])
+    question = {
+        "ask": "files", "layers": layers, "path": "/", "recursive": True, "removed": True,
+        "limit": 1000,
+    }  # fmt: skip
+    reader, seen = Reader(), 0
+    page = reader.answer(question | {"after": ""})
+    while page["files"]:
+        assert len(json.dumps(page)) < 16 * 2**20
+        seen += len(page["files"])
+        page = reader.answer(question | {"after": page["files"][-1]["path"]})
+    assert seen == 400
