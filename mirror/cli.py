@@ -15,6 +15,7 @@ import typer
 import uvloop
 
 from mirror import __version__, app, config
+from mirror.control.units import printable
 from mirror.oci.errors import StoreError
 from mirror.storage.files import InUse
 
@@ -701,5 +702,7 @@ def _read_proxies() -> config.EnvironmentProxies:
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    lines = map(printable, message.split("\n"))  # it may quote a registry, or a bundle
+    message = "\n".join(lines)
     typer.echo(f"mirror: {message}" if status == _FAILED else message, err=True)
     raise typer.Exit(status)

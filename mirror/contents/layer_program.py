@@ -116,7 +116,8 @@ def _page(items: Any, limit: int) -> tuple[list[dict[str, Any]], str | None]:
     page, size = list[dict[str, Any]](), 0
     for item in items:
         page.append(item)
-        size += len(item["path"]) + len(item.get("link", "")) + 200
+        links = (it.get("link", "") for it in (item, *item.get("earlier", ())))
+        size += len(item["path"]) + sum(map(len, links)) + 200
         if len(page) == limit or size > _LARGEST_PAGE:
             return page, item["path"]
     return page, None

@@ -22,6 +22,7 @@ MOST_BYTES = 32 * 2**30
 LONGEST_PATH = 4_096
 """Characters: Linux opens no longer ones (PATH_MAX)."""
 
+_LARGEST = 2**63 - 1  # of a number; tar has room for any
 _PIECE = 2**20  # bytes
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -97,9 +98,20 @@ def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry | None:
     has_content = kind == "-" and not member.issparse()  # holes are endless
     checksum = _checksum(archive, member) if has_content else ""
     return Entry(
-        path, kind, member.mode & 0o7777, member.uid, member.gid,
-        member.size if kind == "-" else 0, float(member.mtime), _shown(member.linkname), checksum,
+        path, kind, member.mode & 0o7777, _number(member.uid), _number(member.gid),
+        _number(member.size) if kind == "-" else 0, _time(member.mtime), _shown(member.linkname),
+        checksum,
     )  # fmt: skip
+
+
+def _number(told: int) -> int:
+    """As far as others can take it: headers have as many digits as somebody likes."""
+    return min(max(told, 0), _LARGEST)
+
+
+def _time(told: float) -> float:
+    """Seconds since the epoch; 0.0 where that is none (a header may say "nan")."""
+    return float(told) if -_LARGEST <= told <= _LARGEST else 0.0
 
 
 def _shown(name: str) -> str:

@@ -32,7 +32,7 @@ class ToPin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     image: str
     platforms: list[str] = []
-    refresh: Annotated[float, Meta(gt=0)] | None = None
+    refresh: Annotated[float, Meta(gt=0, le=1e9)] | None = None
 
 
 class ImageName(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

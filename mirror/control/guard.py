@@ -160,9 +160,11 @@ def _shown(header: str) -> bytes:
 
 
 def _is_looked_at(request: web.Request) -> bool:
-    """Whether no page of another site loads it into itself; a link may lead here."""
+    """Whether no page of another site loads it into itself, or a frame; a link may lead here."""
     site = request.headers.get("Sec-Fetch-Site", "none")
-    return site in _OWN or request.headers.get("Sec-Fetch-Mode") == "navigate"
+    is_navigated_to = request.headers.get("Sec-Fetch-Mode") == "navigate"
+    is_whole = request.headers.get("Sec-Fetch-Dest", "document") == "document"
+    return site in _OWN or (is_navigated_to and is_whole)
 
 
 def _is_own(request: web.Request) -> bool:

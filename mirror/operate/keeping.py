@@ -13,11 +13,12 @@ from mirror.aio.tasks import owned_tasks
 from mirror.config import Config
 from mirror.control import acts
 from mirror.control.keeping import Keeping
-from mirror.control.units import size
+from mirror.control.units import printable, size
 from mirror.oci.errors import Unavailable
 from mirror.oci.image import full_name
 from mirror.operate.asking import Refused, RunningMirror
 from mirror.operate.at_rest import open_at_rest
+from mirror.operate.printing import json_text
 from mirror.pull.collecting import Collecting
 from mirror.pull.forget import Forgetting
 from mirror.pull.memory import Memory
@@ -228,9 +229,9 @@ def _described(pin: acts.Pin) -> str:
 
 
 def _say(what: str | msgspec.Struct) -> None:
-    line = what if isinstance(what, str) else msgspec.json.encode(what).decode()
+    line = printable(what) if isinstance(what, str) else json_text(msgspec.json.encode(what))
     sys.stdout.write(line + "\n")
 
 
 def _complain(what: str) -> None:
-    sys.stderr.write(f"mirror: {what}\n")
+    sys.stderr.write(f"mirror: {printable(what)}\n")

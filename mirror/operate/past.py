@@ -23,6 +23,7 @@ from mirror.oci.errors import StoreError
 from mirror.oci.image import parse_image
 from mirror.operate.asking import NoAnswer, RunningMirror
 from mirror.operate.at_rest import require_store
+from mirror.operate.printing import json_text
 
 _wall_clock = time.time  # noqa: TID251 - commands live by the machine's clock
 _DIGEST = 19  # characters: sha256: and twelve more
@@ -139,7 +140,7 @@ def show_top(waste: Waste, *, as_json: bool) -> None:
 def _print(found: msgspec.Struct, parts: list[RenderableType], *, as_json: bool) -> None:
     if as_json:
         document = msgspec.json.format(msgspec.json.encode(found), indent=2)
-        sys.stdout.write(document.decode() + "\n")
+        sys.stdout.write(json_text(document) + "\n")
         return
     console = Console(soft_wrap=True)
     if not console.is_terminal:  # who reads it takes lines as they are

@@ -1,5 +1,6 @@
 """What a person reads on a terminal: nothing of it is a command to the terminal."""
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,17 @@ def say(line: Cell = "") -> None:
 
 def say_json(document: msgspec.Struct) -> None:
     """As the API has it."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.write(json_text(msgspec.json.format(msgspec.json.encode(document), indent=2)) + "\n")
+
+
+def json_text(encoded: bytes) -> str:
+    """JSON that says the same, with signs that are none escaped: JSON itself leaves some."""
+    text = encoded.decode()
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text
+    )
 
 
 def say_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: str = "") -> None:

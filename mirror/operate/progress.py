@@ -15,7 +15,9 @@ from rich.progress import (
 )
 
 from mirror.config.units import format_size
+from mirror.control.units import printable
 from mirror.control.verify import Checked, Failed, Step, Total, Unknown
+from mirror.operate.printing import json_text
 from mirror.storage.damage import Finding
 
 _SAID = {
@@ -47,9 +49,9 @@ async def show(steps: AsyncIterator[Step], *, what: str, as_json: bool) -> bool:
         async for step in steps:
             is_well = is_well and not is_problem(step)
             if as_json:
-                _say(msgspec.json.encode(step).decode())
+                _say(json_text(msgspec.json.encode(step)))
             elif (line := _line(step)) is not None:
-                _say(line)
+                _say(printable(line))
             if isinstance(step, Total):
                 bar.update(task, total=step.bytes)
             elif isinstance(step, Checked):

@@ -16,8 +16,9 @@ from rich.progress import (
 )
 
 from mirror.control import acts
-from mirror.control.units import duration, size
+from mirror.control.units import duration, printable, size
 from mirror.operate.asking import NoAnswer, RunningMirror
+from mirror.operate.printing import json_text
 
 _EVERY = 0.5  # seconds between looks
 _DIGEST = 19  # characters: sha256: and twelve more
@@ -72,7 +73,9 @@ class _Told:
         for one in job.images:
             if one.state in {"done", "failed"} and one.image not in self._images:
                 self._images.add(one.image)
-                self._say(msgspec.json.encode(one).decode() if self._as_json else _line(one))
+                self._say(
+                    json_text(msgspec.json.encode(one)) if self._as_json else printable(_line(one))
+                )
 
     def sum_up(self, job: acts.WarmJob) -> None:
         """Tell of all of it."""

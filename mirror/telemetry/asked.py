@@ -2,23 +2,27 @@
 
 Requests that are alike are one entry with a count, so that a client that asks the same a thousand
 times a second costs no more than one that asks once. There are so many entries until they are
-taken, and a quarter of them at most is of what could not be served: names that nobody has cost an
-attacker nothing. Of what comes beyond that, only the upstream and the result are told.
+taken, half of them at most of one client, which may call itself by ever new names, and a quarter of
+what could not be served: names that nobody has cost an attacker nothing. Of what comes beyond that,
+only the upstream and the result are told.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
+from mirror.aio.addresses import client_of
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.telemetry.traffic import Kind, Result, Sort, Tally, Traffic, Why
 
 MOST_ENTRIES = 1024
 _MOST_FAILED = MOST_ENTRIES // 4
-_LONGEST_AGENT = 200  # characters
+_MOST_OF_ONE = MOST_ENTRIES // 2
+LONGEST_AGENT = 200  # characters
 
 _FAILED = frozenset({Result.NEGATIVE, Result.DENIED, Result.ERROR})
 
@@ -40,7 +44,7 @@ class Asked(Struct, frozen=True, array_like=True):
     digest: Digest | None = None
     was: Digest | None = None
     client: Annotated[str, Meta(max_length=64)] = ""
-    agent: Annotated[str, Meta(max_length=_LONGEST_AGENT)] = ""
+    agent: Annotated[str, Meta(max_length=LONGEST_AGENT)] = ""
 
     @property
     def is_served(self) -> bool:
@@ -109,6 +113,7 @@ class Requests:
         self._steady = steady
         self._counted: dict[Key, _Counted] = {}
         self._failed = 0
+        self._clients = Counter[str]()
         self._lumped: dict[tuple[str, Result, Why], _Counted] = {}
 
     def note(self, key: Key, began: float, seconds: float, sent: int) -> None:
@@ -127,6 +132,7 @@ class Requests:
         taken = [(_asked(_Named(*key)), _answers(it, ahead)) for key, it in self._counted.items()]
         taken += [(Asked(*key), _answers(it, ahead)) for key, it in self._lumped.items()]
         self._counted, self._lumped, self._failed = {}, {}, 0
+        self._clients.clear()
         return taken, [*self._traffic.take()]
 
     def _begin(self, key: Key, began: float) -> _Counted:
@@ -136,8 +142,11 @@ class Requests:
         sort = Sort(upstream, named.kind, named.method, named.status, result)
         tally = self._traffic.tally_of(sort)
         failed = not is_served(result, why)
-        if len(self._counted) < MOST_ENTRIES and (not failed or self._failed < _MOST_FAILED):
+        client = client_of(named.client)
+        has_room = len(self._counted) < MOST_ENTRIES and self._clients[client] < _MOST_OF_ONE
+        if has_room and (not failed or self._failed < _MOST_FAILED):
             self._failed += failed
+            self._clients[client] += 1
             counted = self._counted[key] = _Counted(began, began, tally)
             return counted
         counted = self._lumped.setdefault((upstream, result, why), _Counted(began, began, tally))
@@ -154,8 +163,13 @@ def _asked(key: _Named) -> Asked:
     result, why, was = key.told
     return Asked(
         key.repository.namespace, result, why, key.kind, key.repository, key.reference, key.digest,
-        was, key.client[:64], key.agent[:_LONGEST_AGENT],
+        was, key.client[:64], _text(key.agent[:LONGEST_AGENT]),
     )  # fmt: skip
+
+
+def _text(header: str) -> str:
+    """What can be told: bytes of a header that are no UTF-8 are signs that nothing can encode."""
+    return header if header.isascii() else header.encode(errors="replace").decode()
 
 
 def _answers(counted: _Counted, ahead: float) -> Answers:

@@ -175,9 +175,15 @@ async def test_a_page_of_another_site_loads_nothing_and_a_link_leads_here(
     fetched = f"GET {target} HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: {site}\r\n"
     answer = await answer_to(mirror, f"{fetched}Sec-Fetch-Mode: no-cors\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 403")
+    for frame in ("iframe", "frame", "object", "embed"):
+        framed = f"{fetched}Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: {frame}\r\n\r\n"
+        answer = await answer_to(mirror, framed.encode())
+        assert answer.startswith(b"HTTP/1.1 403")
     linked = f"GET /page/now HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: {site}\r\n"
-    answer = await answer_to(mirror, f"{linked}Sec-Fetch-Mode: navigate\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 200")
+    linked += "Sec-Fetch-Mode: navigate\r\n"
+    for field in ("", "Sec-Fetch-Dest: document\r\n"):
+        answer = await answer_to(mirror, f"{linked}{field}\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 200")
 
 
 async def test_what_a_registry_is_called_and_says_is_text_on_the_page(

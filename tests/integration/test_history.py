@@ -1,5 +1,6 @@
 """What is kept of pulls: one line a pull, with the reason; what it cost and saved."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -316,3 +317,19 @@ async def test_a_mirror_that_is_killed_has_lost_seconds_at_most(
         answer = await get(f"{mirror.admin_url}/api/v1/pulls")
     (told,) = msgspec.json.decode(answer.body, type=Pulls).pulls
     assert (told.reference, told.why) == ("1", Why.NEVER_SEEN)
+
+
+@pytest.mark.parametrize("agent", [b"a\xff", b"\xed\xb3\xbf", b"a\x9b31m"])
+async def test_an_agent_that_is_no_text_costs_nobody_what_is_told_of_pulls(
+    mirror: InnerMirror, clock: FakeClock, app: Image, agent: bytes
+) -> None:
+    request = b"HEAD /v2/org/app/manifests/1 HTTP/1.1\r\nHost: x\r\nUser-Agent: %b\r\n\r\n"
+    reader, writer = await asyncio.open_connection(*mirror.host.split(":"))
+    writer.write(request % agent)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    await pull(mirror, app, "org/app", "1")
+    writer.close()
+    await writer.wait_closed()
+    told = await pulls(mirror, clock)
+    assert len(told) == 2
+    assert sorted("?" in one.agent for one in told) == [False, True]

@@ -133,6 +133,7 @@ async def test_a_pin_that_is_larger_than_the_store_is_refused_and_not_remembered
         ({"image": "app:1", "platforms": ["amiga"]}, 409),
         ({"image": "app:1", "refresh": -1}, 400),
         ({"image": "app:1", "refresh": 0}, 400),
+        ({"image": "app:1", "refresh": 1e308}, 400),
         ({"image": "app:1", "for": "ever"}, 400),
         ({"image": "nothing:1"}, 409),
     ],

@@ -26,7 +26,7 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.oci.request import TOKENS, origin_form, parse_target
-from mirror.telemetry.asked import Requests, Told
+from mirror.telemetry.asked import LONGEST_AGENT, Requests, Told
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.log import request_id, tell
 from mirror.telemetry.traffic import Result, Sort, Traffic, Why
@@ -171,7 +171,8 @@ class Frontend:
             self._traffic.count(sort, seconds, facts.sent)
         else:
             key = (
-                client, agent, method, status, kind, repository, facts.reference, facts.digest, how,
+                client, agent[:LONGEST_AGENT], method, status, kind, repository, facts.reference,
+                facts.digest, how,
             )  # fmt: skip
             self._requests.note(key, began, seconds, facts.sent)
         told: dict[str, object] = {

@@ -8,8 +8,10 @@ import msgspec
 from rich.console import Console
 
 from mirror.config.units import format_size
+from mirror.control.units import printable
 from mirror.control.verify import Total
 from mirror.operate.bundles.steps import BundleStep, Done, Exported, Imported, Lacking, Meter, Moved
+from mirror.operate.printing import json_text
 from mirror.operate.progress import bar_of_bytes
 
 _SHOWN = 5  # digests of what is missing; --json has them all
@@ -26,7 +28,9 @@ async def show(
         meter.advance = partial(bar.advance, task)
         async for step in steps:
             is_well = is_well and not _is_problem(step)
-            lines = [msgspec.json.encode(step).decode()] if as_json else _lines(step, what)
+            # A bundle's images may be called anything.
+            told = map(printable, _lines(step, what))
+            lines = [json_text(msgspec.json.encode(step))] if as_json else told
             for line in lines:
                 to.write(line + "\n")
                 to.flush()

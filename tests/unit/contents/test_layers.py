@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -199,3 +201,51 @@ def test_a_layer_that_cannot_be_read_leaves_the_others(file: Path) -> None:
     answer = Reader().answer(asked)
     assert [it["path"] for it in answer["files"]] == ["/a"]
     assert [it.partition(":")[0] for it in answer["unread"]] == ["two", "three"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mtime": "nan"}, {"mtime": "inf"}, {"mtime": "1" + "0" * 400}, {"uid": "9" * 400},
+        {"gid": "-5"},
+        {
+            "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,1",
+            "GNU.sparse.realsize": "9" * 400,
+        },
+    ],
+    ids=["no number", "without end", "far away", "large", "negative", "holes"],
+)  # fmt: skip
+def test_numbers_without_sense_are_told_as_some_that_can_be(
+    file: Path, said: dict[str, str]
+) -> None:
+    def change(member: tarfile.TarInfo) -> None:
+        member.pax_headers = said
+
+    [entry] = read(file, tar(("a", b"1"), change=change))
+    told = msgspec.json.decode(json.dumps(entry), type=list[int | float | str])
+    assert all(0 <= it < 2**63 for it in told if not isinstance(it, str))
+
+
+def test_a_page_is_of_a_size_whatever_stood_in_the_place_of_its_files_before(
+    tmp_path: Path,
+) -> None:
+    def change(member: tarfile.TarInfo) -> None:
+        member.type, member.linkname = tarfile.SYMTYPE, "\U0001f4a3" * 1000
+
+    layers = []
+    for number in range(9):
+        (tmp_path / str(number)).write_bytes(
+            tar(*((f"{name}", b"") for name in range(400)), change=change)
+        )
+        layers.append([str(number), str(tmp_path / str(number))])
+    question = {
+        "ask": "files", "layers": layers, "path": "/", "recursive": True, "removed": True,
+        "limit": 1000,
+    }  # fmt: skip
+    reader, seen = Reader(), 0
+    page = reader.answer(question | {"after": ""})
+    while page["files"]:
+        assert len(json.dumps(page)) < 16 * 2**20
+        seen += len(page["files"])
+        page = reader.answer(question | {"after": page["files"][-1]["path"]})
+    assert seen == 400

@@ -3,6 +3,8 @@
 import asyncio
 from typing import cast
 
+import pytest
+
 from mirror.history.gathering import Gathering
 from mirror.history.keeper import Keeper
 from mirror.history.ports import Batch, History, Known
@@ -107,17 +109,17 @@ async def test_what_could_not_be_written_is_written_later_and_once(clock: FakeCl
     assert (seen, len(told)) == (2, 2)
 
 
-def key(name: str, went: tuple[Result, Why]) -> Key:
+def key(name: str, went: tuple[Result, Why], client: str, agent: str = "x" * 999) -> Key:
     repository = Repository("docker.io", name)
-    return "10.0.0.1", "x" * 999, "GET", 200, Kind.TAG, repository, Tag("1"), None, (*went, None)
+    return client, agent, "GET", 200, Kind.TAG, repository, Tag("1"), None, (*went, None)
 
 
 def test_a_worker_tells_so_much_at_a_time_and_what_fails_leaves_room(clock: FakeClock) -> None:
     requests = Requests(Traffic(), clock=clock, steady=clock.monotonic)
     for number in range(MOST_ENTRIES):
-        requests.note(key(f"made-up-{number}", MISSING), 0, 1, 0)
+        requests.note(key(f"made-up-{number}", MISSING, "10.0.0.1"), 0, 1, 0)
     for number in range(MOST_ENTRIES):
-        requests.note(key(f"app-{number}", SERVED), 0, 1, 10)
+        requests.note(key(f"app-{number}", SERVED, f"10.0.0.{2 + number % 2}"), 0, 1, 10)
     entries, counted = requests.take()
     assert MOST_ENTRIES < len(entries) <= MOST_ENTRIES + 2
     assert sum(it.repository is not None and it.is_served for it, _ in entries) >= MOST_ENTRIES / 2
@@ -126,3 +128,18 @@ def test_a_worker_tells_so_much_at_a_time_and_what_fails_leaves_room(clock: Fake
     assert sum(sum(tally.counts) for _, tally in counted) == 2 * MOST_ENTRIES
     assert max(len(it.agent) for it, _ in entries) == 200
     assert requests.take() == ([], [])
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1", "2001:db8::{:x}"])
+def test_a_client_that_calls_itself_by_ever_new_names_leaves_half_of_it_to_others(
+    clock: FakeClock, network: str
+) -> None:
+    requests = Requests(Traffic(), clock=clock, steady=clock.monotonic)
+    for number in range(2 * MOST_ENTRIES):
+        client = network.format(number)
+        requests.note(key("org/app", SERVED, client, f"agent {number}"), 0, 1, 10)
+    requests.note(key("org/other", SERVED, "10.0.0.2"), 0, 1, 10)
+    entries, _ = requests.take()
+    told = [str(it.repository) for it, _ in entries if it.repository is not None]
+    assert told == ["docker.io/org/app"] * (MOST_ENTRIES // 2) + ["docker.io/org/other"]
+    assert sum(answers.count for _, answers in entries) == 2 * MOST_ENTRIES + 1

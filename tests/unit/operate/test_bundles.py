@@ -1,5 +1,6 @@
 """What a person sees of an import: a bar that moves within blobs, and a line for each image."""
 
+import json
 from collections.abc import AsyncGenerator
 from io import StringIO
 from pathlib import Path
@@ -69,3 +70,15 @@ async def test_bytes_are_counted_as_they_pass_within_blobs_too(tmp_path: Path) -
             with Archive.open(bundle) as archive:
                 assert [step async for step in import_bundle(depot, archive, meter)]
             assert (sum(seen), len(seen) > len(app.blobs) + 1) == (size, True)
+
+
+async def test_what_a_bundle_calls_an_image_is_no_command_to_a_terminal() -> None:
+    name = "x\x1b]0;owned\x07\x9b2J\u202e"
+    for step in (
+        Imported(name, "refused", reason=f"{name} is no image"), Imported(name, "partly", [name]),
+    ):  # fmt: skip
+        for as_json in (False, True):
+            _, lines = await told(step, as_json=as_json)
+            assert all(line.isprintable() for line in lines)
+    _, (line,) = await told(Imported(name, "newer"), as_json=True)
+    assert name in json.loads(line).values()

@@ -86,3 +86,39 @@ ALIASES = "a: &a [x, x]\n" + "".join(
 def test_what_is_no_list_of_images_is_said(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"list"):
         names(tmp_path, text)
+
+
+def merging(levels: int) -> str:
+    lines = (
+        f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}"
+        for level in range(1, levels)
+    )
+    return "\n".join(["a0: &a0 {k: v}", *lines, "services: {a: {image: x}}"])
+
+
+ALIASED = "base: &a [" + ", ".join(["{}"] * 2000) + "]\nitems:\n" + "- {containers: *a}\n" * 2000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        merging(40), ALIASED, "a: " + "[" * 300_000 + "]" * 300_000, "a: &a {<<: *a}",
+        "a: !!timestamp abc", "a: !!int ''", "a: !!bool x",
+    ],
+    ids=["merged", "aliased", "deep", "itself", "time", "number", "truth"],
+)  # fmt: skip
+def test_a_list_that_is_made_to_do_harm_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "list"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"{file} is|no list of images|names no image"):
+        read_images(file)
+
+
+def test_what_compose_files_share_by_merging_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text(
+        "x-web: &web {image: 'web:1', restart: always}\n"
+        "x-all: &all {<<: *web, init: true}\n"
+        "services: {a: {<<: [*all, *web]}, b: {<<: *all, image: 'b:1'}}\n"
+    )
+    assert read_images(file) == ["web:1", "b:1"]
