@@ -367,7 +367,12 @@ def _admin(
             *warming_operations(built.warmers),
             *contents_operations(
                 contents,
-                Comparing(built.upstreams.registries, contents.manifests, contents.personal),
+                Comparing(
+                    built.upstreams.registries,
+                    built.upstreams.served,
+                    contents.manifests,
+                    contents.personal,
+                ),
             ),
         ),
         Guard(
