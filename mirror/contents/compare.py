@@ -110,7 +110,7 @@ class Comparing:
             name=question.image,
             digest=None if here.named is None else str(here.named.digest),
             created=here.created,
-            checked_at=None if meaning is None else meaning.checked_at,
+            checked_at=None if meaning is None or meaning.is_imported else meaning.checked_at,
             endpoints=told,
         )
 
