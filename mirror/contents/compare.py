@@ -21,6 +21,7 @@ from mirror.oci.errors import Missing, RegistryError
 from mirror.oci.image import parse_image
 from mirror.oci.manifest import References
 from mirror.oci.reference import Tag
+from mirror.oci.repositories import Selection
 from mirror.sources.registry.blobs import head_blob
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.manifests import confirm_manifest, get_manifest, head_tag
@@ -74,9 +75,13 @@ class _Said:
 
 @dataclass(frozen=True, slots=True)
 class Comparing:
-    """Asks endpoints. `personal` are the upstreams at which the mirror has nothing to show."""
+    """Asks endpoints. `personal` are the upstreams at which the mirror has nothing to show.
+
+    `registries` may hold such as are configured no longer: those that are have what is `served`.
+    """
 
     registries: Mapping[str, Registry]
+    served: Mapping[str, Selection]
     manifests: Manifests
     personal: Collection[str]
 
@@ -84,7 +89,7 @@ class Comparing:
         """Ask them all. Raises ValueError, NotHere."""
         repository, reference = parse_image(question.image)
         registry = self.registries.get(repository.namespace)
-        if registry is None:
+        if registry is None or repository.namespace not in self.served:
             raise NotHere(f"{repository.namespace} is no upstream of this mirror")
         here = await self._here(question)
         scope = Scope(repository, "" if repository.namespace in self.personal else None)
@@ -105,7 +110,7 @@ class Comparing:
             name=question.image,
             digest=None if here.named is None else str(here.named.digest),
             created=here.created,
-            checked_at=None if meaning is None else meaning.checked_at,
+            checked_at=None if meaning is None or meaning.is_imported else meaning.checked_at,
             endpoints=told,
         )
 

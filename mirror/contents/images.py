@@ -105,6 +105,7 @@ class TagRow(NamedTuple):
     since: float | None
     is_fallback: bool
     told_by: str
+    is_imported: bool
 
 
 def list_repositories(
@@ -214,13 +215,15 @@ def find_tags(
         found = {}
         for name in names:
             row = connection.execute(
-                "SELECT d.digest, t.checked_at, t.since, t.is_fallback, t.told_by FROM tags AS t"
-                " JOIN digests AS d ON d.id = t.digest WHERE t.name = ?"
-                " AND t.repository = (SELECT id FROM repositories WHERE path = ?)",
+                "SELECT d.digest, t.checked_at, t.since, t.is_fallback, t.told_by,"
+                " t.is_imported FROM tags AS t JOIN digests AS d ON d.id = t.digest"
+                " WHERE t.name = ? AND t.repository = (SELECT id FROM repositories WHERE path = ?)",
                 (name, repository),
             ).fetchone()
             if row is not None:
-                found[name] = TagRow(unpack(row[0]), row[1], row[2], bool(row[3]), row[4])
+                found[name] = TagRow(
+                    unpack(row[0]), row[1], row[2], bool(row[3]), row[4], bool(row[5])
+                )
         return found
 
     return look

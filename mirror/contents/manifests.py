@@ -187,7 +187,7 @@ class Manifests:
 def _meaning(tag: Tag, row: TagRow) -> tuple[Digest, Meaning]:
     meaning = Meaning(
         tag=tag.name, digest=str(row.digest), since=row.since, checked_at=row.checked_at,
-        told_by=row.told_by or None, is_fallback=row.is_fallback,
+        told_by=row.told_by or None, is_fallback=row.is_fallback, is_imported=row.is_imported,
     )  # fmt: skip
     return row.digest, meaning
 

@@ -65,7 +65,7 @@ class Images(Struct, frozen=True, kw_only=True):
 
 
 class Meaning(Struct, frozen=True, kw_only=True):
-    """What a tag means, `since` when, and who has confirmed that, when."""
+    """What a tag means, `since` when, and who has said so, when."""
 
     tag: str
     digest: str
@@ -73,6 +73,7 @@ class Meaning(Struct, frozen=True, kw_only=True):
     checked_at: float
     told_by: str | None  # an endpoint's name
     is_fallback: bool  # it may say so only while the others cannot be asked
+    is_imported: bool  # a bundle says so, made at `checked_at`: upstream has not confirmed it
 
 
 class ManifestNode(Struct, frozen=True, kw_only=True):

@@ -59,6 +59,9 @@ class Keeping:
         repository, reference = parse_image(wanted.image)
         if not isinstance(reference, Tag):
             raise NotDone(f"{wanted.image} is no tag: what a digest means never changes")
+        its = self._upstreams.get(repository.namespace)
+        if its is not None and its.sealed:
+            raise NotDone(f"{repository.namespace} is sealed: nobody can be asked what it means")
         digest = await self._removal.forget_tag(repository, reference)
         return acts.ImageName(image=f"{repository}@{digest}")
 

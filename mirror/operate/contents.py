@@ -160,7 +160,8 @@ def _show_image(image: models.Image) -> None:
         by = f" by {meaning.told_by}" if meaning.told_by else ""
         instead = ", in place of the registry" if meaning.is_fallback else ""
         since = f", so since {_time(meaning.since)}" if meaning.since else ""
-        say(f"  tag        confirmed {_time(meaning.checked_at)}{by}{instead}{since}")
+        how = "imported, by a bundle of" if meaning.is_imported else "confirmed"
+        say(f"  tag        {how} {_time(meaning.checked_at)}{by}{instead}{since}")
     if image.tags:
         say(f"  tags       {' '.join(image.tags)}")
     alone, shared = size(image.sizes.only_here), size(image.sizes.shared)

@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import Tasks
-from mirror.config import Pin, Upstream, make_pin
+from mirror.config import Pin, Upstream, make_pin, why_not_fetchable
 from mirror.config.units import format_size
 from mirror.oci.descriptor import Platform
 from mirror.oci.digest import Digest
@@ -219,6 +219,10 @@ class Pinning:
     async def refresh(self, pinned: Pinned) -> PinState:
         """Ask what the image is now, and have all of it here."""
         was_refused = pinned.state is PinState.REFUSED
+        why = why_not_fetchable(pinned.pin.repository, self._upstreams)
+        if why is not None:  # the configuration is another one since
+            pinned.trouble = why
+            return PinState.INCOMPLETE
         try:
             version = await self._find_version(pinned.pin)
             if not self._fits(pinned, version):

@@ -92,6 +92,8 @@ async def test_what_one_mirror_has_exported_another_one_serves_without_any_upstr
         await pull(second.client, "app", "1", app)
         listed = await second.client.get("/v2/library/app/tags/list")
         assert json.loads(listed.body)["tags"] == ["1"]
+        _, said, _ = await mirror(tmp_path / "offline", "inspect", "app:1")
+        assert ("imported, by a bundle of" in said, "confirmed" in said) == (True, False)
         done = (await steps(tmp_path / "offline", "import", bundle))[-1]
         assert done == {"step": "done", "images": 1, "written": 0, "bytes": 0, "left_out": 3}
 

@@ -34,6 +34,14 @@ async def series(mirror: InnerMirror) -> dict[str, set[tuple[str, ...]]]:
     return found
 
 
+async def test_what_is_free_and_what_waits_is_told_by_a_mirror_that_runs(
+    start_mirror: StartMirror,
+) -> None:
+    told = await series(await start_mirror())
+    wanted = {"mirror_store_free_bytes", "mirror_store_min_free_bytes", "mirror_fills_waiting"}
+    assert wanted <= told.keys()
+
+
 async def test_the_admin_port_tells_that_the_process_lives_and_can_serve(
     start_mirror: StartMirror,
 ) -> None:

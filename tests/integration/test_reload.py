@@ -268,3 +268,25 @@ async def test_settings_that_make_no_sense_change_nothing_and_are_told(
     await plain.until_metric("mirror_reloads_total", 1, outcome="failed")
     await until(partial(_log_has, plain, "what was read before stays in use", 1))
     assert (await plain.client.get("/v2/old.example/org/app/manifests/1")).status == 200
+
+
+async def test_what_operators_have_asked_of_an_upstream_ends_where_it_is_configured_no_more(
+    upstream: ScriptedRegistry, plain: MirrorProcess
+) -> None:
+    gone = {"image": "old.example/org/app:1"}
+    async with aiohttp.ClientSession(f"{plain.admin_url}/api/v1/") as admin:
+
+        async def has_trouble(trouble: str | None) -> bool:
+            found = await (await admin.get("pins")).json()
+            [pin] = found["pins"]
+            return bool(pin["trouble"] == trouble and (trouble or pin["state"] == "complete"))
+
+        assert (await admin.post("pins", json={**gone, "refresh": 0.05})).status == 200
+        await until(partial(has_trouble, None))
+        rewrite(plain, use_another_upstream)
+        await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+        why = """there is no [upstream."old.example"]: images are named by their upstream's name"""
+        await until(partial(has_trouble, why))
+        upstream.forget()
+        assert (await admin.post("image/compare", json=gone)).status == 404
+    assert upstream.asked() == []

@@ -97,6 +97,20 @@ async def test_what_referred_to_an_image_when_it_was_sealed_still_does(
     assert upstream.asked() == []
 
 
+async def test_what_a_tag_means_is_not_forgotten_where_nobody_can_be_asked(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image
+) -> None:
+    mirror = await start_mirror()
+    await _pull(mirror.client, app)
+    mirror = await _seal(start_mirror, upstream, mirror)
+    async with client(mirror.admin_url) as admin, admin.open(
+        "/api/v1/tags/forget", method="POST", data=b'{"image": "app:1"}',
+        headers={"Content-Type": "application/json"},
+    ) as answer:  # fmt: skip
+        assert (answer.status, "is sealed" in await answer.text()) == (409, True)
+    await _pull(mirror.client, app)
+
+
 async def test_status_and_doctor_say_that_it_is_sealed(
     start_mirror: StartMirror, upstream: ScriptedRegistry
 ) -> None:

@@ -151,6 +151,7 @@ _CHINESE: Mapping[str, str] = MappingProxyType(
         "Search": "搜索",
         "Nothing of that is here.": "这里没有相关内容。",
         "Confirmed": "确认于",
+        "Imported, by a bundle of": "由离线包导入，离线包制作于",
         "so since": "自此时起不变",
         "in place of the registry": "代替注册表应答",
         "A host downloads": "主机需下载",
