@@ -319,6 +319,11 @@ def _take(store: LocalStorage, built: Built, config: Config) -> None:
 
 def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> Overview:
     metrics, store = parts.metrics, parts.store
+    metrics.watch_waiting(lambda: built.fills.waiting)
+    metrics.watch_disk(
+        read_free=lambda: store.free,
+        read_min_free=lambda: reloading.config.store.min_free,
+    )
     overview = Overview(
         Watched(
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
