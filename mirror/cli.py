@@ -35,22 +35,28 @@ ConfigFile = Annotated[
     ),
 ]
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Such as ghcr.io/org/app:1.")]
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Such as ghcr.io/org/app:1.")]
 Platforms = Annotated[
     list[str] | None,
-    typer.Option("--platform", help="Only this one, such as linux/arm64; repeatable. Else: all."),
+    typer.Option(
+        "--platform",
+        metavar="OS/ARCH",
+        help="Only this one, such as linux/arm64; repeatable. Else: all.",
+    ),
 ]
 ImageFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--file",
+        metavar="FILE",
         help="With images: one a line, of a Compose file, or Kubernetes manifests; repeatable.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, one line for each.")]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Such as ghcr.io/org/app:1.")]
 Platform = Annotated[
-    str, typer.Option(help="Such as linux/arm64; else the first one that is here.")
+    str,
+    typer.Option(metavar="OS/ARCH", help="Such as linux/arm64; else the first one that is here."),
 ]
 Document = Annotated[bool, typer.Option("--json", help="The API's own words.")]
 
@@ -101,7 +107,10 @@ def doctor(
     *,
     image: Annotated[
         list[str] | None,
-        typer.Option(help="Pull the beginning of this one, such as ghcr.io/org/app:1; repeatable."),
+        typer.Option(
+            metavar="IMAGE",
+            help="Pull the beginning of this one, such as ghcr.io/org/app:1; repeatable.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One finding a line, as JSON.")] = False,
 ) -> None:
@@ -202,7 +211,7 @@ def why(
     ],
     config_file: ConfigFile = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="In the API's own words.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The API's own words.")] = False,
 ) -> None:
     """Show the last pulls of an image, and why each was a hit, a miss or a failure.
 
@@ -226,7 +235,7 @@ def top(
     since: Annotated[
         str, typer.Option(metavar="DURATION", help='For how long, such as "12h" or "7d".')
     ] = "7d",
-    as_json: Annotated[bool, typer.Option("--json", help="In the API's own words.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The API's own words.")] = False,
 ) -> None:
     """Show what costs the line most, what was fetched more than once, and what for nobody.
 
@@ -249,7 +258,7 @@ def verify(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGE|DIGEST]...",
+            metavar="IMAGE|DIGEST",
             help="Such as ghcr.io/org/app:1, with all that it consists of; none: everything.",
         ),
     ] = None,
@@ -294,7 +303,11 @@ def rebuild(
     *,
     images: Annotated[
         list[str] | None,
-        typer.Option("--image", help="Have upstream confirm this one, when it starts; repeatable."),
+        typer.Option(
+            "--image",
+            metavar="IMAGE",
+            help="Have upstream confirm this one, when it starts; repeatable.",
+        ),
     ] = None,
     file: ImageFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
@@ -335,7 +348,7 @@ def rebuild(
 
 @cli.command()
 def export(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="ghcr.io/org/app:1")],
+    images: Images,
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FILE", help="The bundle; -: standard output."),
@@ -355,8 +368,10 @@ def export(
     since: Annotated[
         dt.datetime | None,
         typer.Option(
+            metavar="DATE",
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
-            help="Leave out the layers that were here before then (of this machine's time).",
+            help="Leave out the layers that were here before then, such as 2026-11-01 or"
+            " 2026-11-01T18:30:00, of this machine's time.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
@@ -378,7 +393,10 @@ def export(
 
 @cli.command("import")
 def import_(
-    bundle: Annotated[Path, typer.Argument(help="What mirror export, or another tool, has made.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What mirror export, or another tool, has made."),
+    ],
     config_file: ConfigFile = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One step a line, as JSON.")] = False,
@@ -439,7 +457,8 @@ def pin(
 ) -> None:
     """Have images here before anybody asks, follow their tags, and never evict them.
 
-    As [[pin]] does; it stays so over restarts. The status is 1 where one is not pinned.
+    As a pin in the configuration does; it stays so over restarts. The status is 1 where one is not
+    pinned.
     """
     from mirror.operate import keeping  # noqa: PLC0415
 
@@ -497,9 +516,7 @@ def gc(
 def warm(
     images: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[IMAGE]...", help='Such as ghcr.io/org/app:1, or "python:3.*-slim".'
-        ),
+        typer.Argument(metavar="IMAGE", help='Such as ghcr.io/org/app:1, or "python:3.*-slim".'),
     ] = None,
     config_file: ConfigFile = None,
     *,

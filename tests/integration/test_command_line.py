@@ -79,3 +79,9 @@ def test_another_shell_is_not_known() -> None:
     made = mirror("completion", "tcsh")
     assert made.returncode == 1
     assert "bash, zsh, fish" in made.stderr
+
+
+def test_help_names_what_is_meant_and_no_brackets_that_are_empty() -> None:
+    shown = mirror("pin", "--help").stdout
+    assert "[]" not in shown  # rich takes [[pin]] for markup, and leaves nothing of it
+    assert "OS/ARCH" in shown

@@ -214,3 +214,11 @@ async def test_a_web_page_cannot_read_metrics_by_a_name_of_its_own(
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert (b"mirror_requests" in answer) == (status == 200)
     assert (b"server.admin_hosts" in answer) == (status == 421)
+
+
+async def test_a_mirror_that_runs_tells_of_its_disk_and_of_downloads_that_wait(
+    start_mirror: StartMirror,
+) -> None:
+    told = await series(await start_mirror())
+    for name in ("mirror_store_free_bytes", "mirror_store_min_free_bytes", "mirror_fills_waiting"):
+        assert told[name] == {()}, name
