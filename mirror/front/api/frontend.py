@@ -35,7 +35,6 @@ _logger = logging.getLogger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD"})
 _ALIKE = ("result", "upstream", "repository", "digest", "client", "agent")  # in the log
-_LONGEST_AGENT = 256  # characters
 _ERROR = 400  # this status, and those above
 _LEFT = 499  # the status in the log of a client that has left, as nginx has it
 
@@ -163,7 +162,7 @@ class Frontend:
         seconds = 0.0 if began is None else time.perf_counter() - began
         method = request.method if request.method in _METHODS else "other"
         client = request.remote or "-"
-        agent = request.headers.get("User-Agent", "-")[:_LONGEST_AGENT]
+        agent = request.headers.get("User-Agent", "-")[:LONGEST_AGENT]
         kind, repository, how = facts.kind, facts.repository, facts.told
         result, why, _ = how or _NOTHING
         if how is None or kind is None or repository is None or began is None:
@@ -171,7 +170,7 @@ class Frontend:
             self._traffic.count(sort, seconds, facts.sent)
         else:
             key = (
-                client, agent[:LONGEST_AGENT], method, status, kind, repository, facts.reference,
+                client, agent, method, status, kind, repository, facts.reference,
                 facts.digest, how,
             )  # fmt: skip
             self._requests.note(key, began, seconds, facts.sent)
