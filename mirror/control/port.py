@@ -11,11 +11,13 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.aio.tasks import NoteFault
+from mirror.control.problems import Refusal, problem
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -125,6 +127,6 @@ class _Connection(web.RequestHandler):
         else:
             told = "a fault of the mirror's own; see its log"
             self._note_fault("api", exc)
-        response = web.Response(status=status, text=f"{told}\n", headers={"Server": "mirror"})
+        response = problem(Refusal(HTTPStatus(status), told, {"Server": "mirror"}))
         response.force_close()
         return response

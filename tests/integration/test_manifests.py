@@ -285,11 +285,13 @@ async def test_what_upstream_does_not_have_is_remembered_for_missing_for(
     reference: str,
 ) -> None:
     mirror = await start_mirror()
+    told = []
     for _ in range(2):
         answer = await mirror.client.manifest("alpine", reference)
         assert answer.status == 404
         assert json.loads(answer.body)["errors"][0]["code"] == "MANIFEST_UNKNOWN"
-        assert "Cache-Status" not in answer.headers
+        told.append(answer.headers["Cache-Status"])
+    assert told == ["mirror; fwd=miss; detail=missing", "mirror; hit; detail=negative"]
     assert len(upstream.requests) == 1
     clock.advance(MISSING_FOR)
     await mirror.client.manifest("alpine", reference)

@@ -14,7 +14,7 @@ from mirror.control.api.operations import Act, Operation
 from mirror.control.problems import Refusal
 from mirror.oci.errors import StoreError
 
-_MAY_REFUSE = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+_MAY_REFUSE = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class Asking(NamedTuple):
@@ -86,10 +86,8 @@ def _refusing(answer: Callable[[Any], Awaitable[msgspec.Struct]]) -> Act:
     async def act(question: Any) -> msgspec.Struct:
         try:
             return await answer(question)
-        except NotHere as error:
+        except (NotHere, ValueError) as error:  # nothing has a name that makes no sense
             raise Refusal(HTTPStatus.NOT_FOUND, str(error)) from error
-        except ValueError as error:
-            raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
         except StoreError as error:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from error
 
