@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import tomli_w
 
+from mirror.telemetry.asked import LONGEST_AGENT
 from tests.support.client import Client, client, get
 from tests.support.evil import Evil, says
 from tests.support.images import Image, image, random_layer
@@ -510,7 +511,7 @@ async def test_each_line_of_each_worker_is_whole_however_much_they_tell_at_once(
     parse: Callable[[str], Mapping[str, str]],
 ) -> None:
     count = 300
-    agents = [letter * 500 for letter in "abcd"]
+    agents = [letter * LONGEST_AGENT for letter in "abcd"]
     upstreams = {"docker.io": upstream_at(upstream.url)}
     async with running_mirror(
         tmp_path, upstreams, server={"workers": WORKERS}, log={"format": style}
