@@ -82,6 +82,15 @@ SELECT count(*), count(b.digest), coalesce(sum(b.size), 0),
   coalesce(max(iif(b.is_manifest, b.accessed_at, NULL)), max(b.accessed_at))
 FROM tree JOIN digests AS d ON d.id = tree.id LEFT JOIN {_HERE}"""
 
+_HAS = """
+SELECT 1 FROM links AS l
+JOIN repositories AS r ON r.id = l.repository
+JOIN digests AS d ON d.id = l.digest
+WHERE r.path = ?1 AND d.digest = ?2 AND (
+  l.is_confirmed
+  OR EXISTS (SELECT 1 FROM sent AS s WHERE s.digest = d.id AND s.upstream = r.upstream))
+"""
+
 _SHARING = f"""
 WITH RECURSIVE above (id) AS (
   SELECT id FROM digests WHERE digest = ?1
@@ -225,6 +234,15 @@ def find_tags(
                     unpack(row[0]), row[1], row[2], bool(row[3]), row[4], bool(row[5])
                 )
         return found
+
+    return look
+
+
+def has_image(repository: str, digest: Digest) -> Callable[[sqlite3.Connection], bool]:
+    """Whether it is this repository's, by upstream's word: not what a manifest merely names."""
+
+    def look(connection: sqlite3.Connection) -> bool:
+        return connection.execute(_HAS, (repository, pack(digest))).fetchone() is not None
 
     return look
 

@@ -11,7 +11,7 @@ from mirror.contents.image_config import (
     ImageConfig,
     parse_config,
 )
-from mirror.contents.images import TagRow, find_tags
+from mirror.contents.images import TagRow, find_tags, has_image
 from mirror.contents.models import ManifestNode, Meaning
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -110,6 +110,8 @@ class Manifests:
         """What this name means here. Raises ValueError, NotHere."""
         repository, reference = parse_image(text)
         if isinstance(reference, Digest):
+            if not await self._catalog.look(has_image(str(repository), reference)):
+                raise NotHere(f"{repository}@{reference}: it is not known here by this name")
             return Named(text, repository, reference, None)
         found = await self._catalog.look(find_tags(str(repository), [reference.name]))
         if reference.name not in found:

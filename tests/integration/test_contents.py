@@ -107,6 +107,22 @@ async def test_what_is_not_everybodys_is_marked(
     assert (await ask(mirror, "/images", repository="private.example/org/app"))["is_personal"]
 
 
+async def test_what_a_repository_has_not_been_sent_is_not_shown_by_its_name(
+    upstream: ScriptedRegistry, mirror: InnerMirror
+) -> None:
+    """Else what is somebody's would be shown as everybody's."""
+    app = upstream.add(image(files({"a": b"1"})), "org/app", "1")
+    assert (await mirror.client.manifest("private.example/org/app", "1")).status == 200
+    both = upstream.add(index(app), "org/index", "1")
+    assert (await mirror.client.manifest("org/index", "1")).status == 200
+    for name, status in (
+        ("private.example/org/app", 200), ("org/none", 404), ("org/index", 404),
+    ):  # fmt: skip
+        told = await ask(mirror, "/image", status, image=f"{name}@{app.digest}")
+        assert told.get("is_personal", True), name
+    assert (await ask(mirror, "/image", image=f"org/index@{both.digest}"))["name"]
+
+
 async def test_looking_makes_nothing_worth_more(
     upstream: ScriptedRegistry, mirror: InnerMirror, tmp_path: Path
 ) -> None:
