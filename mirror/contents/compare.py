@@ -91,6 +91,8 @@ class Comparing:
         registry = self.registries.get(repository.namespace)
         if registry is None or repository.namespace not in self.served:
             raise NotHere(f"{repository.namespace} is no upstream of this mirror")
+        if repository.name not in self.served[repository.namespace]:
+            raise NotHere(f"{repository}: by allow or deny of its upstream it is not served")
         here = await self._here(question)
         scope = Scope(repository, "" if repository.namespace in self.personal else None)
         platform = question.platform or (here.image.platform if here.image else "")

@@ -27,7 +27,7 @@ from tests.support.upstream import ScriptedRegistry
 @pytest.fixture
 async def mirror(upstream: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[InnerMirror]:
     upstreams = {
-        "docker.io": upstream_at(upstream.url),
+        "docker.io": {**upstream_at(upstream.url), "deny": ["not/*"]},
         "private.example": {**upstream_at(upstream.url), "access": "client"},
     }
     settings = document(upstreams, store_root=tmp_path / "store")
@@ -91,6 +91,8 @@ async def test_what_is_asked_wrongly_is_refused_in_words(mirror: InnerMirror) ->
     async with aiohttp.ClientSession() as session:
         assert (await session.get(url)).status == 405
         assert (await session.post(url, json={"image": "elsewhere.example/a:1"})).status == 404
+        refused = await session.post(url, json={"image": "not/served:1"})
+        assert (refused.status, "not served" in await refused.text()) == (404, True)
         headers = {"Sec-Fetch-Site": "cross-site"}
         answer = await session.post(url, json={"image": "org/app:1"}, headers=headers)
         assert answer.status == 403

@@ -290,3 +290,30 @@ async def test_what_operators_have_asked_of_an_upstream_ends_where_it_is_configu
         upstream.forget()
         assert (await admin.post("image/compare", json=gone)).status == 404
     assert upstream.asked() == []
+
+
+async def test_what_is_still_to_be_warmed_is_asked_only_where_it_may_be(
+    upstream: ScriptedRegistry, plain: MirrorProcess
+) -> None:
+    """Two are under way; the upstream of the others is configured no more when their turn comes."""
+    gate = upstream.hold(APP.layers[0], after=SIZE // 2)
+    images = [f"old.example/org/app:{tag}" for tag in ("1", "2", "3", "4")]
+    for tag in ("2", "3", "4"):
+        upstream.add(APP, "org/app", tag)
+    async with aiohttp.ClientSession(f"{plain.admin_url}/api/v1/") as admin:
+        assert (await admin.post("warm", json={"images": images})).status == 200
+        await gate.reached()
+        rewrite(plain, use_another_upstream)
+        await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+        gate.open()
+        told: list[Any] = []
+
+        async def is_over() -> bool:
+            [job] = (await (await admin.get("warm")).json())["jobs"]
+            told[:] = job["images"]
+            return job["ended_at"] is not None
+
+        await until(is_over)
+    assert [it["state"] for it in told[2:]] == ["failed", "failed"]
+    assert all("there is no [upstream" in it["trouble"] for it in told[2:])
+    assert not {it.path.rpartition("/")[2] for it in upstream.requests} & {"3", "4"}

@@ -22,6 +22,7 @@ from typing import TypeVar
 from aiolimiter import AsyncLimiter
 
 from mirror.aio.backoff import Backoff
+from mirror.aio.group import Group
 from mirror.oci.descriptor import Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, StoreError, Unavailable
@@ -149,10 +150,10 @@ class Fetching:
                 finally:
                     warmed.under_way.pop(digest, None)
 
-        errors = list[RegistryError]()
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(_AT_ONCE, len(missing))):
-                _ = workers.create_task(work())
+        errors, workers = list[RegistryError](), Group()
+        for _ in range(min(_AT_ONCE, len(missing))):
+            workers.create_task(work(), name="warm")
+        await workers.wait()
         if errors:
             raise errors[0].with_traceback(None)
 

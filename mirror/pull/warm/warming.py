@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 import msgspec
 from aiolimiter import AsyncLimiter
 
+from mirror.aio.group import Group
 from mirror.aio.tasks import Tasks
 from mirror.config import Upstream, parse_platforms, require_platforms, why_not_fetchable
 from mirror.oci.digest import Digest
@@ -207,16 +208,20 @@ class Warming:
                 elif not await self._fetch(job, warmed, repository, reference, bounds):
                     spent.add(repository.namespace)
 
-        waiting = iter(wanted)
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(_AT_ONCE):
-                _ = workers.create_task(work())
+        waiting, workers = iter(wanted), Group()
+        for _ in range(_AT_ONCE):
+            workers.create_task(work(), name="warm")
+        await workers.wait()
 
     async def _fetch(
         self, job: Job, warmed: Warmed, repository: Repository, reference: Reference, bounds: Bounds
     ) -> bool:
         """Fetch one image; whether there may be more pulls."""
         began, may_go_on = self._monotonic(), True
+        why = why_not_fetchable(repository, self._upstreams)  # any more
+        if why is not None:
+            warmed.state, warmed.trouble = State.FAILED, why
+            return True
         platforms = parse_platforms(job.order.platforms)
         try:
             await self._fetching.fetch(
