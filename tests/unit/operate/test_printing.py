@@ -6,7 +6,7 @@ import pytest
 import typer
 from rich.text import Text
 
-from mirror.cli import _fail
+from mirror.cli.verbs import fail
 from mirror.contents.models import Diff
 from mirror.operate.printing import say, say_json, say_table
 
@@ -45,7 +45,7 @@ def test_what_is_told_as_json_is_no_command_either(capsys: pytest.CaptureFixture
 
 def test_nor_is_why_a_command_has_failed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit):
-        _fail(f"there is no linux/amd64 in it; there are: {ODD}\nand more", 1)
+        fail(f"there is no linux/amd64 in it; there are: {ODD}\nand more", 1)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
