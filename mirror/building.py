@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 
 from mirror.aio.guessing import Guesses
 from mirror.aio.single_flight import SingleFlight
@@ -110,18 +111,19 @@ class Upstreams:
         return {name: self.registries[name] for name in self._endpoints}
 
     def change(self, wanted: Mapping[str, Upstream]) -> None:
-        """Have these. One whose endpoints stay the same keeps what is known of them."""
+        """Have these. One whose endpoints stay the same keeps what is known of them.
+
+        Raises:
+            OSError: What is needed of one of them cannot be read; then nothing has changed.
+        """
         before = {
             (name, endpoint.name) for name, its in self._endpoints.items() for endpoint in its
         }
-        for name, upstream in wanted.items():
-            if self._endpoints.get(name) == upstream.asked:
-                continue
-            self._parts.metrics.announce(name, (endpoint.name for endpoint in upstream.asked))
-            made = [_endpoint(self._parts, name, upstream, it) for it in upstream.asked]
+        for name, endpoints in self._make(wanted).items():
+            self._parts.metrics.announce(name, (endpoint.name for endpoint in endpoints))
             self._retire(name)
             self.registries[name] = Registry(
-                name, made, self._parts.monotonic, self._parts.note_coming
+                name, endpoints, self._parts.monotonic, self._parts.note_coming
             )
         for name in self._endpoints.keys() - wanted.keys():
             self._retire(name)
@@ -130,6 +132,21 @@ class Upstreams:
         for gone in before - after:
             self._parts.metrics.forget_endpoint(*gone)
         self._note(wanted)
+
+    def _make(self, wanted: Mapping[str, Upstream]) -> dict[str, list[Endpoint]]:
+        """The endpoints of those that are another way than now."""
+        made: dict[str, list[Endpoint]] = {}
+        try:
+            for name, upstream in wanted.items():
+                if self._endpoints.get(name) != upstream.asked:
+                    made[name] = []
+                    for it in upstream.asked:
+                        made[name].append(_endpoint(self._parts, name, upstream, it))
+        except OSError:
+            for endpoint in chain.from_iterable(made.values()):
+                endpoint.retire()
+            raise
+        return made
 
     def _retire(self, name: str) -> None:
         for endpoint in self.registries[name].endpoints if name in self.registries else ():

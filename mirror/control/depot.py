@@ -156,7 +156,10 @@ class StoreDepot:
         named = self._named(sent.upstreams)
         if len(sent.digests) > MOST_ASKED:
             raise ValueError(f"tell of {MOST_ASKED} digests at a time")
-        await self._note_senders(map(parse_digest, sent.digests), named)
+        digests = [parse_digest(it) for it in sent.digests]
+        for digest in digests:  # until it is on record whose it is, nothing else keeps it here
+            self._store.note_access(digest)
+        await self._note_senders(digests, named)
 
     async def record(self, image: Arrived) -> Recorded:
         """Put an image on record: so it can be pulled."""

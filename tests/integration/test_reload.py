@@ -317,3 +317,18 @@ async def test_what_is_still_to_be_warmed_is_asked_only_where_it_may_be(
     assert [it["state"] for it in told[2:]] == ["failed", "failed"]
     assert all("there is no [upstream" in it["trouble"] for it in told[2:])
     assert not {it.path.rpartition("/")[2] for it in upstream.requests} & {"3", "4"}
+
+
+async def test_where_one_upstream_cannot_be_taken_up_none_is(plain: MirrorProcess) -> None:
+    ca = plain.store_root.parent / "ca.pem"
+    await asyncio.to_thread(ca.write_text, "no certificate")
+
+    def break_two(document: dict[str, Any]) -> None:
+        document["upstream"]["docker.io"]["endpoints"] = [{"url": "http://127.0.0.1:1"}]
+        document["upstream"]["z.example"] = {
+            "endpoints": [{"url": "https://z.example", "ca_file": str(ca)}]
+        }
+
+    rewrite(plain, break_two)
+    await plain.until_metric("mirror_reloads_total", 1, outcome="failed")
+    assert (await plain.client.get("/v2/org/app/manifests/1")).status == 200

@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from mirror.config import parse
-from mirror.control.bundles import Depot
+from mirror.control.bundles import Depot, Sent
+from mirror.control.depot import StoreDepot
 from mirror.oci.errors import DigestMismatch, StoreError
 from mirror.operate.bundles.verbs import open_depot
+from mirror.pull.memory import Memory
+from mirror.records.sqlite import SqliteRecords
 from tests.conformance.depot import CONTENT, DIGEST, PIECES, DepotConformance, write
+from tests.support.clock import FakeClock
 from tests.support.mirror import document
+from tests.unit.storage.opening import content, open_store, put
 
 
 @pytest.fixture
@@ -64,3 +69,22 @@ async def test_what_another_bundle_has_left_of_it_is_found_out(depot: Depot) -> 
         await write(depot, DIGEST, len(CONTENT), PIECES)
     await write(depot, DIGEST, len(CONTENT), PIECES)
     assert await depot.find_missing([DIGEST]) == set()
+
+
+async def test_what_a_bundle_holds_too_is_in_use_from_then_on(tmp_path: Path) -> None:
+    """Until its image is on record, nothing else keeps it from being collected."""
+    clock = FakeClock()
+    async with (
+        open_store(tmp_path, clock=clock) as store,
+        SqliteRecords.open(tmp_path / "records.sqlite3", clock=clock) as records,
+    ):
+        old, other = await put(store, content(1)), await put(store, content(2))
+        clock.advance(7200)
+        config = parse(document({"docker.io": {}}, store_root=tmp_path))
+        depot = StoreDepot(
+            store, records, Memory(0, missing_for=0.0, clock=clock.monotonic), config.upstream,
+            forget=lambda _: None, note_tag=lambda *_: None, clock=clock,
+        )  # fmt: skip
+        await depot.note_sent(Sent([str(old)], ["docker.io"]))
+        unused = [it async for batch in store.list_unused(since=clock() - 3600) for it, _ in batch]
+        assert unused == [other]
