@@ -222,3 +222,16 @@ def _fill(root: Path) -> None:
             "INSERT INTO blobs (digest, size, is_manifest, accessed_at) VALUES (?, 7, 0, 1)",
             ((digest(it),) for it in digests),
         )
+
+
+@pytest.mark.parametrize(
+    "view", ["now", "history", "images", "pulls", "waste", "endpoints", "store", "image", "files"]
+)
+async def test_every_view_is_made_without_holding_anybody_up(
+    upstream: ScriptedRegistry, mirror: InnerMirror, view: str
+) -> None:
+    upstream.add(image(files({"a": b"1"})), "org/app", "1")
+    await mirror.client.manifest("org/app", "1")
+    answer = await get(f"{mirror.admin_url}/page/{view}?image=org/app:1")
+    assert answer.status == 200
+    assert b"<h1>" in answer.body

@@ -1,5 +1,6 @@
 """What is seen: one template for each view, filled with what the overview tells."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -72,7 +73,7 @@ class Views:
         """A whole page; `query` is of its address."""
         content = await self.part(view, language, query)
         kept = {name: value for name, value in query.items() if name != "lang"}
-        return self._render(
+        return await self._render(
             "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
             version=__version__, title=VIEWS.get(view) or OF_ONE[view], is_still=view in _STILL,
             queries={one: urlencode({**kept, "lang": one}) for one in LANGUAGES},
@@ -82,19 +83,23 @@ class Views:
         """What of a page changes while one looks at it."""
         if view in _PAST:
             values = await self._past.fill(view, parse_choice(query))
-            return self._render(f"{view}.html", language, **values)
+            return await self._render(f"{view}.html", language, **values)
         if view in _STILL:
-            return self._render(f"{view}.html", language, **await self._contents.fill(view, query))
+            return await self._render(
+                f"{view}.html", language, **await self._contents.fill(view, query)
+            )
         status, line = await self._status(), self._line()
-        return self._render(
+        return await self._render(
             f"{view}.html", language, status=status, now=self._clock(),
             rate=line[-1] if line else 0.0, chart=_points(line),
             pins=(await self._pins()).pins if view == "store" else [],
         )  # fmt: skip
 
-    def _render(self, template: str, language: str, **values: object) -> str:
+    async def _render(self, template: str, language: str, **values: object) -> str:
+        """Aside: a template is read and compiled at its first use, and some fill long tables."""
         values |= {"_": partial(say, language), "language": language}
-        return self._templates.get_template(template).render(values)
+        find = self._templates.get_template
+        return await asyncio.to_thread(lambda: find(template).render(values))
 
 
 def _points(line: Sequence[float]) -> str:
