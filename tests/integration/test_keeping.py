@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.client import Client, client
+from tests.support.client import client
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, index, random_layer
 from tests.support.mirror import InnerMirror, MirrorProcess, running_mirror, upstream_at
+from tests.support.operators import ask, command, names_of, pull
 from tests.support.process import run, until
 from tests.support.upstream import ScriptedRegistry
 from tests.unit.storage.opening import on_disk
@@ -29,42 +29,10 @@ def _app(upstream: ScriptedRegistry, seed: int, *shared: int, name: str = "app")
     return upstream.add(image(*layers), f"library/{name}", "1")
 
 
-def _names(one: Image) -> set[str]:
-    own = {digest.removeprefix("sha256:") for digest in [one.digest, *one.blobs]}
-    return own.union(*map(_names, one.members))
-
-
-async def _pull(mirror: Client, name: str, app: Image, reference: str = "1") -> None:
-    assert (await mirror.manifest(name, reference)).status == 200
-    for digest in app.blobs:
-        assert (await mirror.blob(name, digest)).digest == digest
-
-
-async def _ask(
-    mirror: InnerMirror | MirrorProcess, path: str, sent: Any = None, status: int = 200
-) -> Any:
-    method = "GET" if sent is None else "POST"
-    data = None if sent is None else json.dumps(sent).encode()
-    async with client(mirror.admin_url) as admin, admin.open(
-        f"/api/v1{path}", method=method, data=data, headers=JSON
-    ) as answer:  # fmt: skip
-        content = await answer.text()
-        assert answer.status == status, content
-        return json.loads(content)
-
-
-async def _mirror(mirror: MirrorProcess, *arguments: str) -> tuple[int, str, str]:
-    config = mirror.store_root.parent / "mirror.toml"
-    ended: subprocess.CompletedProcess[str] = await run(
-        sys.executable, "-m", "mirror", *arguments, "--config", config, check=False
-    )
-    return ended.returncode, ended.stdout, ended.stderr
-
-
 async def _until_pinned(mirror: InnerMirror | MirrorProcess, app: Image) -> None:
     async def is_so() -> bool:
-        [pin] = (await _ask(mirror, "/pins"))["pins"]
-        return bool(pin["state"] == "complete") and _names(app) <= on_disk(mirror.store_root)
+        [pin] = (await ask(mirror, "/pins"))["pins"]
+        return bool(pin["state"] == "complete") and names_of(app) <= on_disk(mirror.store_root)
 
     await until(is_so)
 
@@ -77,7 +45,7 @@ async def test_an_image_that_is_pinned_by_command_is_fetched_and_pinned_after_re
 ) -> None:
     app = _app(upstream, 1)
     mirror = await start_mirror()
-    answer = await _ask(mirror, "/pins", {"image": "app:1"})
+    answer = await ask(mirror, "/pins", {"image": "app:1"})
     assert [(it["image"], it["source"]) for it in answer["pins"]] == [(APP, "operator")]
     await _until_pinned(mirror, app)
     await mirror.stop()
@@ -86,15 +54,15 @@ async def test_an_image_that_is_pinned_by_command_is_fetched_and_pinned_after_re
     for seed in range(10, 16):
         digest = upstream.add_blob(random_layer(SIZE, seed=seed).blob, "library/flood")
         assert (await mirror.client.blob("flood", digest)).digest == digest
-    assert _names(app) <= on_disk(mirror.store_root)
-    assert (await _ask(mirror, "/pins/remove", {"image": "app:1"}))["pins"] == []
+    assert names_of(app) <= on_disk(mirror.store_root)
+    assert (await ask(mirror, "/pins/remove", {"image": "app:1"}))["pins"] == []
     for seed in range(20, 26):
         digest = upstream.add_blob(random_layer(SIZE, seed=seed).blob, "library/flood")
         assert (await mirror.client.blob("flood", digest)).digest == digest
-    assert not _names(app) <= on_disk(mirror.store_root)
+    assert not names_of(app) <= on_disk(mirror.store_root)
     await mirror.stop()
     mirror = await start_mirror()
-    assert (await _ask(mirror, "/pins"))["pins"] == []
+    assert (await ask(mirror, "/pins"))["pins"] == []
 
 
 async def test_what_the_configuration_pins_only_the_configuration_unpins(
@@ -104,11 +72,11 @@ async def test_what_the_configuration_pins_only_the_configuration_unpins(
     mirror = await start_mirror(pin=[{"image": "app:1"}])
     await _until_pinned(mirror, app)
     for path in ("/pins/remove", "/pins"):
-        refusal = await _ask(mirror, path, {"image": "app:1"}, 409)
+        refusal = await ask(mirror, path, {"image": "app:1"}, 409)
         assert "by the configuration" in refusal["detail"]
-    [pin] = (await _ask(mirror, "/pins"))["pins"]
+    [pin] = (await ask(mirror, "/pins"))["pins"]
     assert (pin["source"], pin["blobs"]) == ("configuration", 3)
-    assert "not pinned" in (await _ask(mirror, "/pins/remove", {"image": "b"}, 404))["detail"]
+    assert "not pinned" in (await ask(mirror, "/pins/remove", {"image": "b"}, 404))["detail"]
 
 
 async def test_a_pin_that_is_larger_than_the_store_is_refused_and_not_remembered(
@@ -116,13 +84,13 @@ async def test_a_pin_that_is_larger_than_the_store_is_refused_and_not_remembered
 ) -> None:
     _app(upstream, 1, 2, 3)
     mirror = await start_mirror(store={"max_size": "500 KB"})
-    refusal = await _ask(mirror, "/pins", {"image": "app:1"}, 409)
+    refusal = await ask(mirror, "/pins", {"image": "app:1"}, 409)
     assert "store.max_size" in refusal["detail"]
     assert upstream.asked("blob") == []
-    assert (await _ask(mirror, "/pins"))["pins"] == []
+    assert (await ask(mirror, "/pins"))["pins"] == []
     await mirror.stop()
     mirror = await start_mirror()
-    assert (await _ask(mirror, "/pins"))["pins"] == []
+    assert (await ask(mirror, "/pins"))["pins"] == []
 
 
 @pytest.mark.parametrize(
@@ -142,8 +110,8 @@ async def test_a_pin_that_makes_no_sense_is_refused(
     start_mirror: StartMirror, sent: dict[str, Any], status: int
 ) -> None:
     mirror = await start_mirror()
-    await _ask(mirror, "/pins", sent, status)
-    assert (await _ask(mirror, "/pins"))["pins"] == []
+    await ask(mirror, "/pins", sent, status)
+    assert (await ask(mirror, "/pins"))["pins"] == []
 
 
 async def test_while_upstream_is_down_an_image_can_be_pinned_and_what_is_here_stays(
@@ -151,13 +119,13 @@ async def test_while_upstream_is_down_an_image_can_be_pinned_and_what_is_here_st
 ) -> None:
     app = _app(upstream, 1)
     mirror = await start_mirror(store={"max_size": "1 MB"})
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
     await mirror.until_metric("mirror_store_blobs", 3)
     await upstream.stop()
-    [pin] = (await _ask(mirror, "/pins", {"image": "app:1"}))["pins"]
+    [pin] = (await ask(mirror, "/pins", {"image": "app:1"}))["pins"]
     assert pin["blobs"] == 3
-    await _ask(mirror, "/pins", {"image": "new:1"})
-    pins = (await _ask(mirror, "/pins"))["pins"]
+    await ask(mirror, "/pins", {"image": "new:1"})
+    pins = (await ask(mirror, "/pins"))["pins"]
     assert {it["image"]: it["blobs"] for it in pins} == {APP: 3, "docker.io/library/new:1": 0}
 
 
@@ -174,7 +142,7 @@ async def test_nothing_is_done_with_images_for_web_pages(
 ) -> None:
     app = _app(upstream, 1)
     mirror = await start_mirror()
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
     await mirror.until_metric("mirror_store_blobs", 3)
     upstream.forget()
     for path in ("/pins", "/pins/remove", "/images/remove", "/tags/forget", "/warm", "/gc"):
@@ -184,9 +152,9 @@ async def test_nothing_is_done_with_images_for_web_pages(
             f"/api/v1{path}", method="POST", data=data, headers=headers
         ) as answer:  # fmt: skip
             assert answer.status == status
-    assert (await _ask(mirror, "/pins"))["pins"] == []
-    assert (await _ask(mirror, "/warm"))["jobs"] == []
-    assert on_disk(mirror.store_root) == _names(app)
+    assert (await ask(mirror, "/pins"))["pins"] == []
+    assert (await ask(mirror, "/warm"))["jobs"] == []
+    assert on_disk(mirror.store_root) == names_of(app)
     assert upstream.asked() == []
 
 
@@ -202,15 +170,15 @@ async def test_what_only_the_removed_image_needs_goes_and_no_worker_serves_it(
     async with running_mirror(tmp_path, upstreams, server={"workers": 2}) as mirror:
         for _ in range(2):
             async with client(mirror.url) as one:  # of each worker
-                await _pull(one, "app", app)
-                await _pull(one, "other", other)
+                await pull(one, "app", app)
+                await pull(one, "other", other)
         await mirror.until_metric("mirror_store_blobs", 7)
-        status, said, _ = await _mirror(mirror, "rm", "app:1", "--json")
+        status, said, _ = await command(mirror, "rm", "app:1", "--json")
         assert status == 0
         gone = json.loads(said)
         assert (gone["tags"], gone["blobs"], gone["kept"]) == (["1"], 3, 1)
         assert gone["bytes"] > SIZE
-        assert on_disk(mirror.store_root) == _names(other)
+        assert on_disk(mirror.store_root) == names_of(other)
         await upstream.stop()
         for _ in range(2):
             async with client(mirror.url) as one:
@@ -218,8 +186,8 @@ async def test_what_only_the_removed_image_needs_goes_and_no_worker_serves_it(
                 assert (await one.manifest("app", app.digest)).status >= 400
                 assert (await one.blob("app", app.layers[0])).status >= 400
                 assert (await one.blob("app", app.layers[1])).status >= 400  # others' now
-                await _pull(one, "other", other)
-        status, _, complaint = await _mirror(mirror, "rm", "app:1", "other:1")
+                await pull(one, "other", other)
+        status, _, complaint = await command(mirror, "rm", "app:1", "other:1")
         assert (status, complaint) == (1, "mirror: app:1: nothing of it is here\n".replace(
             "app:1", APP))  # fmt: skip
         assert on_disk(mirror.store_root) == set()
@@ -231,18 +199,18 @@ async def test_a_tag_goes_alone_while_another_means_the_same(
     app = _app(upstream, 1)
     upstream.add(app, "library/app", "latest")
     mirror = await start_mirror(tags={"fresh_for": "1h"})
-    await _pull(mirror.client, "app", app)
-    await _pull(mirror.client, "app", app, "latest")
+    await pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app, "latest")
     await mirror.until_metric("mirror_store_blobs", 3)
-    gone = await _ask(mirror, "/images/remove", {"image": "app:1"})
+    gone = await ask(mirror, "/images/remove", {"image": "app:1"})
     assert (gone["tags"], gone["blobs"], gone["kept"]) == (["1"], 0, 3)
     upstream.forget()
-    await _pull(mirror.client, "app", app, "latest")
+    await pull(mirror.client, "app", app, "latest")
     assert upstream.asked("blob") == []
     new = upstream.add(image(random_layer(SIZE, seed=9)), "library/app", "1")
     assert (await mirror.client.manifest("app", "1")).digest == new.digest
-    await _ask(mirror, "/images/remove", {"image": "app:1"})
-    gone = await _ask(mirror, "/images/remove", {"image": f"app@{app.digest}"})
+    await ask(mirror, "/images/remove", {"image": "app:1"})
+    gone = await ask(mirror, "/images/remove", {"image": f"app@{app.digest}"})
     assert (gone["tags"], gone["blobs"], gone["kept"]) == (["latest"], 3, 0)
     assert on_disk(mirror.store_root) == set()
 
@@ -253,13 +221,13 @@ async def test_what_an_index_that_stays_leads_to_stays(
     one, two = image(random_layer(SIZE, seed=1)), image(random_layer(SIZE, seed=2))
     both = upstream.add(index(one, two), "library/app", "1")
     mirror = await start_mirror()
-    await _pull(mirror.client, "app", both)
+    await pull(mirror.client, "app", both)
     for member in (one, two):
-        await _pull(mirror.client, "app", member, member.digest)
+        await pull(mirror.client, "app", member, member.digest)
     await mirror.until_metric("mirror_store_blobs", 7)
-    gone = await _ask(mirror, "/images/remove", {"image": f"app@{one.digest}"})
+    gone = await ask(mirror, "/images/remove", {"image": f"app@{one.digest}"})
     assert (gone["blobs"], gone["kept"]) == (0, 3)
-    gone = await _ask(mirror, "/images/remove", {"image": "app:1"})
+    gone = await ask(mirror, "/images/remove", {"image": "app:1"})
     assert (gone["blobs"], gone["kept"]) == (7, 0)
 
 
@@ -269,15 +237,15 @@ async def test_what_is_pinned_is_not_removed(
     app = _app(upstream, 1)
     upstream.add(app, "library/app", "latest")
     mirror = await start_mirror()
-    await _ask(mirror, "/pins", {"image": "app:1"})
+    await ask(mirror, "/pins", {"image": "app:1"})
     await _until_pinned(mirror, app)
     for name in ("app:1", f"app@{app.digest}"):
-        assert "unpin" in (await _ask(mirror, "/images/remove", {"image": name}, 409))["detail"]
-    await _pull(mirror.client, "app", app, "latest")
-    assert (await _ask(mirror, "/images/remove", {"image": "app:latest"}))["kept"] == 3
-    assert _names(app) <= on_disk(mirror.store_root)
-    await _ask(mirror, "/pins/remove", {"image": "app:1"})
-    assert (await _ask(mirror, "/images/remove", {"image": "app:1"}))["blobs"] == 3
+        assert "unpin" in (await ask(mirror, "/images/remove", {"image": name}, 409))["detail"]
+    await pull(mirror.client, "app", app, "latest")
+    assert (await ask(mirror, "/images/remove", {"image": "app:latest"}))["kept"] == 3
+    assert names_of(app) <= on_disk(mirror.store_root)
+    await ask(mirror, "/pins/remove", {"image": "app:1"})
+    assert (await ask(mirror, "/images/remove", {"image": "app:1"}))["blobs"] == 3
 
 
 async def test_who_reads_what_is_removed_reads_it_to_its_end(
@@ -287,11 +255,11 @@ async def test_who_reads_what_is_removed_reads_it_to_its_end(
     layer = random_layer(size, seed=1)
     app = upstream.add(image(layer), "library/app", "1")
     mirror = await start_mirror()
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
     await mirror.until_metric("mirror_store_blobs", 3)
     async with mirror.client.open(f"/v2/app/blobs/{app.layers[0]}") as answer:
         begun = await answer.content.readexactly(1000)
-        assert (await _ask(mirror, "/images/remove", {"image": "app:1"}))["blobs"] == 3
+        assert (await ask(mirror, "/images/remove", {"image": "app:1"}))["blobs"] == 3
         assert begun + await answer.content.read() == layer.blob
 
 
@@ -300,15 +268,15 @@ async def test_a_tag_that_is_forgotten_is_asked_for_anew_and_its_image_stays(
 ) -> None:
     old = _app(upstream, 1)
     mirror = await start_mirror(tags={"fresh_for": "1h"})
-    await _pull(mirror.client, "app", old)
+    await pull(mirror.client, "app", old)
     new = _app(upstream, 2)
     assert (await mirror.client.manifest("app", "1")).digest == old.digest
-    answer = await _ask(mirror, "/tags/forget", {"image": "app:1"})
+    answer = await ask(mirror, "/tags/forget", {"image": "app:1"})
     assert answer == {"image": f"docker.io/library/app@{old.digest}"}
     assert (await mirror.client.manifest("app", "1")).digest == new.digest
-    assert _names(old) <= on_disk(mirror.store_root)
-    assert (await _ask(mirror, "/tags/forget", {"image": "app:2"}, 404))["status"] == 404
-    assert (await _ask(mirror, "/tags/forget", {"image": f"app@{old.digest}"}, 409))["detail"]
+    assert names_of(old) <= on_disk(mirror.store_root)
+    assert (await ask(mirror, "/tags/forget", {"image": "app:2"}, 404))["status"] == 404
+    assert (await ask(mirror, "/tags/forget", {"image": f"app@{old.digest}"}, 409))["detail"]
 
 
 # Collecting
@@ -319,23 +287,23 @@ async def test_what_nothing_on_record_names_goes_and_a_dry_run_only_tells(
 ) -> None:
     app, other = _app(upstream, 1), _app(upstream, 2, name="other")
     mirror = await start_mirror()
-    await _pull(mirror.client, "app", app)
-    await _pull(mirror.client, "other", other)
+    await pull(mirror.client, "app", app)
+    await pull(mirror.client, "other", other)
     await mirror.until_metric("mirror_store_blobs", 6)
-    nothing = await _ask(mirror, "/gc", {"dry_run": False})
+    nothing = await ask(mirror, "/gc", {"dry_run": False})
     assert (nothing["blobs"], nothing["partials"], nothing["records"]) == (0, 0, 0)
     await mirror.stop()
     _unlink(mirror.store_root, "library/app")
     mirror = await start_mirror()
-    assert (await _ask(mirror, "/gc", {}))["blobs"] == 0  # somebody may just have pulled it
+    assert (await ask(mirror, "/gc", {}))["blobs"] == 0  # somebody may just have pulled it
     clock.advance(7200)
-    told = await _ask(mirror, "/gc", {"dry_run": True})
+    told = await ask(mirror, "/gc", {"dry_run": True})
     assert (told["dry_run"], told["blobs"]) == (True, 3)
-    assert on_disk(mirror.store_root) == _names(app) | _names(other)
-    done = await _ask(mirror, "/gc", {})
+    assert on_disk(mirror.store_root) == names_of(app) | names_of(other)
+    done = await ask(mirror, "/gc", {})
     assert (done["blobs"], done["bytes"]) == (3, told["bytes"])
-    assert on_disk(mirror.store_root) == _names(other)
-    await _pull(mirror.client, "app", app)
+    assert on_disk(mirror.store_root) == names_of(other)
+    await pull(mirror.client, "app", app)
 
 
 async def test_records_that_have_expired_and_downloads_that_nobody_continues_go(
@@ -348,26 +316,26 @@ async def test_records_that_have_expired_and_downloads_that_nobody_continues_go(
         "store": {"forget_after": "2d"}, "fill": {"keep_partial_for": "30d", "attempts": 1},
     }  # fmt: skip
     mirror = await start_mirror(**settings)
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
     gate = upstream.hold(digest, after=2_000_000)
     async with mirror.client.open(f"/v2/app/blobs/{digest}") as answer:
         await answer.content.readexactly(1_000_000)
         await mirror.stop()
     gate.open()
     mirror = await start_mirror(**settings)
-    assert (await _ask(mirror, "/gc", {}))["partials"] == 0
-    await _ask(mirror, "/images/remove", {"image": "app:1"})
+    assert (await ask(mirror, "/gc", {}))["partials"] == 0
+    await ask(mirror, "/images/remove", {"image": "app:1"})
     await mirror.stop()
     _unlink(mirror.store_root, "library/app")
     settings["fill"]["keep_partial_for"] = "1d"
     mirror = await start_mirror(**settings)
-    await _pull(mirror.client, "other", _app(upstream, 2, name="other"))
+    await pull(mirror.client, "other", _app(upstream, 2, name="other"))
     clock.advance(3 * 86400)
-    told = await _ask(mirror, "/gc", {"dry_run": True})
+    told = await ask(mirror, "/gc", {"dry_run": True})
     assert told["partials"] == 1
     assert told["partial_bytes"] >= 1_000_000
     assert told["records"] > 0
-    done = await _ask(mirror, "/gc", {})
+    done = await ask(mirror, "/gc", {})
     assert (done["partials"], done["partial_bytes"]) == (1, told["partial_bytes"])
     assert done["records"] >= told["records"]
     assert not [it for it in (mirror.store_root / "partial").rglob("*") if it.is_file()]
@@ -378,15 +346,15 @@ async def test_where_the_records_were_lost_nothing_is_collected(
 ) -> None:
     app = _app(upstream, 1)
     mirror = await start_mirror()
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
     await mirror.until_metric("mirror_store_blobs", 3)
     await mirror.stop()
     for path in mirror.store_root.glob("records.sqlite3*"):
         path.unlink()
     mirror = await start_mirror()
     clock.advance(7200)
-    assert "mirror warm" in (await _ask(mirror, "/gc", {}, 409))["detail"]
-    assert on_disk(mirror.store_root) == _names(app)
+    assert "mirror warm" in (await ask(mirror, "/gc", {}, 409))["detail"]
+    assert on_disk(mirror.store_root) == names_of(app)
 
 
 def _unlink(root: Path, repository: str) -> None:
@@ -407,26 +375,26 @@ async def test_a_stopped_mirrors_images_are_pinned_removed_and_collected(
 ) -> None:
     app, other = _app(upstream, 1), _app(upstream, 2, name="other")
     async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
-        await _pull(mirror.client, "app", app)
-        await _pull(mirror.client, "other", other)
+        await pull(mirror.client, "app", app)
+        await pull(mirror.client, "other", other)
         await mirror.until_metric("mirror_store_blobs", 6)
         await mirror.process.stop()
-        assert (await _mirror(mirror, "pins"))[:2] == (0, "nothing is pinned\n")
-        status, said, _ = await _mirror(mirror, "pin", "app:1", "--json")
+        assert (await command(mirror, "pins"))[:2] == (0, "nothing is pinned\n")
+        status, said, _ = await command(mirror, "pin", "app:1", "--json")
         assert (status, json.loads(said)["blobs"]) == (0, 3)
-        status, _, complaint = await _mirror(mirror, "rm", "app:1", "other:1")
+        status, _, complaint = await command(mirror, "rm", "app:1", "other:1")
         assert (status, complaint) == (1, f"mirror: {APP} is pinned: unpin it first\n")
-        assert on_disk(mirror.store_root) == _names(app)
-        status, said, _ = await _mirror(mirror, "gc")
+        assert on_disk(mirror.store_root) == names_of(app)
+        status, said, _ = await command(mirror, "gc")
         assert (status, said.splitlines()[0]) == (0, "blobs that nothing names: 0")
         await mirror.process.start()
         await _until_pinned(mirror, app)
-        status, said, _ = await _mirror(mirror, "pins")
+        status, said, _ = await command(mirror, "pins")
         assert said.startswith(f"{APP}: complete, 3 blobs, ")
-        assert (await _mirror(mirror, "unpin", "app:1"))[0] == 0
-        status, said, _ = await _mirror(mirror, "gc", "--dry-run")
+        assert (await command(mirror, "unpin", "app:1"))[0] == 0
+        status, said, _ = await command(mirror, "gc", "--dry-run")
         assert (status, said.splitlines()[-1]) == (0, "nothing was removed: --dry-run")
-        status, _, complaint = await _mirror(mirror, "unpin", "app:1")
+        status, _, complaint = await command(mirror, "unpin", "app:1")
         assert (status, complaint) == (1, f"mirror: {APP} is not pinned\n")
 
 

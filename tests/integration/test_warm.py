@@ -1,25 +1,23 @@
 """Images that are fetched before anybody asks: by command, by lists, and by the clock."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.client import Client, client
+from tests.support.client import client
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, index, random_layer
 from tests.support.mirror import InnerMirror, MirrorProcess, running_mirror, upstream_at
+from tests.support.operators import ask, command, names_of, pull
 from tests.support.process import run, until
 from tests.support.registry import running_registry
 from tests.support.upstream import RateLimit, ScriptedRegistry
 from tests.unit.storage.opening import on_disk
 
 SIZE = 300_000  # more than is answered from memory
-JSON = {"Content-Type": "application/json"}
 
 
 def _app(upstream: ScriptedRegistry, seed: int, name: str = "app", tag: str = "1") -> Image:
@@ -27,51 +25,16 @@ def _app(upstream: ScriptedRegistry, seed: int, name: str = "app", tag: str = "1
     return upstream.add(image(*layers), f"library/{name}", tag)
 
 
-def _names(*images: Image) -> set[str]:
-    found = set[str]()
-    for one in images:
-        found |= {it.removeprefix("sha256:") for it in [one.digest, *one.blobs]}
-        found |= _names(*one.members)
-    return found
-
-
-async def _pull(mirror: Client, name: str, app: Image, reference: str = "1") -> None:
-    assert (await mirror.manifest(name, reference)).status == 200
-    for digest in app.blobs:
-        assert (await mirror.blob(name, digest)).digest == digest
-
-
-async def _ask(
-    mirror: InnerMirror | MirrorProcess, path: str, sent: Any = None, status: int = 200
-) -> Any:
-    method = "GET" if sent is None else "POST"
-    data = None if sent is None else json.dumps(sent).encode()
-    async with client(mirror.admin_url) as admin, admin.open(
-        f"/api/v1{path}", method=method, data=data, headers=JSON
-    ) as answer:  # fmt: skip
-        content = await answer.text()
-        assert answer.status == status, content
-        return json.loads(content)
-
-
 async def _ended(mirror: InnerMirror | MirrorProcess) -> Any:
     """The one job there is, once it has ended."""
     jobs: list[Any] = []
 
     async def is_over() -> bool:
-        jobs[:] = (await _ask(mirror, "/warm"))["jobs"]
+        jobs[:] = (await ask(mirror, "/warm"))["jobs"]
         return bool(jobs) and all(job["ended_at"] for job in jobs)
 
     await until(is_over)
     return jobs[-1]
-
-
-async def _mirror(mirror: MirrorProcess, *arguments: str | Path) -> tuple[int, str, str]:
-    config = mirror.store_root.parent / "mirror.toml"
-    ended: subprocess.CompletedProcess[str] = await run(
-        sys.executable, "-m", "mirror", *arguments, "--config", config, check=False
-    )
-    return ended.returncode, ended.stdout, ended.stderr
 
 
 # By command
@@ -82,16 +45,16 @@ async def test_what_is_warmed_is_served_while_upstream_is_away(
 ) -> None:
     app, other = _app(upstream, 1), _app(upstream, 2, "other")
     mirror = await start_mirror()
-    await _pull(mirror.client, "other", other)
+    await pull(mirror.client, "other", other)
     await mirror.until_metric("mirror_store_blobs", 4)
-    job = await _ask(mirror, "/warm", {"images": ["app:1", "other:1", "app:1"]})
+    job = await ask(mirror, "/warm", {"images": ["app:1", "other:1", "app:1"]})
     assert job["wanted"] == ["docker.io/library/app:1", "docker.io/library/other:1"]
     one, two = (await _ended(mirror))["images"]
     assert (one["state"], one["here_blobs"], one["fetched_blobs"]) == ("done", 1, 3)
     assert (two["state"], two["here_blobs"], two["fetched_blobs"]) == ("done", 4, 0)
     assert one["fetched_bytes"] > 2 * SIZE
     await upstream.stop()
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
 
 
 async def test_what_another_repository_has_brought_is_confirmed_and_not_fetched_again(
@@ -103,14 +66,14 @@ async def test_what_another_repository_has_brought_is_confirmed_and_not_fetched_
         mirror = await start_mirror(
             {"docker.io": upstream_at(upstream.url), "ghcr.io": upstream_at(elsewhere.url)}
         )
-        await _pull(mirror.client, "app", app)
+        await pull(mirror.client, "app", app)
         await mirror.until_metric("mirror_store_blobs", 4)
-        await _ask(mirror, "/warm", {"images": ["ghcr.io/org/app:1"]})
+        await ask(mirror, "/warm", {"images": ["ghcr.io/org/app:1"]})
         [one] = (await _ended(mirror))["images"]
         assert (one["state"], one["fetched_blobs"]) == ("done", 0)
         assert elsewhere.asked("blob", method="GET") == []
         await elsewhere.stop()
-        await _pull(mirror.client, "ghcr.io/org/app", app)
+        await pull(mirror.client, "ghcr.io/org/app", app)
 
 
 async def test_where_one_fails_the_others_are_fetched_and_it_is_said_why(
@@ -119,7 +82,7 @@ async def test_where_one_fails_the_others_are_fetched_and_it_is_said_why(
     app, large = _app(upstream, 1), image(*(random_layer(SIZE, seed=it) for it in range(5, 10)))
     upstream.add(large, "library/large", "1")
     mirror = await start_mirror(store={"max_size": "1 MB"})
-    await _ask(mirror, "/warm", {"images": ["nothing:1", "large:1", "app:1", "app:x*"]})
+    await ask(mirror, "/warm", {"images": ["nothing:1", "large:1", "app:1", "app:x*"]})
     job = await _ended(mirror)
     states = {it["image"].rpartition("/")[2]: it["state"] for it in job["images"]}
     assert states == {
@@ -130,7 +93,7 @@ async def test_where_one_fails_the_others_are_fetched_and_it_is_said_why(
     }
     assert len(job["failed"]) == 3
     assert any("store.max_size" in it for it in job["failed"])
-    assert _names(app) <= on_disk(mirror.store_root)
+    assert names_of(app) <= on_disk(mirror.store_root)
 
 
 async def test_tags_are_named_by_a_pattern_and_only_the_platforms_that_are_named_are_fetched(
@@ -145,11 +108,11 @@ async def test_tags_are_named_by_a_pattern_and_only_the_platforms_that_are_named
     slim = _app(upstream, 8, "python", "3.9-slim")
     _app(upstream, 9, "python", "3.9")
     mirror = await start_mirror()
-    await _ask(mirror, "/warm", {"images": ["python:3.*-slim"], "platforms": ["linux/arm64"]})
+    await ask(mirror, "/warm", {"images": ["python:3.*-slim"], "platforms": ["linux/arm64"]})
     job = await _ended(mirror)
     assert [it["image"].partition(":")[2] for it in job["images"]] == ["3.12-slim", "3.9-slim"]
     there = on_disk(mirror.store_root)
-    assert _names(slim, members[1]) <= there
+    assert names_of(slim, members[1]) <= there
     assert members[0].digest.removeprefix("sha256:") not in there
     assert old.digest.removeprefix("sha256:") not in there
 
@@ -161,7 +124,7 @@ async def test_of_very_many_tags_that_are_like_a_pattern_a_bounded_number_is_fet
     for number in range(5):
         _app(upstream, number, tag=f"1.{number}")
     mirror = await start_mirror()
-    await _ask(mirror, "/warm", {"images": ["app:1.*", "app:1.?"]})
+    await ask(mirror, "/warm", {"images": ["app:1.*", "app:1.?"]})
     job = await _ended(mirror)
     assert [it["image"].partition(":")[2] for it in job["images"]] == ["1.2", "1.3", "1.4"]
 
@@ -173,13 +136,13 @@ async def test_what_a_client_waits_for_goes_first_and_what_is_warmed_is_fetched_
     urgent = upstream.add_blob(random_layer(SIZE, seed=50).blob, "library/urgent")
     gate = upstream.hold(app.layers[0], after=SIZE // 2)
     mirror = await start_mirror(fill={"max_active": 1})
-    await _ask(mirror, "/warm", {"images": ["app:1"]})
+    await ask(mirror, "/warm", {"images": ["app:1"]})
     await gate.reached()
     assert (await mirror.client.blob("urgent", urgent)).digest == urgent
     gate.open()
     [one] = (await _ended(mirror))["images"]
     assert one["state"] == "done"
-    await _pull(mirror.client, "app", app)
+    await pull(mirror.client, "app", app)
     assert upstream.bytes_sent(app.layers[0]) <= 1.7 * SIZE
 
 
@@ -189,17 +152,17 @@ async def test_a_rate_limit_is_waited_for(
     app = _app(upstream, 1)
     upstream.fault(kind="tag", status=429, headers={"Retry-After": "1"}, times=1)
     mirror = await start_mirror()
-    await _ask(mirror, "/warm", {"images": ["app:1"]})
+    await ask(mirror, "/warm", {"images": ["app:1"]})
     seen = set[str]()
 
     async def is_over() -> bool:
-        [job] = (await _ask(mirror, "/warm"))["jobs"]
+        [job] = (await ask(mirror, "/warm"))["jobs"]
         seen.update(it["state"] for it in job["images"])
         return bool(job["ended_at"])
 
     await until(is_over)
     assert {"pausing", "done"} <= seen
-    assert _names(app) <= on_disk(mirror.store_root)
+    assert names_of(app) <= on_disk(mirror.store_root)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +179,8 @@ async def test_what_makes_no_sense_is_not_begun(
     start_mirror: StartMirror, sent: dict[str, Any], status: int
 ) -> None:
     mirror = await start_mirror()
-    await _ask(mirror, "/warm", sent, status)
-    assert (await _ask(mirror, "/warm"))["jobs"] == []
+    await ask(mirror, "/warm", sent, status)
+    assert (await ask(mirror, "/warm"))["jobs"] == []
 
 
 async def test_a_mirror_that_is_killed_goes_on_and_fetches_no_byte_twice(
@@ -228,7 +191,7 @@ async def test_a_mirror_that_is_killed_goes_on_and_fetches_no_byte_twice(
     layer = app.layers[0]
     gate = upstream.hold(layer, after=size // 2)
     async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
-        await _ask(mirror, "/warm", {"images": ["app:1"]})
+        await ask(mirror, "/warm", {"images": ["app:1"]})
         await gate.reached()
         partial = mirror.store_root / "partial" / "docker.io" / layer.replace(":", "-")
 
@@ -243,10 +206,10 @@ async def test_a_mirror_that_is_killed_goes_on_and_fetches_no_byte_twice(
         job = await _ended(mirror)
         assert (job["done"], job["failed"]) == (1, [])
         assert upstream.bytes_sent(layer) <= size // 2 + 100_000
-        assert _names(app) <= on_disk(mirror.store_root)
+        assert names_of(app) <= on_disk(mirror.store_root)
         await mirror.process.stop()
         await mirror.process.start()
-        [job] = (await _ask(mirror, "/warm"))["jobs"]  # what came of it is known still
+        [job] = (await ask(mirror, "/warm"))["jobs"]  # what came of it is known still
         assert (job["done"], job["images"]) == (1, [])
 
 
@@ -256,7 +219,7 @@ async def test_who_watches_is_told_how_far_each_layer_is(
     app = _app(upstream, 1)
     gate = upstream.hold(app.layers[0], after=SIZE // 2)
     mirror = await start_mirror()
-    await _ask(mirror, "/warm", {"images": ["app:1"]})
+    await ask(mirror, "/warm", {"images": ["app:1"]})
     await gate.reached()
     async with client(mirror.admin_url) as admin, admin.open("/api/v1/warm/events") as answer:
         assert answer.content_type == "text/event-stream"
@@ -282,7 +245,7 @@ async def test_what_is_scheduled_is_fetched_at_its_time_and_told_afterwards(
     app = _app(upstream, 1)
     warm = [{"image": "docker.io/library/app:*", "at": "0 * * * *"}]
     mirror = await start_mirror(warm=warm)
-    told = await _ask(mirror, "/warm")
+    told = await ask(mirror, "/warm")
     [schedule] = told["schedules"]
     assert (told["jobs"], schedule["last_at"]) == ([], None)
     assert clock() < schedule["next_at"] <= clock() + 3600
@@ -290,22 +253,22 @@ async def test_what_is_scheduled_is_fetched_at_its_time_and_told_afterwards(
     clock.advance(3600)
     job = await _ended(mirror)
     assert (job["is_scheduled"], job["done"]) == (True, 1)
-    assert _names(app) <= on_disk(mirror.store_root)
-    [schedule] = (await _ask(mirror, "/status"))["schedules"]
+    assert names_of(app) <= on_disk(mirror.store_root)
+    [schedule] = (await ask(mirror, "/status"))["schedules"]
     assert (schedule["last_done"], schedule["last_failed"]) == (1, [])
     await mirror.stop()
     mirror = await start_mirror(warm=warm)
-    [schedule] = (await _ask(mirror, "/status"))["schedules"]
+    [schedule] = (await ask(mirror, "/status"))["schedules"]
     assert schedule["last_done"] == 1
     await upstream.stop()
     clock.advance(3600)
 
     async def has_failed() -> bool:
-        [schedule] = (await _ask(mirror, "/status"))["schedules"]
+        [schedule] = (await ask(mirror, "/status"))["schedules"]
         return bool(schedule["last_failed"])
 
     await until(has_failed, within=60)
-    health = await _ask(mirror, "/status")
+    health = await ask(mirror, "/status")
     assert any("was not fetched" in it["what"] for it in health["health"]["problems"])
 
 
@@ -339,13 +302,13 @@ async def test_a_schedule_keeps_to_its_bandwidth_until_a_client_waits(
     clock.advance(3600)
 
     async def has_begun() -> bool:
-        jobs = (await _ask(mirror, "/warm"))["jobs"]
+        jobs = (await ask(mirror, "/warm"))["jobs"]
         layers = [it for job in jobs for image in job["images"] for it in image["layers"]]
         return any(it["digest"] == app.layers[0] and it["written"] for it in layers)
 
     await until(has_begun)
     for _ in range(200):  # it would take four minutes, and otherwise as long as this
-        [job] = (await _ask(mirror, "/warm"))["jobs"]
+        [job] = (await ask(mirror, "/warm"))["jobs"]
         assert job["ended_at"] is None
     assert (await mirror.client.blob("app", app.layers[0])).digest == app.layers[0]
     job = await _ended(mirror)
@@ -364,18 +327,18 @@ async def test_the_command_fetches_what_lists_name_and_says_what_came(tmp_path: 
         compose.write_text("services:\n  a: {image: 'reg.test/org/one:1'}\n  b: {build: .}\n")
         upstreams = {"reg.test": upstream_at(registry.url)}
         async with running_mirror(tmp_path / "mirror", upstreams) as mirror:
-            status, said, _ = await _mirror(mirror, "warm", "--file", compose)
+            status, said, _ = await command(mirror, "warm", "--file", compose)
             first, last = said.splitlines()
             assert status == 0
             assert first.startswith("reg.test/org/one:1: ")
             assert " came (2) in " in first
             assert last.startswith("1 of 1 images are here: ")
-            status, said, _ = await _mirror(
+            status, said, _ = await command(
                 mirror, "warm", "reg.test/org/two:1", "reg.test/org/none:1", "--json"
             )
             states = [json.loads(line)["state"] for line in said.splitlines()]
             assert (status, sorted(states)) == (1, ["done", "failed"])
-            assert _names(one, two) <= on_disk(mirror.store_root)
+            assert names_of(one, two) <= on_disk(mirror.store_root)
             await registry.process.stop()
             copied = await run(
                 "skopeo", "inspect", "--raw", "--tls-verify=false",
@@ -383,7 +346,7 @@ async def test_the_command_fetches_what_lists_name_and_says_what_came(tmp_path: 
             )  # fmt: skip
             assert copied.stdout.encode() == one.manifest
             await mirror.process.stop()
-            status, _, complaint = await _mirror(mirror, "warm", "reg.test/org/one:1")
+            status, _, complaint = await command(mirror, "warm", "reg.test/org/one:1")
             assert (status, complaint.partition(" at ")[0]) == (1, "mirror: no mirror answers")
 
 
@@ -394,12 +357,12 @@ async def test_links_that_were_lost_are_made_anew_from_what_upstream_confirms(
     upstream.add(index(one, two), "library/app", "1")
     async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
         assert (await mirror.client.manifest("app", "1")).status == 200
-        await _pull(mirror.client, "app", one, one.digest)  # of one platform
+        await pull(mirror.client, "app", one, one.digest)  # of one platform
         await mirror.until_metric("mirror_store_blobs", 4)
         await mirror.process.stop()
         for path in mirror.store_root.glob("*.sqlite3*"):
             path.unlink()
-        status, _, _ = await _mirror(mirror, "rebuild", "--image", "app:1")
+        status, _, _ = await command(mirror, "rebuild", "--image", "app:1")
         assert status == 0
         upstream.forget()
         await mirror.process.start()
@@ -409,4 +372,4 @@ async def test_links_that_were_lost_are_made_anew_from_what_upstream_confirms(
         assert two.digest.removeprefix("sha256:") not in on_disk(mirror.store_root)
         await upstream.stop()
         assert (await mirror.client.manifest("app", "1")).status == 200
-        await _pull(mirror.client, "app", one, one.digest)
+        await pull(mirror.client, "app", one, one.digest)
