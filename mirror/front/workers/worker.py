@@ -42,6 +42,7 @@ from mirror.telemetry.traffic import Traffic
 _logger = logging.getLogger(__name__)
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
+_MOST_READ = 2**16  # bytes of a client at once; the system doubles what it is told (socket(7))
 _LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
 
 
@@ -184,6 +185,9 @@ class Worker:
             # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
             # a file, a TLS record and the last bytes of a connection that is being closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
+            # Clients send requests only. What is read at once is parsed at once, and a flood of
+            # what is tedious to parse, such as chunks of a byte, keeps everybody else waiting.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_READ // 2)
             peer = connection.getpeername()
             try:
                 _, served = await loop.connect_accepted_socket(
