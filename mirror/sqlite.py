@@ -45,6 +45,8 @@ _SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = 
 _BUSY_TIMEOUT = 500
 
 Row = Sequence[object]
+_AT_ONCE = 500  # rows of which something is made before others have their turn
+
 _T = TypeVar("_T")
 
 
@@ -191,7 +193,12 @@ class Database:
         if self._closed:
             raise StoreError(f"the {self._schema.name} is closed")
         with explained(self._path, self._schema):
-            return [read(*row) for row in await connection.execute_fetchall(sql, values)]
+            rows = [*await connection.execute_fetchall(sql, values)]
+            found = [read(*row) for row in rows[:_AT_ONCE]]
+            for start in range(_AT_ONCE, len(rows), _AT_ONCE):
+                await asyncio.sleep(0)
+                found += [read(*row) for row in rows[start : start + _AT_ONCE]]
+            return found
 
     async def _close(self) -> None:
         self._closed = True

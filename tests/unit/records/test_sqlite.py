@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecor
 from mirror.records.sqlite import FIND_LINK, SqliteRecords
 from tests.conformance.records import ALPINE, HUB, ONE, TWO, RecordsConformance
 from tests.support.clock import FakeClock
+from tests.support.loop_watch import watching_the_loop
 
 
 def _clock() -> float:
@@ -117,3 +119,13 @@ def _put(path: Path, content: bytes) -> None:
 
 def _content(path: Path) -> bytes:
     return path.read_bytes()
+
+
+async def test_while_many_rows_are_read_others_have_their_turn(path: Path) -> None:
+    many = [Named(digest_of(b"%d" % number), 1) for number in range(60_000)]
+    async with SqliteRecords.open(path, clock=_clock) as records:
+        await records.record_manifest(ALPINE, ONE, 5, many)
+        with watching_the_loop(limit=0.03 if sys.gettrace() is None else 0.06) as holds:
+            found = await records.list_edges([ONE], limit=100_000)
+        assert len(found) == len(many)
+        assert not holds, holds
