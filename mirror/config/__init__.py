@@ -29,6 +29,7 @@ from mirror.config.sections import (
     Store,
     Tags,
 )
+from mirror.config.shared import Shared
 from mirror.config.upstreams import Endpoint, Upstream
 from mirror.config.warm import Warm
 from mirror.config.wording import explain
@@ -45,6 +46,7 @@ __all__ = [
     "Log",
     "Pin",
     "Server",
+    "Shared",
     "Store",
     "Tags",
     "Upstream",

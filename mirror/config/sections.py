@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from mirror.config.pins import Pin, require_fetchable
+from mirror.config.shared import Shared
 from mirror.config.units import format_size
 from mirror.config.upstreams import Upstream, docker_hub, with_docker_hubs_defaults
 from mirror.config.values import (
@@ -170,6 +171,7 @@ class Config(Section):
     history: History = History()
     admin: Admin = Admin()
     log: Log = Log()
+    shared: Shared | None = None
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)
     pin: tuple[Pin, ...] = ()
     warm: tuple[Warm, ...] = ()

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from mirror.config.pins import Pin
 from mirror.config.sections import Config
+from mirror.config.shared import Shared
 from mirror.config.upstreams import Endpoint, Upstream
 from mirror.config.warm import Warm
 
@@ -67,6 +68,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Pin
         case ["warm", _]:
             section = Warm
+        case ["shared"]:
+            section = Shared
         case _:
             section = Config.model_fields[str(location[0])].annotation
     return list(section.model_fields)
