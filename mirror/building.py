@@ -45,7 +45,7 @@ from mirror.pull.versions import Versions
 from mirror.pull.warm.fetching import Fetching
 from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
-from mirror.records.ports import Records
+from mirror.records.ports import Fleet, Records
 from mirror.records.wishes import Wishes
 from mirror.sources.ports import NoteComing
 from mirror.sources.registry.arrival import Line
@@ -72,6 +72,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    fleet: Fleet
     unbounded: Records  # the same, for what an operator says
     wishes: Wishes
     sessions: Sessions
@@ -238,7 +239,7 @@ def build(parts: Parts) -> Built:
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
-        note_tag=images.note_tag,
+        note_tag=images.note_tag, fleet=parts.fleet,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     mirror = Mirror(

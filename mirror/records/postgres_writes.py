@@ -206,3 +206,26 @@ async def remove_tag(connection: Connection, repository: Repository, tag: str) -
         f"DELETE FROM mirror.tags WHERE repository = {REPOSITORY.format('$1')} AND name = $2",
         str(repository), tag,
     )  # fmt: skip
+
+
+async def end_check(connection: Connection, repository: Repository, tag: str, holder: str) -> None:
+    """This mirror does not ask upstream any more what the tag means."""
+    await connection.execute(
+        "DELETE FROM mirror.checks WHERE path = $1 AND tag = $2 AND holder = $3",
+        str(repository), tag, holder,
+    )  # fmt: skip
+
+
+async def put_pin(connection: Connection, image: str, platforms: str, refresh: float) -> None:
+    """An operator has pinned an image."""
+    await connection.execute(
+        "INSERT INTO mirror.pins (image, platforms, refresh) VALUES ($1, $2, $3)"
+        " ON CONFLICT (image) DO UPDATE SET platforms = excluded.platforms,"
+        " refresh = excluded.refresh",
+        image, platforms, refresh,
+    )  # fmt: skip
+
+
+async def remove_pin(connection: Connection, image: str) -> None:
+    """An operator has pinned it no longer."""
+    await connection.execute("DELETE FROM mirror.pins WHERE image = $1", image)
