@@ -19,12 +19,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
-from mirror.aio.tasks import NoteFault, owned_tasks
+from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
 from mirror.building import Built, Clock, Parts, build
 from mirror.config import (
     Config,
@@ -56,10 +57,12 @@ from mirror.front.workers.sockets import cannot_listen, listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.history.keeper import Keeper
 from mirror.history.sqlite import Bounds, SqliteHistory
+from mirror.pull.fill.others import Others
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
 from mirror.records.from_catalog import remove_catalog
+from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.sessions import open_sessions
@@ -219,6 +222,10 @@ async def run(
             read_disk=lambda: store.taken,
             read_limit=lambda: reloading.config.store.max_size,
         )
+        dice = random.Random()  # noqa: S311 - for jitter
+        common = await stack.enter_async_context(
+            _common(config, note_fault=note_fault, monotonic=monotonic, dice=dice)
+        )
         unbounded = await stack.enter_async_context(_records(config, clock))
         records = BoundedRecords(
             unbounded,
@@ -229,12 +236,15 @@ async def run(
         keeper = await stack.enter_async_context(_history(config, private, clock))
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
-        dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
             config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
             forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
             dice, private,
+            others=_others(
+                config, common, store, records, tasks=work, monotonic=monotonic, dice=dice,
+                private=private,
+            ),
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -278,6 +288,44 @@ async def run(
         work.keep(reloading.run, name="reload")
         await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+
+
+@asynccontextmanager
+async def _common(config: Config, **parts: Any) -> AsyncIterator[Any]:
+    """What this mirror has in common with others; None, and nothing of it loaded, if by itself."""
+    if config.shared is None:
+        yield None
+        return
+    from mirror.shared.opening import open_common  # noqa: PLC0415 - only where it is asked for
+
+    async with open_common(config.shared, config.store.root, **parts) as common:
+        yield common
+
+
+def _others(
+    config: Config,
+    common: Any,  # noqa: ANN401 - its type is not loaded without [shared]
+    store: LocalStorage,
+    records: Records,
+    *,
+    private: Collection[str],
+    tasks: Tasks,
+    monotonic: Clock,
+    dice: random.Random,
+) -> Others | None:
+    """The mirrors that are one with this one."""
+    if config.shared is None:
+        return None
+    from mirror.shared.sharing import Sharing  # noqa: PLC0415 - as above
+
+    return Sharing(
+        common, store,
+        lease=config.shared.lease,
+        patience=config.fill.stall_timeout + config.shared.lease,
+        list_senders=records.list_senders,
+        read_private=lambda: private,
+        tasks=tasks, monotonic=monotonic, random=dice,
+    )  # fmt: skip
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.others import Others
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
@@ -84,6 +85,7 @@ class Parts:
     dice: random.Random
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
+    others: Others | None = None  # the mirrors that are one with this one
     clock: Clock
     monotonic: Clock
 
@@ -219,6 +221,7 @@ def build(parts: Parts) -> Built:
         note_fault=parts.metrics.faults.note,
         note_sent=links.record_sent,
         random=parts.dice,
+        others=parts.others,
     )
     transfers = Transfers(
         retries,

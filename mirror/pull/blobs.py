@@ -210,7 +210,8 @@ class Blobs:
         """See that upstream lets the repository have what is coming; remember it, and its size."""
         size = fill.readers.size
         is_sent_to_it = fill.authorities.has_accepted(self._source(scope))
-        if link is None and not is_sent_to_it:
+        is_named = link is not None and not link.is_confirmed
+        if not is_sent_to_it and (link is None or (is_named and fill.is_of_another)):
             await self._links.confirm_blob(scope, fill.digest)
         elif is_sent_to_it and size is not None and (link is None or link.size != size):
             await self._links.record(scope.repository, fill.digest, size)

@@ -14,7 +14,7 @@ from typing import Any
 
 from mirror.oci.errors import StoreError
 
-SCRIPTS: tuple[tuple[str, int], ...] = (("01-records.sql", 1),)
+SCRIPTS: tuple[tuple[str, int], ...] = (("01-records.sql", 1), ("02-turns.sql", 1))
 """Each with the `usable_from` that it leads to; only ever appended to."""
 
 _LOCK = 0x6D6972726F72  # "mirror"

@@ -84,6 +84,8 @@ class Body:
     sender: Sender
     is_range: bool  # the range that was asked for is sent, and nothing else
     is_from_elsewhere: bool = False  # another host sends it than was asked: to where it redirected
+    copied_from: str | None = None
+    """Another mirror sends what this upstream has sent: no word on who may have it."""
 
 
 class BlobSource(Protocol):
