@@ -48,7 +48,7 @@ from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
 from mirror.records.ports import Fleet, Records
 from mirror.records.wishes import Wishes
-from mirror.sources.ports import NoteComing
+from mirror.sources.ports import NOBODY, NoteComing, NoteLimits
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -86,6 +86,7 @@ class Parts:
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
     others: Others | None = None  # the mirrors that are one with this one
+    limits: NoteLimits = NOBODY  # is told what endpoints say of being asked too often
     clock: Clock
     monotonic: Clock
 
@@ -334,4 +335,5 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         metrics=parts.metrics,
         clock=time.monotonic,
         random=parts.dice,
+        limits=parts.limits,
     )

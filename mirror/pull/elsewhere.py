@@ -1,4 +1,4 @@
-"""Manifests that another mirror was sent: taken over with who has sent them, so that the same holds.
+"""Manifests that another mirror was sent: taken over with who has sent them.
 
 Rights do not come with them: whether a repository may be served one is judged by its links, as for
 what is on this disk. Blobs come another way (`mirror.shared`).

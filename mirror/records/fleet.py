@@ -13,7 +13,7 @@ So whatever this mirror has served once it can serve while the database is away;
 for that: it is asked with a little patience, and not at all while it is known to be down.
 """
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import TypeVar
 
 from mirror.oci.digest import Digest

@@ -264,7 +264,7 @@ class Fleet(Protocol):
     def turn(
         self, repository: Repository, tag: str, *, since: float
     ) -> AbstractAsyncContextManager[TagRecord | None]:
-        """Whose turn it is to ask upstream what a tag means, who has last been asked before `since`.
+        """Whose turn it is to ask upstream what a tag means, where nobody has asked `since`.
 
         None: this mirror's, inside the block; what it finds out it records there. Else what another
         one has found out meanwhile.

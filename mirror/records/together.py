@@ -133,7 +133,8 @@ class Together:
                 str(by),
             ]:
                 return TagRecord(unpack(digest), self._shared.to_here(at), fallback, imported, by)
-        return None
+            case _:
+                return None
 
     async def find_manifest(self, digest: Digest) -> Shelved | None:
         """As the port says."""

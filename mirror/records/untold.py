@@ -1,4 +1,4 @@
-"""What a mirror has learnt and not told the others yet: on its own disk, in the order it was learnt.
+"""What a mirror has learnt and not told the others yet: on its own disk, in that order.
 
 It is told within a moment, and waits here while the shared database is away, over restarts too. Its
 room is bounded: what is told too late may be lost, and is learnt anew by whoever needs it.
@@ -173,8 +173,8 @@ class Untold:
         """
         found: list[tuple[int, Entry]] = []
         rows = await self._database.page(
-            "SELECT id, entry FROM (SELECT id, entry, sum(length(entry)) OVER (ORDER BY id) AS total"
-            "  FROM (SELECT id, entry FROM untold ORDER BY id LIMIT ?))"
+            "SELECT id, entry FROM (SELECT id, entry, sum(length(entry)) OVER (ORDER BY id)"
+            "  AS total FROM (SELECT id, entry FROM untold ORDER BY id LIMIT ?))"
             " WHERE total - length(entry) < ? ORDER BY id",
             (_ENTRIES, _AT_A_TIME),
             lambda number, entry: (int(number), bytes(entry)),

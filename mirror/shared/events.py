@@ -1,5 +1,4 @@
-"""What one mirror has said, and all others hear: within a moment, and whatever came while they were
-away when they are back.
+"""What one mirror has said, and all others hear: at once, or when they are back.
 
     an event is a row, written with what it tells of, in one transaction
     whoever listens is notified        behind PgBouncer nobody is: then rows are looked for
