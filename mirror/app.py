@@ -224,7 +224,7 @@ async def run(
         )
         dice = random.Random()  # noqa: S311 - for jitter
         common = await stack.enter_async_context(
-            _common(config, note_fault=note_fault, monotonic=monotonic, dice=dice)
+            _common(config, note_fault=note_fault, monotonic=monotonic, dice=dice, proxies=proxies)
         )
         unbounded = await stack.enter_async_context(_records(config, clock))
         records = BoundedRecords(
