@@ -224,8 +224,11 @@ async def run(
         )
         dice = random.Random()  # noqa: S311 - for jitter
         company = await stack.enter_async_context(
-            _company(config, note_fault=note_fault, clock=clock, monotonic=monotonic, dice=dice)
-        )
+            _company(
+                config, note_fault=note_fault, clock=clock, monotonic=monotonic, dice=dice,
+                proxies=proxies,
+            )
+        )  # fmt: skip
         records = BoundedRecords(
             company.records,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
@@ -292,7 +295,13 @@ async def run(
 
 @asynccontextmanager
 async def _company(
-    config: Config, *, note_fault: NoteFault, clock: Clock, monotonic: Clock, dice: random.Random
+    config: Config,
+    *,
+    note_fault: NoteFault,
+    clock: Clock,
+    monotonic: Clock,
+    dice: random.Random,
+    proxies: EnvironmentProxies | None,
 ) -> AsyncIterator[Company]:
     """What this mirror has of others; nothing of that is loaded where it is by itself."""
     async with AsyncExitStack() as stack:

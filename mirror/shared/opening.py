@@ -15,12 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
+from mirror.config.proxies import EnvironmentProxies
 from mirror.config.shared import Shared
 from mirror.oci.digest import Chunk
 from mirror.shared.bucket import CLIENT_OPTIONS, RETRIES, ObjectBucket, claim_bucket
@@ -34,6 +35,7 @@ _logger = logging.getLogger(__name__)
 _BACKOFF = Backoff(first=0.5, most=10.0)
 _FIRST = 5.0  # seconds at start, before the mirror begins without the bucket
 _CREDENTIALS_FOR = timedelta(minutes=5)  # then they are read anew
+_NOWHERE = "http://127.0.0.1:9"  # a proxy that nothing goes by
 _NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
 
 
@@ -148,6 +150,7 @@ async def open_common(
     note_fault: NoteFault,
     monotonic: Callable[[], float],
     dice: Random,
+    proxies: EnvironmentProxies | None,
 ) -> AsyncIterator[Common]:
     """Open both for the mirror whose store is at `root`; neither need be there.
 
@@ -155,7 +158,7 @@ async def open_common(
         Unusable: One of them is there, and another deployment's, or the database too new.
     """
     name, expected = await asyncio.to_thread(_read_names, root)
-    store = make_store(settings)
+    store = make_store(settings, proxies or EnvironmentProxies())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
             Database.open(
@@ -222,15 +225,12 @@ def _read_names(root: Path) -> tuple[str, str | None]:
         return name, None
 
 
-def make_store(settings: Shared) -> Any:  # noqa: ANN401 - obstore's classes have no common one
-    """What obstore needs to know. Raises ValueError, where the credentials make no sense."""
+def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:  # noqa: ANN401 - obstore's classes have no common one
+    """What obstore needs to know."""
     url = urlsplit(settings.bucket)
     options: dict[str, Any] = {
         "prefix": url.path.strip("/") or None,
-        "client_options": {
-            **CLIENT_OPTIONS,
-            "allow_http": (settings.endpoint or "").startswith("http://"),
-        },
+        "client_options": CLIENT_OPTIONS | _way(settings.endpoint, proxies),
         "retry_config": RETRIES,
     }
     name = url.netloc
@@ -246,6 +246,21 @@ def make_store(settings: Shared) -> Any:  # noqa: ANN401 - obstore's classes hav
                 name, endpoint=settings.endpoint, region=settings.region or "us-east-1",
                 unsigned_payload=True, virtual_hosted_style_request=False, **options,
             )  # fmt: skip
+
+
+def _way(endpoint: str | None, proxies: EnvironmentProxies) -> dict[str, Any]:
+    """How the server is reached. obstore reads the environment itself, and would go by way of a
+    proxy also to this host.
+    """
+    if endpoint is None:
+        return {}
+    host, is_in_clear = urlsplit(endpoint).hostname or "", endpoint.startswith("http://")
+    proxy = proxies.find_for(endpoint, own=None)
+    if proxy is None:
+        return {"allow_http": is_in_clear, "proxy_url": _NOWHERE, "proxy_excludes": host}
+    login = f"{quote(proxy.username)}:{quote(proxy.password)}@" if proxy.username else ""
+    url = str(proxy).replace("://", f"://{login}", 1)
+    return {"allow_http": is_in_clear, "proxy_url": url}
 
 
 class _Credentials:
