@@ -38,10 +38,10 @@ async def start_fleet(
     """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`."""
     async with AsyncExitStack() as stack:
 
-        async def start(count: int = 2, **settings: Any) -> Fleet:
+        async def start(count: int = 2, access: str = "mirror", **settings: Any) -> Fleet:
             return await stack.enter_async_context(
                 running_fleet(
-                    tmp_path, {"docker.io": upstream_at(upstream.url)},
+                    tmp_path, {"docker.io": upstream_at(upstream.url) | {"access": access}},
                     postgres=postgres, seaweed=seaweed, count=count, **settings,
                 )
             )  # fmt: skip
