@@ -1,4 +1,4 @@
-"""What one mirror has learnt, all know: tags, links, manifests, pins, and when to leave upstream be."""
+"""What one mirror has learnt, all know: tags, links, manifests, pins, and upstream's limits."""
 
 import asyncio
 import base64
