@@ -11,7 +11,7 @@ from mirror.config import ConfigError, parse
 @pytest.fixture
 def shared(tmp_path: Path) -> dict[str, Any]:
     for name in ("database", "bucket"):
-        (tmp_path / name).write_text("postgresql://mirror:secret@db.example/mirror")
+        (tmp_path / name).write_text("postgresql://mirror:hidden@db.example/mirror")
     return {
         "database_file": str(tmp_path / "database"),
         "bucket": "s3://mirror-cache/prefix",
@@ -41,7 +41,7 @@ def test_what_is_not_said_has_defaults(shared: dict[str, Any]) -> None:
 def test_secrets_are_no_part_of_the_configuration(shared: dict[str, Any]) -> None:
     shown = parse({"shared": shared}).redacted()
     assert shown["shared"]["database_file"] == shared["database_file"]
-    assert "secret" not in str(shown)
+    assert "hidden" not in str(shown)
     assert parse(shown).redacted() == shown
 
 
@@ -64,20 +64,20 @@ def test_a_bucket_may_have_a_prefix(shared: dict[str, Any], written: str, meant:
     "bucket",
     [
         "mirror-cache", "http://mirror-cache", "s3://", "s3://a/../b", "s3://a//b", "s3://Cache",
-        "s3://key:secret@cache", "s3://cache?region=x", "s3://cache/" + "a" * 300, "s3://cache/a b",
+        "s3://key:hidden@cache", "s3://cache?region=x", "s3://cache/" + "a" * 300, "s3://cache/a b",
     ],
 )  # fmt: skip
 def test_what_is_no_bucket_is_refused_and_not_quoted(shared: dict[str, Any], bucket: str) -> None:
     line = problem(shared, bucket=bucket)
     assert line.startswith("shared.bucket: not a bucket; write it like")
-    assert "secret" not in line
+    assert "hidden" not in line
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [
         ("endpoint", "s3.example:8333", "not the URL of a server"),
-        ("endpoint", "https://key:secret@s3.example", "holds credentials"),
+        ("endpoint", "https://key:hidden@s3.example", "holds credentials"),
         ("endpoint", "https://s3.example/?a=b", "not the URL of a server"),
         ("database_file", "/nowhere/database", "cannot be read"),
         ("credentials_file", "/nowhere/bucket", "cannot be read"),
@@ -93,7 +93,7 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     line = problem(shared, **{setting: value})
     assert words in line
-    assert "secret" not in line
+    assert "hidden" not in line
 
 
 def test_database_and_bucket_have_to_be_named() -> None:
