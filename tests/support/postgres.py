@@ -31,7 +31,7 @@ _PATIENCE = 60
 
 # What a power cut would lose does not matter here.
 _SETTINGS = {
-    "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+    "fsync": "off", "full_page_writes": "off",
     "max_connections": "200", "listen_addresses": "127.0.0.1", "shared_buffers": "16MB",
     "wal_level": "replica",
 }  # fmt: skip

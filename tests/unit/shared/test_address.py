@@ -40,7 +40,7 @@ def test_several_hosts_are_tried_in_order() -> None:
     ],
 )
 def test_tls_is_verified_unless_nobody_is_on_the_way_or_it_is_said_so(
-    where: str, mode: str, in_clear: bool
+    where: str, mode: str, *, in_clear: bool
 ) -> None:
     address = parse_address(f"postgresql://{LOGIN}@{where}")
     assert (address.mode, address.is_in_clear) == (mode, in_clear)

@@ -127,7 +127,7 @@ async def test_a_mirror_begins_without_it(server: Postgres, tmp_path: Path) -> N
         async with opened(url, tmp_path) as database:
             assert not database.is_up
             assert database.trouble is not None
-            assert "Connect call failed" in database.trouble
+            assert "refused" in database.trouble
             server.start()
             await is_up(database)
     finally:
@@ -177,10 +177,14 @@ async def test_a_value_that_no_column_takes_is_no_outage(
 
 async def test_all_of_a_transaction_is_done_or_nothing(postgres: Postgres, tmp_path: Path) -> None:
     async with opened(await postgres.create_database(), tmp_path) as database:
-        with pytest.raises(StoreError, match="division by zero"):
+
+        async def fail_in_the_middle() -> None:
             async with database.transaction() as connection:
                 await connection.execute("INSERT INTO mirror.upstreams (name) VALUES ('a')")
                 await connection.execute("SELECT 1 / 0")
+
+        with pytest.raises(StoreError, match="division by zero"):
+            await fail_in_the_middle()
         assert await database.fetchval("SELECT count(*) FROM mirror.upstreams") == 0
 
 
@@ -264,14 +268,16 @@ async def test_behind_pgbouncer_in_transaction_mode_nothing_is_heard_and_all_els
     postgres: Postgres, tmp_path: Path
 ) -> None:
     url = await postgres.create_database()
-    async with running_pgbouncer(tmp_path, postgres) as port:
-        async with opened(postgres.url(url.rpartition("/")[2], port=port), tmp_path) as database:
-            assert database.is_up
-            assert not database.hears
-            answers = await asyncio.gather(
-                *(database.fetchval("SELECT $1::int", number) for number in range(50))
-            )
-            assert answers == list(range(50))
+    async with (
+        running_pgbouncer(tmp_path, postgres) as port,
+        opened(postgres.url(url.rpartition("/")[2], port=port), tmp_path) as database,
+    ):
+        assert database.is_up
+        assert not database.hears
+        answers = await asyncio.gather(
+            *(database.fetchval("SELECT $1::int", number) for number in range(50))
+        )
+        assert answers == list(range(50))
 
 
 async def test_tls_is_verified(tmp_path: Path) -> None:
