@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mirror.config import Config, ConfigError, Endpoint, Server
+from mirror.config import Config, Endpoint, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
+from mirror.front.settings import UnusableFile
 
 _SOON = dt.timedelta(days=21)  # time enough to renew a certificate by hand
 _SHORT = dt.timedelta(days=30)  # certificates of so short a life are renewed by machines, late
@@ -35,7 +36,7 @@ def _server(server: Server, now: dt.datetime) -> Iterator[Finding]:
     if server.htpasswd_file is not None:
         try:
             read_htpasswd(server.htpasswd_file)
-        except ConfigError as error:
+        except UnusableFile as error:
             for problem in error.problems:
                 yield Finding("error", "server.htpasswd_file", problem)
 

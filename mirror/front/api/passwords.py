@@ -23,7 +23,7 @@ from cachetools import TTLCache
 from mirror.aio.addresses import client_of
 from mirror.aio.guessing import Guesses
 from mirror.aio.waiting import finish
-from mirror.config import ConfigError
+from mirror.front.settings import UnusableFile
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _CHECKS = 2  # at once, in each worker: guessing passwords takes no more of the machine
@@ -162,11 +162,14 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
     """Apache's format, as `htpasswd -B` writes it.
 
     Raises:
-        ConfigError: A line is not a name and a bcrypt hash.
+        UnusableFile: It cannot be read, or a line is not a name and a bcrypt hash.
     """
     hashes = {}
     problems = []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UnusableFile(str(path), [f"cannot be read: {error.strerror}"]) from error
     for number, line in enumerate(text.splitlines(), start=1):
         name, _, secret = line.strip().partition(":")
         if _BCRYPT.fullmatch(secret):
@@ -174,5 +177,5 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
         elif line.strip() and not line.startswith("#"):
             problems.append(f"line {number}: not name:bcrypt-hash; write it with `mirror password`")
     if problems:
-        raise ConfigError(str(path), problems)
+        raise UnusableFile(str(path), problems)
     return hashes
