@@ -14,6 +14,7 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
     Upstream,
+    aliases_of,
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
@@ -103,6 +104,7 @@ class Upstreams:
         self.public = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
+        self.aliases: dict[str, str] = {}
         self.change(parts.config.upstream)
 
     @property
@@ -157,6 +159,8 @@ class Upstreams:
             self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
         ):  # fmt: skip
             known.clear()
+        self.aliases.clear()
+        self.aliases.update(aliases_of(wanted))
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)

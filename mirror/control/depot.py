@@ -15,7 +15,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Mapping
 from contextlib import closing
 
-from mirror.config import Upstream
+from mirror.config import Upstream, aliases_of
 from mirror.control.bundles import CHUNK, MOST_ASKED, Arrived, Blob, Plan, Recorded, Sent, Wanted
 from mirror.control.whole import WholeImage
 from mirror.oci.descriptor import parse_platform
@@ -225,21 +225,20 @@ class StoreDepot:
 
     def _parse(self, text: str) -> Image:
         """An image of an upstream that is configured here. Raises ValueError."""
-        repository, reference = parse_image(text)
+        repository, reference = parse_image(text, aliases_of(self._upstreams))
         [namespace] = self._named([repository.namespace])
         if repository.name not in self._upstreams[namespace].served:
             raise ValueError(f"{text}: by allow or deny of {namespace} it is not served")
-        return Repository(namespace, repository.name), reference
+        return repository, reference
 
     def _named(self, registries: Collection[str]) -> list[str]:
         """The upstreams that are meant. Raises ValueError."""
-        names = {
-            alias: name for name, its in self._upstreams.items() for alias in (name, *its.aliases)
-        }
-        for name in registries:
-            if name not in names:
+        aliases = aliases_of(self._upstreams)
+        names = [aliases.get(name, name) for name in registries]
+        for name in names:
+            if name not in self._upstreams:
                 raise ValueError(f'there is no [upstream."{name}"] here')
-        return [names[name] for name in registries]
+        return names
 
 
 def _name(repository: Repository, reference: Reference) -> str:
