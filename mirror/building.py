@@ -20,6 +20,7 @@ from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
 from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
+from mirror.pull.arriving import Arriving
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
@@ -281,15 +282,16 @@ def build(parts: Parts) -> Built:
         versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
+    arriving = Arriving(monotonic)
     depot = StoreDepot(
-        store, parts.unbounded, memory, upstreams.settings,
+        store, parts.unbounded, memory, upstreams.settings, arriving=arriving,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
     keeping = Keeping(
         upstreams=upstreams.settings, store=store, pinning=pinning,
         removal=Removal(store, records, parts.forgetting),
         collecting=Collecting(
-            store, records, retention, upstreams=upstreams.settings.keys(),
+            store, records, retention, upstreams=upstreams.settings.keys(), arriving=arriving,
             keep_partial_for=config.fill.keep_partial_for, clock=clock,
         ),
     )  # fmt: skip

@@ -23,6 +23,7 @@ from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, StoreError
 from mirror.oci.image import Image, parse_image
 from mirror.oci.reference import Reference, Repository, Tag
+from mirror.pull.arriving import Arriving
 from mirror.pull.forget import Forgettable
 from mirror.pull.memory import Memory
 from mirror.records.ports import Link, Named, Records, TagRecord
@@ -41,7 +42,7 @@ class StoreDepot:
 
     `forget` has every memory drop what it remembers, `note_tag` is told what a tag meant before
     and means now, `clock` gives seconds since the epoch. `records` take whatever is recorded.
-    `upstreams` may change meanwhile.
+    `upstreams` may change meanwhile; `arriving` is what collecting has to leave alone.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class StoreDepot:
         memory: Memory,
         upstreams: Mapping[str, Upstream],
         *,
+        arriving: Arriving,
         forget: Callable[[Forgettable], None],
         note_tag: Callable[[Repository, Digest | None, Digest], None],
         clock: Callable[[], float],
@@ -59,6 +61,7 @@ class StoreDepot:
         self._records = records
         self._memory = memory
         self._upstreams = upstreams
+        self._arriving = arriving
         self._forget = forget
         self._note_tag = note_tag
         self._clock = clock
@@ -122,6 +125,7 @@ class StoreDepot:
         if len(digests) > MOST_ASKED:
             raise ValueError(f"ask for {MOST_ASKED} digests at a time")
         wanted = list(digests)
+        self._arriving.note(wanted)
         return set(wanted) - await self._store.find_stored(wanted)
 
     async def write(
@@ -135,6 +139,7 @@ class StoreDepot:
     ) -> None:
         """Keep a blob that a bundle holds, in images of these upstreams."""
         named = self._named(upstreams)
+        self._arriving.note([digest])
         writer = await self._store.open_writer(_PARTIALS_OF, digest, size)
         try:
             await writer.expect(size)
@@ -157,6 +162,7 @@ class StoreDepot:
         if len(sent.digests) > MOST_ASKED:
             raise ValueError(f"tell of {MOST_ASKED} digests at a time")
         digests = [parse_digest(it) for it in sent.digests]
+        self._arriving.note(digests)
         for digest in digests:  # until it is on record whose it is, nothing else keeps it here
             self._store.note_access(digest)
         await self._note_senders(digests, named)
@@ -171,6 +177,7 @@ class StoreDepot:
         if lacking := await whole.look(digest, image.media_type):
             return Recorded(name, "incomplete", lacking)
         await self._link(whole)
+        self._arriving.settle([*whole.blobs, *whole.manifests])
         is_imported = True
         if isinstance(reference, Tag):
             made_at = min(image.made_at, self._clock())

@@ -114,7 +114,7 @@ async def _at_rest(config: Config) -> AsyncIterator[Keeping]:
             upstreams=config.upstream, store=store, pinning=pinning,
             removal=Removal(store, records, forgetting),
             collecting=Collecting(
-                store, records, retention, upstreams=config.upstream.keys(),
+                store, records, retention, upstreams=config.upstream.keys(), arriving=(),
                 keep_partial_for=config.fill.keep_partial_for, clock=_wall_clock,
             ),
         )  # fmt: skip
