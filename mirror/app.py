@@ -266,7 +266,9 @@ async def run(
         )  # fmt: skip
         admin = _admin(
             parts, built, pool, keeper, reloading,
-            contents=await stack.enter_async_context(Contents.open(store, records, private)),
+            contents=await stack.enter_async_context(
+                Contents.open(store, records, private, built.upstreams.aliases)
+            ),
             key=await asyncio.to_thread(make_key, config.store.root),
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
@@ -387,7 +389,7 @@ def _admin(
             key=key,
         ),
         past=past,
-        verify=partial(verify, store, parts.records),
+        verify=partial(verify, store, parts.records, aliases=built.upstreams.aliases),
         depot=built.depot,
         gather=pool.gather,
         find_problem=partial(_find_problem, pool, store),

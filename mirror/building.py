@@ -14,11 +14,13 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
     Upstream,
+    aliases_of,
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
 from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
+from mirror.pull.arriving import Arriving
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
@@ -103,6 +105,7 @@ class Upstreams:
         self.public = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
+        self.aliases: dict[str, str] = {}
         self.change(parts.config.upstream)
 
     @property
@@ -157,6 +160,8 @@ class Upstreams:
             self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
         ):  # fmt: skip
             known.clear()
+        self.aliases.clear()
+        self.aliases.update(aliases_of(wanted))
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)
@@ -277,15 +282,16 @@ def build(parts: Parts) -> Built:
         versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
+    arriving = Arriving(monotonic)
     depot = StoreDepot(
-        store, parts.unbounded, memory, upstreams.settings,
+        store, parts.unbounded, memory, upstreams.settings, arriving=arriving,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
     keeping = Keeping(
         upstreams=upstreams.settings, store=store, pinning=pinning,
         removal=Removal(store, records, parts.forgetting),
         collecting=Collecting(
-            store, records, retention, upstreams=upstreams.settings.keys(),
+            store, records, retention, upstreams=upstreams.settings.keys(), arriving=arriving,
             keep_partial_for=config.fill.keep_partial_for, clock=clock,
         ),
     )  # fmt: skip

@@ -29,7 +29,7 @@ from mirror.config.sections import (
     Store,
     Tags,
 )
-from mirror.config.upstreams import Endpoint, Upstream
+from mirror.config.upstreams import Endpoint, Upstream, aliases_of
 from mirror.config.warm import Warm
 from mirror.config.wording import explain
 from mirror.oci.image import DOCKER_HUB
@@ -49,6 +49,7 @@ __all__ = [
     "Tags",
     "Upstream",
     "Warm",
+    "aliases_of",
     "inherited_sockets",
     "is_journal",
     "load",

@@ -197,6 +197,11 @@ class Upstream(Section):
         return self
 
 
+def aliases_of(upstreams: Mapping[str, Upstream]) -> dict[str, str]:
+    """The other names of upstreams, with the names of those."""
+    return {alias: name for name, its in upstreams.items() for alias in its.aliases}
+
+
 def docker_hub() -> dict[str, Upstream]:
     """What is mirrored where nothing is configured."""
     return {
