@@ -10,12 +10,14 @@ from pathlib import Path
 from mirror import __version__
 from mirror.config import Config
 from mirror.control import acts, models
+from mirror.control.noticing import Seen
 from mirror.control.rates import Rates
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.registry import Registry
-from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.mismatches import Mismatch
 from mirror.telemetry.traffic import Result, Traffic
 
 _TICK = 1.0  # seconds between samples
@@ -99,6 +101,13 @@ class Overview:
         """What does not work as it should."""
         trouble = self._parts.fills.disk_trouble
         return _health(await self.store(), self.endpoints(), trouble, self._parts.schedules())
+
+    async def seen(self, ends: Mapping[str, float], mismatches: Sequence[Mismatch]) -> Seen:
+        """What somebody may have to be told of; `ends` are of certificates, by setting."""
+        return Seen(
+            now=self._parts.clock(), endpoints=self.endpoints(), store=await self.store(),
+            disk_trouble=self._parts.fills.disk_trouble, ends=ends, mismatches=mismatches,
+        )  # fmt: skip
 
     async def store(self) -> models.Store:
         """The store, against its limits."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mirror.config import Config, ConfigError, Endpoint, Server
+from mirror.config import Config, ConfigError, Endpoint, Notify, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
 
@@ -21,6 +21,8 @@ def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
     yield from _server(config.server, now)
     if config.admin.token_file is not None:
         yield from _secret(config.admin.token_file, "admin.token_file")
+    for number, hook in enumerate(config.notify):
+        yield from _hook(hook, f"notify[{number}]", now)
     for name, upstream in config.upstream.items():
         for number, endpoint in enumerate(upstream.endpoints):
             yield from _endpoint(endpoint, f'upstream."{name}".endpoints[{number}]', now)
@@ -49,6 +51,16 @@ def _endpoint(endpoint: Endpoint, where: str, now: dt.datetime) -> Iterator[Find
     ):
         if file is not None:
             yield from _secret(file, f"{where}.{setting}")
+
+
+def _hook(hook: Notify, where: str, now: dt.datetime) -> Iterator[Finding]:
+    for setting, read in (("url_file", hook.read_address), ("header_file", hook.read_headers)):
+        try:
+            read()
+        except (OSError, ValueError) as error:
+            yield Finding("error", f"{where}.{setting}", str(error))
+    if hook.ca_file is not None:
+        yield from _authorities(hook.ca_file, f"{where}.ca_file", now)
 
 
 def _secret(file: Path, where: str) -> Iterator[Finding]:

@@ -123,6 +123,7 @@ class Registry:
                 return await self._get_manifest(endpoint, scope, digest)
             except DigestMismatch:
                 self._distrust.note(digest, [endpoint.name], is_disproved=True)
+                endpoint.note_mismatch(digest)
                 raise
 
         return await first_answer(self.endpoints, ask)
