@@ -321,6 +321,7 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         stall_timeout=settings.stall_timeout,
         metrics=parts.metrics,
         line=parts.line,
+        clock=parts.clock,
     )
     return Endpoint(
         endpoint,

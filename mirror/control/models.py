@@ -57,6 +57,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     quota: PullQuota | None
     received: int  # body bytes since the start
     rate: float  # body bytes per second, of late
+    max_rate: int | None = None  # bytes per second that `max_bandwidth` lets through now
 
 
 class Fill(Struct, frozen=True, kw_only=True):

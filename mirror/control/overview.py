@@ -157,6 +157,7 @@ class Overview:
             quota=models.PullQuota(limit=limit, remaining=remaining) if is_told else None,
             received=endpoint.exchange.received,
             rate=self._received.of(id(endpoint)),
+            max_rate=endpoint.exchange.throttle.limit,
         )
 
     def _fill(self, fill: Fill) -> models.Fill:

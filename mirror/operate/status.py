@@ -67,12 +67,18 @@ def _endpoints(status: Status) -> Table:
         if one.quota is not None and one.quota.limit is not None:
             quota += f" of {one.quota.limit}"
         table.add_row(
-            one.upstream, one.name, _state(one), f"{size(one.rate)}/s",
+            one.upstream, one.name, _state(one), _rate(one),
             size(one.received), quota,
         )  # fmt: skip
     for name in status.sealed:
         table.add_row(name, "-", Text("sealed: never asked"), "-", "-", "-")
     return table
+
+
+def _rate(endpoint: Endpoint) -> str:
+    """What comes, and what may."""
+    most = "" if endpoint.max_rate is None else f" of {size(endpoint.max_rate)}/s"
+    return f"{size(endpoint.rate)}/s{most}"
 
 
 def _state(endpoint: Endpoint) -> Text:

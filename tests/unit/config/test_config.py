@@ -21,6 +21,7 @@ from mirror.config import (
     load,
     parse,
 )
+from mirror.config.bandwidth import Bandwidth
 
 FILES = Path(__file__).parents[3] / "config"
 GHCR: dict[str, Any] = {"endpoints": [{"url": "https://ghcr.io"}]}
@@ -136,7 +137,8 @@ def test_the_commented_settings_of_the_reference_can_be_used(tmp_path: Path) -> 
     config = parse(tomllib.loads(re.sub(r"^# (\w+ = |\[\[)", r"\1", text, flags=re.MULTILINE)))
     (hub,) = config.upstream["docker.io"].endpoints
     assert config.server.htpasswd_file == hub.password_file == hub.ca_file == secret
-    assert (hub.username, hub.max_connections, hub.max_bandwidth) == ("someone", 8, 10_000_000)
+    assert (hub.username, hub.max_connections) == ("someone", 8)
+    assert hub.max_bandwidth == Bandwidth(10_000_000)
     [pin] = config.pin
     assert set(pin.model_fields_set) == set(Pin.model_fields)
     assert pin.refresh == Pin(image="a").refresh
