@@ -33,6 +33,7 @@ from mirror.config import (
 from mirror.config.units import format_listen, format_size
 from mirror.contents.contents import Contents
 from mirror.control.guard import make_key
+from mirror.front.api.passwords import PasswordFile
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import listening
@@ -236,6 +237,7 @@ async def run(
             parts, built, pool, keeper, reloading,
             contents=await stack.enter_async_context(Contents.open(store, records, private)),
             key=await asyncio.to_thread(make_key, config.store.root),
+            passwords=await _passwords(config),
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
             serving_operators(admin, config.server.admin_listen, note_fault)
@@ -246,6 +248,12 @@ async def run(
         work.keep(reloading.run, name="reload")
         await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+
+
+async def _passwords(config: Config) -> PasswordFile | None:
+    """Of operators. Raises ConfigError, OSError."""
+    file = config.admin.htpasswd_file
+    return None if file is None else await asyncio.to_thread(PasswordFile, file)
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ from mirror.control.past import Past
 from mirror.control.port import serving
 from mirror.control.verify import verify
 from mirror.control.webhooks import Webhook, Webhooks
+from mirror.front.api.passwords import PasswordFile
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen
@@ -83,8 +84,12 @@ def build_admin(
     *,
     contents: Contents,
     key: str,
+    passwords: PasswordFile | None,
 ) -> web.Application:
-    """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
+    """What operators ask, and what is kept for them. `key`: only who may read the store has it.
+
+    `passwords` are those of operators, where they have any.
+    """
     overview = _overview(parts, built, pool, reloading)
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
@@ -122,6 +127,7 @@ def build_admin(
         Guard(
             names={*config.server.admin_hosts, address},
             token_file=config.admin.token_file,
+            admits=None if passwords is None else passwords.admits,
             is_reachable=not is_loopback(address),
             key=key,
         ),

@@ -152,6 +152,7 @@ class Admin(Section):
     """Who may use the operators' port, beside those on this host."""
 
     token_file: ReadableFile | None = None
+    htpasswd_file: ReadableFile | None = None
 
 
 class Log(Section):

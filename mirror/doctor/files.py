@@ -21,6 +21,8 @@ def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
     yield from _server(config.server, now)
     if config.admin.token_file is not None:
         yield from _secret(config.admin.token_file, "admin.token_file")
+    if config.admin.htpasswd_file is not None:
+        yield from _passwords(config.admin.htpasswd_file, "admin.htpasswd_file")
     for number, hook in enumerate(config.notify):
         yield from _hook(hook, f"notify[{number}]", now)
     for name, upstream in config.upstream.items():
@@ -35,11 +37,16 @@ def _server(server: Server, now: dt.datetime) -> Iterator[Finding]:
     if server.client_ca_file is not None:
         yield from _authorities(server.client_ca_file, "server.client_ca_file", now)
     if server.htpasswd_file is not None:
-        try:
-            read_htpasswd(server.htpasswd_file)
-        except ConfigError as error:
-            for problem in error.problems:
-                yield Finding("error", "server.htpasswd_file", problem)
+        yield from _passwords(server.htpasswd_file, "server.htpasswd_file")
+
+
+def _passwords(file: Path, where: str) -> Iterator[Finding]:
+    try:
+        if not read_htpasswd(file):
+            yield Finding("warning", where, "names nobody: nobody is let in")
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("error", where, problem)
 
 
 def _endpoint(endpoint: Endpoint, where: str, now: dt.datetime) -> Iterator[Finding]:
