@@ -40,7 +40,7 @@ from mirror.front.workers.sockets import listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.history.keeper import Keeper
 from mirror.history.sqlite import Bounds, SqliteHistory
-from mirror.operators import build_admin, serving_operators
+from mirror.operators import MakeGuides, build_admin, serving_operators
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
@@ -78,11 +78,13 @@ async def serve(
     proxies: EnvironmentProxies,
     reread: Callable[[], Config],
     welcome: Callable[[Config], str],
+    guides: MakeGuides,
 ) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
 
     `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
-    as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown.
+    as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown,
+    `guides` what operators are shown of clients.
 
     Raises:
         StoreError: The store cannot be used.
@@ -105,7 +107,7 @@ async def serve(
     try:
         async with run(
             config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
-            proxies=proxies, reread=reread, manager=manager, welcome=welcome,
+            proxies=proxies, reread=reread, manager=manager, welcome=welcome, guides=guides,
         ) as running:  # fmt: skip
             spare_what_is_there()
             _on_signals(stop.set)
@@ -154,6 +156,7 @@ async def run(
     reread: Callable[[], Config] | None = None,
     manager: ServiceManager = ServiceManager("", 0),  # noqa: B008 - nobody
     welcome: Callable[[Config], str] = lambda _: "",
+    guides: MakeGuides = lambda *_: [],
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -207,7 +210,7 @@ async def run(
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
-        await built.pinning.begin()
+        await built.begin()
         metrics.watch_referenced(
             ReferencedBytes(
                 store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
@@ -238,6 +241,7 @@ async def run(
             contents=await stack.enter_async_context(Contents.open(store, records, private)),
             key=await asyncio.to_thread(make_key, config.store.root),
             passwords=await _passwords(config),
+            guides=guides,
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
             serving_operators(admin, config.server.admin_listen, note_fault)

@@ -17,6 +17,7 @@ from mirror.config import (
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
+from mirror.control.pausing import FILE as PAUSED_FILE, Pausing
 from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
@@ -178,6 +179,12 @@ class Built:
     keeping: Keeping
     schedule: Schedule
     warmers: Warmers
+    pausing: Pausing
+
+    async def begin(self) -> None:
+        """Have it as operators wanted it before the last restart. Raises StoreError."""
+        await self.pinning.begin()
+        await self.pausing.begin()
 
     async def start(self, work: Tasks) -> None:
         """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
@@ -188,6 +195,7 @@ class Built:
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
         self.upstreams.change(config.upstream)
+        self.pausing.apply()
         self.fills.change(max_active=config.fill.max_active, is_shared=len(config.upstream) > 1)
 
 
@@ -299,7 +307,15 @@ def build(parts: Parts) -> Built:
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
     return Built(
-        mirror, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
+        mirror,
+        fills,
+        upstreams,
+        pinning,
+        depot,
+        keeping,
+        schedule,
+        Warmers(warming, schedule),
+        Pausing(config.store.root / PAUSED_FILE, lambda: upstreams.configured, parts.clock),
     )
 
 

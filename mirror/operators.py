@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from mirror.aio.tasks import NoteFault
 from mirror.building import Built, Parts
+from mirror.config import Config
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
 from mirror.control.admin import make_admin
@@ -20,6 +21,7 @@ from mirror.control.api.contents import contents_operations
 from mirror.control.api.keeping import keeping_operations
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
+from mirror.control.api.pausing import pausing_operations
 from mirror.control.api.warming import warming_operations
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.noticing import Noticing, Seen
@@ -37,6 +39,12 @@ from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen
 from mirror.history.keeper import Keeper
 from mirror.storage.store import LocalStorage
+
+MakeGuides = Callable[[Config, str | None], Sequence[tuple[str, str]]]
+"""Titles and texts for clients of a mirror with this configuration, at an address (None: guessed).
+
+Raises ValueError, OSError.
+"""
 
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -85,6 +93,7 @@ def build_admin(
     contents: Contents,
     key: str,
     passwords: PasswordFile | None,
+    guides: MakeGuides,
 ) -> web.Application:
     """What operators ask, and what is kept for them. `key`: only who may read the store has it.
 
@@ -106,6 +115,8 @@ def build_admin(
             pins=built.keeping.list_pins,
             line=overview.line,
             contents=ContentsViews(contents),
+            guides=lambda address: guides(reloading.config, address),
+            level=lambda: reloading.config.log.level,
             clock=parts.clock,
             past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
         ),
@@ -114,6 +125,7 @@ def build_admin(
             *history_operations(past),
             *keeping_operations(built.keeping),
             *warming_operations(built.warmers),
+            *pausing_operations(built.pausing),
             *contents_operations(
                 contents,
                 Comparing(

@@ -109,7 +109,7 @@ class Noticing:
     def _conditions(self, seen: Seen) -> Iterator[_Condition]:
         for one in seen.endpoints:
             subject, where = f"{one.upstream} {one.url}", (one.upstream, one.name)
-            if not one.is_up:
+            if not one.is_up and one.paused_since is None:
                 text = f"{one.url} ({one.upstream}) is down: {one.trouble or 'no connection'}"
                 over = f"{one.url} ({one.upstream}) is back"
                 yield _Condition("upstream", subject, text, over, *where)

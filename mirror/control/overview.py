@@ -89,7 +89,9 @@ class Overview:
 
     def summary(self) -> str:
         """All of it in a line, as a service manager shows it."""
-        down = [f"{one.name} is down" for one in self.endpoints() if not one.is_up]
+        endpoints = self.endpoints()
+        down = [f"{one.name} is down" for one in endpoints if not one.is_up]
+        down += [f"{one.name} is paused" for one in endpoints if one.paused_since is not None]
         counts = f"{self._parts.connections()} connections, {len(self._parts.fills.running)} fills"
         return "; ".join(("serving", counts, *down))
 
@@ -158,6 +160,7 @@ class Overview:
             received=endpoint.exchange.received,
             rate=self._received.of(id(endpoint)),
             max_rate=endpoint.exchange.throttle.limit,
+            paused_since=condition.paused_since,
         )
 
     def _fill(self, fill: Fill) -> models.Fill:
@@ -219,6 +222,11 @@ def _health(
 def _troubles(endpoints: Collection[models.Endpoint]) -> list[models.Problem]:
     found = []
     for one in endpoints:
+        if one.paused_since is not None:
+            what = f"{one.url} ({one.upstream}) is asked nothing"
+            why = f"an operator has paused it: mirror resume {one.upstream} {one.name}"
+            found.append(models.Problem(what=what, why=why))
+            continue
         if not one.is_up:
             what = f"{one.url} ({one.upstream}) does not answer"
             found.append(models.Problem(what=what, why=one.trouble or "no connection"))

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mirror.control.acts import WarmSchedule
 from mirror.control.models import Endpoint, Fill, Status
-from mirror.control.units import duration, size
+from mirror.control.units import date, duration, size
 
 _BAR = 20  # columns
 _DIGEST = 19  # characters: sha256: and twelve more
@@ -82,6 +82,8 @@ def _rate(endpoint: Endpoint) -> str:
 
 
 def _state(endpoint: Endpoint) -> Text:
+    if endpoint.paused_since is not None:
+        return Text(f"paused since {date(endpoint.paused_since)}", "yellow")
     if not endpoint.is_up:
         again = f", again in {duration(endpoint.retry_seconds)}"
         return Text(f"down{again if endpoint.retry_seconds else ''}", "bold red")

@@ -171,6 +171,9 @@ class Metrics:
 
     def _count_rest(self) -> None:
         about = "1; which mirror this is."
+        self.upstream_paused = self._gauge(
+            "upstream_paused", "1 where an operator has it asked nothing.", "upstream", "endpoint"
+        )
         self._gauge("build_info", about, "version").labels(__version__).set(1)
         for reload_outcome in ReloadOutcome:
             self.reloads.labels(reload_outcome)
@@ -218,6 +221,7 @@ class Metrics:
             self.passed_through.labels(upstream, part)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
+            self.upstream_paused.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)
             self.upstream_fallback_answers.labels(upstream, endpoint)
             self.upstream_slow_bodies.labels(upstream, endpoint)
@@ -225,7 +229,9 @@ class Metrics:
 
     def forget_endpoint(self, upstream: str, endpoint: str) -> None:
         """It is configured no longer: whether it is up concerns nobody."""
-        for gauge in (self.upstream_up, self.ratelimit_limit, self.ratelimit_remaining):
+        for gauge in (
+            self.upstream_up, self.upstream_paused, self.ratelimit_limit, self.ratelimit_remaining
+        ):  # fmt: skip
             with suppress(KeyError):
                 gauge.remove(upstream, endpoint)
 

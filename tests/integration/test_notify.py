@@ -10,6 +10,7 @@ from aiohttp import ClientPayloadError
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Notify
+from mirror.config.notify import Occasion
 from mirror.control.noticing import Notice
 from mirror.control.webhooks import Webhook
 from mirror.sources.registry.sessions import open_sessions
@@ -31,7 +32,7 @@ async def hook() -> AsyncIterator[Hook]:
         yield hook
 
 
-def notice(text: str = "something", occasion: str = "disk") -> Notice:
+def notice(text: str = "something", occasion: Occasion = "disk") -> Notice:
     return Notice(
         id=text,
         occasion=occasion,
@@ -39,7 +40,7 @@ def notice(text: str = "something", occasion: str = "disk") -> Notice:
         subject="/store",
         text=text,
         at=1,
-        mirror="m",  # type: ignore[arg-type]  # one of them
+        mirror="m",
     )
 
 
