@@ -11,18 +11,30 @@ import typer
 import uvloop
 
 from mirror import app, config
-from mirror.cli.verbs import FAILED, MISCONFIGURED, ConfigFile, cli, fail, load, read_proxies
+from mirror.cli.verbs import (
+    FAILED,
+    MISCONFIGURED,
+    ConfigFile,
+    Document,
+    cli,
+    fail,
+    load,
+    look_after,
+    read_proxies,
+)
 from mirror.oci.errors import StoreError
 
 
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
+    from mirror.setup.clients import make_guides  # noqa: PLC0415
     from mirror.setup.welcome import make_welcome  # noqa: PLC0415
 
     loaded, proxies = load(config_file), read_proxies()
     try:
-        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file), make_welcome))
+        reread = partial(config.load, config_file)
+        uvloop.run(app.serve(loaded, proxies, reread, make_welcome, make_guides))
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
     except (StoreError, OSError) as error:
@@ -128,6 +140,46 @@ def setup(
     except (ValueError, OSError) as error:
         fail(str(error), FAILED)
     typer.echo(json.dumps(asdict(guide)) if as_json else str(guide))
+
+
+Upstream = Annotated[str, typer.Argument(help='Such as "docker.io".')]
+OneEndpoint = Annotated[
+    str | None,
+    typer.Argument(metavar="ENDPOINT", help="Its name, URL or host; none: all of that upstream."),
+]
+
+
+@cli.command()
+def pause(
+    upstream: Upstream,
+    endpoint: OneEndpoint = None,
+    config_file: ConfigFile = None,
+    *,
+    as_json: Document = False,
+) -> None:
+    """Have the running mirror ask an endpoint nothing, until `mirror resume`; over restarts, too.
+
+    What is under way there goes on to its end. Other endpoints answer in its place; where there is
+    none, what is cached is served, and clients turn to the registry for the rest. The status is 1
+    where there is no such endpoint.
+    """
+    from mirror.operate.pausing import pause  # noqa: PLC0415
+
+    look_after(pause(load(config_file), upstream, endpoint, as_json=as_json))
+
+
+@cli.command()
+def resume(
+    upstream: Upstream,
+    endpoint: OneEndpoint = None,
+    config_file: ConfigFile = None,
+    *,
+    as_json: Document = False,
+) -> None:
+    """Have the running mirror ask an endpoint again that was paused."""
+    from mirror.operate.pausing import resume  # noqa: PLC0415
+
+    look_after(resume(load(config_file), upstream, endpoint, as_json=as_json))
 
 
 @cli.command()

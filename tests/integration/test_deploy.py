@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from mirror.config import Config, load
 from mirror.config.units import parse_duration
 from mirror.setup.clients import CLIENTS, make_guide
-from mirror.telemetry.metrics import FillOutcome, Metrics, StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.metrics import FillOutcome, Metrics
 from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import run

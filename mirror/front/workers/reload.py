@@ -54,6 +54,8 @@ class Reloading:
         self._metrics = metrics
         self.manager = manager
         self._asked = asyncio.Event()
+        self.ends: dict[str, float] = {}
+        """When the first certificate of a file ends, in seconds since the epoch, by setting."""
 
     async def set_log_level(self, level: str) -> None:
         """Have everyone log from this level on, until settings are read anew."""
@@ -93,7 +95,8 @@ class Reloading:
         return await asyncio.to_thread(lambda: tuple(map(_look_at, files)))
 
     async def _note_ends(self) -> None:
-        for name, end in (await asyncio.to_thread(find_ends, self.config.server)).items():
+        self.ends = await asyncio.to_thread(find_ends, self.config.server)
+        for name, end in self.ends.items():
             self._metrics.certificate_ends.labels(name).set(end)
 
     async def _change(self) -> set[str]:

@@ -51,6 +51,7 @@ from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.ports import Writer, Writers
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import FillOutcome, Metrics
+from mirror.telemetry.mismatches import Mismatch
 
 _logger = logging.getLogger(__name__)
 
@@ -389,6 +390,8 @@ class Fill:
     def _prove(self, writer: Writer) -> None:
         if not writer.is_proved():
             self.authorities.current.distrust(self.digest, self._senders, is_disproved=True)
+            senders = tuple(sorted({it.name for it in self._senders}))
+            self._metrics.mismatches.note(Mismatch(self.upstream, str(self.digest), senders))
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
         self.readers.prove(writer)
         self._move(State.PROVED)

@@ -29,6 +29,7 @@ from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource, Body, Sender
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.mismatches import Mismatch
 
 _logger = logging.getLogger(__name__)
 
@@ -383,6 +384,9 @@ class Transfer:
             if not self.digest.matches(self._prefix.hasher):
                 self.is_wrong = True
                 self.source.distrust(self.digest, self._prefix.senders, is_disproved=True)
+                senders = tuple(sorted({it.name for it in self._prefix.senders}))
+                told = Mismatch(self.source.upstream, str(self.digest), senders)
+                self._course.metrics.mismatches.note(told)
                 raise DigestMismatch("upstream sent bytes that are not what their digest says")
             self.is_proved = True
         elif self._is_suspicious and self._arrived <= SMALL:
