@@ -128,6 +128,15 @@ def test_the_readme_tells_of_every_client_that_mirror_setup_knows() -> None:
     assert re.findall(r"`([^`]+)`", rows) == [*CLIENTS]
 
 
+def test_package_service_image_and_command_have_one_name() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    image = re.findall(r"--tag (\S+) \.", README + DOCKERFILE)
+    compose = _compose()
+    names = [project["name"], *project["scripts"], *image, compose["name"]]
+    names += [compose["services"]["mirror"]["image"], (DEPLOY / "mirror.service").stem]
+    assert {*names} == {"mirror"}
+
+
 def test_the_unit_gives_the_mirror_longer_to_end_than_it_takes_to_drain() -> None:
     assert float(_unit()["TimeoutStopSec"]) > DRAIN_SECONDS
 
