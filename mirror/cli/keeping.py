@@ -132,14 +132,14 @@ def pin(
 
 
 @cli.command()
-def unpin(images: Images, config_file: ConfigFile = None) -> None:
+def unpin(images: Images, config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
     """Let images that were pinned by command go when there is need of room.
 
     The status is 1 where one stays pinned, or was not.
     """
     from mirror.operate import keeping  # noqa: PLC0415
 
-    look_after(keeping.unpin(load(config_file), images))
+    look_after(keeping.unpin(load(config_file), images, as_json=as_json))
 
 
 @cli.command()

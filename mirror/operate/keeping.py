@@ -157,11 +157,13 @@ async def pin(
     return await _each(config, images, one)
 
 
-async def unpin(config: Config, images: Sequence[str]) -> bool:
+async def unpin(config: Config, images: Sequence[str], *, as_json: bool) -> bool:
     """Pin images no longer; whether none is any more. Raises NoAnswer, StoreError."""
 
     async def one(its: Keeper, image: str) -> None:
         await its.unpin(acts.ImageName(image=image))
+        if as_json:
+            _say(acts.ImageName(image=full_name(image)))
 
     return await _each(config, images, one)
 
