@@ -141,6 +141,7 @@ def build_admin(
             token_file=config.admin.token_file,
             admits=None if passwords is None else passwords.admits,
             is_reachable=not is_loopback(address),
+            has_private=lambda: bool(parts.private),
             key=key,
         ),
         past=past,

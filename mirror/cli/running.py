@@ -42,7 +42,14 @@ def serve(config_file: ConfigFile = None) -> None:
 
 
 @cli.command()
-def check(config_file: ConfigFile = None) -> None:
+def check(
+    config_file: ConfigFile = None,
+    *,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="As JSON: findings, what is in effect, and proxies."),
+    ] = False,
+) -> None:
     """Validate the configuration and the files it names; print what is in effect, without secrets.
 
     What is wrong goes to standard error; the status is 2 where the mirror cannot run like that.
@@ -52,17 +59,31 @@ def check(config_file: ConfigFile = None) -> None:
 
     loaded, proxies = load(config_file), read_proxies()
     findings = look(loaded)
-    for finding in findings:
-        typer.echo(str(finding), err=True)
-    if any(finding.level == "error" for finding in findings):
+    is_wrong = any(finding.level == "error" for finding in findings)
+    ways = {
+        endpoint.url: (str(proxy), endpoint.proxy is None)
+        for upstream in loaded.upstream.values()
+        for endpoint in upstream.asked
+        if (proxy := proxies.find_for(endpoint.url, own=endpoint.proxy)) is not None
+    }
+    if as_json:
+        told = {
+            "findings": [asdict(it) for it in findings],
+            "configuration": loaded.redacted(),
+            "proxies": {url: proxy for url, (proxy, _) in ways.items()},
+        }
+        typer.echo(json.dumps(told))
+    else:
+        for finding in findings:
+            typer.echo(str(finding), err=True)
+    if is_wrong:
         raise typer.Exit(MISCONFIGURED)
+    if as_json:
+        return
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
-    for upstream in loaded.upstream.values():
-        for endpoint in upstream.asked:
-            proxy = proxies.find_for(endpoint.url, own=endpoint.proxy)
-            if proxy is not None:
-                of = "" if endpoint.proxy else " (of the environment)"
-                typer.echo(f"# {endpoint.url} is reached through the proxy {proxy}{of}")
+    for url, (proxy, is_of_environment) in ways.items():
+        of = " (of the environment)" if is_of_environment else ""
+        typer.echo(f"# {url} is reached through the proxy {proxy}{of}")
 
 
 @cli.command()

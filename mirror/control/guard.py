@@ -62,6 +62,7 @@ class Guard:
         admits: Admits | None = None,
         is_reachable: bool,
         key: str,
+        has_private: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = names
@@ -71,6 +72,7 @@ class Guard:
         self._guesses = Guesses(clock)
         self._seen: TTLCache[bytes, None] = TTLCache(_REMEMBERED, _REMEMBERED_FOR, timer=clock)
         self._key = key
+        self._has_private = has_private
 
     def require_known_host(self, request: web.Request) -> None:
         """Raise Refusal where a request names somebody else."""
@@ -106,9 +108,19 @@ class Guard:
         if not self._wants_proof and not self._shows_key(request):
             raise Refusal(
                 HTTPStatus.FORBIDDEN,
-                f"send what is in {KEY_FILE} of store.root, as {KEY_FIELD}; or set"
-                " admin.token_file",
+                "not every user of this host may have what is in the store: send what is in"
+                f" {KEY_FILE} of store.root, as {KEY_FIELD}; or set admin.token_file or"
+                " admin.htpasswd_file",
             )
+
+    def require_reader(self, request: web.Request) -> None:
+        """Raise Refusal where an operator may not be told what is in the cache.
+
+        Content that is not everybody's (`access = "client"`) is not every user's of this host, and
+        shares digests, and names of what has them, with the rest.
+        """
+        if self._has_private():
+            self.require_keeper(request)
 
     @property
     def _wants_proof(self) -> bool:

@@ -127,7 +127,7 @@ class RunningMirror:
     def headers(self) -> dict[str, str]:
         """What shows that an operator asks. Raises NoAnswer."""
         if self._token_file is None:
-            return self._key() if self._wants_password else {}
+            return self._key() if self._wants_password else self._key_if_any()
         try:
             token = self._token_file.read_text(encoding="utf-8").strip()
         except OSError as error:
@@ -137,6 +137,13 @@ class RunningMirror:
     def headers_of_keeper(self) -> dict[str, str]:
         """What shows that somebody asks who may have what is in the store. Raises NoAnswer."""
         return self._key() if self._token_file is None else self.headers()
+
+    def _key_if_any(self) -> dict[str, str]:
+        """Without it one is told less, and that why."""
+        try:
+            return self._key()
+        except NoAnswer:
+            return {}
 
     def _key(self) -> dict[str, str]:
         try:

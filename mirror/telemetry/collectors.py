@@ -113,6 +113,7 @@ class TrafficCollector(Collector):
             {(name, result): 0 for name in self.upstreams for result in Result}
         )
         durations: dict[tuple[str, ...], Tally] = {}
+        answers: dict[tuple[str, ...], Tally] = {}
         for sort, tally in self._traffic:
             number = sum(tally.counts)
             requests[sort.upstream, sort.kind or "none", sort.method, str(sort.status)] += number
@@ -120,15 +121,22 @@ class TrafficCollector(Collector):
                 continue
             lookups[sort.upstream, sort.kind, sort.result] += number
             served[sort.upstream, sort.result] += tally.sent
-            total = durations.setdefault((sort.kind, sort.result), Tally())
-            total.counts = [sum(both) for both in zip(total.counts, tally.counts, strict=True)]
-            total.seconds += tally.seconds
+            _add(durations.setdefault((sort.kind, sort.result), Tally()), tally)
+            _add(answers.setdefault((sort.upstream, sort.result), Tally()), tally)
         return [
             _counted("requests", "Requests answered.", "upstream kind method status", requests),
             _counted("lookups", "How lookups went.", "upstream kind result", lookups),
             _counted("served_bytes", "Body bytes sent to clients.", "upstream result", served),
-            _timed(durations),
+            _timed("request_seconds", "Time to answer, whole body.", "kind result", durations),
+            _timed(
+                "answer_seconds", "The same, by upstream and result.", "upstream result", answers
+            ),
         ]
+
+
+def _add(total: Tally, more: Tally) -> None:
+    total.counts = [sum(both) for both in zip(total.counts, more.counts, strict=True)]
+    total.seconds += more.seconds
 
 
 def _counted(
@@ -140,10 +148,10 @@ def _counted(
     return family
 
 
-def _timed(durations: Mapping[tuple[str, ...], Tally]) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(
-        "mirror_request_seconds", "Time to answer, whole body.", labels=("kind", "result")
-    )
+def _timed(
+    name: str, help_text: str, labels: str, durations: Mapping[tuple[str, ...], Tally]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(f"mirror_{name}", help_text, labels=labels.split())
     for key, tally in durations.items():
         buckets = list(zip(_BOUNDS, accumulate(tally.counts), strict=True))
         family.add_metric(key, buckets, tally.seconds)

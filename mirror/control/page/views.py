@@ -84,9 +84,11 @@ class Views:
             "size": size, "duration": duration, "when": when, "printable": printable, "date": date,
         }  # fmt: skip
 
-    async def page(self, view: str, language: str, query: Mapping[str, str]) -> str:
-        """A whole page; `query` is of its address."""
-        content = await self.part(view, language, query)
+    async def page(
+        self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
+    ) -> str:
+        """A whole page; `query` is of its address. `hidden`: why no contents are shown."""
+        content = await self.part(view, language, query, hidden)
         kept = {name: value for name, value in query.items() if name != "lang"}
         return await self._render(
             "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
@@ -95,13 +97,17 @@ class Views:
             queries={one: urlencode({**kept, "lang": one}) for one in LANGUAGES},
         )  # fmt: skip
 
-    async def part(self, view: str, language: str, query: Mapping[str, str]) -> str:
+    async def part(
+        self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
+    ) -> str:
         """What of a page changes while one looks at it."""
         if view in _PAST:
             values = await self._past.fill(view, parse_choice(query))
             return await self._render(f"{view}.html", language, **values)
         if view == "setup":
             return await self._render("setup.html", language, **await self._setup(query))
+        if view in _CONTENTS and hidden is not None:
+            return await self._render("hidden.html", language, why=hidden)
         if view in _CONTENTS:
             return await self._render(
                 f"{view}.html", language, **await self._contents.fill(view, query)

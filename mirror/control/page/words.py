@@ -47,6 +47,7 @@ _CHINESE: Mapping[str, str] = MappingProxyType(
         "Pause {endpoint}": "暂停 {endpoint}",
         "Resume {endpoint}": "恢复 {endpoint}",
         "Setup": "配置",
+        "This is not shown here: {why}.": "此处不予显示：{why}。",
         "The mirror, as clients reach it": "客户端访问本镜像的地址",
         "Show": "显示",
         "The running mirror": "运行中的镜像服务",

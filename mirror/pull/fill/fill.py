@@ -94,6 +94,7 @@ class Fill:
     """
 
     _resumes = 0
+    first_sender: str | None = None  # of a body that was taken
 
     def __init__(
         self,
@@ -321,6 +322,7 @@ class Fill:
         if body.size is not None and body.size < writer.reach:
             raise _StartOver(body.size)
         self._senders.add(body.sender)
+        self.first_sender = self.first_sender or body.sender.name
         is_news = sizes.told is None
         sizes.begin(body.size)  # before anything is awaited: another body may come meanwhile
         if is_news:

@@ -106,6 +106,7 @@ class Transfer:
         self._prefix = part.prefix
         self._is_suspicious = False
         self._has_accepted = False  # a body
+        self.sender: str | None = None  # of the first
         self._has_begun = self._is_over = False
         self._is_broken = self._was_odd = False
         self._changed = asyncio.Event()  # for readers
@@ -283,6 +284,7 @@ class Transfer:
             raise Unprovable
         self.needs_whole |= is_part and not body.is_range and body.stop != body.start
         self._has_accepted = True
+        self.sender = self.sender or body.sender.name
         self._is_suspicious |= is_short
         if self._is_broken:
             self._is_broken = False

@@ -9,6 +9,7 @@ from mirror.telemetry.traffic import Kind, Result, Sort
 CONTRACT = {
     "mirror_requests_total": ("counter", "upstream kind method status"),
     "mirror_request_seconds": ("histogram", "kind result"),
+    "mirror_answer_seconds": ("histogram", "upstream result"),
     "mirror_lookups_total": ("counter", "upstream kind result"),
     "mirror_served_bytes_total": ("counter", "upstream result"),
     "mirror_upstream_requests_total": ("counter", "upstream endpoint kind method status"),
