@@ -30,6 +30,7 @@ def settings_for_workers(config: Config, page: str = "") -> dict[str, Any]:
                     "relay_tokens",
                     "allow",
                     "deny",
+                    "sealed",  # for what this means to what is cached: with it, all of it goes
                 }
             },
         },
