@@ -22,7 +22,7 @@ def serve(config_file: ConfigFile = None) -> None:
 
     loaded, proxies = load(config_file), read_proxies()
     try:
-        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file), make_welcome))
+        app.serve(loaded, proxies, partial(config.load, config_file), make_welcome)
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
     except (StoreError, OSError) as error:
