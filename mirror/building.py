@@ -18,6 +18,7 @@ from mirror.config import (
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
+from mirror.control.pausing import FILE as PAUSED_FILE, Pausing
 from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
 from mirror.pull.arriving import Arriving
@@ -183,6 +184,12 @@ class Built:
     keeping: Keeping
     schedule: Schedule
     warmers: Warmers
+    pausing: Pausing
+
+    async def begin(self) -> None:
+        """Have it as operators wanted it before the last restart. Raises StoreError."""
+        await self.pinning.begin()
+        await self.pausing.begin()
 
     async def start(self, work: Tasks) -> None:
         """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
@@ -193,6 +200,7 @@ class Built:
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
         self.upstreams.change(config.upstream)
+        self.pausing.apply()
         self.fills.change(max_active=config.fill.max_active, is_shared=len(config.upstream) > 1)
 
 
@@ -305,7 +313,15 @@ def build(parts: Parts) -> Built:
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
     return Built(
-        mirror, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
+        mirror,
+        fills,
+        upstreams,
+        pinning,
+        depot,
+        keeping,
+        schedule,
+        Warmers(warming, schedule),
+        Pausing(config.store.root / PAUSED_FILE, lambda: upstreams.configured, parts.clock),
     )
 
 
@@ -327,6 +343,7 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         stall_timeout=settings.stall_timeout,
         metrics=parts.metrics,
         line=parts.line,
+        clock=parts.clock,
     )
     return Endpoint(
         endpoint,

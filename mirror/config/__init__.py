@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.notify import Notify
 from mirror.config.pins import (
     Pin,
     make_pin,
@@ -43,6 +44,7 @@ __all__ = [
     "EnvironmentProxies",
     "Fill",
     "Log",
+    "Notify",
     "Pin",
     "Server",
     "Store",

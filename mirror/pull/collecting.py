@@ -19,7 +19,7 @@ from mirror.pull.not_done import NotDone
 from mirror.pull.retention import Retention
 from mirror.records.ports import Records
 from mirror.storage.ports import IdlePartial
-from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.collectors import StoreTotals
 
 _YOUNG = 3600.0  # seconds: who has just pulled it, or is about to, may not be on record yet
 

@@ -12,7 +12,7 @@ from mirror.sqlite import Database, Extent, Row, Schema, Statement
 from mirror.storage import statements, worth
 from mirror.storage.policy import Candidate, Kind
 from mirror.storage.states import PartialKey
-from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.collectors import StoreTotals
 
 SCHEMA = Schema(
     name="index",

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from mirror.aio.waiting import to_the_end
-from mirror.config import Log
+from mirror.config import Log, is_journal
 from mirror.front.workers.process import main
 from mirror.telemetry.service import call_this_process
 
@@ -86,7 +86,8 @@ def _be_worker(control: socket.socket, settings: Log, number: int) -> NoReturn:
         call_this_process(f"mirror: worker {number}")
         _, descriptors, *_ = socket.recv_fds(control, len(_GO), 1)
         if descriptors:  # else the mirror has ended
-            main(str(descriptors[0]), settings.level, settings.format, str(number))
+            journal = "journal" if is_journal(sys.stderr.fileno()) else ""
+            main(str(descriptors[0]), settings.level, settings.format, str(number), journal)
         status = 0
     except BaseException:  # noqa: BLE001 - it ends here
         traceback.print_exc()

@@ -13,7 +13,7 @@ from mirror.storage.index import LEAST, SCHEMA, Index
 from mirror.storage.policy import Kind
 from mirror.storage.states import PartialKey
 from mirror.storage.worth import HALF_LIFE
-from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.collectors import StoreTotals
 
 ONE, TWO, THREE = (digest_of(name) for name in (b"1", b"2", b"3"))
 MIB, HOUR = 2**20, 3600.0
