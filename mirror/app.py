@@ -19,6 +19,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+import uvloop
+
 from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.tasks import owned_tasks
@@ -36,6 +38,7 @@ from mirror.contents.contents import Contents
 from mirror.control.guard import make_key
 from mirror.front.api.passwords import PasswordFile
 from mirror.front.settings import UnusableFile
+from mirror.front.workers.forked import Forked, forked_workers
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import listening
@@ -75,14 +78,14 @@ class Running:
     """Have settings, certificates and passwords read anew, soon."""
 
 
-async def serve(
+def serve(
     config: Config,
     proxies: EnvironmentProxies,
     reread: Callable[[], Config],
     welcome: Callable[[Config], str],
     guides: MakeGuides,
 ) -> None:
-    """Run the mirror until SIGTERM or SIGINT; then drain.
+    """Run the mirror until SIGTERM or SIGINT; then drain. For a process that does nothing else.
 
     `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
     as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown,
@@ -93,6 +96,21 @@ async def serve(
         ConfigError: A file that the configuration names makes no sense.
         OSError: An address cannot be listened on.
     """
+    _allow_descriptors()
+    os.umask(_OTHERS)
+    with forked_workers(config.server.worker_count, config.log) as waiting:
+        uvloop.run(_serve(config, proxies, reread, welcome, guides, waiting=waiting))
+
+
+async def _serve(
+    config: Config,
+    proxies: EnvironmentProxies,
+    reread: Callable[[], Config],
+    welcome: Callable[[Config], str],
+    guides: MakeGuides,
+    *,
+    waiting: list[Forked],
+) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
@@ -101,14 +119,12 @@ async def serve(
     )
     manager = ServiceManager(*notify_socket())
     call_this_process("mirror: serve")
-    _allow_descriptors()
-    os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(
-            config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
+            config, spawn=spawn_process(config.log, waiting), inherited=inherited_sockets(),
             proxies=proxies, reread=reread, manager=manager, welcome=welcome, guides=guides,
         ) as running:  # fmt: skip
             spare_what_is_there()
