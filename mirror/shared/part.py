@@ -19,7 +19,7 @@ from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import DigestMismatch, StoreError, Unavailable
 from mirror.shared.follow import PieceSender, follow
-from mirror.shared.pieces import Piece, Pieces
+from mirror.shared.pieces import Piece, Pieces, Span
 from mirror.shared.ports import Bucket, Ledger
 from mirror.shared.turns import Act, State, Turn
 from mirror.sources.ports import BlobSource, Body, Sender
@@ -116,11 +116,23 @@ class Part:
             self.turn.end()
         self.wake()
 
-    def has(self, start: int, stop: int) -> bool:
-        """Whether these bytes are written here."""
+    def written(self) -> list[Span]:
+        """What of it is written here."""
+        if self.file is None:
+            return []
         if self.is_proved_here:
-            return self.size is not None and stop <= self.size
-        return self.writer is not None and self.writer.end_at(start) >= stop
+            return [(0, self.size or 0)]
+        writer = self.writer
+        if writer is None:
+            return []
+        if not writer.size:
+            return [(0, writer.end_at(0))]
+        spans, position = list[Span](), 0
+        for start, stop in [*writer.missing(), (writer.size, writer.size)]:
+            if position < start:
+                spans.append((position, start))
+            position = stop
+        return spans
 
     @property
     def senders(self) -> Collection[str]:
@@ -352,6 +364,9 @@ class Shared:
                 yield copied
             return
         part.sent_by.add(self.upstream)
+        follows = part.pieces.next_start(start) if part.turn.leads else None
+        if follows is not None and (stop is None or follows < stop):
+            stop = follows  # from there on others have put it
         avoid = None if isinstance(avoid, PieceSender) else avoid
         async with self.source.open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
             if body.size is not None and part.size is None:

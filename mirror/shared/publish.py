@@ -16,7 +16,7 @@ from random import Random
 from mirror.aio.backoff import Backoff
 from mirror.oci.errors import StoreError
 from mirror.shared.part import Part
-from mirror.shared.pieces import Piece, bounds, key, spans
+from mirror.shared.pieces import Piece, Span, key
 from mirror.shared.ports import BucketDown
 from mirror.telemetry.log import fields
 
@@ -59,21 +59,10 @@ class Publisher:
             else:
                 await part.news()
 
-    def _next_span(self) -> tuple[int, int] | None:
+    def _next_span(self) -> Span | None:
         """The first that is written here, and not in the bucket as it is written here."""
-        part, position = self._part, 0
-        if part.file is None:
-            return None
-        while part.size is None or position < part.size:
-            start, stop = bounds(position, part.size)
-            piece = part.pieces.find(start)
-            if piece is None or piece.key not in part.vouched:
-                if part.has(start, stop):
-                    return start, stop
-                if not part.has(start, start + 1) and part.size is None:
-                    return None
-            position = stop
-        return None
+        part = self._part
+        return part.pieces.next_span(part.written(), part.size, part.vouched)
 
     async def _tell_size(self, blob: int, epoch: int, size: int) -> None:
         async def tell() -> bool:
@@ -124,7 +113,7 @@ class Publisher:
 
     async def _prove(self, blob: int, epoch: int, size: int) -> None:
         part = self._part
-        if {piece.start for piece in part.pieces} != {start for start, _ in spans(size)}:
+        if any(piece.stop > size for piece in part.pieces):
             # There are pieces of what had another size.
             async def abandon() -> bool:
                 await part.ledger.abandon(blob, epoch)

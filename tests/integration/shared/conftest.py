@@ -35,13 +35,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 async def start_fleet(
     tmp_path: Path, upstream: ScriptedRegistry, postgres: Postgres, seaweed: Seaweed
 ) -> AsyncIterator[StartFleet]:
-    """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`."""
+    """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`, or at a `url`."""
     async with AsyncExitStack() as stack:
 
-        async def start(count: int = 2, **settings: Any) -> Fleet:
+        async def start(count: int = 2, url: str | None = None, **settings: Any) -> Fleet:
             return await stack.enter_async_context(
                 running_fleet(
-                    tmp_path, {"docker.io": upstream_at(upstream.url)},
+                    tmp_path, {"docker.io": upstream_at(url or upstream.url)},
                     postgres=postgres, seaweed=seaweed, count=count, **settings,
                 )
             )  # fmt: skip
