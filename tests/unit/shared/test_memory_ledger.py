@@ -1,0 +1,24 @@
+"""The ledger in memory, which other tests take for the real one, does as the real one does."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.conformance.ledger import PRIVATE, TERM, LedgerConformance, Ledgers
+from tests.support.memory_ledger import Book, MemoryLedger
+
+
+class TestMemoryLedger(LedgerConformance):
+    @pytest.fixture
+    async def ledgers(self) -> AsyncIterator[Ledgers]:
+        book = Book()
+
+        async def lapse() -> None:
+            book.now += TERM + 1
+
+        yield Ledgers(
+            MemoryLedger(book, "one", [PRIVATE]),
+            MemoryLedger(book, "two", [PRIVATE]),
+            MemoryLedger(book, "two", [PRIVATE], had_trouble=True),
+            lapse,
+        )
