@@ -27,6 +27,7 @@ from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
 from mirror.building import Built, Clock, Parts, build
+from mirror.company import ByItself, Company
 from mirror.config import (
     Config,
     EnvironmentProxies,
@@ -62,7 +63,6 @@ from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
 from mirror.records.from_catalog import remove_catalog
-from mirror.records.ports import Records
 from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.sessions import open_sessions
@@ -223,12 +223,14 @@ async def run(
             read_limit=lambda: reloading.config.store.max_size,
         )
         dice = random.Random()  # noqa: S311 - for jitter
-        common = await stack.enter_async_context(
-            _common(config, note_fault=note_fault, monotonic=monotonic, dice=dice, proxies=proxies)
-        )
-        unbounded = await stack.enter_async_context(_records(config, clock))
+        company = await stack.enter_async_context(
+            _company(
+                config, note_fault=note_fault, clock=clock, monotonic=monotonic, dice=dice,
+                proxies=proxies,
+            )
+        )  # fmt: skip
         records = BoundedRecords(
-            unbounded,
+            company.records,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
@@ -237,14 +239,15 @@ async def run(
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         parts = Parts(
-            config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
-            forgetting,
+            config, store, records, company.fleet, company.records, company.wishes, sessions,
+            work, metrics, forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
             dice, private,
             others=_others(
-                config, common, store, records, tasks=work, monotonic=monotonic, dice=dice,
+                config, company.common, store, records, tasks=work, monotonic=monotonic, dice=dice,
                 private=private,
             ),
+            limits=company.limits,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -286,27 +289,49 @@ async def run(
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
-        await built.start(work)
+        await _start(built, company, parts)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
 @asynccontextmanager
-async def _common(config: Config, **parts: Any) -> AsyncIterator[Any]:
-    """What this mirror has in common with others; None, and nothing of it loaded, if by itself."""
-    if config.shared is None:
-        yield None
-        return
-    from mirror.shared.opening import open_common  # noqa: PLC0415 - only where it is asked for
+async def _company(
+    config: Config,
+    *,
+    note_fault: NoteFault,
+    clock: Clock,
+    monotonic: Clock,
+    dice: random.Random,
+    proxies: EnvironmentProxies | None,
+) -> AsyncIterator[Company]:
+    """What this mirror has of others; nothing of that is loaded where it is by itself."""
+    async with AsyncExitStack() as stack:
+        if config.shared is None:
+            yield ByItself(await stack.enter_async_context(_records(config, clock)))
+            return
+        from mirror.joining import join  # noqa: PLC0415 - only where it is asked for
+        from mirror.shared.opening import open_common  # noqa: PLC0415 - as above
 
-    async with open_common(config.shared, config.store.root, **parts) as common:
-        yield common
+        # Before the records: what is not for this mirror is refused before anything is written.
+        common = await stack.enter_async_context(
+            open_common(
+                config.shared,
+                config.store.root,
+                note_fault=note_fault,
+                monotonic=monotonic,
+                dice=dice,
+            )
+        )
+        own = await stack.enter_async_context(_records(config, clock))
+        yield await stack.enter_async_context(
+            join(common, own, config, clock=clock, monotonic=monotonic)
+        )
 
 
 def _others(
     config: Config,
-    common: Any,  # noqa: ANN401 - its type is not loaded without [shared]
+    common: Any,
     store: LocalStorage,
-    records: Records,
+    records: BoundedRecords,
     *,
     private: Collection[str],
     tasks: Tasks,
@@ -356,6 +381,15 @@ async def _history(config: Config, private: Collection[str], clock: Clock) -> As
         ) as keeper,
     ):
         yield keeper
+
+
+async def _start(built: Built, company: Company, parts: Parts) -> None:
+    """Have what goes on by itself begin, here and with others. Raises StoreError."""
+    await built.start(parts.work)
+    await company.start(
+        parts.work, forget=parts.forgetting.forget, pinning=built.pinning,
+        registries=built.upstreams.registries, metrics=parts.metrics,
+    )  # fmt: skip
 
 
 def _take(store: LocalStorage, built: Built, config: Config) -> None:

@@ -46,9 +46,9 @@ from mirror.pull.versions import Versions
 from mirror.pull.warm.fetching import Fetching
 from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
-from mirror.records.ports import Records
+from mirror.records.ports import Fleet, Records
 from mirror.records.wishes import Wishes
-from mirror.sources.ports import NoteComing
+from mirror.sources.ports import NOBODY, NoteComing, NoteLimits
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -73,6 +73,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    fleet: Fleet
     unbounded: Records  # the same, for what an operator says
     wishes: Wishes
     sessions: Sessions
@@ -85,6 +86,7 @@ class Parts:
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
     others: Others | None = None  # the mirrors that are one with this one
+    limits: NoteLimits = NOBODY  # is told what endpoints say of being asked too often
     clock: Clock
     monotonic: Clock
 
@@ -241,7 +243,7 @@ def build(parts: Parts) -> Built:
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
-        note_tag=images.note_tag,
+        note_tag=images.note_tag, fleet=parts.fleet,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     mirror = Mirror(
@@ -333,4 +335,5 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         metrics=parts.metrics,
         clock=time.monotonic,
         random=parts.dice,
+        limits=parts.limits,
     )

@@ -45,8 +45,8 @@ _ECHO = "mirror_echo"
 
 _LOST = (
     OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError, asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.ReadOnlySQLTransactionError, asyncpg.InvalidCatalogNameError,
 )  # fmt: skip
 """After which a connection, and others like it, are of no use."""
 
@@ -196,6 +196,10 @@ class Database:
         except TimeoutError:
             self.doubt()
             raise DatabaseDown("it does not answer in time") from None
+        except ValueError as error:  # asyncpg's word for what no column takes
+            raise StoreError(
+                f"the shared database does not keep this: {_in_words(error)}"
+            ) from None
         except _LOST as error:
             self.doubt()
             raise DatabaseDown(_in_words(error)) from None

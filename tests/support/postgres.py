@@ -6,6 +6,7 @@ directory belong to it.
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import Self
 
 import asyncpg
 
+from mirror.shared.database import Database
 from tests.support.process import CHILD_ENVIRONMENT, Process, free_port
 from tests.support.require import require
 
@@ -30,7 +32,8 @@ _PATIENCE = 60
 # What a power cut would lose does not matter here.
 _SETTINGS = {
     "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
-    "max_connections": "200", "listen_addresses": "127.0.0.1", "shared_buffers": "16MB", "wal_level": "replica",
+    "max_connections": "200", "listen_addresses": "127.0.0.1", "shared_buffers": "16MB",
+    "wal_level": "replica",
 }  # fmt: skip
 
 
@@ -82,7 +85,8 @@ class Postgres:
             standby = Postgres(directory, free_port())
             _run(
                 _programs() / "pg_basebackup", "--pgdata", directory / "data",
-                "--host", "127.0.0.1", "--port", str(self.port), "--username", _USER, "--write-recovery-conf",
+                "--host", "127.0.0.1", "--port", str(self.port), "--username", _USER,
+                "--write-recovery-conf",
                 "--checkpoint", "fast", "--wal-method", "stream",
                 password=PASSWORD,
             )  # fmt: skip
@@ -167,6 +171,23 @@ class Postgres:
             await connection.execute(sql)
         finally:
             await connection.close()
+
+
+@asynccontextmanager
+async def opened(
+    url: str, directory: Path, *, name: str = "one", expected: str | None = None, within: float = 30
+) -> AsyncIterator[Database]:
+    """The database at `url`, as a mirror has it; a fault in its tasks fails the test."""
+    faults: list[Exception] = []
+    file = directory / f"database-{name}"
+    file.write_text(f"{url}\n", encoding="utf-8")
+    async with Database.open(
+        file, name=name, expected=expected, note_fault=lambda _, fault: faults.append(fault),
+        dice=random.Random(1), within=within,  # noqa: S311 - for jitter
+    ) as database:  # fmt: skip
+        yield database
+    if faults:
+        raise faults[0]
 
 
 @asynccontextmanager

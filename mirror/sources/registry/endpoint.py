@@ -18,6 +18,7 @@ from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import Denied, ErrorCode, Refused, RegistryError, Unavailable
 from mirror.oci.reference import Repository
+from mirror.sources.ports import NOBODY, NoteLimits
 from mirror.sources.registry.auth import Authorizer
 from mirror.sources.registry.condition import Condition
 from mirror.sources.registry.elsewhere import Elsewhere, registry_that_answered
@@ -72,12 +73,14 @@ class Endpoint:
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
+        limits: NoteLimits = NOBODY,
     ) -> None:
         self.config = config
         self.exchange = exchange
         self.condition = Condition(
-            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random
-        )
+            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random,
+            limits=limits,
+        )  # fmt: skip
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)  # of manifests
         self.heads_of_blobs = Heads(clock)
