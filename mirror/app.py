@@ -319,6 +319,7 @@ async def _company(
                 note_fault=note_fault,
                 monotonic=monotonic,
                 dice=dice,
+                proxies=proxies,
             )
         )
         own = await stack.enter_async_context(_records(config, clock))

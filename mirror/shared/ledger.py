@@ -17,7 +17,10 @@ CHANNEL = "mirror_pieces"
 
 _COPY = """
   b.blob, b.upstream, b.size, b.proved_at IS NOT NULL AS is_proved,
-  b.proved_at IS NULL AND (b.holder IS NULL OR b.holder = $3 OR b.until < now()) AS is_free
+  b.proved_at IS NULL AND (
+    b.holder IS NULL OR b.holder = $3 OR b.until < now()
+    OR b.moved_at < now() - $4::float8 * interval '1 second'
+  ) AS is_free
 """
 
 _PIECES = """
@@ -31,8 +34,8 @@ _PIECES = """
 _FIND = f"""
   SELECT {_COPY}, b.leaving_at IS NOT NULL AS is_leaving, p.*
   FROM mirror.blobs b {_PIECES}
-  WHERE b.digest = $4
-    AND (b.upstream = $1 OR b.proved_at IS NOT NULL AND NOT b.upstream = ANY($5::text[]))
+  WHERE b.digest = $5
+    AND (b.upstream = $1 OR b.proved_at IS NOT NULL AND NOT b.upstream = ANY($6::text[]))
   ORDER BY b.proved_at IS NULL, b.upstream <> $1 LIMIT 1
 """
 
@@ -48,12 +51,13 @@ _CLAIM = """
   INSERT INTO mirror.blobs AS b (upstream, digest, epoch, holder, until)
   VALUES ($1, $2, nextval('mirror.epochs'), $3, now() + $4::float8 * interval '1 second')
   ON CONFLICT (upstream, digest) DO UPDATE SET
-    epoch = nextval('mirror.epochs'), holder = excluded.holder, until = excluded.until
+    epoch = nextval('mirror.epochs'), holder = excluded.holder, until = excluded.until,
+    moved_at = now()
   WHERE b.proved_at IS NULL AND (
     b.holder IS NULL OR b.holder = excluded.holder OR b.until < now() - interval '1 second' * CASE
       WHEN $6 OR pg_postmaster_start_time() > now() - 2 * $5::float8 * interval '1 second'
       THEN $5::float8 ELSE 0
-    END
+    END OR b.moved_at < now() - $7::float8 * interval '1 second'
   )
   RETURNING b.blob, b.epoch
 """
@@ -65,7 +69,7 @@ _RENEW = """
 
 _TELL = f"""
   WITH t AS (
-    UPDATE mirror.blobs SET size = $3
+    UPDATE mirror.blobs SET size = $3, moved_at = now()
     WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL RETURNING blob
   )
   SELECT pg_notify('{CHANNEL}', blob::text) FROM t
@@ -73,7 +77,8 @@ _TELL = f"""
 
 _RECORD = f"""
   WITH t AS (
-    SELECT blob FROM mirror.blobs WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL FOR SHARE
+    UPDATE mirror.blobs SET moved_at = now()
+    WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL RETURNING blob
   ), i AS (
     INSERT INTO mirror.pieces (blob, start, stop, key, epoch) SELECT $1, $3, $4, $5, $2 FROM t
     ON CONFLICT (blob, start) DO UPDATE
@@ -131,7 +136,8 @@ _FIND_PROVED = """
 class PostgresLedger:
     """A `mirror.shared.ports.Ledger`. `holder` names this mirror, also after it was restarted.
 
-    `read_private` gives the upstreams whose bytes no other upstream's fill may take; `had_trouble`
+    `patience`: seconds after which a turn is over that has got nowhere, however alive its holder
+    is. `read_private` gives the upstreams whose bytes no other upstream's fill may take; `had_trouble`
     says whether the database could not be asked a moment ago.
     """
 
@@ -140,11 +146,13 @@ class PostgresLedger:
         database: Database,
         holder: str,
         *,
+        patience: float,
         read_private: Callable[[], Collection[str]],
         had_trouble: Callable[[float], bool],
     ) -> None:
         self._database = database
         self._holder = holder
+        self._patience = patience
         self._read_private = read_private
         self._had_trouble = had_trouble
 
@@ -160,7 +168,7 @@ class PostgresLedger:
 
     async def look(self, blob: int, after: int) -> Copy | None:
         """As `Ledger.look`."""
-        row = await self._database.fetchrow(_LOOK, blob, after, self._holder)
+        row = await self._database.fetchrow(_LOOK, blob, after, self._holder, self._patience)
         return None if row is None else _copy(row)
 
     async def claim(
@@ -168,7 +176,14 @@ class PostgresLedger:
     ) -> Claimed | None:
         """As `Ledger.claim`."""
         row = await self._database.fetchrow(
-            _CLAIM, upstream, str(digest), self._holder, term, lease, self._had_trouble(lease)
+            _CLAIM,
+            upstream,
+            str(digest),
+            self._holder,
+            term,
+            lease,
+            self._had_trouble(lease),
+            self._patience,
         )
         if row is None:
             return None

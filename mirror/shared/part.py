@@ -272,10 +272,9 @@ class Part:
                 return True
             if self.turn.state is State.READING:  # and still it is not there
                 self.turn.gone(self.monotonic())
-            if self.turn.waited(self.monotonic()):
-                break
+            self.turn.waited(self.monotonic())
+            self.wake()
             await self.news(within=_LONGEST_REST)
-        self.wake()
         return False
 
     def unreadable(self, *, is_missing: bool) -> None:
@@ -290,8 +289,7 @@ class Part:
         while not turn.may_fetch and turn.state is not State.OVER:
             if turn.may_read and (self.size is not None or len(self.pieces)):
                 return
-            if turn.waited(self.monotonic()):
-                return
+            turn.waited(self.monotonic())
             await self.news(within=_LONGEST_REST)
 
     # The end

@@ -97,11 +97,16 @@ class Pieces:
         return self._starts[index] if index < len(self._starts) else None
 
     def next_span(
-        self, written: Sequence[Span], size: int | None, vouched: Container[str]
+        self,
+        written: Sequence[Span],
+        size: int | None,
+        vouched: Container[str],
+        *,
+        hurries: bool = False,
     ) -> Span | None:
         """What to put next, of what is `written`, in order; None: nothing is worth it yet.
 
-        What is not `vouched` for is to be put anew, as it is.
+        What is not `vouched` for is to be put anew, as it is. `hurries`: however little it is.
         """
         for start, stop in written:
             position = start
@@ -111,7 +116,7 @@ class Pieces:
                     follows = self.next_start(position)
                     end = min(stop, position + LARGEST, stop if follows is None else follows)
                     is_last = end in {follows, size}
-                    if is_last or end - position >= least(position):
+                    if is_last or hurries or end - position >= least(position):
                         return position, end
                     break
                 if piece.key not in vouched and start <= piece.start and piece.stop <= stop:

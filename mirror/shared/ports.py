@@ -60,7 +60,7 @@ class Ledger(Protocol):
     async def claim(
         self, upstream: str, digest: Digest, term: float, lease: float
     ) -> Claimed | None:
-        """Take the turn for `term` seconds, if it is nobody's.
+        """Take the turn for `term` seconds, if it is nobody's, or has got nowhere for long.
 
         `lease` is what it has to be over for, beyond its end, where nobody could have renewed it.
         """

@@ -57,12 +57,13 @@ class Publisher:
             elif part.is_proved_here and part.size is not None:
                 await self._prove(part.blob, epoch, part.size)
             else:
-                await part.news()
+                await part.news(within=part.turn.patience / 4)
 
     def _next_span(self) -> Span | None:
         """The first that is written here, and not in the bucket as it is written here."""
         part = self._part
-        return part.pieces.next_span(part.written(), part.size, part.vouched)
+        hurries = part.turn.must_hurry(part.monotonic())
+        return part.pieces.next_span(part.written(), part.size, part.vouched, hurries=hurries)
 
     async def _tell_size(self, blob: int, epoch: int, size: int) -> None:
         async def tell() -> bool:

@@ -67,7 +67,11 @@ class Sharing:
     ) -> None:
         self._database = database = common.database
         self._ledger = PostgresLedger(
-            database, common.name, read_private=read_private, had_trouble=common.had_trouble
+            database,
+            common.name,
+            patience=patience,
+            read_private=read_private,
+            had_trouble=common.had_trouble,
         )
         self._bucket = common.bucket
         self._disk = disk

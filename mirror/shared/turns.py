@@ -5,7 +5,7 @@
     leading     it has the turn: fetches, and puts pieces      asking (lost), alone, over
     following   another has: wait for its pieces               asking (lapsed), reading, alone
     reading     all pieces are there, and are proved           asking (they went), alone
-    alone       the others cannot be asked, or bring nothing:  over
+    alone       the others cannot be asked, or the bucket:     over
                 this mirror fetches for itself
     over        the fill has ended                             -
 
@@ -23,7 +23,7 @@ it has hashed, and what it records without having the turn touches nothing.
     what happens to who follows         it does
     the turn is free, or has lapsed     claims it
     the database cannot be asked        reads the pieces it knows of; after a lease goes on alone
-    nothing comes                       after `patience` goes on alone
+    nothing comes for `patience`        asks anew: by then the turn is anybody's
 """
 
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class Act(Enum):
 class Turn:
     """What one mirror believes. Times are seconds of its monotonic clock.
 
-    `lease` in seconds; `patience`: how long nothing may come before it goes on alone; `pause`:
+    `lease` in seconds; `patience`: how long nothing may come before the turn is anybody's; `pause`:
     between two looks at what has come.
     """
 
@@ -127,6 +127,7 @@ class Turn:
         self._move(State.LEADING)
         self.epoch = epoch
         self._failing_since = self._refusing_since = None
+        self._news_at = now
         self._note_renewed(now)
 
     def renewed(self, now: float) -> None:
@@ -196,11 +197,18 @@ class Turn:
         self._news_at = now
         self._refusing_since = None
 
-    def waited(self, now: float) -> bool:
-        """Who follows waits for what has not come; whether it has given up, and is alone now."""
+    def waited(self, now: float) -> None:
+        """Who follows waits for what has not come."""
         if self.state is State.FOLLOWING and now - self._news_at >= self.patience:
-            self._move(State.ALONE)
-        return self.state is State.ALONE
+            self._ask_again(now)
+
+    def has_stalled(self, now: float) -> bool:
+        """Whether nothing has moved for so long that the turn is anybody's."""
+        return now - self._news_at >= self.patience
+
+    def must_hurry(self, now: float) -> bool:
+        """Who leads has put nothing for so long that others will soon wait no longer."""
+        return now - self._news_at >= self.patience / 3
 
     def refused(self, now: float) -> bool:
         """The bucket does not take a piece; whether the turn is given up, to be released."""

@@ -15,7 +15,7 @@ from mirror.shared.ports import Claimed, Ledger
 
 DIGEST = digest_of(b"shared")
 UPSTREAM, OTHER, PRIVATE = "docker.io", "quay.io", "private.example"
-TERM, LEASE = 60.0, 2.0  # seconds
+TERM, LEASE, PATIENCE = 60.0, 2.0, 300.0  # seconds
 FIRST, SECOND = Piece(0, 10, "a/0"), Piece(10, 15, "a/10")
 
 
@@ -23,13 +23,14 @@ FIRST, SECOND = Piece(0, 10, "a/0"), Piece(10, 15, "a/10")
 class Ledgers:
     """One for each of two mirrors, and what makes their leases end; PRIVATE is private to both.
 
-    After `lapse` they are over since a second. `troubled` is the second's, when the database was away a moment ago.
+    After `lapse` they are over since a second. After `stall`, turns have got nowhere for long. `troubled` is the second's, when the database was away a moment ago.
     """
 
     one: Ledger
     two: Ledger
     troubled: Ledger
     lapse: Callable[[], Awaitable[None]]
+    stall: Callable[[], Awaitable[None]]
 
 
 async def _claim(ledger: Ledger, upstream: str = UPSTREAM) -> Claimed | None:
@@ -119,6 +120,30 @@ class LedgerConformance:
         await ledgers.lapse()
         assert await _claim(ledgers.troubled) is None
         assert await ledgers.one.renew(turn.blob, turn.epoch, TERM)
+
+    async def test_a_turn_that_gets_nowhere_is_anybodys_however_alive_its_holder_is(
+        self, ledgers: Ledgers
+    ) -> None:
+        turn = await _get(ledgers.one)
+        await ledgers.stall()
+        assert await ledgers.one.renew(turn.blob, turn.epoch, TERM)
+        copy = await ledgers.two.look(turn.blob, 0)
+        assert copy is not None
+        assert copy.is_free
+        new = await _get(ledgers.two)
+        assert not await ledgers.one.renew(turn.blob, turn.epoch, TERM)
+        copy = await ledgers.one.look(new.blob, 0)
+        assert copy is not None
+        assert not copy.is_free
+
+    async def test_whatever_is_recorded_is_getting_somewhere(self, ledgers: Ledgers) -> None:
+        turn = await _get(ledgers.one)
+        await ledgers.stall()
+        assert await ledgers.one.record(turn.blob, turn.epoch, FIRST)
+        assert await _claim(ledgers.two) is None
+        await ledgers.stall()
+        assert await ledgers.one.tell_size(turn.blob, turn.epoch, 15)
+        assert await _claim(ledgers.two) is None
 
     async def test_a_mirror_that_was_restarted_goes_on_at_once(self, ledgers: Ledgers) -> None:
         old = await _get(ledgers.one)

@@ -52,7 +52,7 @@ class Mirror:
         if book.is_down:
             raise StoreError("down")
         row = book.rows.get((UPSTREAM, DIGEST))
-        if row is not None and self._note(row, now):
+        if row is not None and self._note(book, row, now):
             return
         grace = LEASE if book.back_at is not None and now - book.back_at < 2 * LEASE else 0.0
         got = book.claim(UPSTREAM, DIGEST, self.name, self.turn.term, grace=grace)
@@ -77,12 +77,12 @@ class Mirror:
         row = book.of(self.blob)
         if row is None:
             self.turn.gone(now)
-        elif not self._note(row, now):
+        elif not self._note(book, row, now):
             self.turn.is_free(now)
 
-    def _note(self, row: Row, now: float) -> bool:
+    def _note(self, book: Book, row: Row, now: float) -> bool:
         self.blob = row.blob
-        is_free = row.holder in {None, self.name} or row.until < now
+        is_free = book.is_free(row, self.name)
         if row.is_proved:
             self.turn.is_proved(now)
         elif not is_free:
@@ -93,7 +93,7 @@ class Mirror:
 class TurnMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.book = Book()
+        self.book = Book(patience=PATIENCE)
         self.mirrors = [Mirror(string.ascii_lowercase[number]) for number in range(MIRRORS)]
         self.epochs = set[int]()
 
@@ -189,12 +189,14 @@ class TurnMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_has_a_turn_that_is_anothers(self) -> None:
-        """Whoever believes to lead, and is in time, does."""
+        """Whoever believes to lead, is in time and gets somewhere, does."""
         row = self.book.rows.get((UPSTREAM, DIGEST))
         leaders = [
             mirror
             for mirror in self.mirrors
-            if mirror.turn.leads and not mirror.turn.is_overdue(self.book.now)
+            if mirror.turn.leads
+            and not mirror.turn.is_overdue(self.book.now)
+            and not mirror.turn.has_stalled(self.book.now)
         ]
         assert len(leaders) <= 1
         if leaders and row is not None and not row.is_proved:

@@ -9,6 +9,8 @@ from mirror.oci.errors import StoreError
 from mirror.shared.pieces import Piece
 from mirror.shared.ports import Claimed, Copy
 
+PATIENCE = 300.0  # seconds for which a turn may get nowhere
+
 
 @dataclass(eq=False)
 class Row:
@@ -18,6 +20,7 @@ class Row:
     epoch: int
     holder: str | None
     until: float
+    moved_at: float
     size: int | None = None
     is_proved: bool = False
     pieces: dict[int, Piece] = field(default_factory=dict)
@@ -28,6 +31,7 @@ class Book:
     """What all mirrors share. `now` is its clock; while `is_down`, it cannot be asked."""
 
     now: float = 0.0
+    patience: float = PATIENCE
     is_down: bool = False
     back_at: float | None = None
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
@@ -39,9 +43,7 @@ class Book:
         if self.is_down:
             raise StoreError("down")
         for row in self.rows.values():
-            if row.blob == blob and (
-                epoch is None or (row.epoch == epoch and not row.is_proved)
-            ):
+            if row.blob == blob and (epoch is None or (row.epoch == epoch and not row.is_proved)):
                 return row
         return None
 
@@ -53,19 +55,26 @@ class Book:
         row = self.rows.get((upstream, digest))
         until = self.now + term
         if row is None:
-            row = Row(next(self._blobs), upstream, digest, next(self._epochs), holder, until)
+            row = Row(
+                next(self._blobs), upstream, digest, next(self._epochs), holder, until, self.now
+            )
             self.rows[upstream, digest] = row
             return row
-        is_free = row.holder in {None, holder} or row.until < self.now - grace
-        if row.is_proved or not is_free:
+        if row.is_proved or not self.is_free(row, holder, grace=grace):
             return None
         row.epoch, row.holder, row.until = next(self._epochs), holder, until
+        row.moved_at = self.now
         return row
+
+    def is_free(self, row: Row, holder: str, *, grace: float = 0.0) -> bool:
+        """Whether this one may claim it."""
+        is_over = row.until < self.now - grace or row.moved_at < self.now - self.patience
+        return row.holder in {None, holder} or is_over
 
     def record(self, blob: int, epoch: int, piece: Piece) -> bool:
         row = self.of(blob, epoch)
         if row is not None:
-            row.pieces[piece.start] = piece
+            row.pieces[piece.start], row.moved_at = piece, self.now
         return row is not None
 
     def prove(self, blob: int, epoch: int, size: int, keys: Collection[str]) -> bool:
@@ -126,7 +135,7 @@ class MemoryLedger:
     async def tell_size(self, blob: int, epoch: int, size: int) -> bool:
         row = self.book.of(blob, epoch)
         if row is not None:
-            row.size = size
+            row.size, row.moved_at = size, self.book.now
         return row is not None
 
     async def record(self, blob: int, epoch: int, piece: Piece) -> bool:
@@ -146,7 +155,7 @@ class MemoryLedger:
             del self.book.rows[row.upstream, row.digest]
 
     def _copy(self, row: Row, after: int) -> Copy:
-        is_free = row.holder in {None, self.holder} or row.until < self.book.now
+        is_free = self.book.is_free(row, self.holder)
         return Copy(
             row.blob, row.upstream, row.size, row.is_proved, not row.is_proved and is_free,
             tuple(piece for piece in sorted(row.pieces.values()) if piece.stop > after),

@@ -10,6 +10,7 @@ CREATE TABLE mirror.blobs (
   epoch bigint NOT NULL,  -- of the turn: who records anything has to have it
   holder text,  -- the mirror that has the turn; NULL: nobody
   until timestamptz NOT NULL,  -- its lease, by this clock
+  moved_at timestamptz NOT NULL DEFAULT now(),  -- when it last got anywhere
   size bigint CHECK (size >= 0),  -- in bytes; NULL: nobody has said
   proved_at timestamptz,  -- all pieces are there, and together have the digest
   used_at timestamptz NOT NULL DEFAULT now(),

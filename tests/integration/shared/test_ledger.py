@@ -11,10 +11,9 @@ import pytest
 
 from mirror.shared.database import Database
 from mirror.shared.ledger import PostgresLedger
-from tests.conformance.ledger import LEASE, PRIVATE, LedgerConformance, Ledgers
+from tests.conformance.ledger import LEASE, PATIENCE, PRIVATE, LedgerConformance, Ledgers
 from tests.support.postgres import Postgres
 from tests.support.process import until
-from tests.support.tasks import nobody_notes
 
 
 class TestPostgresLedger(LedgerConformance):
@@ -28,15 +27,24 @@ class TestPostgresLedger(LedgerConformance):
             async def ledger(name: str, *, had_trouble: bool = False) -> PostgresLedger:
                 database = await stack.enter_async_context(
                     Database.open(
-                        file, name=name, expected=None, note_fault=nobody_notes, dice=Random(1)
+                        file, name=name, expected=None, note_fault=lambda *_: None, dice=Random(1)
                     )
                 )
                 return PostgresLedger(
                     database,
                     name,
+                    patience=PATIENCE,
                     read_private=lambda: [PRIVATE],
                     had_trouble=lambda _: had_trouble,
                 )
+
+            async def stall() -> None:
+                connection = await asyncpg.connect(url)
+                await connection.execute(
+                    "UPDATE mirror.blobs SET moved_at = now() - $1 * interval '1 second'",
+                    PATIENCE + 1,
+                )
+                await connection.close()
 
             async def lapse() -> None:
                 connection = await asyncpg.connect(url)
@@ -52,6 +60,7 @@ class TestPostgresLedger(LedgerConformance):
                 await ledger("two"),
                 await ledger("two", had_trouble=True),
                 lapse,
+                stall,
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.conformance.ledger import PRIVATE, TERM, LedgerConformance, Ledgers
+from tests.conformance.ledger import PATIENCE, PRIVATE, TERM, LedgerConformance, Ledgers
 from tests.support.memory_ledger import Book, MemoryLedger
 
 
@@ -16,9 +16,14 @@ class TestMemoryLedger(LedgerConformance):
         async def lapse() -> None:
             book.now += TERM + 1
 
+        async def stall() -> None:
+            for row in book.rows.values():
+                row.moved_at = book.now - PATIENCE - 1
+
         yield Ledgers(
             MemoryLedger(book, "one", [PRIVATE]),
             MemoryLedger(book, "two", [PRIVATE]),
             MemoryLedger(book, "two", [PRIVATE], had_trouble=True),
             lapse,
+            stall,
         )
