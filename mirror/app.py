@@ -278,7 +278,7 @@ async def run(
             metrics=metrics, manager=manager,
         )  # fmt: skip
         admin = _admin(
-            parts, built, pool, keeper, reloading,
+            parts, built, pool, keeper, reloading, company=company,
             contents=await stack.enter_async_context(Contents.open(store, records, private)),
             key=await asyncio.to_thread(make_key, config.store.root),
         )  # fmt: skip
@@ -400,7 +400,9 @@ def _take(store: LocalStorage, built: Built, config: Config) -> None:
     log.set_level(config.log.level)
 
 
-def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> Overview:
+def _overview(
+    parts: Parts, built: Built, pool: Pool, reloading: Reloading, company: Company
+) -> Overview:
     metrics, store = parts.metrics, parts.store
     metrics.watch_waiting(lambda: built.fills.waiting)
     metrics.watch_disk(
@@ -412,7 +414,7 @@ def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> O
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
-            built.warmers.schedules, parts.clock, parts.monotonic,
+            built.warmers.schedules, company.troubles, parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -426,11 +428,12 @@ def _admin(
     keeper: Keeper,
     reloading: Reloading,
     *,
+    company: Company,
     contents: Contents,
     key: str,
 ) -> web.Application:
     """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
-    overview = _overview(parts, built, pool, reloading)
+    overview = _overview(parts, built, pool, reloading, company)
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
     parts.work.keep(telling, name="watch")

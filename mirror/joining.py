@@ -4,9 +4,11 @@ Loaded where `[shared]` stands in the configuration, and nowhere else.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
+from mirror import __version__
 from mirror.aio.tasks import Tasks
 from mirror.config import Config
 from mirror.oci.errors import StoreError
@@ -41,6 +43,12 @@ from mirror.telemetry.shared import SharedFigures
 
 _HEARD = "heard"
 _PINS_AGAIN = 0.5  # seconds, while something is still untold
+_SHOWN_EVERY = 30.0  # seconds
+_SHOW = (
+    "INSERT INTO mirror.mirrors (name, host, version, seen_at) VALUES ($1, $2, $3, now())"
+    " ON CONFLICT (name) DO UPDATE SET host = excluded.host, version = excluded.version,"
+    " seen_at = excluded.seen_at"
+)
 _KINDS = {kind.name.lower(): kind for kind in Quota}
 
 
@@ -109,6 +117,7 @@ class Joined:
         work.keep(lambda: ears.learn_pauses_forever(back), name="learn limits")
         work.keep(lambda: self._follow_pins(pinning), name="share pins")
         work.keep(self._tidying.tidy_forever, name="tidy shared")
+        work.keep(self._show_forever, name="show")
 
     def read_figures(self) -> dict[str, float]:
         """What metrics tell of it."""
@@ -123,12 +132,23 @@ class Joined:
 
     def troubles(self) -> list[tuple[str, str]]:
         """What does not work as it should, and why."""
-        if self._database.is_up:
-            return []
-        what = "the shared database does not answer; the mirror goes on by itself"
-        if self._untold.count:
-            what += f", and has {self._untold.count} things to tell the others"
-        return [(what, self._database.trouble or "it is looked for")]
+        found: list[tuple[str, str]] = []
+        if not self._database.is_up:
+            what = "the shared database cannot be asked; the mirror goes on by itself"
+            if self._untold.count:
+                what += f", and has {self._untold.count} things to tell the others"
+            found.append((what, self._database.trouble or "it is looked for"))
+        if not self.common.bucket.is_up:
+            what = "the bucket cannot be used; the mirror downloads for itself"
+            found.append((what, self.common.bucket.trouble or "it is looked for"))
+        return found
+
+    async def _show_forever(self) -> None:
+        """Have `mirror shared status` know of this mirror."""
+        while True:
+            with suppress(StoreError):
+                await self._database.execute(_SHOW, self._name, socket.gethostname(), __version__)
+            await asyncio.sleep(_SHOWN_EVERY)
 
     async def _follow_pins(self, pinning: Pinning) -> None:
         while True:

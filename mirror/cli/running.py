@@ -30,16 +30,25 @@ def serve(config_file: ConfigFile = None) -> None:
 
 
 @cli.command()
-def check(config_file: ConfigFile = None) -> None:
+def check(
+    config_file: ConfigFile = None,
+    *,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Ask what [shared] names, too: the database and the bucket."),
+    ] = False,
+) -> None:
     """Validate the configuration and the files it names; print what is in effect, without secrets.
 
     What is wrong goes to standard error; the status is 2 where the mirror cannot run like that.
     """
     # `serve` starts without the library that reads certificates.
-    from mirror.doctor.examine import look  # noqa: PLC0415
+    from mirror.doctor.examine import look, look_online  # noqa: PLC0415
 
     loaded, proxies = load(config_file), read_proxies()
     findings = look(loaded)
+    if online:
+        findings += uvloop.run(look_online(loaded, proxies))
     for finding in findings:
         typer.echo(str(finding), err=True)
     if any(finding.level == "error" for finding in findings):

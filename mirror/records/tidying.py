@@ -102,6 +102,9 @@ class Tidying:
     async def _keep_within_bounds(self, connection: Any) -> None:
         await connection.execute(_EVENTS_GO, _TAGS_FOR, _REMOVALS_FOR)
         await connection.execute("DELETE FROM mirror.checks WHERE until < now() - interval '1 h'")
+        await connection.execute(
+            "DELETE FROM mirror.mirrors WHERE seen_at < now() - interval '1 d'"
+        )
         await connection.execute("DELETE FROM mirror.pauses WHERE until < now()")
         await connection.execute(_REFERRERS_GO, _MOST_REFERRERS)
         await connection.execute(_CONTENT_GOES, _MOST_CONTENT)

@@ -190,25 +190,13 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """What asyncpg raises, in words of ours; after some of it, the database is looked at."""
+        """As `translated`; where it is down, it is looked at."""
         try:
-            yield
-        except TimeoutError:
+            with translated():
+                yield
+        except DatabaseDown:
             self.doubt()
-            raise DatabaseDown("it does not answer in time") from None
-        except ValueError as error:  # asyncpg's word for what no column takes
-            raise StoreError(
-                f"the shared database does not keep this: {_in_words(error)}"
-            ) from None
-        except _LOST as error:
-            self.doubt()
-            raise DatabaseDown(_in_words(error)) from None
-        except asyncpg.TooManyConnectionsError:
-            raise DatabaseDown("it has no connection left") from None
-        except asyncpg.PostgresError as error:
-            raise StoreError(
-                f"the shared database does not keep this: {_in_words(error)}"
-            ) from None
+            raise
 
     def doubt(self) -> None:
         """Have it looked at now."""
@@ -251,10 +239,10 @@ class Database:
         async with AsyncExitStack() as stack:
             with self._translated():
                 async with asyncio.timeout(_AT_LENGTH):
-                    listener = await _connect(settings)
+                    listener = await connect(address, context, self._name)
                 stack.callback(listener.terminate)
                 async with asyncio.timeout(_AT_LENGTH):
-                    await _see_that_it_can_be_written_to(listener)
+                    await require_primary(listener)
                     self.deployment = await migrate(listener, expected=self._expected)
                     self._expected = self.deployment.id
                     pool = asyncpg.create_pool(
@@ -346,6 +334,23 @@ _READ_ONLY = (
 )
 
 
+@contextmanager
+def translated() -> Iterator[None]:
+    """What asyncpg raises, in words of ours: DatabaseDown, StoreError."""
+    try:
+        yield
+    except TimeoutError:
+        raise DatabaseDown("it does not answer in time") from None
+    except ValueError as error:  # asyncpg's word for what no column takes
+        raise StoreError(f"the shared database does not keep this: {_in_words(error)}") from None
+    except _LOST as error:
+        raise DatabaseDown(_in_words(error)) from None
+    except asyncpg.TooManyConnectionsError:
+        raise DatabaseDown("it has no connection left") from None
+    except asyncpg.PostgresError as error:
+        raise StoreError(f"the shared database does not keep this: {_in_words(error)}") from None
+
+
 def _settings(address: Address, context: object, name: str) -> dict[str, Any]:
     return {
         "host": [host for host, _ in address.hosts],
@@ -360,14 +365,19 @@ def _settings(address: Address, context: object, name: str) -> dict[str, Any]:
     }
 
 
-async def _connect(settings: dict[str, Any]) -> Any:
+async def connect(address: Address, context: object, name: str) -> Any:
+    """A connection by itself, of the host that can be written to where there are several.
+
+    Raises what `translated` translates; DatabaseDown.
+    """
     try:
-        return await asyncpg.connect(statement_cache_size=0, **settings)
+        return await asyncpg.connect(statement_cache_size=0, **_settings(address, context, name))
     except asyncpg.TargetServerAttributeNotMatched:
         raise DatabaseDown(_READ_ONLY) from None
 
 
-async def _see_that_it_can_be_written_to(connection: Any) -> None:
+async def require_primary(connection: Any) -> None:
+    """See that it can be written to. Raises DatabaseDown."""
     sql = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
     if await connection.fetchval(sql):
         raise DatabaseDown(_READ_ONLY)

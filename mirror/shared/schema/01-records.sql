@@ -13,6 +13,7 @@ CREATE TABLE mirror.deployment (
 
 CREATE TABLE mirror.mirrors (              -- that belong to it, for `mirror shared status`
   name     text PRIMARY KEY,
+  host     text NOT NULL,
   version  text NOT NULL,
   seen_at  timestamptz NOT NULL
 );

@@ -38,10 +38,13 @@ async def start_fleet(
     """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`, or at a `url`."""
     async with AsyncExitStack() as stack:
 
-        async def start(count: int = 2, url: str | None = None, **settings: Any) -> Fleet:
+        async def start(
+            count: int = 2, url: str | None = None, access: str = "mirror", **settings: Any
+        ) -> Fleet:
+            docker = upstream_at(url or upstream.url) | {"access": access}
             return await stack.enter_async_context(
                 running_fleet(
-                    tmp_path, {"docker.io": upstream_at(url or upstream.url)},
+                    tmp_path, {"docker.io": docker},
                     postgres=postgres, seaweed=seaweed, count=count, **settings,
                 )
             )  # fmt: skip
