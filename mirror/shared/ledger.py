@@ -159,7 +159,9 @@ class PostgresLedger:
     async def find(self, upstream: str, digest: Digest) -> Copy | None:
         """As `Ledger.find`."""
         private = sorted(self._read_private())
-        row = await self._database.fetchrow(_FIND, upstream, 0, self._holder, str(digest), private)
+        row = await self._database.fetchrow(
+            _FIND, upstream, 0, self._holder, self._patience, str(digest), private
+        )
         if row is None:
             return None
         if row["is_leaving"] and await self._database.fetchrow(_RESCUE, row["blob"]) is None:
