@@ -71,6 +71,7 @@ from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.shared import BlobFigures
 from mirror.telemetry.service import ServiceManager, call_this_process
 
 _logger = logging.getLogger(__name__)
@@ -245,7 +246,7 @@ async def run(
             dice, private,
             others=_others(
                 config, company.common, store, records, tasks=work, monotonic=monotonic, dice=dice,
-                private=private,
+                private=private, metrics=metrics,
             ),
             limits=company.limits,
             clock=clock, monotonic=monotonic,
@@ -338,20 +339,25 @@ def _others(
     tasks: Tasks,
     monotonic: Clock,
     dice: random.Random,
+    metrics: Metrics,
 ) -> Others | None:
     """The mirrors that are one with this one."""
     if config.shared is None:
         return None
     from mirror.shared.sharing import Sharing  # noqa: PLC0415 - as above
 
-    return Sharing(
+    sharing = Sharing(
         common, store,
         lease=config.shared.lease,
         patience=config.fill.stall_timeout + config.shared.lease,
         list_senders=records.list_senders,
         read_private=lambda: private,
+        read_pinned=lambda: {it for image in store.pins.list_images() for it in store.pins.of(image)},
+        max_size=config.shared.max_size,
         tasks=tasks, monotonic=monotonic, random=dice,
     )  # fmt: skip
+    metrics.registry.register(BlobFigures(sharing.read_figures))
+    return sharing
 
 
 @asynccontextmanager

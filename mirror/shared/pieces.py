@@ -6,6 +6,7 @@ the mirror that fetches it; and at most 16 MiB, so that a slow bucket gets few, 
 overlaps another: who goes on where another has stopped puts what is between.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from mirror.oci.digest import Digest
 LEAST = 2**18  # bytes
 LARGEST = 2**24
 _SHARE = 64
+_KEY = re.compile(r"sha(?:256|512)/[0-9a-f]{64,128}/[0-9]+-[0-9a-f]{16}/[0-9]+")
 
 Span = tuple[int, int]
 """From the first byte up to, and not including, the second."""
@@ -39,6 +41,11 @@ def key(digest: Digest, epoch: int, random: str, start: int) -> str:
     `random` keeps them apart also where a database that was set back gives an epoch twice.
     """
     return f"{digest.algorithm}/{digest.encoded}/{epoch}-{random}/{start}"
+
+
+def is_piece(key: str) -> bool:
+    """Whether an object's key is one that `key` gives."""
+    return _KEY.fullmatch(key) is not None
 
 
 class Pieces:

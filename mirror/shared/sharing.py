@@ -6,20 +6,23 @@ are back, one blob after another; also what a mirror before has left, which was 
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Protocol
 
 from mirror.aio.tasks import Tasks
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
+from mirror.shared.eviction import Eviction
 from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
 from mirror.shared.part import Part
 from mirror.shared.ports import BucketDown
 from mirror.shared.publish import Publisher
+from mirror.shared.sweep import sweep_forever
 from mirror.shared.turns import State, Turn
 from mirror.storage.ports import OpenBlob
 from mirror.telemetry.log import fields
@@ -49,7 +52,8 @@ class Sharing:
 
     `patience`: seconds for which nothing may come from another mirror. `list_senders` gives the
     upstreams that have sent the bytes of a digest, `read_private` those whose bytes are for
-    themselves alone.
+    themselves alone, `read_pinned` what is never evicted from the bucket, which has room for
+    `max_size` bytes.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class Sharing:
         patience: float,
         list_senders: Callable[[Digest], Awaitable[Collection[str]]],
         read_private: Callable[[], Collection[str]],
+        read_pinned: Callable[[], Collection[Digest]],
+        max_size: int,
         tasks: Tasks,
         monotonic: Callable[[], float],
         random: Random,
@@ -90,6 +96,11 @@ class Sharing:
         self.published = self.followed = self.put_bytes = 0
         database.listen(CHANNEL, self._heard)
         database.subscribe_up(self._has_news.set)
+        self._eviction = Eviction(
+            database, self._bucket, max_size=max_size, read_pinned=read_pinned, random=random
+        )
+        tasks.keep(self._eviction.look_forever, name="evict from the bucket")
+        tasks.keep(partial(sweep_forever, database, self._bucket, random), name="sweep the bucket")
         tasks.keep(self.publish_forever, name="publish")
         tasks.keep(self.note_used_forever, name="note what is used")
 
@@ -97,6 +108,22 @@ class Sharing:
     def unpublished(self) -> int:
         """How many blobs here the others cannot have yet."""
         return len(self._unpublished)
+
+    def read_figures(self) -> dict[str, float]:
+        """What metrics tell of it."""
+        states = Counter(part.turn.state for part in self._parts)
+        return {
+            "bucket_up": float(self._bucket.is_up),
+            "bucket_bytes": float(self._eviction.size),
+            "leading": float(states[State.LEADING]),
+            "following": float(states[State.FOLLOWING] + states[State.READING]),
+            "unpublished": float(self.unpublished),
+            "published_blobs": float(self.published),
+            "published_bytes": float(self.put_bytes),
+            "followed_blobs": float(self.followed),
+            "evicted_blobs": float(self._eviction.evicted_blobs),
+            "evicted_bytes": float(self._eviction.evicted_bytes),
+        }
 
     def take_part(self, upstream: str, digest: Digest) -> Part:
         """What a fill that begins now has to do with the others."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +84,13 @@ async def running_fleet(
     count: int = 2,
     shared: Settings | None = None,
     bucket_port: Callable[[int], int] | None = None,
+    away: Collection[str] = (),
     **overrides: Settings,
 ) -> AsyncIterator[Fleet]:
-    """Run `count` mirrors in a new deployment. `bucket_port`: where a mirror finds the bucket."""
+    """Run `count` mirrors in a new deployment. `bucket_port`: where a mirror finds the bucket.
+
+    `away`: "database" or "bucket", which no mirror can reach until somebody starts its line.
+    """
     url, prefix = await postgres.create_database(), uuid.uuid4().hex[:8]
     fleet = Fleet(url, prefix, seaweed)
     async with AsyncExitStack() as stack:
@@ -94,7 +98,7 @@ async def running_fleet(
             _mirror(
                 directory / f"mirror-{number}", upstreams, fleet, stack,
                 ports=(postgres, seaweed.port if bucket_port is None else bucket_port(number)),
-                shared=shared or {}, overrides=overrides,
+                shared=shared or {}, away=away, overrides=overrides,
             )
             for number in range(count)
         ]  # fmt: skip
@@ -112,6 +116,7 @@ async def _mirror(
     *,
     ports: tuple[Postgres, int],
     shared: Settings,
+    away: Collection[str],
     overrides: Mapping[str, Settings],
 ) -> tuple[Lines, MirrorProcess]:
     home.mkdir(parents=True)
@@ -119,6 +124,8 @@ async def _mirror(
     lines = Lines(Relay(postgres.port), Relay(bucket_port))
     for line in (lines.database, lines.bucket):
         await stack.enter_async_context(line)
+    for what in away:
+        await getattr(lines, what).stop()
     file = home / "database"
     database = fleet.url.rpartition("/")[2]
     file.write_text(postgres.url(database, port=lines.database.port), encoding="utf-8")

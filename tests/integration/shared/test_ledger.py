@@ -27,7 +27,11 @@ class TestPostgresLedger(LedgerConformance):
             async def ledger(name: str, *, had_trouble: bool = False) -> PostgresLedger:
                 database = await stack.enter_async_context(
                     Database.open(
-                        file, name=name, expected=None, note_fault=lambda name, error: print(name, repr(error)), dice=Random(1)
+                        file,
+                        name=name,
+                        expected=None,
+                        note_fault=lambda name, error: print(name, repr(error)),
+                        dice=Random(1),
                     )
                 )
                 return PostgresLedger(
