@@ -354,6 +354,7 @@ def _others(
         read_private=lambda: private,
         read_pinned=lambda: {it for image in store.pins.list_images() for it in store.pins.of(image)},
         max_size=config.shared.max_size,
+        redirects=config.shared.redirect == "large",
         tasks=tasks, monotonic=monotonic, random=dice,
     )  # fmt: skip
     metrics.registry.register(BlobFigures(sharing.read_figures))

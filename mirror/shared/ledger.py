@@ -123,6 +123,14 @@ _ABANDON = f"""
   SELECT pg_notify('{CHANNEL}', blob::text) FROM t
 """  # noqa: S608
 
+_LOCK = "SELECT blob FROM mirror.blobs WHERE blob = $1 AND proved_at IS NOT NULL FOR UPDATE"
+
+_FORGET_PIECES = "DELETE FROM mirror.pieces WHERE blob = $1"
+
+_PUT_WHOLE = """
+  INSERT INTO mirror.pieces (blob, start, stop, key, epoch) VALUES ($1, $2, $3, $4, 0)
+"""
+
 _NOTE_USED = """
   UPDATE mirror.blobs SET used_at = now(), leaving_at = NULL
   WHERE blob = ANY($1::bigint[]) AND proved_at IS NOT NULL
@@ -207,6 +215,15 @@ class PostgresLedger:
     async def prove(self, blob: int, epoch: int, size: int, keys: Collection[str]) -> bool:
         """As `Ledger.prove`."""
         return await self._touches(_PROVE, blob, epoch, size, list(keys))
+
+    async def join(self, blob: int, whole: Piece) -> bool:
+        """As `Ledger.join`."""
+        async with self._database.transaction() as connection:
+            if await connection.fetchval(_LOCK, blob) is None:
+                return False
+            await connection.execute(_FORGET_PIECES, blob)
+            await connection.execute(_PUT_WHOLE, blob, whole.start, whole.stop, whole.key)
+        return True
 
     async def release(self, blob: int, epoch: int) -> None:
         """As `Ledger.release`."""

@@ -93,6 +93,11 @@ class OwnBucket:
         async with self._noting():
             await self._bucket.put(key, content)
 
+    async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """As `Bucket.put_large`."""
+        async with self._noting():
+            await self._bucket.put_large(key, chunks)
+
     async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
         """As `Bucket.read`."""
         async with self._noting(), aclosing(self._bucket.read(key, start, stop)) as chunks:

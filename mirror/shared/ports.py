@@ -3,7 +3,7 @@
 All methods raise `DatabaseDown`, or `BucketDown`, where that cannot be asked now.
 """
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,6 +80,9 @@ class Ledger(Protocol):
         Whoever says so has hashed exactly these bytes. The turn ends.
         """
 
+    async def join(self, blob: int, whole: Piece) -> bool:
+        """What is proved is one object now; False: it is gone. Its pieces' objects are orphans."""
+
     async def release(self, blob: int, epoch: int) -> None:
         """The turn is anybody's."""
 
@@ -92,6 +95,9 @@ class Bucket(Protocol):
 
     async def put(self, key: str, content: bytes) -> None:
         """Have an object."""
+
+    async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Have an object of any size."""
 
     def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
         """The bytes of an object from `start` to `stop`. Raises NoObject also."""

@@ -9,7 +9,7 @@ with the rest; where this mirror has the bytes from elsewhere, it puts its own i
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from random import Random
 
@@ -22,22 +22,30 @@ from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
+LARGE = 2**25  # bytes; from there on clients may be sent to the bucket
+_READ = 2**23  # bytes at a time
+
 _BACKOFF = Backoff(first=0.2, most=5.0)
 
 
 class Publisher:
-    """Puts what one part has. `slots` bounds how many pieces are held in memory at once."""
+    """Puts what one part has. `slots` bounds how many pieces are held in memory at once.
+
+    `joins`: what is large is put as a whole, too.
+    """
 
     def __init__(
         self,
         part: Part,
         *,
+        joins: bool,
         slots: asyncio.Semaphore,
         random: Random,
         note_put: Callable[[int], None],
     ) -> None:
         self._part = part
         self._slots = slots
+        self._joins = joins
         self._random = random
         self._note_put = note_put
         self._word = f"{random.getrandbits(64):016x}"
@@ -130,6 +138,17 @@ class Publisher:
         if await self._tell(epoch, prove):
             part.is_published = True
             part.wake()
+            if self._joins and size >= LARGE and len(part.pieces) > 1:
+                with suppress(BucketDown, StoreError):
+                    await self._join(blob, epoch, size)
+
+    async def _join(self, blob: int, epoch: int, size: int) -> None:
+        """Have it as one object, too, to which clients can be sent."""
+        part, word = self._part, f"{self._random.getrandbits(64):016x}"
+        assert part.file is not None  # noqa: S101 - all of it has been put from there
+        whole = Piece(0, size, key(part.digest, epoch, word, 0))
+        await part.bucket.put_large(whole.key, _read(part.file, size))
+        await part.ledger.join(blob, whole)
 
     async def _tell(self, epoch: int, tell: Callable[[], Awaitable[bool]]) -> bool:
         """Have it on record, however long the database is away; False: the turn is another's."""
@@ -145,3 +164,8 @@ class Publisher:
                     part.lost(epoch)
                 return is_done
         return False
+
+
+async def _read(file: int, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, size, _READ):
+        yield await asyncio.to_thread(os.pread, file, min(_READ, size - start), start)

@@ -21,7 +21,7 @@ from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
 from mirror.shared.part import Part
 from mirror.shared.ports import BucketDown
-from mirror.shared.publish import Publisher
+from mirror.shared.publish import LARGE, Publisher
 from mirror.shared.sweep import sweep_forever
 from mirror.shared.turns import State, Turn
 from mirror.storage.ports import OpenBlob
@@ -29,6 +29,7 @@ from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
+_LINK_LIVES = 900.0  # seconds; much less than the grace of eviction
 _PUTS = 4  # pieces held in memory, to be put
 _PAUSE = 0.1  # seconds between two looks at what has come, where nothing tells of it
 _PAUSE_TOLD = 1.0  # where the database does
@@ -67,6 +68,7 @@ class Sharing:
         read_private: Callable[[], Collection[str]],
         read_pinned: Callable[[], Collection[Digest]],
         max_size: int,
+        redirects: bool,
         tasks: Tasks,
         monotonic: Callable[[], float],
         random: Random,
@@ -83,6 +85,7 @@ class Sharing:
         self._disk = disk
         self._lease = lease
         self._patience = patience
+        self._redirects = redirects
         self._list_senders = list_senders
         self._tasks = tasks
         self._monotonic = monotonic
@@ -131,6 +134,20 @@ class Sharing:
         _ = self._tasks.create_task(self._see_to(part), name="share")
         return part
 
+    async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
+        """As `mirror.pull.fill.others.Others.find_elsewhere`."""
+        if not self._redirects or not self._bucket.is_up:
+            return None
+        try:
+            copy = await self._ledger.find(upstream, digest)
+        except StoreError:
+            return None
+        if copy is None or not copy.is_proved or (copy.size or 0) < LARGE or len(copy.pieces) != 1:
+            return None
+        [whole] = copy.pieces
+        self._used.add(copy.blob)
+        return self._bucket.sign(whole.key, _LINK_LIVES), whole.stop
+
     def _make(self, upstream: str, digest: Digest) -> Part:
         pause = _PAUSE_TOLD if self._database.hears else _PAUSE
         return Part(
@@ -151,7 +168,13 @@ class Sharing:
 
     async def _share(self, part: Part) -> None:
         self._parts.add(part)
-        publisher = Publisher(part, slots=self._slots, random=self._random, note_put=self._note_put)
+        publisher = Publisher(
+            part,
+            joins=self._redirects,
+            slots=self._slots,
+            random=self._random,
+            note_put=self._note_put,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(publisher.publish())

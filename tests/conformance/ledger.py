@@ -224,3 +224,13 @@ class LedgerConformance:
         await _put_all(ledgers.two, new)
         await ledgers.one.abandon(new.blob, None)
         assert await ledgers.one.find(UPSTREAM, DIGEST) is None
+
+    async def test_what_is_proved_may_become_one_object(self, ledgers: Ledgers) -> None:
+        whole = Piece(0, 15, "whole/0")
+        turn = await _get(ledgers.one)
+        assert not await ledgers.one.join(turn.blob, whole)
+        await _put_all(ledgers.one, turn)
+        assert await ledgers.one.join(turn.blob, whole)
+        copy = await ledgers.two.find(UPSTREAM, DIGEST)
+        assert copy is not None
+        assert (copy.is_proved, copy.pieces) == (True, (whole,))

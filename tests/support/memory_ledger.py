@@ -144,6 +144,13 @@ class MemoryLedger:
     async def prove(self, blob: int, epoch: int, size: int, keys: Collection[str]) -> bool:
         return self.book.prove(blob, epoch, size, keys)
 
+    async def join(self, blob: int, whole: Piece) -> bool:
+        row = self.book.of(blob)
+        if row is None or not row.is_proved:
+            return False
+        row.pieces = {whole.start: whole}
+        return True
+
     async def release(self, blob: int, epoch: int) -> None:
         row = self.book.of(blob, epoch)
         if row is not None:

@@ -123,9 +123,10 @@ async def running_mirror(
     upstreams: Mapping[str, Settings],
     *,
     pin: Any = (),
+    start_within: float = 20,
     **overrides: Settings,
 ) -> AsyncIterator[MirrorProcess]:
-    """Run `mirror serve` in `directory`, on free ports."""
+    """Run `mirror serve` in `directory`, on free ports; it has so many seconds to start."""
     ports = (free_port(), free_port())
     settings = document(
         upstreams, store_root=directory / "store", ports=ports, pin=pin, **overrides
@@ -135,6 +136,7 @@ async def running_mirror(
         (sys.executable, "-m", "mirror", "serve", "--config", _write(directory, settings)),
         log=directory / "mirror.log",
         ready=partial(answers, f"http://{admin_host}/readyz"),
+        start_within=start_within,
     )
     async with process, client(f"http://{host}") as connected:
         yield MirrorProcess(
