@@ -20,7 +20,15 @@ SCRIPTS: tuple[tuple[str, int], ...] = (("01-records.sql", 1), ("02-turns.sql", 
 
 _LOCK = 0x6D6972726F72  # "mirror"
 
-_FIND = "SELECT to_regclass('mirror.deployment') IS NOT NULL, to_regnamespace('mirror') IS NOT NULL"
+# Not to_regclass(): that may answer by what it has seen before the lock was there.
+_FIND = """
+  SELECT
+    EXISTS (
+      SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = 'mirror' AND c.relname = 'deployment'
+    ),
+    EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'mirror')
+"""
 
 
 class Unusable(StoreError):

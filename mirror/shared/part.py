@@ -33,10 +33,9 @@ _LONGEST_REST = 1.0  # seconds, before who waits looks at the clock
 
 
 class Part:
-    """See above. `run` does it; all else is for the fill, and for `Publisher`.
+    """See above. `tend` does it; all else is for the fill, and for `Publisher`.
 
-    `monotonic` in seconds. `note_unpublished` is told where the fill has brought what the others
-    cannot have yet.
+    `monotonic` in seconds. `is_down`: whether the database is known to be away.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Part:
         *,
         ledger: Ledger,
         bucket: Bucket,
+        is_down: Callable[[], bool],
         monotonic: Callable[[], float],
     ) -> None:
         self.upstream = upstream
@@ -54,6 +54,7 @@ class Part:
         self.turn = turn
         self.ledger = ledger
         self.bucket = bucket
+        self._is_down = is_down
         self.monotonic = monotonic
         self.pieces = Pieces()
         self.vouched: set[str] = set()  # keys of the pieces whose bytes are in this mirror's file
@@ -175,7 +176,7 @@ class Part:
                 case _:
                     await self._look()
         except StoreError:
-            self.turn.unreachable(self.monotonic())
+            self.turn.unreachable(self.monotonic(), is_down=self._is_down())
         self.wake()
 
     async def _claim(self) -> None:

@@ -153,6 +153,7 @@ class Sharing:
         return Part(
             upstream, digest, Turn(self._lease, self._patience, pause),
             ledger=self._ledger, bucket=self._bucket, monotonic=self._monotonic,
+            is_down=lambda: not self._database.is_up,
         )  # fmt: skip
 
     def _heard(self, word: str) -> None:

@@ -32,6 +32,7 @@ from enum import Enum
 SHORTEST = 3.0  # seconds; the lease until a first body has come: clients wait for headers, and do
 # not wait long
 _RENEWALS = 3  # in one lease
+_MOMENT = 1.0  # seconds
 
 
 class State(Enum):
@@ -167,15 +168,16 @@ class Turn:
             self._move(State.READING)
             self._news_at = now
 
-    def unreachable(self, now: float) -> None:
-        """The database cannot be asked."""
+    def unreachable(self, now: float, *, is_down: bool = True) -> None:
+        """The database could not be asked; `is_down`: nor will it be the next moment."""
         self._failing_since = now if self._failing_since is None else self._failing_since
         self._next_at = now + self.pause
+        patience = self.lease
         if self.state is State.ASKING and not self._has_begun:
-            self._move(State.ALONE)  # clients wait for headers, and do not wait long
-        elif self.state in {State.ASKING, State.FOLLOWING}:
-            if now - self._failing_since >= self.lease:
-                self._move(State.ALONE)
+            patience = 0.0 if is_down else _MOMENT  # clients wait for headers, and not for long
+        is_patient = now - self._failing_since < patience
+        if self.state in {State.ASKING, State.FOLLOWING} and not is_patient:
+            self._move(State.ALONE)
 
     # What comes and goes
 
