@@ -66,6 +66,7 @@ class Part:
         self.writer: Writer | None = None
         self.is_proved_here = False
         self.is_published = False
+        self._has_ended = False
         self._is_disproved = False
         self._is_broken = False  # the copy, in the bucket
         self._changed = asyncio.Event()
@@ -90,6 +91,7 @@ class Part:
         self.file = os.dup(blob.file.fileno())
         self.turn.begun(self.monotonic())
         self.proved(blob.size)
+        self.ended(None)
 
     def progressed(self) -> None:
         """More is written."""
@@ -112,6 +114,7 @@ class Part:
 
     def ended(self, error: BaseException | None) -> None:
         """The fill has ended; with this, where it has not ended well."""
+        self._has_ended = True
         if not self.is_proved_here:
             self._is_disproved = isinstance(error, DigestMismatch)
             self.turn.end()
@@ -164,7 +167,7 @@ class Part:
         """Whether nothing is left to do."""
         state = self.turn.state
         is_left = state in {State.ALONE, State.READING} or self.is_published
-        return state is State.OVER or (self.is_proved_here and is_left)
+        return state is State.OVER or (self.is_proved_here and self._has_ended and is_left)
 
     async def _do(self, act: Act) -> None:
         try:

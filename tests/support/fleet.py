@@ -14,7 +14,6 @@ from obstore.store import S3Store
 
 from tests.support.mirror import MirrorProcess, Settings, running_mirror
 from tests.support.postgres import Postgres
-from tests.support.process import PATIENCE
 from tests.support.relay import Relay
 from tests.support.seaweed import BUCKET, Seaweed
 
@@ -138,5 +137,5 @@ async def _mirror(
         "lease": f"{LEASE}s",
         **shared,
     }
-    running = running_mirror(home, upstreams, start_within=PATIENCE, shared=settings, **overrides)
+    running = running_mirror(home, upstreams, shared=settings, **overrides)
     return lines, await stack.enter_async_context(running)

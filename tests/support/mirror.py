@@ -17,7 +17,7 @@ from mirror.config import parse
 from mirror.config.units import parse_size
 from tests.support.client import Client, client, get
 from tests.support.clock import FakeClock
-from tests.support.process import Process, answers, free_port, until
+from tests.support.process import PATIENCE, Process, answers, free_port, until
 
 Settings = Mapping[str, Any]
 
@@ -123,10 +123,9 @@ async def running_mirror(
     upstreams: Mapping[str, Settings],
     *,
     pin: Any = (),
-    start_within: float = 20,
     **overrides: Settings,
 ) -> AsyncIterator[MirrorProcess]:
-    """Run `mirror serve` in `directory`, on free ports; it has so many seconds to start."""
+    """Run `mirror serve` in `directory`, on free ports."""
     ports = (free_port(), free_port())
     settings = document(
         upstreams, store_root=directory / "store", ports=ports, pin=pin, **overrides
@@ -136,7 +135,7 @@ async def running_mirror(
         (sys.executable, "-m", "mirror", "serve", "--config", _write(directory, settings)),
         log=directory / "mirror.log",
         ready=partial(answers, f"http://{admin_host}/readyz"),
-        start_within=start_within,
+        start_within=PATIENCE,
     )
     async with process, client(f"http://{host}") as connected:
         yield MirrorProcess(
