@@ -71,8 +71,8 @@ from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
-from mirror.telemetry.shared import BlobFigures
 from mirror.telemetry.service import ServiceManager, call_this_process
+from mirror.telemetry.shared import BlobFigures
 
 _logger = logging.getLogger(__name__)
 
@@ -352,7 +352,7 @@ def _others(
         patience=config.fill.stall_timeout + config.shared.lease,
         list_senders=records.list_senders,
         read_private=lambda: private,
-        read_pinned=lambda: {it for image in store.pins.list_images() for it in store.pins.of(image)},
+        read_pinned=lambda: set().union(*map(store.pins.of, store.pins.list_images())),
         max_size=config.shared.max_size,
         redirects=config.shared.redirect == "large",
         tasks=tasks, monotonic=monotonic, random=dice,

@@ -1,8 +1,8 @@
 """The bucket: objects in anything that speaks S3's protocol, GCS or Azure Blob Storage, by obstore.
 
-Used of it: PUT, ranged GET, DELETE, LIST, and signed links; conditional writes are not portable, and
-not needed, since no key is ever written twice. obstore asks again itself where a server fails, and
-gives up soon: whoever waits has other ways.
+Used of it: PUT, ranged GET, DELETE, LIST, and signed links; conditional writes are not portable,
+and not needed, since no key is ever written twice. obstore asks again itself where a server fails,
+and gives up soon: whoever waits has other ways.
 """
 
 import asyncio

@@ -4,10 +4,10 @@
     leaving     was used the longest ago                  proved again, as soon as somebody reads it
     gone        its row first, and then its objects       -
 
-What is being read is said to be, every half minute, and so never leaves; and whoever has begun to read
-what leaves has a grace that is longer than the longest response, or the life of a link. What is pinned
-stays, and so does what is still coming, unless nobody has gone on with it for a day. A mirror that
-dies between rows and objects leaves orphans (`sweep.py`).
+What is being read is said to be, every half minute, and so never leaves; and whoever has begun to
+read what leaves has a grace that is longer than the longest response, or the life of a link. What
+is pinned stays, and so does what is still coming, unless nobody has gone on with it for a day. A
+mirror that dies between rows and objects leaves orphans (`sweep.py`).
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """The ledger of turns and pieces, in PostgreSQL.
 
-Every statement is by itself a whole change, fenced by the turn's epoch: a mirror that was stopped for
-a while, and comes back believing that it has the turn, touches no row. Times are the database's.
+Every statement is by itself a whole change, fenced by the turn's epoch: a mirror that was stopped
+for a while, and comes back believing that it has the turn, touches no row. Times are the
+database's.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +26,8 @@ _COPY = """
 
 _PIECES = """
   LEFT JOIN LATERAL (
-    SELECT array_agg(p.start ORDER BY p.start) AS starts, array_agg(p.stop ORDER BY p.start) AS stops,
+    SELECT array_agg(p.start ORDER BY p.start) AS starts,
+      array_agg(p.stop ORDER BY p.start) AS stops,
       array_agg(p.key ORDER BY p.start) AS keys
     FROM mirror.pieces p WHERE p.blob = b.blob AND p.stop > $2
   ) p ON true
@@ -37,14 +39,14 @@ _FIND = f"""
   WHERE b.digest = $5
     AND (b.upstream = $1 OR b.proved_at IS NOT NULL AND NOT b.upstream = ANY($6::text[]))
   ORDER BY b.proved_at IS NULL, b.upstream <> $1 LIMIT 1
-"""
+"""  # noqa: S608 - nothing of anybody's is in it
 
 _RESCUE = """
   UPDATE mirror.blobs SET leaving_at = NULL, used_at = now()
   WHERE blob = $1 AND proved_at IS NOT NULL RETURNING blob
 """
 
-_LOOK = f"SELECT {_COPY}, p.* FROM mirror.blobs b {_PIECES} WHERE b.blob = $1"  # noqa: S608 - nothing of anybody's is in it
+_LOOK = f"SELECT {_COPY}, p.* FROM mirror.blobs b {_PIECES} WHERE b.blob = $1"  # noqa: S608
 
 # Where the database was not there, nobody could renew: what has lapsed by that is not free yet.
 _CLAIM = """
@@ -145,8 +147,8 @@ class PostgresLedger:
     """A `mirror.shared.ports.Ledger`. `holder` names this mirror, also after it was restarted.
 
     `patience`: seconds after which a turn is over that has got nowhere, however alive its holder
-    is. `read_private` gives the upstreams whose bytes no other upstream's fill may take; `had_trouble`
-    says whether the database could not be asked a moment ago.
+    is. `read_private` gives the upstreams whose bytes no other upstream's fill may take;
+    `had_trouble` says whether the database could not be asked a moment ago.
     """
 
     def __init__(

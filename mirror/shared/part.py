@@ -1,9 +1,9 @@
 """One mirror's part in one fill, where several mirrors are one: whose bytes they are, and what for.
 
-A fill asks its part (`through`) where to take bytes from: from upstream, where it is this mirror's turn
-or nobody can be asked, or else from the pieces that another puts. `publish.py` puts those of this
-mirror, from the fill's own file: local readers wait for nothing of it. Turns are tended here, by the
-rules of `turns.py`.
+A fill asks its part (`through`) where to take bytes from: from upstream, where it is this mirror's
+turn or nobody can be asked, or else from the pieces that another puts. `publish.py` puts those of
+this mirror, from the fill's own file: local readers wait for nothing of it. Turns are tended here,
+by the rules of `turns.py`.
 
 A part outlives its fill, until the others can have what the fill has brought.
 """

@@ -87,7 +87,7 @@ class Ledger(Protocol):
         """The turn is anybody's."""
 
     async def abandon(self, blob: int, epoch: int | None) -> None:
-        """What there is is not the blob. `epoch`: of the turn; None: it was thought to be proved."""
+        """What there is is not the blob. `epoch`: of the turn; None: it was thought proved."""
 
 
 class Bucket(Protocol):

@@ -1,9 +1,9 @@
 """Publishing: pieces are put from what a fill has written, and others told of them.
 
-A piece is put when all of its bytes are in the file, in order where there is a choice. Only then it is
-recorded, under the turn's epoch. The bucket may be slow, or away: the fill and its readers do not
-notice. What a mirror before has put is left as it is where it has been read here, and so is proved
-with the rest; where this mirror has the bytes from elsewhere, it puts its own in its place.
+A piece is put when all of its bytes are in the file, in order where there is a choice. Only then it
+is recorded, under the turn's epoch. The bucket may be slow, or away: the fill and its readers do
+not notice. What a mirror before has put is left as it is where it has been read here, and so is
+proved with the rest; where this mirror has the bytes from elsewhere, it puts its own in its place.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ _logger = logging.getLogger(__name__)
 
 LARGE = 2**25  # bytes; from there on clients may be sent to the bucket
 _READ = 2**23  # bytes at a time
+_LEAST_RATE = 2**18  # bytes a second, at which the bucket has to take a piece
 
 _BACKOFF = Backoff(first=0.2, most=5.0)
 
@@ -83,7 +84,6 @@ class Publisher:
     async def _put(self, blob: int, epoch: int, start: int, stop: int) -> None:
         part = self._part
         piece = Piece(start, stop, key(part.digest, epoch, self._word, start))
-        failures = 0
         async with self._slots:
             if part.file is None:
                 return
@@ -91,25 +91,8 @@ class Publisher:
             if len(content) < stop - start:  # the disk has lost it
                 part.starts_over()
                 return
-            while True:
-                if part.turn.epoch != epoch or not part.turn.leads:
-                    return
-                try:
-                    await part.bucket.put(piece.key, content)
-                except BucketDown as error:
-                    failures += 1
-                    if part.turn.refused(part.monotonic()):
-                        _logger.warning(
-                            "the bucket takes nothing; others fetch this for themselves: %s", error,
-                            extra=fields(digest=part.digest, upstream=part.upstream),
-                        )  # fmt: skip
-                        part.wake()
-                        with suppress(StoreError):
-                            await part.ledger.release(blob, epoch)
-                        return
-                    await asyncio.sleep(_BACKOFF.delay(failures, roll=self._random.random()))
-                else:
-                    break
+            if not await self._try_to_put(piece, content, blob, epoch):
+                return
 
         async def record() -> bool:
             return await part.ledger.record(blob, epoch, piece)
@@ -119,6 +102,35 @@ class Publisher:
             part.vouched.add(piece.key)
             part.turn.moved(part.monotonic())
             self._note_put(stop - start)
+
+    async def _try_to_put(self, piece: Piece, content: bytes, blob: int, epoch: int) -> bool:
+        """Put it, however often that takes; False: it is another's turn, or nobody's now."""
+        part, failures = self._part, 0
+        patience = part.turn.lease + len(content) / _LEAST_RATE
+        while part.turn.epoch == epoch and part.turn.leads:
+            try:
+                async with asyncio.timeout(patience):
+                    await part.bucket.put(piece.key, content)
+            except (BucketDown, TimeoutError) as error:
+                failures += 1
+                if part.turn.refused(part.monotonic()):
+                    await self._give_up(blob, epoch, error)
+                    return False
+                await asyncio.sleep(_BACKOFF.delay(failures, roll=self._random.random()))
+            else:
+                return True
+        return False
+
+    async def _give_up(self, blob: int, epoch: int, error: Exception) -> None:
+        part = self._part
+        _logger.warning(
+            "the bucket takes nothing; others fetch this for themselves: %s",
+            str(error) or "it does not answer in time",
+            extra=fields(digest=part.digest, upstream=part.upstream),
+        )
+        part.wake()
+        with suppress(StoreError):
+            await part.ledger.release(blob, epoch)
 
     async def _prove(self, blob: int, epoch: int, size: int) -> None:
         part = self._part

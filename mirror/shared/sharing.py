@@ -1,7 +1,8 @@
 """Sharing: what fills of this mirror have to do with the other mirrors, all together.
 
-Each fill gets a `Part`. What was filled while the database or the bucket was away is published when both
-are back, one blob after another; also what a mirror before has left, which was stopped too early.
+Each fill gets a `Part`. What was filled while the database or the bucket was away is published when
+both are back, one blob after another; also what a mirror before has left, which was stopped too
+early.
 """
 
 import asyncio

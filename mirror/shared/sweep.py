@@ -1,8 +1,9 @@
-"""Orphans in the bucket: objects that are no piece of anything on record. They are swept once a day.
+"""Orphans in the bucket, objects that are no piece of anything on record: swept once a day.
 
-They come of mirrors that died between putting a piece and recording it, or between removing a row and
-its objects, and of pieces that another has put anew. Only what is older than a day is one: until then
-somebody may be about to record it. What else there may be in the bucket is nobody's business here.
+They come of mirrors that died between putting a piece and recording it, or between removing a row
+and its objects, and of pieces that another has put anew. Only what is older than a day is one:
+until then somebody may be about to record it. What else there may be in the bucket is nobody's
+business here.
 """
 
 import asyncio

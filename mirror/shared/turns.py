@@ -10,8 +10,8 @@
     over        the fill has ended                             -
 
 What is true stands in the database (`ledger.py`), by its clock: a turn is a lease, with an epoch
-that fences whatever is recorded. A mirror only believes. It never has to be right: what it hands out
-it has hashed, and what it records without having the turn touches nothing.
+that fences whatever is recorded. A mirror only believes. It never has to be right: what it hands
+out it has hashed, and what it records without having the turn touches nothing.
 
     what happens to who leads           it does
     a third of the lease is over        renews
@@ -249,5 +249,5 @@ class Turn:
         self._next_at = now
 
     def _move(self, state: State) -> None:
-        assert state in _NEXT[self.state], f"{self.state} to {state}"  # noqa: S101 - the table above
+        assert state in _NEXT[self.state], f"{self.state} to {state}"  # noqa: S101 - the table
         self.state = state

@@ -23,7 +23,8 @@ FIRST, SECOND = Piece(0, 10, "a/0"), Piece(10, 15, "a/10")
 class Ledgers:
     """One for each of two mirrors, and what makes their leases end; PRIVATE is private to both.
 
-    After `lapse` they are over since a second. After `stall`, turns have got nowhere for long. `troubled` is the second's, when the database was away a moment ago.
+    After `lapse` they are over since a second. After `stall`, turns have got nowhere for long.
+    `troubled` is the second's, when the database was away a moment ago.
     """
 
     one: Ledger
@@ -71,8 +72,8 @@ class LedgerConformance:
         assert seen.pieces == (SECOND,)
 
     async def test_of_many_who_claim_at_once_one_gets_it(self, ledgers: Ledgers) -> None:
-        claims = await asyncio.gather(*(_claim(ledgers.one if it % 2 else ledgers.two, upstream)
-                                        for it, upstream in enumerate([UPSTREAM] * 10)))  # fmt: skip
+        ones = [ledgers.one if it % 2 else ledgers.two for it in range(10)]
+        claims = await asyncio.gather(*map(_claim, ones))
         # A mirror gives the turn to itself again: then its former one is over.
         epochs = [claim.epoch for claim in claims if claim is not None]
         assert len(set(epochs)) == len(epochs)

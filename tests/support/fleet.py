@@ -119,7 +119,7 @@ async def _mirror(
     away: Collection[str],
     overrides: Mapping[str, Settings],
 ) -> tuple[Lines, MirrorProcess]:
-    home.mkdir(parents=True)
+    home.mkdir(parents=True)  # noqa: ASYNC240 - a moment
     postgres, bucket_port = ports
     lines = Lines(Relay(postgres.port), Relay(bucket_port))
     for line in (lines.database, lines.bucket):

@@ -1,4 +1,4 @@
-"""The ledger of turns in memory: what `mirror.shared.ledger` does in SQL, with a clock of its own."""
+"""The ledger of turns in memory: what `mirror.shared.ledger` does in SQL, by its own clock."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field

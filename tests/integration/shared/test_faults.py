@@ -213,6 +213,7 @@ async def test_the_bucket_is_bad(
     start_fleet: StartFleet,
     line: Relay,
     seaweed: Seaweed,
+    *,
     failing: float,
     loses: float,
     delay: float,

@@ -15,6 +15,8 @@ from tests.conformance.ledger import LEASE, PATIENCE, PRIVATE, LedgerConformance
 from tests.support.postgres import Postgres
 from tests.support.process import until
 
+DICE = Random(14)  # noqa: S311 - for jitter
+
 
 class TestPostgresLedger(LedgerConformance):
     @pytest.fixture
@@ -30,8 +32,8 @@ class TestPostgresLedger(LedgerConformance):
                         file,
                         name=name,
                         expected=None,
-                        note_fault=lambda name, error: print(name, repr(error)),
-                        dice=Random(1),
+                        note_fault=_note_fault,
+                        dice=DICE,
                     )
                 )
                 return PostgresLedger(
@@ -78,3 +80,7 @@ async def _is_old(url: str) -> bool:
         )
     finally:
         await connection.close()
+
+
+def _note_fault(task: str, error: Exception) -> None:
+    raise AssertionError(f"{task}: {error}")

@@ -1,7 +1,5 @@
 """The ledger in memory, which other tests take for the real one, does as the real one does."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from tests.conformance.ledger import PATIENCE, PRIVATE, TERM, LedgerConformance, Ledgers
@@ -10,7 +8,7 @@ from tests.support.memory_ledger import Book, MemoryLedger
 
 class TestMemoryLedger(LedgerConformance):
     @pytest.fixture
-    async def ledgers(self) -> AsyncIterator[Ledgers]:
+    def ledgers(self) -> Ledgers:
         book = Book()
 
         async def lapse() -> None:
@@ -20,7 +18,7 @@ class TestMemoryLedger(LedgerConformance):
             for row in book.rows.values():
                 row.moved_at = book.now - PATIENCE - 1
 
-        yield Ledgers(
+        return Ledgers(
             MemoryLedger(book, "one", [PRIVATE]),
             MemoryLedger(book, "two", [PRIVATE]),
             MemoryLedger(book, "two", [PRIVATE], had_trouble=True),
