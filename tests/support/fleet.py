@@ -53,6 +53,8 @@ class Fleet:
         connection = await asyncpg.connect(self.url)
         try:
             return [dict(row) for row in await connection.fetch(sql, *values)]
+        except asyncpg.UndefinedTableError:  # no mirror has been there yet
+            return []
         finally:
             await connection.close()
 
