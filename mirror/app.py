@@ -62,6 +62,7 @@ from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.service import ServiceManager, call_this_process
+from mirror.telemetry.shared import BlobFigures
 
 _logger = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ async def run(
             dice, private,
             others=_others(
                 config, company.common, store, records, tasks=work, monotonic=monotonic, dice=dice,
-                private=private,
+                private=private, metrics=metrics,
             ),
             limits=company.limits,
             clock=clock, monotonic=monotonic,
@@ -341,20 +342,26 @@ def _others(
     tasks: Tasks,
     monotonic: Clock,
     dice: random.Random,
+    metrics: Metrics,
 ) -> Others | None:
     """The mirrors that are one with this one."""
     if config.shared is None:
         return None
     from mirror.shared.sharing import Sharing  # noqa: PLC0415 - as above
 
-    return Sharing(
+    sharing = Sharing(
         common, store,
         lease=config.shared.lease,
         patience=config.fill.stall_timeout + config.shared.lease,
         list_senders=records.list_senders,
         read_private=lambda: private,
+        read_pinned=lambda: set().union(*map(store.pins.of, store.pins.list_images())),
+        max_size=config.shared.max_size,
+        redirects=config.shared.redirect == "large",
         tasks=tasks, monotonic=monotonic, random=dice,
     )  # fmt: skip
+    metrics.registry.register(BlobFigures(sharing.read_figures))
+    return sharing
 
 
 @asynccontextmanager

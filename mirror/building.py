@@ -273,7 +273,10 @@ def build(parts: Parts) -> Built:
             store, links, manifests, registries, fills=fills, memory=memory
         ),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
-        blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
+        blobs=Blobs(
+            store, memory, links, fills, transfers=transfers, registries=registries,
+            others=parts.others,
+        ),
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
             tag_flights=SingleFlight(work), policy=policy,

@@ -6,6 +6,7 @@ import typer
 import uvloop
 
 from mirror.cli.verbs import FAILED, ConfigFile, Document, cli, fail, load, read_proxies
+from mirror.config.units import format_size
 from mirror.oci.errors import StoreError
 
 shared = typer.Typer(
@@ -48,3 +49,26 @@ def status(config_file: ConfigFile = None, *, as_json: Document = False) -> None
     except StoreError as error:
         fail(str(error), FAILED)
     typer.echo(json.dumps(found) if as_json else "\n".join(operate.in_words(found)))
+
+
+@shared.command()
+def sweep(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
+    """Remove from the bucket what belongs to nothing on record; mirrors do so once a day.
+
+    That is what mirrors have left that died in the middle; only what is older than a day.
+    """
+    config, proxies = load(config_file), read_proxies()
+    try:
+        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
+
+        swept = uvloop.run(operate.sweep_now(config, proxies))
+    except ModuleNotFoundError as error:
+        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+    except StoreError as error:
+        fail(str(error), FAILED)
+    typer.echo(
+        json.dumps(swept._asdict())
+        if as_json
+        else f"{swept.looked_at} objects, {swept.removed} of them removed:"
+        f" {format_size(swept.removed_bytes)}"
+    )

@@ -16,6 +16,7 @@ from mirror.shared.looking import look_at_bucket, look_at_database, read_tallies
 from mirror.shared.migrating import SCRIPTS
 from mirror.shared.opening import make_store
 from mirror.shared.ports import BucketDown
+from mirror.shared.sweep import Swept, sweep
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = 20.0  # seconds
@@ -53,6 +54,25 @@ async def init(config: Config, proxies: EnvironmentProxies) -> str:
             " another bucket, or another prefix in it"
         )
     return deployment
+
+
+async def sweep_now(config: Config, proxies: EnvironmentProxies) -> Swept:
+    """Remove orphans from the bucket.
+
+    Raises:
+        StoreError: It cannot be done, or is another deployment's; in words.
+    """
+    shared = require_shared(config)
+    async with _database(shared) as database:
+        if database.deployment is None:
+            raise StoreError(f"the shared database is down: {database.trouble}")
+        try:
+            bucket = ObjectBucket(make_store(shared, proxies))
+            if await claim_bucket(bucket, database.deployment.id) is not None:
+                raise StoreError("the bucket belongs to another deployment than the database")
+            return await sweep(database, bucket)
+        except (BucketDown, ValueError) as error:
+            raise StoreError(f"the bucket cannot be used: {error}") from None
 
 
 async def status(config: Config, proxies: EnvironmentProxies) -> dict[str, Any]:

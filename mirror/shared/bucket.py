@@ -1,8 +1,8 @@
 """The bucket: objects in anything that speaks S3's protocol, GCS or Azure Blob Storage, by obstore.
 
-Used of it: PUT, ranged GET, DELETE, LIST, and signed links; conditional writes are not portable, and
-not needed, since no key is ever written twice. obstore asks again itself where a server fails, and
-gives up soon: whoever waits has other ways.
+Used of it: PUT, ranged GET, DELETE, LIST, and signed links; conditional writes are not portable,
+and not needed, since no key is ever written twice. obstore asks again itself where a server fails,
+and gives up soon: whoever waits has other ways.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from mirror.oci.digest import Chunk
 from mirror.shared.ports import BucketDown, NoObject
 
 _CHUNK = 2**20  # bytes
+_PART = 2**23  # bytes, of what is put in parts
 _PATIENCE = 20.0  # seconds for which nothing comes
 _LISTED = 1000  # objects at a time
 MARKER = "mirror-deployment"
@@ -49,6 +50,13 @@ class ObjectBucket:
         """As `Bucket.put`."""
         async with _translated():
             await obstore.put_async(self._store, key, content, use_multipart=False)
+
+    async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """As `Bucket.put_large`: several parts at a time."""
+        async with _translated():
+            await obstore.put_async(
+                self._store, key, chunks, use_multipart=True, chunk_size=_PART, max_concurrency=2
+            )
 
     async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
         """As `Bucket.read`."""

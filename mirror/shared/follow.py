@@ -56,24 +56,29 @@ async def follow(part: Copying, start: int, stop: int | None) -> AsyncGenerator[
             if not await part.come(position):
                 raise Unavailable("the mirror that fetches it brings no more of it")
             continue
-        begun_at, end = position, piece.stop if stop is None else min(stop, piece.stop)
+        end = piece.stop if stop is None else min(stop, piece.stop)
         try:
             reading = part.bucket.read(piece.key, position - piece.start, end - piece.start)
             async with aclosing(reading) as chunks:
                 async for chunk in chunks:
-                    position += len(chunk)
+                    position, failures = position + len(chunk), 0
                     yield chunk
         except (BucketDown, NoObject) as error:
-            failures = 1 if position > begun_at else failures + 1
-            if isinstance(error, NoObject):
-                part.pieces.remove(piece)  # there may be another in its place
-            if failures >= _TRIES:
-                part.unreadable(is_missing=isinstance(error, NoObject))
-                raise Unavailable("the bucket does not give what others have put there") from error
-            await asyncio.sleep(_PAUSE * failures)
+            failures += 1
+            await _bear(part, piece, error, failures)
         else:
-            failures = 0
             _vouch(part, piece, start, position)
+
+
+async def _bear(part: Copying, piece: Piece, error: Exception, failures: int) -> None:
+    """Wait before the next try. Raises Unavailable where there were enough."""
+    is_missing = isinstance(error, NoObject)
+    if is_missing:
+        part.pieces.remove(piece)  # there may be another in its place
+    if failures >= _TRIES:
+        part.unreadable(is_missing=is_missing)
+        raise Unavailable("the bucket does not give what others have put there") from error
+    await asyncio.sleep(_PAUSE * failures)
 
 
 def _vouch(part: Copying, piece: Piece, start: int, position: int) -> None:

@@ -7,6 +7,7 @@ A script that only adds leaves `usable_from` as it is: older mirrors go on besid
 an upgrade rolls. One that takes away, or changes what rows mean, raises it.
 """
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from importlib.resources import files
@@ -77,7 +78,7 @@ async def migrate(connection: Any, *, expected: str | None) -> Deployment:
         found = await find(connection)  # somebody else may have been first
         for number, (name, usable_from) in enumerate(SCRIPTS, start=1):
             if found is None or number > found.version:
-                await connection.execute(_read(name))
+                await connection.execute(await asyncio.to_thread(_read, name))
                 await connection.execute(
                     "UPDATE mirror.deployment SET version = $1, usable_from = $2",
                     number, usable_from,

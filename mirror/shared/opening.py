@@ -1,7 +1,7 @@
-"""What several mirrors have in common, opened: the database, and a bucket that is known to be theirs.
+"""What several mirrors have in common, opened: the database, and a bucket that is theirs.
 
-Neither need be there. What is there and belongs to another deployment is refused: bytes and permissions
-of two of them must not mix.
+Neither need be there. What is there and belongs to another deployment is refused: bytes and
+permissions of two of them must not mix.
 """
 
 import asyncio
@@ -92,6 +92,11 @@ class OwnBucket:
         """As `Bucket.put`."""
         async with self._noting():
             await self._bucket.put(key, content)
+
+    async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """As `Bucket.put_large`."""
+        async with self._noting():
+            await self._bucket.put_large(key, chunks)
 
     async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
         """As `Bucket.read`."""
@@ -225,7 +230,7 @@ def _read_names(root: Path) -> tuple[str, str | None]:
         return name, None
 
 
-def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:  # noqa: ANN401 - obstore's classes have no common one
+def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
     """What obstore needs to know."""
     url = urlsplit(settings.bucket)
     options: dict[str, Any] = {
@@ -249,9 +254,7 @@ def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:  # noqa: A
 
 
 def _way(endpoint: str | None, proxies: EnvironmentProxies) -> dict[str, Any]:
-    """How the server is reached. obstore reads the environment itself, and would go by way of a
-    proxy also to this host.
-    """
+    """How the server is reached: obstore itself would go by way of a proxy also to this host."""
     if endpoint is None:
         return {}
     host, is_in_clear = urlsplit(endpoint).hostname or "", endpoint.startswith("http://")

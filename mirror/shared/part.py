@@ -1,9 +1,9 @@
 """One mirror's part in one fill, where several mirrors are one: whose bytes they are, and what for.
 
-A fill asks its part (`through`) where to take bytes from: from upstream, where it is this mirror's turn
-or nobody can be asked, or else from the pieces that another puts. `publish.py` puts those of this
-mirror, from the fill's own file: local readers wait for nothing of it. Turns are tended here, by the
-rules of `turns.py`.
+A fill asks its part (`through`) where to take bytes from: from upstream, where it is this mirror's
+turn or nobody can be asked, or else from the pieces that another puts. `publish.py` puts those of
+this mirror, from the fill's own file: local readers wait for nothing of it. Turns are tended here,
+by the rules of `turns.py`.
 
 A part outlives its fill, until the others can have what the fill has brought.
 """
@@ -19,7 +19,7 @@ from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import DigestMismatch, StoreError, Unavailable
 from mirror.shared.follow import PieceSender, follow
-from mirror.shared.pieces import Piece, Pieces
+from mirror.shared.pieces import Piece, Pieces, Span
 from mirror.shared.ports import Bucket, Ledger
 from mirror.shared.turns import Act, State, Turn
 from mirror.sources.ports import BlobSource, Body, Sender
@@ -33,10 +33,9 @@ _LONGEST_REST = 1.0  # seconds, before who waits looks at the clock
 
 
 class Part:
-    """See above. `run` does it; all else is for the fill, and for `Publisher`.
+    """See above. `tend` does it; all else is for the fill, and for `Publisher`.
 
-    `monotonic` in seconds. `note_unpublished` is told where the fill has brought what the others
-    cannot have yet.
+    `monotonic` in seconds. `is_down`: whether the database is known to be away.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Part:
         *,
         ledger: Ledger,
         bucket: Bucket,
+        is_down: Callable[[], bool],
         monotonic: Callable[[], float],
     ) -> None:
         self.upstream = upstream
@@ -54,6 +54,7 @@ class Part:
         self.turn = turn
         self.ledger = ledger
         self.bucket = bucket
+        self._is_down = is_down
         self.monotonic = monotonic
         self.pieces = Pieces()
         self.vouched: set[str] = set()  # keys of the pieces whose bytes are in this mirror's file
@@ -65,6 +66,7 @@ class Part:
         self.writer: Writer | None = None
         self.is_proved_here = False
         self.is_published = False
+        self._has_ended = False
         self._is_disproved = False
         self._is_broken = False  # the copy, in the bucket
         self._changed = asyncio.Event()
@@ -89,6 +91,7 @@ class Part:
         self.file = os.dup(blob.file.fileno())
         self.turn.begun(self.monotonic())
         self.proved(blob.size)
+        self.ended(None)
 
     def progressed(self) -> None:
         """More is written."""
@@ -111,16 +114,29 @@ class Part:
 
     def ended(self, error: BaseException | None) -> None:
         """The fill has ended; with this, where it has not ended well."""
+        self._has_ended = True
         if not self.is_proved_here:
             self._is_disproved = isinstance(error, DigestMismatch)
             self.turn.end()
         self.wake()
 
-    def has(self, start: int, stop: int) -> bool:
-        """Whether these bytes are written here."""
+    def written(self) -> list[Span]:
+        """What of it is written here."""
+        if self.file is None:
+            return []
         if self.is_proved_here:
-            return self.size is not None and stop <= self.size
-        return self.writer is not None and self.writer.end_at(start) >= stop
+            return [(0, self.size or 0)]
+        writer = self.writer
+        if writer is None:
+            return []
+        if not writer.size:
+            return [(0, writer.end_at(0))]
+        spans, position = list[Span](), 0
+        for start, stop in [*writer.missing(), (writer.size, writer.size)]:
+            if position < start:
+                spans.append((position, start))
+            position = stop
+        return spans
 
     @property
     def senders(self) -> Collection[str]:
@@ -151,7 +167,7 @@ class Part:
         """Whether nothing is left to do."""
         state = self.turn.state
         is_left = state in {State.ALONE, State.READING} or self.is_published
-        return state is State.OVER or (self.is_proved_here and is_left)
+        return state is State.OVER or (self.is_proved_here and self._has_ended and is_left)
 
     async def _do(self, act: Act) -> None:
         try:
@@ -163,7 +179,7 @@ class Part:
                 case _:
                     await self._look()
         except StoreError:
-            self.turn.unreachable(self.monotonic())
+            self.turn.unreachable(self.monotonic(), is_down=self._is_down())
         self.wake()
 
     async def _claim(self) -> None:
@@ -260,10 +276,9 @@ class Part:
                 return True
             if self.turn.state is State.READING:  # and still it is not there
                 self.turn.gone(self.monotonic())
-            if self.turn.waited(self.monotonic()):
-                break
+            self.turn.waited(self.monotonic())
+            self.wake()
             await self.news(within=_LONGEST_REST)
-        self.wake()
         return False
 
     def unreadable(self, *, is_missing: bool) -> None:
@@ -278,8 +293,7 @@ class Part:
         while not turn.may_fetch and turn.state is not State.OVER:
             if turn.may_read and (self.size is not None or len(self.pieces)):
                 return
-            if turn.waited(self.monotonic()):
-                return
+            turn.waited(self.monotonic())
             await self.news(within=_LONGEST_REST)
 
     # The end
@@ -352,6 +366,9 @@ class Shared:
                 yield copied
             return
         part.sent_by.add(self.upstream)
+        follows = part.pieces.next_start(start) if part.turn.leads else None
+        if follows is not None and (stop is None or follows < stop):
+            stop = follows  # from there on others have put it
         avoid = None if isinstance(avoid, PieceSender) else avoid
         async with self.source.open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
             if body.size is not None and part.size is None:

@@ -1,21 +1,25 @@
-"""Pieces: what a blob is in the bucket, in order. Pure.
+"""Pieces: what a blob is in the bucket. Pure.
 
-The first is 256 KiB, and each is twice as large as the one before, up to 16 MiB: whoever follows has
-its first byte soon, and a large blob is few objects. Where a piece begins and ends depends on nothing
-else, so that one mirror can go on where another has stopped. The last one ends with the blob.
+Each is what one mirror had written of it when it was ready for the next: at least 256 KiB, and of
+what is far into a large blob a sixty-fourth of all before it, so that hardly anything is lost with
+the mirror that fetches it; and at most 16 MiB, so that a slow bucket gets few, large ones. None
+overlaps another: who goes on where another has stopped puts what is between.
 """
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from mirror.oci.digest import Digest
 
-FIRST = 2**18  # bytes
+LEAST = 2**18  # bytes
 LARGEST = 2**24
+_SHARE = 64
+_KEY = re.compile(r"sha(?:256|512)/[0-9a-f]{64,128}/[0-9]+-[0-9a-f]{16}/[0-9]+")
 
-_DOUBLINGS = (LARGEST // FIRST).bit_length() - 1
-_GROWN = FIRST * (2**_DOUBLINGS - 1)  # where the first of the largest begins
+Span = tuple[int, int]
+"""From the first byte up to, and not including, the second."""
 
 
 class Piece(NamedTuple):
@@ -26,25 +30,9 @@ class Piece(NamedTuple):
     key: str
 
 
-def bounds(position: int, size: int | None) -> tuple[int, int]:
-    """Where the piece begins and ends that a position is in; of a blob of `size` bytes, if known."""
-    if position < _GROWN:
-        order = (position // FIRST + 1).bit_length() - 1
-        start, length = FIRST * (2**order - 1), FIRST * 2**order
-    else:
-        start = _GROWN + (position - _GROWN) // LARGEST * LARGEST
-        length = LARGEST
-    stop = start + length
-    return start, stop if size is None else min(stop, size)
-
-
-def spans(size: int) -> Iterator[tuple[int, int]]:
-    """The pieces of a blob of this size."""
-    position = 0
-    while position < size:
-        _, stop = bounds(position, size)
-        yield position, stop
-        position = stop
+def least(position: int) -> int:
+    """How long a piece has to be that begins there, unless nothing is to follow."""
+    return min(LARGEST, max(LEAST, position // _SHARE))
 
 
 def key(digest: Digest, epoch: int, random: str, start: int) -> str:
@@ -53,6 +41,11 @@ def key(digest: Digest, epoch: int, random: str, start: int) -> str:
     `random` keeps them apart also where a database that was set back gives an epoch twice.
     """
     return f"{digest.algorithm}/{digest.encoded}/{epoch}-{random}/{start}"
+
+
+def is_piece(key: str) -> bool:
+    """Whether an object's key is one that `key` gives."""
+    return _KEY.fullmatch(key) is not None
 
 
 class Pieces:
@@ -104,3 +97,36 @@ class Pieces:
         while (piece := self.find(position)) is not None:
             position = piece.stop
         return position
+
+    def next_start(self, position: int) -> int | None:
+        """Where the first one begins after a position that none has."""
+        index = bisect_right(self._starts, position)
+        return self._starts[index] if index < len(self._starts) else None
+
+    def next_span(
+        self,
+        written: Sequence[Span],
+        size: int | None,
+        vouched: Container[str],
+        *,
+        hurries: bool = False,
+    ) -> Span | None:
+        """What to put next, of what is `written`, in order; None: nothing is worth it yet.
+
+        What is not `vouched` for is to be put anew, as it is. `hurries`: however little it is.
+        """
+        for start, stop in written:
+            position = start
+            while position < stop:
+                piece = self.find(position)
+                if piece is None:
+                    follows = self.next_start(position)
+                    end = min(stop, position + LARGEST, stop if follows is None else follows)
+                    is_last = end in {follows, size}
+                    if is_last or hurries or end - position >= least(position):
+                        return position, end
+                    break
+                if piece.key not in vouched and start <= piece.start and piece.stop <= stop:
+                    return piece.start, piece.stop
+                position = piece.stop
+        return None

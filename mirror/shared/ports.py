@@ -3,7 +3,7 @@
 All methods raise `DatabaseDown`, or `BucketDown`, where that cannot be asked now.
 """
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,7 +60,7 @@ class Ledger(Protocol):
     async def claim(
         self, upstream: str, digest: Digest, term: float, lease: float
     ) -> Claimed | None:
-        """Take the turn for `term` seconds, if it is nobody's.
+        """Take the turn for `term` seconds, if it is nobody's, or has got nowhere for long.
 
         `lease` is what it has to be over for, beyond its end, where nobody could have renewed it.
         """
@@ -80,11 +80,14 @@ class Ledger(Protocol):
         Whoever says so has hashed exactly these bytes. The turn ends.
         """
 
+    async def join(self, blob: int, whole: Piece) -> bool:
+        """What is proved is one object now; False: it is gone. Its pieces' objects are orphans."""
+
     async def release(self, blob: int, epoch: int) -> None:
         """The turn is anybody's."""
 
     async def abandon(self, blob: int, epoch: int | None) -> None:
-        """What there is is not the blob. `epoch`: of the turn; None: it was thought to be proved."""
+        """What there is is not the blob. `epoch`: of the turn; None: it was thought proved."""
 
 
 class Bucket(Protocol):
@@ -92,6 +95,9 @@ class Bucket(Protocol):
 
     async def put(self, key: str, content: bytes) -> None:
         """Have an object."""
+
+    async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Have an object of any size."""
 
     def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
         """The bytes of an object from `start` to `stop`. Raises NoObject also."""

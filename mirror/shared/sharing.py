@@ -1,31 +1,36 @@
 """Sharing: what fills of this mirror have to do with the other mirrors, all together.
 
-Each fill gets a `Part`. What was filled while the database or the bucket was away is published when both
-are back, one blob after another; also what a mirror before has left, which was stopped too early.
+Each fill gets a `Part`. What was filled while the database or the bucket was away is published when
+both are back, one blob after another; also what a mirror before has left, which was stopped too
+early.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Protocol
 
 from mirror.aio.tasks import Tasks
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
+from mirror.shared.eviction import Eviction
 from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
 from mirror.shared.part import Part
 from mirror.shared.ports import BucketDown
-from mirror.shared.publish import Publisher
+from mirror.shared.publish import LARGE, Publisher
+from mirror.shared.sweep import sweep_forever
 from mirror.shared.turns import State, Turn
 from mirror.storage.ports import OpenBlob
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
+_LINK_LIVES = 900.0  # seconds; much less than the grace of eviction
 _PUTS = 4  # pieces held in memory, to be put
 _PAUSE = 0.1  # seconds between two looks at what has come, where nothing tells of it
 _PAUSE_TOLD = 1.0  # where the database does
@@ -49,7 +54,8 @@ class Sharing:
 
     `patience`: seconds for which nothing may come from another mirror. `list_senders` gives the
     upstreams that have sent the bytes of a digest, `read_private` those whose bytes are for
-    themselves alone.
+    themselves alone, `read_pinned` what is never evicted from the bucket, which has room for
+    `max_size` bytes.
     """
 
     def __init__(
@@ -61,18 +67,26 @@ class Sharing:
         patience: float,
         list_senders: Callable[[Digest], Awaitable[Collection[str]]],
         read_private: Callable[[], Collection[str]],
+        read_pinned: Callable[[], Collection[Digest]],
+        max_size: int,
+        redirects: bool,
         tasks: Tasks,
         monotonic: Callable[[], float],
         random: Random,
     ) -> None:
         self._database = database = common.database
         self._ledger = PostgresLedger(
-            database, common.name, read_private=read_private, had_trouble=common.had_trouble
+            database,
+            common.name,
+            patience=patience,
+            read_private=read_private,
+            had_trouble=common.had_trouble,
         )
         self._bucket = common.bucket
         self._disk = disk
         self._lease = lease
         self._patience = patience
+        self._redirects = redirects
         self._list_senders = list_senders
         self._tasks = tasks
         self._monotonic = monotonic
@@ -86,6 +100,11 @@ class Sharing:
         self.published = self.followed = self.put_bytes = 0
         database.listen(CHANNEL, self._heard)
         database.subscribe_up(self._has_news.set)
+        self._eviction = Eviction(
+            database, self._bucket, max_size=max_size, read_pinned=read_pinned, random=random
+        )
+        tasks.keep(self._eviction.look_forever, name="evict from the bucket")
+        tasks.keep(partial(sweep_forever, database, self._bucket, random), name="sweep the bucket")
         tasks.keep(self.publish_forever, name="publish")
         tasks.keep(self.note_used_forever, name="note what is used")
 
@@ -94,17 +113,48 @@ class Sharing:
         """How many blobs here the others cannot have yet."""
         return len(self._unpublished)
 
+    def read_figures(self) -> dict[str, float]:
+        """What metrics tell of it."""
+        states = Counter(part.turn.state for part in self._parts)
+        return {
+            "bucket_up": float(self._bucket.is_up),
+            "bucket_bytes": float(self._eviction.size),
+            "leading": float(states[State.LEADING]),
+            "following": float(states[State.FOLLOWING] + states[State.READING]),
+            "unpublished": float(self.unpublished),
+            "published_blobs": float(self.published),
+            "published_bytes": float(self.put_bytes),
+            "followed_blobs": float(self.followed),
+            "evicted_blobs": float(self._eviction.evicted_blobs),
+            "evicted_bytes": float(self._eviction.evicted_bytes),
+        }
+
     def take_part(self, upstream: str, digest: Digest) -> Part:
         """What a fill that begins now has to do with the others."""
         part = self._make(upstream, digest)
         _ = self._tasks.create_task(self._see_to(part), name="share")
         return part
 
+    async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
+        """As `mirror.pull.fill.others.Others.find_elsewhere`."""
+        if not self._redirects or not self._bucket.is_up:
+            return None
+        try:
+            copy = await self._ledger.find(upstream, digest)
+        except StoreError:
+            return None
+        if copy is None or not copy.is_proved or (copy.size or 0) < LARGE or len(copy.pieces) != 1:
+            return None
+        [whole] = copy.pieces
+        self._used.add(copy.blob)
+        return self._bucket.sign(whole.key, _LINK_LIVES), whole.stop
+
     def _make(self, upstream: str, digest: Digest) -> Part:
         pause = _PAUSE_TOLD if self._database.hears else _PAUSE
         return Part(
             upstream, digest, Turn(self._lease, self._patience, pause),
             ledger=self._ledger, bucket=self._bucket, monotonic=self._monotonic,
+            is_down=lambda: not self._database.is_up,
         )  # fmt: skip
 
     def _heard(self, word: str) -> None:
@@ -120,7 +170,13 @@ class Sharing:
 
     async def _share(self, part: Part) -> None:
         self._parts.add(part)
-        publisher = Publisher(part, slots=self._slots, random=self._random, note_put=self._note_put)
+        publisher = Publisher(
+            part,
+            joins=self._redirects,
+            slots=self._slots,
+            random=self._random,
+            note_put=self._note_put,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(publisher.publish())

@@ -5,13 +5,13 @@
     leading     it has the turn: fetches, and puts pieces      asking (lost), alone, over
     following   another has: wait for its pieces               asking (lapsed), reading, alone
     reading     all pieces are there, and are proved           asking (they went), alone
-    alone       the others cannot be asked, or bring nothing:  over
+    alone       the others cannot be asked, or the bucket:     over
                 this mirror fetches for itself
     over        the fill has ended                             -
 
 What is true stands in the database (`ledger.py`), by its clock: a turn is a lease, with an epoch
-that fences whatever is recorded. A mirror only believes. It never has to be right: what it hands out
-it has hashed, and what it records without having the turn touches nothing.
+that fences whatever is recorded. A mirror only believes. It never has to be right: what it hands
+out it has hashed, and what it records without having the turn touches nothing.
 
     what happens to who leads           it does
     a third of the lease is over        renews
@@ -23,7 +23,7 @@ it has hashed, and what it records without having the turn touches nothing.
     what happens to who follows         it does
     the turn is free, or has lapsed     claims it
     the database cannot be asked        reads the pieces it knows of; after a lease goes on alone
-    nothing comes                       after `patience` goes on alone
+    nothing comes for `patience`        asks anew: by then the turn is anybody's
 """
 
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ from enum import Enum
 SHORTEST = 3.0  # seconds; the lease until a first body has come: clients wait for headers, and do
 # not wait long
 _RENEWALS = 3  # in one lease
+_MOMENT = 1.0  # seconds
 
 
 class State(Enum):
@@ -68,7 +69,7 @@ class Act(Enum):
 class Turn:
     """What one mirror believes. Times are seconds of its monotonic clock.
 
-    `lease` in seconds; `patience`: how long nothing may come before it goes on alone; `pause`:
+    `lease` in seconds; `patience`: how long nothing may come before the turn is anybody's; `pause`:
     between two looks at what has come.
     """
 
@@ -127,6 +128,7 @@ class Turn:
         self._move(State.LEADING)
         self.epoch = epoch
         self._failing_since = self._refusing_since = None
+        self._news_at = now
         self._note_renewed(now)
 
     def renewed(self, now: float) -> None:
@@ -166,15 +168,16 @@ class Turn:
             self._move(State.READING)
             self._news_at = now
 
-    def unreachable(self, now: float) -> None:
-        """The database cannot be asked."""
+    def unreachable(self, now: float, *, is_down: bool = True) -> None:
+        """The database could not be asked; `is_down`: nor will it be the next moment."""
         self._failing_since = now if self._failing_since is None else self._failing_since
         self._next_at = now + self.pause
+        patience = self.lease
         if self.state is State.ASKING and not self._has_begun:
-            self._move(State.ALONE)  # clients wait for headers, and do not wait long
-        elif self.state in {State.ASKING, State.FOLLOWING}:
-            if now - self._failing_since >= self.lease:
-                self._move(State.ALONE)
+            patience = 0.0 if is_down else _MOMENT  # clients wait for headers, and not for long
+        is_patient = now - self._failing_since < patience
+        if self.state in {State.ASKING, State.FOLLOWING} and not is_patient:
+            self._move(State.ALONE)
 
     # What comes and goes
 
@@ -196,11 +199,18 @@ class Turn:
         self._news_at = now
         self._refusing_since = None
 
-    def waited(self, now: float) -> bool:
-        """Who follows waits for what has not come; whether it has given up, and is alone now."""
+    def waited(self, now: float) -> None:
+        """Who follows waits for what has not come."""
         if self.state is State.FOLLOWING and now - self._news_at >= self.patience:
-            self._move(State.ALONE)
-        return self.state is State.ALONE
+            self._ask_again(now)
+
+    def has_stalled(self, now: float) -> bool:
+        """Whether nothing has moved for so long that the turn is anybody's."""
+        return now - self._news_at >= self.patience
+
+    def must_hurry(self, now: float) -> bool:
+        """Who leads has put nothing for so long that others will soon wait no longer."""
+        return now - self._news_at >= self.patience / 3
 
     def refused(self, now: float) -> bool:
         """The bucket does not take a piece; whether the turn is given up, to be released."""
@@ -239,5 +249,5 @@ class Turn:
         self._next_at = now
 
     def _move(self, state: State) -> None:
-        assert state in _NEXT[self.state], f"{self.state} to {state}"  # noqa: S101 - the table above
+        assert state in _NEXT[self.state], f"{self.state} to {state}"  # noqa: S101 - the table
         self.state = state

@@ -1,7 +1,8 @@
 """Several mirrors that are one cache: processes, on a real PostgreSQL and a real bucket."""
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +53,22 @@ class Fleet:
         connection = await asyncpg.connect(self.url)
         try:
             return [dict(row) for row in await connection.fetch(sql, *values)]
+        except asyncpg.UndefinedTableError:  # no mirror has been there yet
+            return []
         finally:
             await connection.close()
+
+    async def leader(self, digest: str) -> int | None:
+        """Which of the mirrors has the turn to fetch this."""
+        sql = "SELECT holder FROM mirror.blobs WHERE digest = $1 AND holder IS NOT NULL"
+        holders = {row["holder"] for row in await self.rows(sql, digest)}
+        names = [self.name(number) for number in range(len(self.mirrors))]
+        found = [number for number, name in enumerate(names) if name in holders]
+        return found[0] if found else None
+
+    def name(self, number: int) -> str:
+        """What the database calls a mirror."""
+        return (self.mirrors[number].store_root / "mirror-id").read_text("utf-8")
 
     async def is_proved(self, digest: str) -> bool:
         """Whether the bucket has it, whole."""
@@ -71,34 +86,58 @@ async def running_fleet(
     count: int = 2,
     shared: Settings | None = None,
     bucket_port: Callable[[int], int] | None = None,
+    away: Collection[str] = (),
     **overrides: Settings,
 ) -> AsyncIterator[Fleet]:
-    """Run `count` mirrors in a new deployment. `bucket_port`: where a mirror finds the bucket."""
+    """Run `count` mirrors in a new deployment. `bucket_port`: where a mirror finds the bucket.
+
+    `away`: "database" or "bucket", which no mirror can reach until somebody starts its line.
+    """
     url, prefix = await postgres.create_database(), uuid.uuid4().hex[:8]
     fleet = Fleet(url, prefix, seaweed)
     async with AsyncExitStack() as stack:
-        for number in range(count):
-            home = directory / f"mirror-{number}"
-            home.mkdir(parents=True)
-            port = seaweed.port if bucket_port is None else bucket_port(number)
-            lines = Lines(Relay(postgres.port), Relay(port))
-            for line in (lines.database, lines.bucket):
-                await stack.enter_async_context(line)
+        starts = [
+            _mirror(
+                directory / f"mirror-{number}", upstreams, fleet, stack,
+                ports=(postgres, seaweed.port if bucket_port is None else bucket_port(number)),
+                shared=shared or {}, away=away, overrides=overrides,
+            )
+            for number in range(count)
+        ]  # fmt: skip
+        for lines, mirror in await asyncio.gather(*starts):
             fleet.lines.append(lines)
-            database_file = home / "database"
-            database_file.write_text(
-                postgres.url(url.rpartition("/")[2], port=lines.database.port), encoding="utf-8"
-            )
-            settings = {
-                "database_file": str(database_file),
-                "bucket": f"s3://{BUCKET}/{prefix}",
-                "endpoint": lines.bucket.url,
-                "credentials_file": str(seaweed.credentials_file),
-                "lease": f"{LEASE}s",
-                **(shared or {}),
-            }
-            mirror = await stack.enter_async_context(
-                running_mirror(home, upstreams, shared=settings, **overrides)
-            )
             fleet.mirrors.append(mirror)
         yield fleet
+
+
+async def _mirror(
+    home: Path,
+    upstreams: Mapping[str, Settings],
+    fleet: Fleet,
+    stack: AsyncExitStack,
+    *,
+    ports: tuple[Postgres, int],
+    shared: Settings,
+    away: Collection[str],
+    overrides: Mapping[str, Settings],
+) -> tuple[Lines, MirrorProcess]:
+    home.mkdir(parents=True)  # noqa: ASYNC240 - a moment
+    postgres, bucket_port = ports
+    lines = Lines(Relay(postgres.port), Relay(bucket_port))
+    for line in (lines.database, lines.bucket):
+        await stack.enter_async_context(line)
+    for what in away:
+        await getattr(lines, what).stop()
+    file = home / "database"
+    database = fleet.url.rpartition("/")[2]
+    file.write_text(postgres.url(database, port=lines.database.port), encoding="utf-8")
+    settings = {
+        "database_file": str(file),
+        "bucket": f"s3://{BUCKET}/{fleet.prefix}",
+        "endpoint": lines.bucket.url,
+        "credentials_file": str(fleet.seaweed.credentials_file),
+        "lease": f"{LEASE}s",
+        **shared,
+    }
+    running = running_mirror(home, upstreams, shared=settings, **overrides)
+    return lines, await stack.enter_async_context(running)

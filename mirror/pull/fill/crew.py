@@ -207,8 +207,7 @@ class Crew:
                 self.plan.forgo_ranges(claim, now=self.clock())
                 return True
             size = await self.accept(body)
-            if body.copied_from is None:
-                self.authorities.note_accepted(source)
+            self._note_accepted(source, body)
             claim.body_stop = body.stop
             if not body.is_range:
                 self.plan.take_rest(claim, size, ignores_ranges=ignores_ranges)
@@ -222,6 +221,11 @@ class Crew:
                 self.resumed(body.sender)
             await self._receive(body, claim)
         return True
+
+    def _note_accepted(self, source: BlobSource, body: Body) -> None:
+        """It is upstream's word that it sends the blob itself: another mirror's copy is none."""
+        if body.copied_from is None:
+            self.authorities.note_accepted(source)
 
     async def _receive(self, body: Body, claim: Claim) -> None:
         try:

@@ -97,6 +97,9 @@ class Fill:
 
     _resumes = 0
     first_sender: str | None = None  # of a body that was taken
+    _part: Part | None = None
+    is_of_another = False  # another upstream has sent what comes, to another mirror
+    is_too_large = False  # for the store, ever
 
     def __init__(
         self,
@@ -141,15 +144,12 @@ class Fill:
         self._clock = clock
         self._random = random
         self._others = others
-        self._part: Part | None = None
         self._writer: Writer | None = None
         self._crew: Crew | None = None
         self._senders: set[Sender] = set()
         self._is_held = False  # what there is came from elsewhere, and might be anything
         self._was_given_up = was_given_up
         self._awaits_news = False  # readers do, of something new
-        self.is_of_another = False  # another upstream has sent what comes, to another mirror
-        self.is_too_large = False  # for the store, ever
         self.cut: Cut | None = None  # where the disk has refused to go on
         self.is_given_up = False  # for want of an answer, or of bytes
         self.began = clock()

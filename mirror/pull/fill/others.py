@@ -45,3 +45,10 @@ class Others(Protocol):
 
     def take_part(self, upstream: str, digest: Digest) -> Part:
         """A fill of this begins."""
+
+    async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
+        """Where a client gets a blob from that all mirrors have in common, and its size in bytes.
+
+        None where it is not there, or where clients are to get it from here. It says nothing of who
+        may have it.
+        """

@@ -6,7 +6,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
+from obstore.store import MemoryStore
 
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.mirror import upstream_at
@@ -15,6 +17,18 @@ from tests.support.seaweed import Seaweed, running_seaweed
 from tests.support.upstream import ScriptedRegistry
 
 StartFleet = Callable[..., Awaitable[Fleet]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def obstore_has_begun() -> None:
+    """With its first work it opens descriptors that it keeps."""
+    store = MemoryStore()
+
+    async def work() -> None:
+        await obstore.put_async(store, "one", b"1")
+        await (await obstore.get_async(store, "one")).bytes_async()
+
+    asyncio.run(work())
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +49,16 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 async def start_fleet(
     tmp_path: Path, upstream: ScriptedRegistry, postgres: Postgres, seaweed: Seaweed
 ) -> AsyncIterator[StartFleet]:
-    """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`."""
+    """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`, or at a `url`."""
     async with AsyncExitStack() as stack:
 
-        async def start(count: int = 2, access: str = "mirror", **settings: Any) -> Fleet:
+        async def start(
+            count: int = 2, url: str | None = None, access: str = "mirror", **settings: Any
+        ) -> Fleet:
+            docker = upstream_at(url or upstream.url) | {"access": access}
             return await stack.enter_async_context(
                 running_fleet(
-                    tmp_path, {"docker.io": upstream_at(upstream.url) | {"access": access}},
+                    tmp_path, {"docker.io": docker},
                     postgres=postgres, seaweed=seaweed, count=count, **settings,
                 )
             )  # fmt: skip
