@@ -53,7 +53,13 @@ STATUS = {
 
 
 class RegistryError(Exception):
-    """A request that cannot be answered, and why, in the spec's words."""
+    """A request that cannot be answered, and why, in the spec's words.
+
+    `errors` are the objects in the body of upstream's own answer, as the spec has them, where that
+    is what a client is to be told.
+    """
+
+    errors: tuple[Mapping[str, object], ...] = ()
 
     def __init__(self, code: ErrorCode, message: str, detail: object = None) -> None:
         super().__init__(message)
@@ -89,10 +95,7 @@ class Sealed(Missing):
 
 
 class Refused(RegistryError):
-    """Upstream has answered that it will not do this (400, 413 ...): its answer is passed on.
-
-    `errors` are the objects in its body, as the spec has them; empty where there are none.
-    """
+    """Upstream has answered that it will not do this (400, 413 ...): its answer is passed on."""
 
     def __init__(
         self, status: int, message: str, errors: Sequence[Mapping[str, object]] = ()

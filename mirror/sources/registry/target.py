@@ -1,0 +1,199 @@
+"""A registry's repository as a target of pushes (`mirror.sources.targets`).
+
+Only the endpoint that says what tags mean is pushed to, the first of those: what an accelerator
+takes, if it takes anything, is nowhere.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from mirror.oci.digest import Chunk, Digest, digest_of, parse_digest, parse_subject
+from mirror.oci.errors import (
+    Denied,
+    DigestMismatch,
+    Missing,
+    Refused,
+    RegistryError,
+    Unavailable,
+)
+from mirror.oci.reference import Reference, Repository
+from mirror.sources.registry import standing
+from mirror.sources.registry.blobs import head_blob
+from mirror.sources.registry.endpoint import Endpoint, Scope
+from mirror.sources.registry.failover import first_answer
+from mirror.sources.registry.outgoing import Outgoing
+from mirror.sources.registry.reading import Senseless, reading
+from mirror.sources.targets import Pushed, Standing
+
+_Parsed = TypeVar("_Parsed")
+
+_BYTES = {"Content-Type": "application/octet-stream"}
+_ENDED_WITHIN = 30  # times `stall_timeout`: a registry may hash and copy all of it first
+_UPLOAD = "upload"  # as metrics call what it takes
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryTarget:
+    """One repository, on one authority, at the endpoint that answers for it."""
+
+    upstream: str
+    scope: Scope
+    endpoint: Endpoint = field(repr=False)
+
+    @property
+    def repository(self) -> Repository:
+        """As `Target`."""
+        return self.scope.repository
+
+    async def find_blob(self, digest: Digest) -> int | None:
+        """As `Target.find_blob`."""
+        with suppress(Missing):
+            return await first_answer(
+                [self.endpoint], lambda endpoint: head_blob(endpoint, self.scope, digest)
+            )
+        return None
+
+    async def begin(
+        self, *, mount: Digest | None = None, source: str | None = None
+    ) -> Standing | None:
+        """As `Target.begin`; where a registry will not hear of mounting, it begins all the same."""
+        if mount is None:
+            return await self._begin(self.scope, "")
+        query = f"?mount={quote(str(mount), safe='')}"
+        if source is not None:
+            there = self.endpoint.config.name_there(source)
+            query += f"&from={quote(there, safe='')}"
+        try:
+            return await self._begin(replace(self.scope, source=source), query)
+        except Denied:
+            if self.scope.authorization is not None:
+                raise  # who pushes may have more to show
+        except (Missing, Refused):
+            pass
+        return await self._begin(self.scope, "")
+
+    async def _begin(self, scope: Scope, query: str) -> Standing | None:
+        url = self.endpoint.address(scope, f"blobs/uploads/{query}")
+        async with self._asking("POST", url, {}, scope=scope) as response:
+            if response.status == HTTPStatus.CREATED and query:
+                return None
+            return standing.begun(response.headers, asked=response.url)
+
+    async def send(
+        self, at: Standing, chunks: AsyncIterable[Chunk], *, length: int | None
+    ) -> Standing:
+        """As `Target.send`."""
+        headers = dict(_BYTES)
+        if length is not None:
+            headers["Content-Length"] = str(length)
+            if at.offset:
+                headers["Content-Range"] = f"{at.offset}-{at.offset + length - 1}"
+        body = self.endpoint.exchange.outgoing(chunks, length=length)
+        try:
+            async with self._asking("PATCH", _url(at), headers, body=body) as response:
+                return standing.sent(response.headers, at, body.sent, asked=response.url)
+        except Refused as error:
+            if error.status_seen == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise Unavailable(
+                    "upstream is elsewhere in this upload", status_seen=416
+                ) from error
+            raise
+
+    async def ask(self, at: Standing) -> Standing:
+        """As `Target.ask`."""
+        try:
+            async with self._asking("GET", _url(at), {}) as response:
+                return standing.told(response.headers, at, asked=response.url)
+        except Refused as error:  # it has no such question, or the address is worth nothing
+            raise Missing(error.code, "upstream tells nothing of this upload") from error
+
+    async def finish(
+        self,
+        at: Standing,
+        digest: Digest,
+        chunks: AsyncIterable[Chunk] | None = None,
+        *,
+        length: int = 0,
+    ) -> None:
+        """As `Target.finish`."""
+        headers = dict(_BYTES) | {"Content-Length": str(length)}
+        if length and at.offset:
+            headers["Content-Range"] = f"{at.offset}-{at.offset + length - 1}"
+        body = self.endpoint.exchange.outgoing(
+            b"" if chunks is None else chunks, length=length, patience=_ENDED_WITHIN
+        )
+        url = standing.ending(_url(at), digest)
+        async with self._asking("PUT", url, headers, body=body):
+            pass
+
+    async def cancel(self, at: Standing) -> None:
+        """As `Target.cancel`."""
+        with suppress(RegistryError):
+            async with self._asking("DELETE", _url(at), {}):
+                pass
+
+    async def put_manifest(self, reference: Reference, media_type: str, content: bytes) -> Pushed:
+        """As `Target.put_manifest`."""
+        body = self.endpoint.exchange.outgoing(content, patience=_ENDED_WITHIN)
+        headers = {"Content-Type": media_type, "Content-Length": str(len(content))}
+        url = self.endpoint.address(self.scope, f"manifests/{reference}")
+        async with self._asking("PUT", url, headers, kind="manifest", body=body) as response:
+            return _pushed(response.headers, reference, content)
+
+    @asynccontextmanager
+    async def _asking(
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        *,
+        scope: Scope | None = None,
+        kind: str = _UPLOAD,
+        body: Outgoing | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yields a response of 2xx. Raises as `Endpoint.push`."""
+        try:
+            with reading(self.endpoint.config.url):
+                async with self.endpoint.push(
+                    method, url, scope or self.scope, headers, kind=kind, body=body
+                ) as response:
+                    if response.status >= HTTPStatus.MULTIPLE_CHOICES:
+                        raise Unavailable(
+                            "upstream leads an upload elsewhere in its middle",
+                            status_seen=response.status,
+                        )
+                    yield response
+        except Senseless as error:
+            raise Unavailable(error.message, status_seen=error.status_seen) from error
+        except Denied as error:
+            if url.origin() == URL(self.endpoint.config.url).origin():
+                raise
+            raise Unavailable("upstream's storage takes the upload no longer") from error
+
+
+def _url(at: Standing) -> URL:
+    return URL(at.location, encoded=True)
+
+
+def _pushed(headers: Mapping[str, str], reference: Reference, content: bytes) -> Pushed:
+    """What a registry says that it has. Raises DigestMismatch: it is something else."""
+    digest = reference if isinstance(reference, Digest) else digest_of(content)
+    told, subject = (headers.get(name, "") for name in ("Docker-Content-Digest", "OCI-Subject"))
+    if (said := _parsed(parse_digest, told)) is not None and not said.names(content):
+        raise DigestMismatch("upstream has something else than was pushed")
+    return Pushed(digest, _parsed(parse_subject, subject))
+
+
+def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed | None:
+    """None where nothing (sensible) is said."""
+    try:
+        return parse(text)
+    except RegistryError:
+        return None
