@@ -94,8 +94,8 @@ class Means:
 class Follower:
     """Whoever brings the bytes of a course, or waits for it."""
 
-    is_active = False
-    """Whether a request of its is under way."""
+    requests = 0
+    """How many of its are under way."""
 
 
 class Course:
@@ -149,7 +149,12 @@ class Course:
     @property
     def is_active(self) -> bool:
         """Whether somebody brings bytes, or waits."""
-        return any(follower.is_active for follower in self.followers)
+        return any(follower.requests for follower in self.followers)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way with the registry."""
+        return self._task is not None
 
     # What uploads do with it
 
@@ -284,14 +289,13 @@ class Course:
             self._fail(error)
 
     async def _step(self, target: Target) -> None:
-        if self.standing is None:
-            begun = await target.begin()
-            self.standing = begun
-            assert begun is not None  # noqa: S101 - nothing was to be mounted
+        standing = self.standing
+        if standing is None:
+            standing = self.standing = await target.begin()
+            assert standing is not None  # noqa: S101 - nothing was to be mounted
             await self._note()
         elif self._must_ask:
-            await self._ask(target, self.standing)
-        standing = self.standing
+            standing = await self._ask(target, standing)
         if self.sealed is not None and standing.offset == self.size:
             self._must_ask = True
             await target.finish(standing, self.sealed)
@@ -299,7 +303,7 @@ class Course:
         else:
             await self._send(target, standing)
 
-    async def _ask(self, target: Target, standing: Standing) -> None:
+    async def _ask(self, target: Target, standing: Standing) -> Standing:
         found = await target.ask(standing)
         if found.offset > self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than there is")
@@ -307,6 +311,7 @@ class Course:
         self._is_resumed = True
         self._means.counts.resumed(self.repository.namespace)
         await self._note()
+        return found
 
     async def _send(self, target: Target, standing: Standing) -> None:
         start, length = standing.offset, await self._length_of_next(standing)

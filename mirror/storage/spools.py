@@ -68,6 +68,10 @@ class Spool:
         """Bytes of the disk that it may take."""
         return self._promise.size
 
+    def forget_taken(self) -> None:
+        """It takes nothing any more."""
+        self._promise.size = self._promise.written = 0
+
     async def append(self, chunk: bytes) -> None:
         """Write what follows, and hash it. Where that fails, nothing has changed.
 
@@ -133,12 +137,12 @@ class Spool:
             await self._threads.quick(_replace, _record_path(self.path), record)
 
     async def remove(self) -> None:
-        """It goes. Raises StoreError."""
+        """It goes from the disk, and can be read until `close`. Raises StoreError."""
         try:
             with translated():
                 await self._threads.slow(_unlink, self.path)
         finally:
-            self.close()
+            self._gone()
 
     def close(self) -> None:
         """Nobody reads or writes it any more; it stays on disk, if it was not removed."""
@@ -197,6 +201,7 @@ class Spools:
     def _forget(self, identity: str) -> None:
         if (found := self._open.pop(identity, None)) is not None:
             self._space.remove(found[1])
+            found[0].forget_taken()
 
 
 def _write_all(file: FileIO, offset: int, chunk: Chunk) -> None:
