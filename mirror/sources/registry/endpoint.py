@@ -32,6 +32,7 @@ from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.heads import Heads
 from mirror.sources.registry.health import Question, Quota
+from mirror.sources.registry.intake import Intake
 from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.status import (
     parse_errors,
@@ -98,6 +99,7 @@ class Endpoint:
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)  # of manifests
         self.heads_of_blobs = Heads(clock)
+        self.intake = Intake()
         self.token_servers = TokenServers(config, exchange)
         self.label = label
         self._metrics = metrics

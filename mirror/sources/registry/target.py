@@ -7,6 +7,7 @@ takes, if it takes anything, is nowhere.
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import quote
@@ -28,13 +29,13 @@ from mirror.sources.registry import standing
 from mirror.sources.registry.blobs import head_blob
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.failover import first_answer
+from mirror.sources.registry.intake import Cutter
 from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.reading import Senseless, reading
 from mirror.sources.targets import Pushed, Standing
 
 _Parsed = TypeVar("_Parsed")
 
-_BYTES = {"Content-Type": "application/octet-stream"}
 _ENDED_WITHIN = 30  # times `stall_timeout`: a registry may hash and copy all of it first
 _UPLOAD = "upload"  # as metrics call what it takes
 
@@ -89,22 +90,39 @@ class RegistryTarget:
     async def send(
         self, at: Standing, chunks: AsyncIterable[Chunk], *, length: int | None
     ) -> Standing:
-        """As `Target.send`."""
-        headers = dict(_BYTES)
-        if length is not None:
-            headers["Content-Length"] = str(length)
-            if at.offset:
-                headers["Content-Range"] = f"{at.offset}-{at.offset + length - 1}"
-        body = self.endpoint.exchange.outgoing(chunks, length=length)
+        """As `Target.send`: one request, and what the registry takes in one."""
+        return await self._send_some(at, Cutter(chunks), length)
+
+    async def _send_some(self, at: Standing, content: Cutter, length: int | None) -> Standing:
+        intake = self.endpoint.intake
+        is_part = at.offset > 0 and (length is not None or intake.wants_length)
+        most = intake.most(is_part=is_part, least=at.least)
+        if length is None and intake.wants_length:
+            part = await content.gathered(most, least=at.least)
+            body = self.endpoint.exchange.outgoing(part)
+        else:
+            known = length if length is None or most is None else min(length, most)
+            body = self.endpoint.exchange.outgoing(content.part(most), length=known)
+        return await self._send_part(at, body)
+
+    async def _send_part(self, at: Standing, body: Outgoing) -> Standing:
+        headers = _part_headers(at, body.length)
         try:
             async with self._asking("PATCH", _url(at), headers, body=body) as response:
                 return standing.sent(response.headers, at, body.sent, asked=response.url)
         except Refused as error:
+            self._learn(error, body)
             if error.status_seen == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise Unavailable(
                     "upstream is elsewhere in this upload", status_seen=416
                 ) from error
             raise
+
+    def _learn(self, error: Refused, body: Outgoing) -> None:
+        """Raises Unavailable where the same would get through in another way."""
+        status, has_length = error.status_seen, body.length is not None
+        if self.endpoint.intake.refused(status, body.sent, error.errors, has_length=has_length):
+            raise Unavailable("upstream wants an upload otherwise", status_seen=status) from error
 
     async def ask(self, at: Standing) -> Standing:
         """As `Target.ask`."""
@@ -123,15 +141,27 @@ class RegistryTarget:
         length: int = 0,
     ) -> None:
         """As `Target.finish`."""
-        headers = dict(_BYTES) | {"Content-Length": str(length)}
-        if length and at.offset:
-            headers["Content-Range"] = f"{at.offset}-{at.offset + length - 1}"
-        body = self.endpoint.exchange.outgoing(
-            b"" if chunks is None else chunks, length=length, patience=_ENDED_WITHIN
-        )
-        url = standing.ending(_url(at), digest)
-        async with self._asking("PUT", url, headers, body=body):
-            pass
+        outgoing = partial(self.endpoint.exchange.outgoing, patience=_ENDED_WITHIN)
+        if chunks is None:
+            await self._end(at, digest, outgoing(b""))
+            return
+        content = Cutter(chunks)
+        most = self.endpoint.intake.most(is_part=at.offset > 0, least=at.least)
+        while most is not None and length > most:
+            before, at = at, await self._send_some(at, content, most)
+            if at.offset != before.offset + most:
+                raise Unavailable("upstream keeps less than it was sent")
+            length -= most
+        await self._end(at, digest, outgoing(content.part(None), length=length))
+
+    async def _end(self, at: Standing, digest: Digest, body: Outgoing) -> None:
+        headers = _part_headers(at, body.length)
+        try:
+            async with self._asking("PUT", standing.ending(_url(at), digest), headers, body=body):
+                pass
+        except Refused as error:
+            self._learn(error, body)
+            raise
 
     async def cancel(self, at: Standing) -> None:
         """As `Target.cancel`."""
@@ -176,6 +206,19 @@ class RegistryTarget:
             if url.origin() == URL(self.endpoint.config.url).origin():
                 raise
             raise Unavailable("upstream's storage takes the upload no longer") from error
+
+
+def _part_headers(at: Standing, length: int | None) -> dict[str, str]:
+    """Of so many bytes (None: in chunked coding); of all at once, as docker sends it.
+
+    Some take whatever names its range for a part, which may be of so many bytes only.
+    """
+    headers = {"Content-Type": "application/octet-stream"}
+    if length is not None:
+        headers["Content-Length"] = str(length)
+        if at.offset and length:
+            headers["Content-Range"] = f"{at.offset}-{at.offset + length - 1}"
+    return headers
 
 
 def _url(at: Standing) -> URL:
