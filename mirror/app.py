@@ -68,6 +68,7 @@ from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 from mirror.telemetry.service import ServiceManager, call_this_process
 
 _logger = logging.getLogger(__name__)
@@ -234,11 +235,12 @@ async def run(
             config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
             forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
-            dice, private,
+            dice, PushCounts(metrics.registry), private,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
         await built.pinning.begin()
+        await built.recover()
         metrics.watch_referenced(
             ReferencedBytes(
                 store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
@@ -247,6 +249,7 @@ async def run(
         pool = Pool(
             config,
             built.mirror,
+            built.pushing,
             built.mirror.open_blob,
             built.mirror.open_rest,
             spawn=spawn or spawn_here(clock, monotonic),

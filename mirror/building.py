@@ -18,6 +18,7 @@ from mirror.config import (
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
 from mirror.control.warming import Warmers
+from mirror.oci.reference import Repository
 from mirror.oci.repositories import Selection
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
@@ -45,6 +46,11 @@ from mirror.pull.versions import Versions
 from mirror.pull.warm.fetching import Fetching
 from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
+from mirror.push import remains
+from mirror.push.course import Means
+from mirror.push.pushing import Pushing
+from mirror.push.recording import Recording
+from mirror.push.uploads import Uploads
 from mirror.records.ports import Records
 from mirror.records.wishes import Wishes
 from mirror.sources.ports import NoteComing
@@ -56,6 +62,7 @@ from mirror.sources.registry.sessions import Sessions
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +88,7 @@ class Parts:
     line: Line
     note_coming: NoteComing
     dice: random.Random
+    push_counts: PushCounts
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
     clock: Clock
@@ -101,6 +109,7 @@ class Upstreams:
         self.settings: dict[str, Upstream] = {}
         self.private = parts.private
         self.public = set[str]()
+        self.with_logins = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
         self.change(parts.config.upstream)
@@ -153,13 +162,18 @@ class Upstreams:
             endpoint.retire()
 
     def _note(self, wanted: Mapping[str, Upstream]) -> None:
+        pushed = [name for name, its in wanted.items() if its.push != "off"]
+        self._parts.push_counts.announce(pushed)
         for known in (
-            self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
+            self.settings, self.served, self.private, self.public, self.with_logins, self.relaying,
+            self.most_idle,
         ):  # fmt: skip
             known.clear()
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)
+            if its.has_logins:
+                self.with_logins.add(name)
             if its.relay_tokens:
                 self.relaying.add(name)
             if its.max_idle is not None:
@@ -171,6 +185,8 @@ class Built:
     """What is built, as far as others than workers look at it."""
 
     mirror: Mirror
+    pushing: Pushing
+    uploads: Uploads
     fills: Fills
     upstreams: Upstreams
     pinning: Pinning
@@ -184,6 +200,17 @@ class Built:
         self.pinning.start()
         await self.schedule.begin()
         work.keep(self.schedule.look_forever, name="warm by the clock")
+        work.keep(self.uploads.tidy_forever, name="push")
+
+    async def recover(self) -> None:
+        """Take up the uploads that an earlier process has left. Raises StoreError."""
+        settings = self.upstreams.settings
+
+        def is_wanted(repository: Repository) -> bool:
+            its = settings.get(repository.namespace)
+            return its is not None and its.push != "off"
+
+        await self.uploads.recover(is_wanted)
 
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
@@ -244,6 +271,7 @@ def build(parts: Parts) -> Built:
     mirror = Mirror(
         registries=registries,
         personal=private,
+        with_logins=upstreams.with_logins,
         served=upstreams.served,
         relaying=upstreams.relaying,
         grants=Grants(
@@ -298,8 +326,21 @@ def build(parts: Parts) -> Built:
         monotonic=monotonic,
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
+    recording = Recording(
+        store, records, memory, links, manifests,
+        registries=registries, upstreams=upstreams.settings, forgetting=parts.forgetting,
+    )  # fmt: skip
+    means = Means(
+        work, retries, parts.dice, monotonic, parts.push_counts, recording.note_blob, remains.keep
+    )
+    uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
+    parts.push_counts.watch(lambda: len(uploads), lambda: uploads.spooled)
+    pushing = Pushing(
+        uploads, recording, store, registries=registries, upstreams=upstreams.settings,
+        may_read=mirror.may_read, counts=parts.push_counts,
+    )  # fmt: skip
     return Built(
-        mirror, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
+        mirror, pushing, uploads, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
     )
 
 

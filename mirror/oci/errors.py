@@ -12,8 +12,11 @@ class ErrorCode(StrEnum):
     """What went wrong, in the words of the distribution spec (section "Error Codes")."""
 
     BLOB_UNKNOWN = "BLOB_UNKNOWN"
+    BLOB_UPLOAD_INVALID = "BLOB_UPLOAD_INVALID"
+    BLOB_UPLOAD_UNKNOWN = "BLOB_UPLOAD_UNKNOWN"
     DENIED = "DENIED"
     DIGEST_INVALID = "DIGEST_INVALID"
+    MANIFEST_BLOB_UNKNOWN = "MANIFEST_BLOB_UNKNOWN"
     MANIFEST_INVALID = "MANIFEST_INVALID"
     MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
     NAME_INVALID = "NAME_INVALID"
@@ -29,8 +32,11 @@ class ErrorCode(StrEnum):
 
 STATUS = {
     ErrorCode.BLOB_UNKNOWN: 404,
+    ErrorCode.BLOB_UPLOAD_INVALID: 400,
+    ErrorCode.BLOB_UPLOAD_UNKNOWN: 404,
     ErrorCode.DENIED: 403,
     ErrorCode.DIGEST_INVALID: 400,
+    ErrorCode.MANIFEST_BLOB_UNKNOWN: 404,
     ErrorCode.MANIFEST_INVALID: 400,
     ErrorCode.MANIFEST_UNKNOWN: 404,
     ErrorCode.NAME_INVALID: 400,

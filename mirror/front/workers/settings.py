@@ -27,6 +27,8 @@ def settings_for_workers(config: Config, page: str = "") -> dict[str, Any]:
                     "aliases",
                     "hosts",
                     "access",
+                    "push",
+                    "allow_push",
                     "relay_tokens",
                     "allow",
                     "deny",
