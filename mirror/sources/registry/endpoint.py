@@ -222,17 +222,9 @@ class Endpoint:
         slot = self._slot_for_question()
         if body is not None:
             slot = self._slot_for_body(Urgency.of_client())
-        async with slot:
-            try:
-                answer = self._authorized(
-                    method, url, scope, headers, question, kind=kind, body=body
-                )
-                async with answer as response:
-                    yield response
-            except RegistryError as error:
-                if body is not None and body.error is not None:
-                    raise body.error from error
-                raise
+        sending = self._authorized(method, url, scope, headers, question, kind=kind, body=body)
+        async with slot, sending as response:
+            yield response
 
     @asynccontextmanager
     async def _slot_for_body(self, urgency: Urgency) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ Pace = Callable[[int], Awaitable[None]]
 """Waits until so many bytes may be sent."""
 
 
-class Short(Exception):
+class Short(ValueError):
     """Whoever brings a body has brought less than was announced, or more."""
 
 

@@ -188,7 +188,7 @@ class RegistryTarget:
         kind: str = _UPLOAD,
         body: Outgoing | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yields a response of 2xx. Raises as `Endpoint.push`."""
+        """Yields a response of 2xx. Raises as `Endpoint.push`, and what the body's bringer does."""
         try:
             with reading(self.endpoint.config.url):
                 async with self.endpoint.push(
@@ -201,6 +201,8 @@ class RegistryTarget:
                         )
                     yield response
         except Senseless as error:
+            if body is not None and body.error is not None:
+                raise body.error from error
             raise Unavailable(error.message, status_seen=error.status_seen) from error
         except Denied as error:
             if url.origin() == URL(self.endpoint.config.url).origin():
