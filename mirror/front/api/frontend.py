@@ -115,7 +115,7 @@ class Frontend:
         raw, facts.host = request.raw_path, request.headers.get("Host", "")
         if not raw.startswith("/"):
             raw, facts.host = origin_form(raw, facts.host)
-        if self._handlers.pushes.are_wanted and may_be_push(request.method, raw):
+        if self._handlers.takes_pushes and may_be_push(request.method, raw):
             pushed = parse_push(request.method, raw)
             if pushed is not None:
                 return await self._handlers.pushes.answer(request, pushed, facts)

@@ -36,6 +36,9 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 class Handlers:
     """Answers parsed requests; `cached` knows what need not be asked of the `mirror`."""
 
+    takes_pushes = False
+    """Whether anything may be pushed at all; every pull asks."""
+
     def __init__(
         self,
         mirror: Front,
@@ -46,6 +49,7 @@ class Handlers:
         send_timeout: float,
     ) -> None:
         self.pushes = PushHandlers(mirror, router, patience=send_timeout)
+        self.takes_pushes = router.takes_pushes
         self._mirror = mirror
         self._cached = cached
         self._router = router
@@ -55,6 +59,7 @@ class Handlers:
         """Go by this from now on."""
         self._router = router
         self.pushes.renew(router)
+        self.takes_pushes = router.takes_pushes
 
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts

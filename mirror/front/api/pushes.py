@@ -42,11 +42,6 @@ class PushHandlers:
         """Go by this from now on."""
         self._router = router
 
-    @property
-    def are_wanted(self) -> bool:
-        """Whether anything may be pushed at all."""
-        return self._router.takes_pushes
-
     async def answer(
         self, request: web.BaseRequest, target: PushTarget, facts: Facts
     ) -> web.StreamResponse:
