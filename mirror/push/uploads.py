@@ -160,7 +160,7 @@ class Uploads:
             upload.requests -= 1
             upload.since = self._means.clock()
             for course in upload.followed:
-                course.go_on()
+                course.touch()
 
     async def write(self, upload: Upload, offset: int, piece: bytes) -> None:
         """Take what follows, once there is no need to hold the client back.
@@ -403,7 +403,7 @@ class Uploads:
         now, keep_for = self._means.clock(), self._settings.keep_for
         for upload in [*self._uploads.values()]:
             if not upload.requests and now - upload.since >= keep_for:
-                self._forget(upload)
+                await self.cancel(upload)
         for course in [*self._all()]:
             patience = _DONE_FOR if course.is_over else keep_for
             if not (course.is_active or course.is_busy) and now - course.since >= patience:
