@@ -87,6 +87,7 @@ def document(
     ports: tuple[int, int] = (0, 0),
     pin: Any = (),
     warm: Any = (),
+    notify: Any = (),
     **overrides: Settings,
 ) -> dict[str, Any]:
     """A configuration on loopback: these upstreams, pins, schedules, then `overrides`.
@@ -114,7 +115,8 @@ def document(
     if "max_size" in overrides.get("store", {}):
         size = parse_size(sections["store"]["max_size"])
         sections["store"]["max_size"] = f"{size + EMPTY_STORE} B"
-    return sections | ({"pin": list(pin)} if pin else {}) | ({"warm": list(warm)} if warm else {})
+    lists = {"pin": pin, "warm": warm, "notify": notify}
+    return sections | {name: list(its) for name, its in lists.items() if its}
 
 
 @asynccontextmanager
