@@ -19,6 +19,7 @@ from tests.conformance.target import CONTENT, DIGEST, begun, pieces, push
 from tests.support.auth import ACR_SERVICE, BearerAuth
 from tests.support.images import image, random_bytes, random_layer
 from tests.support.process import until
+from tests.support.relay import Relay
 from tests.support.targets import endpoint_at
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
@@ -74,6 +75,20 @@ class TestABrokenLine:
         await target.finish(at, DIGEST)
         assert upstream.repositories["app"].blobs[str(DIGEST)] == CONTENT
         assert sent_of(upstream) == [100_000, 100_000, 100_000]
+
+    async def test_what_is_sent_in_parts_passes_a_line_that_cuts_every_connection(
+        self, upstream: ScriptedRegistry
+    ) -> None:
+        upstream.push = Pushes(style="3")
+        async with Relay(upstream.port) as line, endpoint_at(line.url) as registry:
+            line.cut_up_after = 101_000  # a head, and 100,000 bytes
+            target = registry.target(APP)
+            at = await begun(target)
+            while at.offset < 200_000:
+                at = await target.send(at, pieces(CONTENT[at.offset :][:100_000]), length=100_000)
+            await target.finish(at, DIGEST, pieces(CONTENT[200_000:]), length=100_000)
+            assert upstream.repositories["app"].blobs[str(DIGEST)] == CONTENT
+            assert line.connections >= 3
 
     async def test_an_upload_of_which_28_has_kept_more_than_it_has_told_is_over(
         self, upstream: ScriptedRegistry, target: Target
