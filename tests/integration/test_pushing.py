@@ -113,6 +113,23 @@ class TestABrokenLine:
         assert at.offset == 1_000_000
         await target.finish(await send(target, at, LARGE), digest_of(LARGE))
 
+    async def test_little_more_is_taken_from_the_pusher_than_the_registry_takes(
+        self, upstream: ScriptedRegistry, target: Target
+    ) -> None:
+        taken = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal taken
+            for start in range(0, len(LARGE), 65536):
+                yield LARGE[start : start + 65536]
+                taken += 65536
+
+        upstream.fault(kind="upload", method="PATCH", stall_body_at=1)
+        at = await begun(target)
+        with pytest.raises(Unavailable):
+            await target.send(at, chunks(), length=None)
+        assert taken < 5 << 20  # most of it lies at the other end
+
     async def test_what_is_waited_for_from_the_pusher_is_not_the_registrys_time(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:
