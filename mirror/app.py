@@ -239,8 +239,7 @@ async def run(
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
-        await built.pinning.begin()
-        await built.recover()
+        await built.begin()
         metrics.watch_referenced(
             ReferencedBytes(
                 store, records, tasks=work, clock=monotonic, good_for=_REFERENCED_FOR
@@ -249,9 +248,9 @@ async def run(
         pool = Pool(
             config,
             built.mirror,
-            built.pushing,
             built.mirror.open_blob,
             built.mirror.open_rest,
+            pushing=built.pushing,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,

@@ -202,8 +202,9 @@ class Built:
         work.keep(self.schedule.look_forever, name="warm by the clock")
         work.keep(self.uploads.tidy_forever, name="push")
 
-    async def recover(self) -> None:
-        """Take up the uploads that an earlier process has left. Raises StoreError."""
+    async def begin(self) -> None:
+        """Take up what is pinned, and the uploads that are left of before. Raises StoreError."""
+        await self.pinning.begin()
         settings = self.upstreams.settings
 
         def is_wanted(repository: Repository) -> bool:
@@ -326,22 +327,34 @@ def build(parts: Parts) -> Built:
         monotonic=monotonic,
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
-    recording = Recording(
-        store, records, memory, links, manifests,
-        registries=registries, upstreams=upstreams.settings, forgetting=parts.forgetting,
-    )  # fmt: skip
-    means = Means(
-        work, retries, parts.dice, monotonic, parts.push_counts, recording.note_blob, remains.keep
-    )
-    uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
-    parts.push_counts.watch(lambda: len(uploads), lambda: uploads.spooled)
-    pushing = Pushing(
-        uploads, recording, store, registries=registries, upstreams=upstreams.settings,
-        may_read=mirror.may_read, counts=parts.push_counts,
+    pushing, uploads = _pushing(
+        parts, upstreams, Recording(
+            store, records, memory, links, manifests,
+            registries=registries, upstreams=upstreams.settings, forgetting=parts.forgetting,
+        ), mirror,
     )  # fmt: skip
     return Built(
-        mirror, pushing, uploads, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
-    )
+        mirror, pushing, uploads, fills, upstreams, pinning, depot, keeping, schedule,
+        Warmers(warming, schedule),
+    )  # fmt: skip
+
+
+def _pushing(
+    parts: Parts, upstreams: Upstreams, recording: Recording, mirror: Mirror
+) -> tuple[Pushing, Uploads]:
+    """What answers pushes."""
+    config, store, counts = parts.config, parts.store, parts.push_counts
+    means = Means(
+        parts.work, RetryPolicy(config.fill.attempts), parts.dice, parts.monotonic, counts,
+        recording.note_blob, remains.keep,
+    )  # fmt: skip
+    uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
+    counts.watch(lambda: len(uploads), lambda: uploads.spooled)
+    pushing = Pushing(
+        uploads, recording, store, registries=upstreams.registries, upstreams=upstreams.settings,
+        may_read=mirror.may_read, counts=counts,
+    )  # fmt: skip
+    return pushing, uploads
 
 
 def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointConfig) -> Endpoint:

@@ -234,8 +234,8 @@ class Config(Section):
         ]
         if self.server.htpasswd_file is None and self.server.client_ca_file is None:
             problems += [
-                f'push = "mirror" of {name} would let everybody push with the mirror\'s credentials:'
-                " set server.htpasswd_file or server.client_ca_file"
+                f'push = "mirror" of {name} would let everybody push with the mirror\'s own'
+                " credentials: set server.htpasswd_file or server.client_ca_file"
                 for name, upstream in self.upstream.items()
                 if upstream.push == "mirror"
             ]

@@ -107,4 +107,3 @@ class Stored:
 async def read_head(spool: Spool) -> bytes:
     """The first bytes of what an earlier process has left. Raises StoreError."""
     return await spool.read(0, _HEAD) if spool.size else b""
-

@@ -338,8 +338,7 @@ class Course:
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         position = start
         while stop is None or position < stop:
-            at = position
-            await self._until(lambda: self.size > at or not self._is_growing())
+            await self._until_more_than(position)
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
                 return
@@ -349,6 +348,9 @@ class Course:
             self._sent = position
             self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
+
+    async def _until_more_than(self, size: int) -> None:
+        await self._until(lambda: self.size > size or not self._is_growing())
 
     def _is_growing(self) -> bool:
         return self.sealed is None and self.is_active and not self.is_over
@@ -387,7 +389,12 @@ class Course:
             before = self._caution.at(now)
             self._caution.note_forgotten(self._sent - standing.offset, now=now)
             return self._caution.chunk != before
-        if self._is_resumed and any(it.get("code") == "DIGEST_INVALID" for it in error.errors):
+        is_digest = any(it.get("code") == ErrorCode.DIGEST_INVALID for it in error.errors)
+        if standing.offset < self.size or (self._is_resumed and is_digest):
+            # It takes no part of a blob; or it has put the parts together in another way.
+            if not standing.offset and not self._is_resumed:
+                return False
+            self._caution.chunk = 0
             self.standing, self._must_ask, self._is_resumed, self._sent = None, False, False, 0
             return True
         return False

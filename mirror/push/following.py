@@ -1,4 +1,4 @@
-"""Which bytes an upload shares with others: uploads that begin alike are one, up to where they differ.
+"""Which bytes an upload shares with others: what begins alike is one, up to where it differs.
 
 A client that starts over says nothing of a digest, and nor does a second one that pushes the same.
 So what comes is compared with what is spooled of the same repository already :

@@ -1,10 +1,10 @@
 """What was pushed is here afterwards, as if it had been pulled: the next pull asks nobody.
 
-    access      push        what was pushed is served
-    "client"    any         to whoever upstream lets in, as all that is there
-    "mirror"    "mirror"    to everybody: the mirror's own credentials have pushed it
-    "mirror"    "client"    once upstream has confirmed it to the mirror's own credentials: a pusher's
-                            may reach where those may not, and nothing of that is kept
+access      push        what was pushed is served
+"client"    any         to whoever upstream lets in, as all that is there
+"mirror"    "mirror"    to everybody: the mirror's own credentials have pushed it
+"mirror"    "client"    once upstream has confirmed it to the mirror's own credentials: a pusher's
+                        may reach where those may not, and nothing of that is kept
 """
 
 import logging

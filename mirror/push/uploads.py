@@ -53,8 +53,8 @@ class Upload(Follower):
     """One of a client, at `position`; `least` is the registry's word (OCI-Chunk-Min-Length)."""
 
     def __init__(
-        self, identity: str, repository: Repository, client: str | None, target: Target | None,
-        standing: Standing | None, now: float,
+        self, identity: str, repository: Repository, *, now: float, client: str | None = None,
+        target: Target | None = None, standing: Standing | None = None,
     ) -> None:  # fmt: skip
         self.identity = identity
         self.repository = repository
@@ -132,8 +132,9 @@ class Uploads:
     ) -> Upload:
         """One more, which the registry has begun with this standing."""
         upload = Upload(
-            secrets.token_hex(16), repository, client, target, standing, self._means.clock()
-        )
+            secrets.token_hex(16), repository,
+            now=self._means.clock(), client=client, target=target, standing=standing,
+        )  # fmt: skip
         self._uploads[upload.identity] = upload
         return upload
 
@@ -423,7 +424,7 @@ class Uploads:
             content = Spooled(spool, await read_head(spool))
             course = self._add(left.where, content, left.standing, is_found=True)
             course.leader = left.upload
-            upload = Upload(left.upload, left.where, None, None, None, self._means.clock())
+            upload = Upload(left.upload, left.where, now=self._means.clock())
             upload.position, upload.least = spool.size, left.least
             upload.follow([course])
             self._uploads[upload.identity] = upload

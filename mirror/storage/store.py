@@ -80,6 +80,7 @@ async def _tended(parts: _Parts, note_fault: NoteFault, *, is_served: bool) -> A
                 tasks.keep(parts.scrub.run_forever, name="scrub")
             yield
     finally:
+        parts.spools.close()
         await parts.room.close()
         await parts.changes.flush_accesses()
 
@@ -166,10 +167,7 @@ class LocalStorage:
                 )  # fmt: skip
                 space.overhead = (await usage.look()).overhead
                 async with _tended(parts, note_fault, is_served=is_served):
-                    try:
-                        yield cls(parts)
-                    finally:
-                        parts.spools.close()
+                    yield cls(parts)
         finally:
             close(states.close_pool())
             files.close()

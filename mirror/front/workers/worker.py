@@ -111,8 +111,9 @@ class Worker:
             monotonic=self._monotonic,
         )
         handlers = self._handlers = Handlers(
-            self._front, cached, Router(config), request_timeout=server.request_timeout
-        )
+            self._front, cached, Router(config), request_timeout=server.request_timeout,
+            send_timeout=server.send_timeout,
+        )  # fmt: skip
         frontend = self._frontend = Frontend(
             handlers, access, self._traffic, self._requests, self._faults
         )
