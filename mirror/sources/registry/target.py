@@ -125,7 +125,8 @@ class RegistryTarget:
     def _learn(self, error: Refused, body: Outgoing) -> None:
         """Raises Unavailable where the same would get through in another way."""
         status, has_length = error.status_seen, body.length is not None
-        if self.endpoint.intake.refused(status, body.sent, error.errors, has_length=has_length):
+        size = body.sent if body.length is None else body.length
+        if self.endpoint.intake.refused(status, size, error.errors, has_length=has_length):
             raise Unavailable("upstream wants an upload otherwise", status_seen=status) from error
 
     async def ask(self, at: Standing) -> Standing:
