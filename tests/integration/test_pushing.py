@@ -19,18 +19,23 @@ from tests.conformance.target import CONTENT, DIGEST, begun, pieces, push
 from tests.support.auth import ACR_SERVICE, BearerAuth
 from tests.support.images import image, random_bytes, random_layer
 from tests.support.process import until
+from tests.support.relay import Relay
 from tests.support.targets import endpoint_at
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
 APP = Repository("hub", "app")
+impatient = pytest.mark.parametrize("registry", [1], indirect=True, ids=[""])
 LARGE = random_bytes(12 << 20, seed=83)
 
 
 @pytest.fixture
-async def registry(upstream: ScriptedRegistry) -> AsyncIterator[Registry]:
+async def registry(
+    upstream: ScriptedRegistry, request: pytest.FixtureRequest
+) -> AsyncIterator[Registry]:
+    """Its stall timeout is long, or what an indirect parameter of the test says."""
     upstream.push = Pushes(style="3")
-    async with endpoint_at(upstream.url, stall_timeout=1) as registry:
+    async with endpoint_at(upstream.url, stall_timeout=getattr(request, "param", 30)) as registry:
         yield registry
 
 
@@ -46,7 +51,9 @@ def ways(upstream: ScriptedRegistry) -> Pushes:
 
 async def send(target: Target, at: Standing, content: bytes, *, chunked: bool = False) -> Standing:
     """Send the rest of a blob, as a forwarder does that knows all of it, until it is through."""
-    while at.offset < len(content):
+    for _ in range(20):
+        if at.offset == len(content):
+            break
         rest = content[at.offset :]
         try:
             at = await target.send(at, pieces(rest), length=None if chunked else len(rest))
@@ -75,6 +82,20 @@ class TestABrokenLine:
         assert upstream.repositories["app"].blobs[str(DIGEST)] == CONTENT
         assert sent_of(upstream) == [100_000, 100_000, 100_000]
 
+    async def test_what_is_sent_in_parts_passes_a_line_that_cuts_every_connection(
+        self, upstream: ScriptedRegistry
+    ) -> None:
+        upstream.push = Pushes(style="3")
+        async with Relay(upstream.port) as line, endpoint_at(line.url) as registry:
+            line.cut_up_after = 101_000  # a head, and 100,000 bytes
+            target = registry.target(APP)
+            at = await begun(target)
+            while at.offset < 200_000:
+                at = await target.send(at, pieces(CONTENT[at.offset :][:100_000]), length=100_000)
+            await target.finish(at, DIGEST, pieces(CONTENT[200_000:]), length=100_000)
+            assert upstream.repositories["app"].blobs[str(DIGEST)] == CONTENT
+            assert line.connections >= 3
+
     async def test_an_upload_of_which_28_has_kept_more_than_it_has_told_is_over(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:
@@ -86,6 +107,7 @@ class TestABrokenLine:
         with pytest.raises(Missing):
             await target.ask(at)
 
+    @impatient
     async def test_a_registry_that_takes_no_more_is_left_after_the_stall_timeout(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:
@@ -98,6 +120,25 @@ class TestABrokenLine:
         assert at.offset == 1_000_000
         await target.finish(await send(target, at, LARGE), digest_of(LARGE))
 
+    @impatient
+    async def test_little_more_is_taken_from_the_pusher_than_the_registry_takes(
+        self, upstream: ScriptedRegistry, target: Target
+    ) -> None:
+        taken = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal taken
+            for start in range(0, len(LARGE), 65536):
+                yield LARGE[start : start + 65536]
+                taken += 65536
+
+        upstream.fault(kind="upload", method="PATCH", stall_body_at=1)
+        at = await begun(target)
+        with pytest.raises(Unavailable):
+            await target.send(at, chunks(), length=None)
+        assert taken < 7 << 20  # most of it lies at the other end
+
+    @impatient
     async def test_what_is_waited_for_from_the_pusher_is_not_the_registrys_time(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:
@@ -117,6 +158,7 @@ class TestABrokenLine:
             more.set()
         assert sending.result().offset == len(CONTENT)
 
+    @impatient
     async def test_a_registry_that_never_answers_what_it_has_taken_is_left(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:
@@ -378,7 +420,7 @@ class TestWhoPushes:
         secret = tmp_path / "secret"
         secret.write_text("secret")
         async with endpoint_at(
-            upstream.url, username="anna", password_file=str(secret), stall_timeout=1
+            upstream.url, username="anna", password_file=str(secret), stall_timeout=30
         ) as registry:
             yield registry
 
@@ -439,6 +481,7 @@ class TestWhoPushes:
 
 
 class TestPullsMeanwhile:
+    @impatient
     async def test_what_becomes_of_pushes_closes_nothing_for_pulls(
         self, upstream: ScriptedRegistry, registry: Registry
     ) -> None:

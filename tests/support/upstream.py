@@ -275,7 +275,7 @@ class ScriptedRegistry:
     async def _push(self, request: web.BaseRequest, asked: Asked) -> Reply | None:
         """What a push is answered with; None: its connection is to be broken."""
         assert self.push is not None
-        self.push.base = self.url
+        self.push.base = f"{self.url.partition(':')[0]}://{request.host}"
         self.push.elsewhere = f"http://localhost:{self.cdn_port}"
         refusal = self._refusal_of_push(request, asked)
         self.repositories.setdefault(asked.repository, Repository())

@@ -107,10 +107,14 @@ async def _give_up(requests: list[asyncio.Task[aiohttp.ClientResponse]]) -> None
             request.result().close()
 
 
-def close_idle(session: aiohttp.ClientSession, url: URL) -> None:
-    """Close the connections to a host that are kept and that nobody uses."""
+def close_idle(session: aiohttp.ClientSession, url: URL, *, is_alone: bool = False) -> None:
+    """Close the connections to a host that are kept and that nobody uses.
+
+    `is_alone`: only those that are to carry one request, which have the host's name in their key.
+    """
     # aiohttp can close all of a session's, but not one host's.
     kept: dict[Any, Any] = getattr(session.connector, "_conns", {})
-    for key in [key for key in kept if (key.host, key.port) == (url.raw_host, url.port)]:
+    keys = [key for key in kept if (key.host, key.port) == (url.raw_host, url.port)]
+    for key in [key for key in keys if key.server_hostname or not is_alone]:
         for protocol, _ in kept.pop(key):
             protocol.close()

@@ -31,12 +31,13 @@ from mirror.oci.errors import Unavailable
 from mirror.sources.ports import TooSlow
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.breakage import decoding, receiving, sending
-from mirror.sources.registry.connections import Trip, over_a_living_one
+from mirror.sources.registry.connections import Send, Trip, close_idle, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.reading import Broken, Senseless
 from mirror.sources.registry.receiver import arriving
 from mirror.sources.registry.redirects import MOST_REDIRECTS, leads_on, redirected
+from mirror.sources.registry.request import Form, Request
 from mirror.sources.registry.routes import Routes, host_of
 from mirror.sources.registry.sessions import Sessions
 from mirror.sources.registry.throttle import Throttle
@@ -51,10 +52,6 @@ _HEDGED_SHARE = 0.3  # of the time that an answer has
 _ASKED_AGAIN = "again"  # the status of a request that was asked again over another connection
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 _ANSWERED_WITHIN = 3  # times `stall_timeout`, once a registry has all of a body
-
-
-Form = dict[str, str] | bytes
-"""The body of a POST, or the fields to make it of."""
 
 
 _Send = Callable[..., Coroutine[Any, Any, aiohttp.ClientResponse]]
@@ -124,13 +121,13 @@ class Exchange:
         Raises:
             Unavailable: No (sensible) response, or whoever brings the body could not (its `error`).
         """
-        request = _Request(method, headers, kind, form, body, within or self.answer_timeout)
+        request = Request(method, headers, kind, form, body, within or self.answer_timeout)
         try:
             response = await self._follow(url, request)
             try:
                 yield response
             finally:
-                if response.content.at_eof() and (body is None or body.is_over):
+                if response.content.at_eof() and request.may_serve_again:
                     response.release()  # the connection serves again
                 else:
                     response.close()
@@ -144,10 +141,13 @@ class Exchange:
         *,
         length: int | None = None,
         patience: int = _ANSWERED_WITHIN,
+        is_alone: bool = False,
     ) -> Outgoing:
         """A body to send from here; once it is there, the answer has so many stalls' time."""
         stall = self.stall_timeout
-        return Outgoing(content, length=length, patience=stall, answer=stall * patience)
+        return Outgoing(
+            content, length=length, patience=stall, answer=stall * patience, is_alone=is_alone
+        )
 
     async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
         """The whole body, decoded where it is encoded.
@@ -219,7 +219,7 @@ class Exchange:
         self.received += size
         self._bytes.inc(size)
 
-    async def _follow(self, url: URL, request: "_Request") -> aiohttp.ClientResponse:
+    async def _follow(self, url: URL, request: Request) -> aiohttp.ClientResponse:
         status, asked = 0, url
         for _ in range(MOST_REDIRECTS + 1):
             try:
@@ -244,7 +244,7 @@ class Exchange:
             url = target
         raise Unavailable("upstream redirects in circles", status_seen=status)
 
-    async def _send_once(self, url: URL, request: "_Request") -> aiohttp.ClientResponse:
+    async def _send_once(self, url: URL, request: Request) -> aiohttp.ClientResponse:
         route = await self._routes.find(url)
         session, headers, method = route.session, request.headers, request.method
         proxy_headers = route.http_proxy_headers
@@ -260,6 +260,8 @@ class Exchange:
                 method, url, headers=headers, allow_redirects=False, ssl=self._ssl,
                 timeout=self._timeout if request.body is None else self._body_timeout,
                 read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=data,
+                # Connections that have it in their key are kept apart from the others.
+                server_hostname=url.raw_host if request.is_alone else None,
                 proxy=route.http_proxy, proxy_headers=proxy_headers or None,
             )  # fmt: skip
 
@@ -269,7 +271,7 @@ class Exchange:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
             with route.explained(url):
                 if request.body is not None:
-                    response = await self._send_body(url, request.body, send)
+                    response = await self._send_body(url, request.body, send, session)
                 else:
                     async with asyncio.timeout(request.within):
                         response = await self._send_question(url, request, send, session)
@@ -284,7 +286,7 @@ class Exchange:
         return response
 
     async def _send_question(
-        self, url: URL, request: "_Request", send: _Send, session: aiohttp.ClientSession
+        self, url: URL, request: Request, send: _Send, session: aiohttp.ClientSession
     ) -> aiohttp.ClientResponse:
         """Only what may be repeated is (RFC 9110, 9.2.2): not a form."""
         if request.form is not None:
@@ -295,12 +297,18 @@ class Exchange:
             send, session, url, patience=patience if is_repeatable else None
         )
 
-    async def _send_body(self, url: URL, body: Outgoing, send: _Send) -> aiohttp.ClientResponse:
+    async def _send_body(
+        self, url: URL, body: Outgoing, send: _Send, session: aiohttp.ClientSession
+    ) -> aiohttp.ClientResponse:
         """Raises Broken: it stalls, or is answered before it has come to its end."""
+
+        async def begin(trip: Trip) -> aiohttp.ClientResponse:
+            return await send(trip, body.begin(deadline, self._keep_to_bandwidth_out))
+
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
-                response = await send(Trip(), body.begin(deadline, self._keep_to_bandwidth_out))
+                response = await _over_its_kind(begin, body, session, url)
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # there is no connection
@@ -327,28 +335,12 @@ class Exchange:
                 ).inc(number)
 
 
-@dataclass(slots=True)
-class _Request:
-    """What is sent, to wherever it leads; as the parameters of `Exchange.send`."""
-
-    method: str
-    headers: dict[str, str]
-    kind: str
-    form: Form | None
-    body: Outgoing | None
-    within: float
-
-    @property
-    def may_follow(self) -> bool:
-        return self.form is None and (self.body is None or self.body.may_repeat)
-
-    def forget_who_asks(self) -> None:
-        """It goes to another host than it was meant for."""
-        self.headers = {k: v for k, v in self.headers.items() if k != "Authorization"}
-
-    def let_go(self, response: aiohttp.ClientResponse) -> None:
-        """Done with an answer that leads elsewhere, if need be before it had all of the body."""
-        if self.body is None or self.body.is_over:
-            response.release()
-        else:
-            response.close()
+async def _over_its_kind(
+    begin: Send, body: Outgoing, session: aiohttp.ClientSession, url: URL
+) -> aiohttp.ClientResponse:
+    """Send a body over a connection that suits it."""
+    if body.is_alone:
+        close_idle(session, url, is_alone=True)
+    elif body.is_whole:
+        return await over_a_living_one(begin, session, url, patience=None)
+    return await begin(Trip())

@@ -1,7 +1,7 @@
 """How an endpoint takes the bytes of uploads, as far as it has shown, and bytes cut to its taste.
 
     what it answers to a PATCH              what is learnt
-    413                                     half of what was sent is the most for one request
+    413                                     half of it is the most for one request, or 64 MiB
     416 or 400, and it speaks of size       4 MiB are, where a request says which part it is (GHCR)
     411, 501                                a request says how long it is: no chunked coding
 
@@ -16,6 +16,7 @@ SMALLEST = 2**16
 """Bytes; who takes less in one request takes nothing."""
 
 _MOST_OF_PARTS = 4 * 2**20  # bytes; GHCR's, and nobody has been seen to take less
+_MOST = 64 * 2**20  # bytes, to begin with, of what stands before others (Cloudflare: 100 MB)
 _GATHERED = 2**20  # bytes in memory, to know how many they are
 _MOST_GATHERED = 2**25  # the same, whatever a registry says that it wants at least
 _WORDS_OF_SIZE = ("too large", "limit", "exceed")
@@ -39,16 +40,19 @@ class Intake:
         return None if found is None else max(found, least)
 
     def refused(
-        self, status: int, sent: int, errors: Sequence[Mapping[str, object]], *, has_length: bool
+        self, status: int, size: int, errors: Sequence[Mapping[str, object]], *, has_length: bool
     ) -> bool:
-        """A request was, of which so much was sent; whether anything was learnt from it."""
-        if status == _TOO_LARGE and sent > SMALLEST:
-            self._most = max(SMALLEST, sent // 2)
+        """A request of this size was; whether anything was learnt from it.
+
+        Where it does not say how long it is, that is what was sent of it.
+        """
+        if status == _TOO_LARGE and size > SMALLEST:
+            self._most = max(SMALLEST, min(size // 2, _MOST))
             return True
         if status in _LENGTH_WANTED and not has_length:
             self.wants_length = True
             return True
-        if status in _ABOUT_PARTS and has_length and sent > _MOST_OF_PARTS:
+        if status in _ABOUT_PARTS and has_length and size > _MOST_OF_PARTS:
             words = " ".join(str(error.get("message")) for error in errors).lower()
             if any(word in words for word in _WORDS_OF_SIZE):
                 self._most_of_parts = _MOST_OF_PARTS

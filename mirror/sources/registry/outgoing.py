@@ -26,7 +26,8 @@ class Outgoing:
     """A body of `length` bytes, or of as many as come (None: in chunked coding).
 
     Bytes can be sent once more; what comes in chunks is gone. `patience` is in seconds for the
-    registry to take a piece, `answer` for it to answer once it has all.
+    registry to take a piece, `answer` for it to answer once it has all. `is_alone`: it goes over a
+    connection that carries nothing else, since there are lines that cut every one after so much.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Outgoing:
         length: int | None = None,
         patience: float,
         answer: float,
+        is_alone: bool = False,
     ) -> None:
         self._content = content
+        self.is_alone = is_alone
         self.length = len(content) if isinstance(content, bytes) else length
         self._patience = patience
         self._answer = answer
@@ -51,9 +54,14 @@ class Outgoing:
         self.error: Exception | None = None  # of whoever brings it
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of it is there, to be sent as often as need be."""
+        return isinstance(self._content, bytes)
+
+    @property
     def may_repeat(self) -> bool:
-        """Whether it can be sent from its beginning."""
-        return isinstance(self._content, bytes) or self._source is None
+        """Whether it can be sent from its beginning, for all that was asked of it."""
+        return self.is_whole or self._source is None
 
     def begin(self, deadline: asyncio.Timeout, pace: Pace) -> Self:
         """What is to be sent now, by this clock and at this pace."""

@@ -19,6 +19,7 @@ from mirror.oci.digest import Chunk, Digest, digest_of, parse_digest, parse_subj
 from mirror.oci.errors import (
     Denied,
     DigestMismatch,
+    ErrorCode,
     Missing,
     Refused,
     RegistryError,
@@ -102,7 +103,10 @@ class RegistryTarget:
             body = self.endpoint.exchange.outgoing(part)
         else:
             known = length if length is None or most is None else min(length, most)
-            body = self.endpoint.exchange.outgoing(content.part(most), length=known)
+            is_alone = known is not None  # what is not sent as it comes was sent before, in vain
+            body = self.endpoint.exchange.outgoing(
+                content.part(most), length=known, is_alone=is_alone
+            )
         return await self._send_part(at, body)
 
     async def _send_part(self, at: Standing, body: Outgoing) -> Standing:
@@ -121,7 +125,8 @@ class RegistryTarget:
     def _learn(self, error: Refused, body: Outgoing) -> None:
         """Raises Unavailable where the same would get through in another way."""
         status, has_length = error.status_seen, body.length is not None
-        if self.endpoint.intake.refused(status, body.sent, error.errors, has_length=has_length):
+        size = body.sent if body.length is None else body.length
+        if self.endpoint.intake.refused(status, size, error.errors, has_length=has_length):
             raise Unavailable("upstream wants an upload otherwise", status_seen=status) from error
 
     async def ask(self, at: Standing) -> Standing:
@@ -130,7 +135,8 @@ class RegistryTarget:
             async with self._asking("GET", _url(at), {}) as response:
                 return standing.told(response.headers, at, asked=response.url)
         except Refused as error:  # it has no such question, or the address is worth nothing
-            raise Missing(error.code, "upstream tells nothing of this upload") from error
+            code = ErrorCode.BLOB_UPLOAD_UNKNOWN
+            raise Missing(code, "upstream tells nothing of this upload") from error
 
     async def finish(
         self,
@@ -152,7 +158,7 @@ class RegistryTarget:
             if at.offset != before.offset + most:
                 raise Unavailable("upstream keeps less than it was sent")
             length -= most
-        await self._end(at, digest, outgoing(content.part(None), length=length))
+        await self._end(at, digest, outgoing(content.part(None), length=length, is_alone=True))
 
     async def _end(self, at: Standing, digest: Digest, body: Outgoing) -> None:
         headers = _part_headers(at, body.length)
@@ -200,6 +206,11 @@ class RegistryTarget:
                             status_seen=response.status,
                         )
                     yield response
+        except Missing as error:
+            if kind == _UPLOAD:
+                is_new = method == "POST"
+                error.code = ErrorCode.NAME_UNKNOWN if is_new else ErrorCode.BLOB_UPLOAD_UNKNOWN
+            raise
         except Senseless as error:
             if body is not None and body.error is not None:
                 raise body.error from error
