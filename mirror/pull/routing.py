@@ -34,6 +34,7 @@ class Named(Struct, frozen=True):
     relay: str | None = None  # by which scheme its token server is asked by way of us, if it is
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    is_sealed: bool = False  # for what this means to what a worker has cached: with it, it all goes
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ def settings_for_workers(config: Config, page: str = "") -> Settings:
                 relay=its.relay_scheme,
                 allow=its.allow,
                 deny=its.deny,
+                is_sealed=its.sealed,
             )
             for name, its in config.upstream.items()
         },
