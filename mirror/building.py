@@ -203,20 +203,13 @@ class Built:
     pausing: Pausing
 
     async def begin(self) -> None:
-        """Have it as operators wanted it before the last restart. Raises StoreError."""
+        """Have it as operators wanted it before the last restart, and uploads as they were.
+
+        Raises:
+            StoreError: The disk or the index refuses.
+        """
         await self.pinning.begin()
         await self.pausing.begin()
-
-    async def start(self, work: Tasks) -> None:
-        """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
-        self.pinning.start()
-        await self.schedule.begin()
-        work.keep(self.schedule.look_forever, name="warm by the clock")
-        work.keep(self.uploads.tidy_forever, name="push")
-
-    async def begin(self) -> None:
-        """Take up what is pinned, and the uploads that are left of before. Raises StoreError."""
-        await self.pinning.begin()
         settings = self.upstreams.settings
 
         def is_wanted(repository: Repository) -> bool:
@@ -224,6 +217,13 @@ class Built:
             return its is not None and its.push != "off"
 
         await self.uploads.recover(is_wanted)
+
+    async def start(self, work: Tasks) -> None:
+        """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
+        self.pinning.start()
+        await self.schedule.begin()
+        work.keep(self.schedule.look_forever, name="warm by the clock")
+        work.keep(self.uploads.tidy_forever, name="push")
 
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""

@@ -60,6 +60,7 @@ class Upload(Follower):
         self.repository = repository
         self.client = client
         self.target = target
+        self.let_in = target  # the last that the registry has let in to push
         self.standing = standing  # of its own, while it follows nothing
         self.least = 0 if standing is None else standing.least
         self.position = 0
@@ -146,6 +147,22 @@ class Uploads:
                 ErrorCode.BLOB_UPLOAD_UNKNOWN, "there is no such upload here (any more)"
             )
         return upload
+
+    async def let_in(self, upload: Upload, target: Target) -> None:
+        """See that whoever goes on with an upload may push; before any of its bytes is taken.
+
+        Upstream has let in who has begun it. Tokens are renewed, and some clients show nothing
+        before they are asked to: another authorization is shown to upstream, as for a new upload.
+
+        Raises:
+            RegistryError: What the registry says to that.
+        """
+        if target == upload.let_in:
+            return
+        standing = await target.begin()
+        if standing is not None:
+            self._give_up(target, standing)
+        upload.let_in = target
 
     @contextmanager
     def request(self, upload: Upload, target: Target) -> Iterator[None]:

@@ -133,9 +133,6 @@ async def test_an_index_is_pushed_after_what_it_names(
 async def test_a_manifest_whose_blobs_upstream_has_not_is_refused_in_upstreams_words(
     upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
 ) -> None:
-    upstream.repositories.setdefault(
-        NAME, type(upstream.add(APP, "x") and upstream.repositories["x"])()
-    )
     answer = await pusher.manifest(APP, "1")
     assert (answer.status, set(codes(answer))) == (400, {"MANIFEST_BLOB_UNKNOWN"})
 
