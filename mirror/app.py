@@ -58,6 +58,7 @@ from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 from mirror.telemetry.service import ServiceManager, call_this_process
 
 _logger = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ async def run(
             config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
             forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
-            dice, private,
+            dice, PushCounts(metrics.registry), private,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -239,6 +240,7 @@ async def run(
             built.mirror,
             built.mirror.open_blob,
             built.mirror.open_rest,
+            pushing=built.pushing,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
