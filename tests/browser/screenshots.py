@@ -42,7 +42,7 @@ async def _pull(mirror: MirrorProcess, name: str, tag: str, pulled: Image) -> No
 
 
 async def _take(mirror: MirrorProcess, view: str, name: str, scheme: str) -> None:
-    async with browsing(complains=True, color_scheme=scheme, viewport=SHAPE) as page:
+    async with browsing(bypass_csp=True, color_scheme=scheme, viewport=SHAPE) as page:
         await page.goto(f"{mirror.admin_url}/page/{view}")
         await page.wait_for_timeout(3000)  # so that rates are told
         await page.screenshot(path=HERE / f"{name}.png", style=_WITHOUT_FONTS)
