@@ -57,6 +57,7 @@ from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
+from mirror.telemetry.asked import Entry
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.push_metrics import PushCounts
 from mirror.telemetry.service import ServiceManager, call_this_process
@@ -245,7 +246,7 @@ async def run(
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
-            asked=keeper.note,
+            asked=partial(_note_asked, metrics, keeper),
             refused=metrics.connections_refused.inc,
             random=dice,
             welcome=welcome,
@@ -274,6 +275,12 @@ async def run(
         work.keep(reloading.run, name="reload")
         await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+
+
+def _note_asked(metrics: Metrics, keeper: Keeper, entries: Sequence[Entry]) -> None:
+    """What workers tell of requests: for the metrics, and for the history."""
+    metrics.note_asked(entries)
+    keeper.note(entries)
 
 
 async def _passwords(config: Config) -> PasswordFile | None:
