@@ -33,6 +33,8 @@ from mirror.records.untold import (
 
 _T = TypeVar("_T")
 
+_A_MOMENT = 2.0  # seconds; while the database is away, nothing is learnt from there
+
 
 class FleetRecords:
     """The port `Records`: `own` are on this disk, `shared` in the database."""
@@ -204,11 +206,13 @@ class FleetRecords:
         """The repository is not known any more to have these."""
         await self._untold.add(LinksGone(repository, tuple(digests)))
         await self._own.forget_links(repository, digests)
+        await self._untold.wait_told(_A_MOMENT)  # or it would be learnt from there again
 
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
         await self._untold.add(TagGone(repository, tag))
         await self._own.forget_tag(repository, tag)
+        await self._untold.wait_told(_A_MOMENT)
 
     # What has become of no use
 

@@ -256,7 +256,7 @@ class Shelved(NamedTuple):
 
 
 class Fleet(Protocol):
-    """What the mirrors that share records do for each other; none of it raises, or waits for long.
+    """What the mirrors that share records do for each other; nobody waits for them for long.
 
     `mirror.records.alone` is a mirror by itself, `mirror.records.together` one of several.
     """
@@ -268,6 +268,9 @@ class Fleet(Protocol):
 
         None: this mirror's, inside the block; what it finds out it records there. Else what another
         one has found out meanwhile.
+
+        Raises:
+            Unavailable: Another one has waited for upstream in vain, as long as who asks here.
         """
 
     async def find_manifest(self, digest: Digest) -> Shelved | None:

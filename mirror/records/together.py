@@ -4,7 +4,9 @@
     somebody has asked lately                           takes that
     nobody has, nobody is about to                      asks, for all (a row with an end to it)
     another mirror is asking                            waits for what it finds out
-    that one was told nothing                           asks itself: an error is nobody else's
+    that one was refused                                asks itself: an error is nobody else's
+    that one was told nothing at all                    asks itself, unless it has waited for long:
+                                                        then its client is told to go elsewhere
     that one does not report in time, or the database   asks itself
     is away
 
@@ -18,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 
 from mirror.oci.compact import pack, unpack
 from mirror.oci.digest import Digest
-from mirror.oci.errors import StoreError
+from mirror.oci.errors import StoreError, Unavailable
 from mirror.oci.reference import Repository
 from mirror.records import postgres_writes as writes
 from mirror.records.ports import Shelved, TagRecord
@@ -27,6 +29,8 @@ from mirror.records.untold import ContentSaid, Untold
 from mirror.shared.database import Database
 
 _LOOK = (0.02, 0.5)  # seconds between looks at how far another is: the first, and the longest
+_LONG = 1.0  # seconds; a client waits for upstream's own timeout, and not much longer
+_SILENT_FOR = 10.0  # seconds for which those who wait can see that upstream is silent
 _OWN_DEADLINE = 2.0  # times the row's life: by its own clock, whatever the database's says
 
 # Both at once: what is known, and the turn where that is too old.
@@ -38,17 +42,22 @@ _TAKE = (
     " mine AS (INSERT INTO mirror.checks AS c (path, tag, holder, until)"
     "  SELECT $1, $2, $3, now() + make_interval(secs => $5)"
     "  WHERE NOT EXISTS (SELECT 1 FROM known)"
-    "  ON CONFLICT (path, tag) DO UPDATE SET holder = excluded.holder, until = excluded.until"
-    "  WHERE c.until < now() OR c.holder = excluded.holder RETURNING 1)"
+    "  ON CONFLICT (path, tag) DO UPDATE SET holder = excluded.holder, until = excluded.until,"
+    "  is_silent = false"
+    "  WHERE c.until < now() OR c.is_silent OR c.holder = excluded.holder RETURNING 1)"
     " SELECT EXISTS (SELECT 1 FROM mine), k.* FROM (SELECT 1) AS one LEFT JOIN known AS k ON true"
 )
 _LOOK_AT = (
-    "SELECT EXISTS (SELECT 1 FROM mirror.checks WHERE path = $1 AND tag = $2 AND until > now()),"
+    "SELECT (SELECT is_silent FROM mirror.checks WHERE path = $1 AND tag = $2 AND until > now()),"
     " k.* FROM (SELECT 1) AS one LEFT JOIN ("
     "  SELECT d.digest, t.checked_at, t.is_fallback, t.is_imported, t.told_by"
     "  FROM mirror.tags AS t JOIN mirror.digests AS d ON d.id = t.digest"
     "  JOIN mirror.repositories AS r ON r.id = t.repository"
     "  WHERE r.path = $1 AND t.name = $2 AND t.checked_at > $3) AS k ON true"
+)
+_SILENT = (
+    "UPDATE mirror.checks SET is_silent = true, until = now() + make_interval(secs => $4)"
+    " WHERE path = $1 AND tag = $2 AND holder = $3"
 )
 
 
@@ -83,9 +92,9 @@ class Together:
             found = await self._wait(repository, tag, since)
         try:
             yield found
-        except BaseException:
+        except BaseException as error:
             if is_ours:  # what is recorded ends it otherwise, with what it tells (`telling.py`)
-                await self._give_up(repository, tag)
+                await self._give_up(repository, tag, is_silent=isinstance(error, Unavailable))
             raise
 
     async def _take(
@@ -101,25 +110,35 @@ class Together:
         return is_ours, self._record(known)
 
     async def _wait(self, repository: Repository, tag: str, since: float) -> TagRecord | None:
-        """What another finds out; None where that is nothing, or does not come."""
+        """What another finds out; None where that is nothing, or does not come.
+
+        Raises:
+            Unavailable: It has waited for upstream in vain, and so has who asks here.
+        """
         pause, longest = _LOOK
-        until = self._monotonic() + self._lease * _OWN_DEADLINE
+        began = self._monotonic()
+        until = began + self._lease * _OWN_DEADLINE
         while self._monotonic() < until:
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
             try:
-                is_asking, *known = await self._database.fetchrow(
+                is_silent, *known = await self._database.fetchrow(
                     _LOOK_AT, str(repository), tag, since
                 )
             except StoreError:
                 return None
             found = self._record(known)
-            if found is not None or not is_asking:
+            if is_silent and self._monotonic() - began >= _LONG:
+                raise Unavailable("another mirror waits for upstream in vain", timed_out=True)
+            if found is not None or is_silent is not False:  # None: it is not asking any more
                 return found
         return None
 
-    async def _give_up(self, repository: Repository, tag: str) -> None:
+    async def _give_up(self, repository: Repository, tag: str, *, is_silent: bool) -> None:
         with suppress(StoreError):
+            if is_silent:
+                await self._database.execute(_SILENT, str(repository), tag, self._name, _SILENT_FOR)
+                return
             async with self._database.transaction() as connection:
                 await writes.end_check(connection, repository, tag, self._name)
 

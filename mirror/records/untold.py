@@ -7,7 +7,7 @@ room is bounded: what is told too late may be lost, and is learnt anew by whoeve
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -137,6 +137,8 @@ class Untold:
         self.count = count
         self.lost = 0  # entries that had to go untold
         self.more = asyncio.Event()  # there is something
+        self._nothing = asyncio.Event()
+        self._nothing.set()
 
     @classmethod
     @asynccontextmanager
@@ -151,7 +153,7 @@ class Untold:
             size, count = found or (0, 0)
             untold = cls(database, size=size, count=count, most=most)
             if count:
-                untold.more.set()
+                untold._note_more()
             yield untold
 
     async def add(self, entry: Entry) -> None:
@@ -162,7 +164,7 @@ class Untold:
         await self._database.write(
             Statement("INSERT INTO untold (entry) VALUES (?)", [(encoded,)]), is_durable=False
         )
-        self.more.set()
+        self._note_more()
         if self._size > self._most:
             await self._drop_oldest()
 
@@ -189,8 +191,19 @@ class Untold:
             await self.remove(unreadable)
         if not rows:
             self.more.clear()
+            self._nothing.set()
             self.count = self._size = 0
         return found
+
+    async def wait_told(self, within: float) -> None:
+        """Return when all is told that was added, or after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._nothing.wait()
+
+    def _note_more(self) -> None:
+        self._nothing.clear()
+        self.more.set()
 
     async def remove(self, numbers: Sequence[int]) -> None:
         """These are told. Raises StoreError."""

@@ -113,7 +113,7 @@ def _parse_hosts(text: str, not_one: ValueError) -> tuple[tuple[str, int], ...]:
         try:
             one = urlsplit(f"//{part}") if not part.startswith("/") else None
             host = part if one is None else unquote(one.hostname or "")
-            port = _PORT if one is None else (one.port or _PORT)
+            port = _PORT if one is None or one.port is None else one.port
         except ValueError:
             raise not_one from None
         if not host or not 0 < port <= _LAST_PORT:

@@ -44,7 +44,7 @@ _BACKOFF = Backoff(first=0.2, most=10.0)
 _ECHO = "mirror_echo"
 
 _LOST = (
-    OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError, asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.ReadOnlySQLTransactionError, asyncpg.InvalidCatalogNameError,
 )  # fmt: skip
@@ -212,7 +212,7 @@ class Database:
                     failures = 0
                     self._looked.set()
                     await self._watch(listener)
-            except (DatabaseDown, Unusable) as error:
+            except StoreError as error:
                 self._note_down(error)
             failures += 1
             await asyncio.sleep(_BACKOFF.delay(failures, roll=self._random.random()))
@@ -341,6 +341,8 @@ def translated() -> Iterator[None]:
         yield
     except TimeoutError:
         raise DatabaseDown("it does not answer in time") from None
+    except OSError as error:  # a certificate that is not trusted is a ValueError, too
+        raise DatabaseDown(_in_words(error)) from None
     except ValueError as error:  # asyncpg's word for what no column takes
         raise StoreError(f"the shared database does not keep this: {_in_words(error)}") from None
     except _LOST as error:

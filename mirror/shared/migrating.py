@@ -20,15 +20,11 @@ SCRIPTS: tuple[tuple[str, int], ...] = (("01-records.sql", 1), ("02-turns.sql", 
 
 _LOCK = 0x6D6972726F72  # "mirror"
 
-# Not to_regclass(): that may answer by what it has seen before the lock was there.
-_FIND = """
-  SELECT
-    EXISTS (
-      SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = 'mirror' AND c.relname = 'deployment'
-    ),
-    EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'mirror')
-"""
+# Of the catalogs themselves: what a session remembers of them, waiting for a lock does not renew.
+_FIND = (
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c WHERE c.relnamespace = n.oid"
+    "  AND c.relname = 'deployment') FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'mirror'"
+)
 
 
 class Unusable(StoreError):
@@ -49,13 +45,13 @@ async def find(connection: Any) -> Deployment | None:
     Raises:
         Unusable: It is somebody else's, or of a mirror that is too new.
     """
-    is_ours, is_taken = await connection.fetchrow(_FIND)
-    if not is_ours:
-        if is_taken:
-            raise Unusable(
-                'the database has a schema "mirror" that no mirror has made: name another database'
-            )
+    is_ours = await connection.fetchval(_FIND)
+    if is_ours is None:
         return None
+    if not is_ours:
+        raise Unusable(
+            'the database has a schema "mirror" that no mirror has made: name another database'
+        )
     row = await connection.fetchrow("SELECT id, version, usable_from FROM mirror.deployment")
     if row is None:
         raise Unusable("the database has lost whose it is: make a new one, or restore this one")

@@ -31,7 +31,7 @@ _PATIENCE = 60
 
 # What a power cut would lose does not matter here.
 _SETTINGS = {
-    "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+    "fsync": "off", "full_page_writes": "off",
     "max_connections": "200", "listen_addresses": "127.0.0.1", "shared_buffers": "16MB",
     "wal_level": "replica",
 }  # fmt: skip
@@ -100,6 +100,15 @@ class Postgres:
         """Append to its configuration; it is read at its start."""
         with (self.directory / "data" / "postgresql.conf").open("a") as file:
             file.write("".join(f"{line}\n" for line in lines))
+
+    def identify(self, certificate_file: Path, key_file: Path) -> None:
+        """Have it speak TLS, as this; from its next start on."""
+        for name, file in (("server.crt", certificate_file), ("server.key", key_file)):
+            copy = self.directory / "data" / name
+            copy.write_bytes(file.read_bytes())
+            copy.chmod(0o600)
+            _give_away(copy)
+        self.configure("ssl = on")
 
     def url(self, database: str, *, port: int | None = None, parameters: str = "") -> str:
         return (

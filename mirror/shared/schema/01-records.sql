@@ -101,10 +101,11 @@ CREATE TABLE mirror.pins (                 -- of operators: images that no mirro
 -- Who is asking upstream right now what a tag means: the others wait for what is found, or serve
 -- what they have. Where the database crashes, they are asked by several for once.
 CREATE UNLOGGED TABLE mirror.checks (
-  path   text NOT NULL,
-  tag    text NOT NULL,
-  holder text NOT NULL,
-  until  timestamptz NOT NULL,
+  path      text NOT NULL,
+  tag       text NOT NULL,
+  holder    text NOT NULL,
+  until     timestamptz NOT NULL,
+  is_silent boolean NOT NULL DEFAULT false, -- upstream did not answer: the turn is over
   PRIMARY KEY (path, tag)
 );
 
