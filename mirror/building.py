@@ -14,11 +14,14 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
     Upstream,
+    aliases_of,
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
+from mirror.control.pausing import FILE as PAUSED_FILE, Pausing
 from mirror.control.warming import Warmers
 from mirror.oci.repositories import Selection
+from mirror.pull.arriving import Arriving
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
@@ -107,6 +110,7 @@ class Upstreams:
         self.public = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
+        self.aliases: dict[str, str] = {}
         self.change(parts.config.upstream)
 
     @property
@@ -161,6 +165,8 @@ class Upstreams:
             self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
         ):  # fmt: skip
             known.clear()
+        self.aliases.clear()
+        self.aliases.update(aliases_of(wanted))
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)
@@ -182,6 +188,12 @@ class Built:
     keeping: Keeping
     schedule: Schedule
     warmers: Warmers
+    pausing: Pausing
+
+    async def begin(self) -> None:
+        """Have it as operators wanted it before the last restart. Raises StoreError."""
+        await self.pinning.begin()
+        await self.pausing.begin()
 
     async def start(self, work: Tasks) -> None:
         """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
@@ -192,6 +204,7 @@ class Built:
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
         self.upstreams.change(config.upstream)
+        self.pausing.apply()
         self.fills.change(max_active=config.fill.max_active, is_shared=len(config.upstream) > 1)
 
 
@@ -285,15 +298,16 @@ def build(parts: Parts) -> Built:
         versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
+    arriving = Arriving(monotonic)
     depot = StoreDepot(
-        store, parts.unbounded, memory, upstreams.settings,
+        store, parts.unbounded, memory, upstreams.settings, arriving=arriving,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
     keeping = Keeping(
         upstreams=upstreams.settings, store=store, pinning=pinning,
         removal=Removal(store, records, parts.forgetting),
         collecting=Collecting(
-            store, records, retention, upstreams=upstreams.settings.keys(),
+            store, records, retention, upstreams=upstreams.settings.keys(), arriving=arriving,
             keep_partial_for=config.fill.keep_partial_for, clock=clock,
         ),
     )  # fmt: skip
@@ -307,7 +321,15 @@ def build(parts: Parts) -> Built:
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
     return Built(
-        mirror, fills, upstreams, pinning, depot, keeping, schedule, Warmers(warming, schedule)
+        mirror,
+        fills,
+        upstreams,
+        pinning,
+        depot,
+        keeping,
+        schedule,
+        Warmers(warming, schedule),
+        Pausing(config.store.root / PAUSED_FILE, lambda: upstreams.configured, parts.clock),
     )
 
 
@@ -329,6 +351,7 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         stall_timeout=settings.stall_timeout,
         metrics=parts.metrics,
         line=parts.line,
+        clock=parts.clock,
     )
     return Endpoint(
         endpoint,

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.notify import Notify
 from mirror.config.pins import Pin
 from mirror.config.sections import Config
 from mirror.config.shared import Shared
@@ -70,6 +71,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Warm
         case ["shared"]:
             section = Shared
+        case ["notify", _]:
+            section = Notify
         case _:
             section = Config.model_fields[str(location[0])].annotation
     return list(section.model_fields)

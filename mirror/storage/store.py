@@ -38,7 +38,8 @@ from mirror.storage.upkeep import Upkeep
 from mirror.storage.usage import Usage
 from mirror.storage.writer import LocalWriter
 from mirror.storage.writers import LocalWriters
-from mirror.telemetry.metrics import Metrics, StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.metrics import Metrics
 
 _NEVER = ScrubPace(0, 1)
 _DAMAGED = 10  # a tenth of the store may be set aside
@@ -136,6 +137,8 @@ class LocalStorage:
             async with Index.open(root / "index.sqlite3", block=usage.block) as index:
                 adoption = Adoption(root, files, index, now=clock())
                 await adoption.begin()
+                if is_served:
+                    await files.make_shelves()
                 pins = await Pins.load(index)
                 accesses = Accesses(clock, latest=await index.latest_access())
                 changes = Changes(files, index, states, space, accesses, usage=usage)

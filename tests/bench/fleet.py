@@ -1,4 +1,4 @@
-"""Rows of several mirrors that are one, on a real PostgreSQL and a real bucket, all on this machine.
+"""Rows of several mirrors that are one, on a real PostgreSQL and a real bucket.
 
 What is compared is the same mirrors by themselves, and one alone.
 """

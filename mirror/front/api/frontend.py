@@ -184,6 +184,8 @@ class Frontend:
         )  # fmt: skip
         if why is not None and why is not Why.HERE:
             told["why"] = why
+        if facts.endpoint is not None:
+            told["endpoint"] = facts.endpoint
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told, (_ALIKE, alike))

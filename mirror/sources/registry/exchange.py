@@ -10,12 +10,11 @@ aiohttp's exceptions end here.
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
-from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from mirror.aio.slots import Urgency
@@ -32,6 +31,7 @@ from mirror.sources.registry.receiver import arriving
 from mirror.sources.registry.routes import INSIDE, Routes, host_of
 from mirror.sources.registry.sessions import Sessions
 from mirror.sources.registry.sites import is_same_site, repository_at
+from mirror.sources.registry.throttle import Throttle
 from mirror.telemetry.metrics import Metrics
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -40,9 +40,6 @@ _DRAINED = 2**16  # bytes
 _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
 _ON_SITE = frozenset({"tags", "referrers", "token"})  # kinds whose content nothing proves
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
-_YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
-_BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
-_STEPS = 16  # of what may come at once, for what nobody waits for
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
@@ -63,7 +60,7 @@ class Label:
 
 
 class Exchange:
-    """HTTP, as one endpoint needs it."""
+    """HTTP, as one endpoint needs it; `clock` gives seconds since the epoch."""
 
     def __init__(
         self,
@@ -75,6 +72,7 @@ class Exchange:
         stall_timeout: float,
         metrics: Metrics,
         line: Line | None = None,
+        clock: Callable[[], float] = time.time,  # noqa: TID251 - as others have it
     ) -> None:
         self._config = config
         self._line = line or Line(least=0, window=stall_timeout)
@@ -90,10 +88,7 @@ class Exchange:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
-        self._yield_until = 0.0
-        self._limiter: AsyncLimiter | None = None
-        if config.max_bandwidth is not None:
-            self._limiter = AsyncLimiter(config.max_bandwidth * _BURST, time_period=_BURST)
+        self.throttle = Throttle(config.max_bandwidth, clock)
         if config.ca_file is not None:
             self._ssl = ssl.create_default_context(cafile=config.ca_file)
 
@@ -176,29 +171,9 @@ class Exchange:
                         f"{host_of(response.url)} sends less than fill.min_rate",
                         round(line.least * line.window),
                     )
-                await self._keep_to_bandwidth(len(chunk), urgency)
+                await self.throttle.take(len(chunk), urgency)
                 yield chunk
                 asked_at = now()
-
-    async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
-        """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
-
-        As long as clients wait for bytes from here, what nobody waits for gets none.
-        """
-        if self._limiter is None:
-            return
-        now = asyncio.get_running_loop().time
-        while size > 0:
-            if urgency.is_urgent:
-                self._yield_until = now() + _YIELD
-            elif now() < self._yield_until:
-                await asyncio.sleep(_YIELD)
-                continue
-            # In small steps where nobody waits: a client that comes does not wait for a large one.
-            most = self._limiter.max_rate / (1 if urgency.is_urgent else _STEPS)
-            part = min(size, max(1, int(most)))
-            await self._limiter.acquire(part)
-            size -= part
 
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Read past a small body that nobody wants, so that the connection serves again."""
