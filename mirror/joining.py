@@ -30,6 +30,7 @@ from mirror.shared.events import (
     Paused,
     PinsChanged,
     QuotaTold,
+    ReferrersForgotten,
     TagForgotten,
     TagMoved,
 )
@@ -184,12 +185,6 @@ class _Ears:
         match event:
             case TagMoved():
                 self._forget(Moved(event.repository, Tag(event.tag)))
-            case TagForgotten():
-                await self._own.forget_tag(event.repository, event.tag)
-                self._forget(TagOf(event.repository, Tag(event.tag)))
-            case LinksForgotten():
-                await self._own.forget_links(event.repository, event.digests)
-                self._forget(event.repository)
             case PinsChanged():
                 self._note_pins()
             case Paused():
@@ -197,6 +192,20 @@ class _Ears:
             case QuotaTold():
                 for one in self._endpoints(event.upstream, event.endpoint):
                     one.condition.hear_quota(event.limit, event.remaining)
+            case _:
+                await self._unlearn(event)
+
+    async def _unlearn(self, event: TagForgotten | LinksForgotten | ReferrersForgotten) -> None:
+        """What is not so any more is not on record here either."""
+        match event:
+            case TagForgotten():
+                await self._own.forget_tag(event.repository, event.tag)
+                self._forget(TagOf(event.repository, Tag(event.tag)))
+            case LinksForgotten():
+                await self._own.forget_links(event.repository, event.digests)
+                self._forget(event.repository)
+            case ReferrersForgotten():
+                await self._own.forget_referrers(event.repository, event.digest)
 
     async def learn_pauses_forever(self, back: asyncio.Event) -> None:
         """Heed what all were told, whenever the database is there (again)."""

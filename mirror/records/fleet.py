@@ -24,6 +24,7 @@ from mirror.records.untold import (
     LinkSaid,
     LinksGone,
     ManifestSaid,
+    ReferrersGone,
     ReferrersSaid,
     SentSaid,
     TagGone,
@@ -212,6 +213,12 @@ class FleetRecords:
         """The tag is to be asked for anew."""
         await self._untold.add(TagGone(repository, tag))
         await self._own.forget_tag(repository, tag)
+        await self._untold.wait_told(_A_MOMENT)
+
+    async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
+        """What refers to this is to be asked for anew."""
+        await self._untold.add(ReferrersGone(repository, digest))
+        await self._own.forget_referrers(repository, digest)
         await self._untold.wait_told(_A_MOMENT)
 
     # What has become of no use

@@ -295,6 +295,11 @@ class PostgresRecords:
         async with self._writing() as connection:
             await writes.remove_tag(connection, repository, tag)
 
+    async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
+        """What refers to this is to be asked for anew."""
+        async with self._writing() as connection:
+            await writes.remove_referrers(connection, repository, digest)
+
     # What has become of no use
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:

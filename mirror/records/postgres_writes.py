@@ -208,6 +208,15 @@ async def remove_tag(connection: Connection, repository: Repository, tag: str) -
     )  # fmt: skip
 
 
+async def remove_referrers(connection: Connection, repository: Repository, digest: Digest) -> None:
+    """What refers to this is to be asked for anew."""
+    await connection.execute(
+        f"DELETE FROM mirror.referrers WHERE repository = {REPOSITORY.format('$1')}"
+        f" AND digest = {DIGEST.format('$2')}",
+        str(repository), pack(digest),
+    )  # fmt: skip
+
+
 async def end_check(connection: Connection, repository: Repository, tag: str, holder: str) -> None:
     """This mirror does not ask upstream any more what the tag means."""
     await connection.execute(

@@ -15,6 +15,7 @@ from mirror.records.untold import (
     LinksGone,
     ManifestSaid,
     Pinned,
+    ReferrersGone,
     ReferrersSaid,
     SentSaid,
     TagGone,
@@ -27,6 +28,7 @@ from mirror.shared.events import (
     Event,
     LinksForgotten,
     PinsChanged,
+    ReferrersForgotten,
     TagForgotten,
     TagMoved,
     emit,
@@ -121,7 +123,10 @@ class Teller:
                 await self._put_what_is_heard(connection, entry, hour)
 
     async def _put_what_is_heard(
-        self, connection: Any, entry: TagSaid | LinksGone | TagGone | Pinned | Unpinned, hour: int
+        self,
+        connection: Any,
+        entry: TagSaid | LinksGone | TagGone | ReferrersGone | Pinned | Unpinned,
+        hour: int,
     ) -> None:
         """What the others are to hear of at once, too."""
         event: Event | None
@@ -134,6 +139,9 @@ class Teller:
             case TagGone():
                 await writes.remove_tag(connection, entry.repository, entry.tag)
                 event = TagForgotten(entry.repository, entry.tag)
+            case ReferrersGone():
+                await writes.remove_referrers(connection, entry.repository, entry.digest)
+                event = ReferrersForgotten(entry.repository, entry.digest)
             case Pinned():
                 platforms = ",".join(entry.platforms)
                 await writes.put_pin(connection, entry.image, platforms, entry.refresh)

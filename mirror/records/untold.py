@@ -105,6 +105,13 @@ class TagGone(Struct, frozen=True, tag="no tag", array_like=True):
     tag: str
 
 
+class ReferrersGone(Struct, frozen=True, tag="no referrers", array_like=True):
+    """What refers to a digest is to be asked for anew."""
+
+    repository: Repository
+    digest: Digest
+
+
 class Pinned(Struct, frozen=True, tag="pin", array_like=True):
     """An operator has pinned an image."""
 
@@ -121,7 +128,7 @@ class Unpinned(Struct, frozen=True, tag="no pin", array_like=True):
 
 Entry = (
     LinkSaid | ManifestSaid | SentSaid | ContentSaid | TagSaid | ReferrersSaid | LinksGone
-    | TagGone | Pinned | Unpinned
+    | TagGone | ReferrersGone | Pinned | Unpinned
 )  # fmt: skip
 
 _DECODER: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)

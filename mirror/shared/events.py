@@ -53,6 +53,13 @@ class LinksForgotten(Struct, frozen=True, tag="no links", array_like=True):
     digests: tuple[Digest, ...]
 
 
+class ReferrersForgotten(Struct, frozen=True, tag="no referrers", array_like=True):
+    """What refers to a digest is to be asked for anew."""
+
+    repository: Repository
+    digest: Digest
+
+
 class Paused(Struct, frozen=True, tag="pause", array_like=True):
     """An endpoint wants to be left alone with a kind of request, `until` (by the database)."""
 
@@ -75,7 +82,9 @@ class PinsChanged(Struct, frozen=True, tag="pins", array_like=True):
     """Operators have pinned something, or no longer."""
 
 
-Event = TagMoved | TagForgotten | LinksForgotten | Paused | QuotaTold | PinsChanged
+Event = (
+    TagMoved | TagForgotten | LinksForgotten | ReferrersForgotten | Paused | QuotaTold | PinsChanged
+)
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 

@@ -30,6 +30,7 @@ def settings_for_workers(config: Config, page: str = "") -> Settings:
                 hosts=its.hosts,
                 is_default=its.default,
                 access=its.access,
+                push=its.push,
                 relay=its.relay_scheme,
                 allow=its.allow,
                 deny=its.deny,

@@ -252,7 +252,11 @@ async def test_without_the_database_a_mirror_goes_on_and_tells_later(
     asked = upstream.questions()
     assert (await second.client.manifest("org/app", "1")).digest == app.digest
     assert upstream.questions() == asked
-    assert (await health(first))["status"] == "ok"
+
+    async def is_well() -> bool:
+        return bool((await health(first))["status"] == "ok")
+
+    await until(is_well)
 
 
 async def test_what_was_said_while_a_mirror_was_away_it_hears_when_it_is_back(

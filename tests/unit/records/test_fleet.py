@@ -23,7 +23,15 @@ from mirror.records.together import Together
 from mirror.records.untold import LinkSaid, Untold
 from mirror.records.wishes import PinRecord
 from mirror.shared.database import Database
-from mirror.shared.events import Event, Events, LinksForgotten, PinsChanged, TagForgotten, TagMoved
+from mirror.shared.events import (
+    Event,
+    Events,
+    LinksForgotten,
+    PinsChanged,
+    ReferrersForgotten,
+    TagForgotten,
+    TagMoved,
+)
 from mirror.sqlite import Statement
 from tests.conformance.records import ALPINE, APP, HUB, NGINX, ONE, THREE, TWO, RecordsConformance
 from tests.support.clock import FakeClock
@@ -176,6 +184,21 @@ async def test_links_that_are_forgotten_are_forgotten_everywhere(join: Join) -> 
         return sum(map(len, gone)) == 100
 
     await until(all_is_heard)
+
+
+async def test_referrers_that_are_forgotten_are_asked_for_anew_everywhere(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    await one.records.record_referrers(ALPINE, ONE, ReferrersRecord(b"{}", 1.0))
+    await one.told()
+    assert await two.records.find_referrers(ALPINE, ONE) == ReferrersRecord(b"{}", 1.0)
+    await one.records.forget_referrers(ALPINE, ONE)
+    assert await one.records.find_referrers(ALPINE, ONE) is None
+
+    async def is_heard() -> bool:
+        return ReferrersForgotten(ALPINE, ONE) in two.heard
+
+    await until(is_heard)
+    assert await two.shared.find_referrers(ALPINE, ONE) is None
 
 
 # Turns
