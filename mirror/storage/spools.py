@@ -228,7 +228,9 @@ def _record_path(path: Path) -> Path:
 
 def _replace(path: Path, content: bytes) -> None:
     new = path.with_suffix(".new")
-    new.write_bytes(content)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open
+        file.write(content)
     new.replace(path)
 
 
