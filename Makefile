@@ -57,11 +57,13 @@ clean: ## Remove what was set up here; the cache in mirror-data stays
 # One stamp for each lock file: nothing is installed twice.
 .venv/serve.stamp: deploy/requirements.txt pyproject.toml | .venv/bin/pip
 	$(BIN)/pip install --quiet --require-hashes --requirement $<
+	-$(BIN)/pip uninstall --quiet --quiet --yes oci-mirror  # what it was called once
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/test.stamp: tests/requirements.txt pyproject.toml | .venv/bin/pip
 	$(BIN)/pip install --quiet --require-hashes --requirement $<
+	-$(BIN)/pip uninstall --quiet --quiet --yes oci-mirror  # what it was called once
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

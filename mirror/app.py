@@ -18,44 +18,31 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-from aiohttp import web
 
 from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
-from mirror.aio.tasks import NoteFault, owned_tasks
+from mirror.aio.tasks import owned_tasks
 from mirror.building import Built, Clock, Parts, build
 from mirror.config import (
     Config,
+    ConfigError,
     EnvironmentProxies,
     inherited_sockets,
     is_journal,
     notify_socket,
 )
 from mirror.config.units import format_listen, format_size
-from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
-from mirror.control.admin import make_admin
-from mirror.control.api.contents import contents_operations
-from mirror.control.api.keeping import keeping_operations
-from mirror.control.api.operations import operations
-from mirror.control.api.past import history_operations
-from mirror.control.api.warming import warming_operations
-from mirror.control.guard import Guard, is_loopback, make_key
-from mirror.control.overview import Overview, Parts as Watched
-from mirror.control.page.contents import ContentsViews
-from mirror.control.page.past import PastViews
-from mirror.control.page.views import Views
-from mirror.control.past import Past
-from mirror.control.port import serving
-from mirror.control.verify import verify
+from mirror.control.guard import make_key
+from mirror.front.api.passwords import PasswordFile
+from mirror.front.settings import UnusableFile
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
-from mirror.front.workers.sockets import cannot_listen, listening
+from mirror.front.workers.sockets import listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.history.keeper import Keeper
 from mirror.history.sqlite import Bounds, SqliteHistory
+from mirror.operators import MakeGuides, build_admin, serving_operators
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
@@ -77,7 +64,6 @@ _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
 _SHARE_OF_HISTORY = 20  # of store.max_size
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
-_MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +81,13 @@ async def serve(
     proxies: EnvironmentProxies,
     reread: Callable[[], Config],
     welcome: Callable[[Config], str],
+    guides: MakeGuides,
 ) -> None:
     """Run the mirror until SIGTERM or SIGINT; then drain.
 
     `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
-    as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown.
+    as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown,
+    `guides` what operators are shown of clients.
 
     Raises:
         StoreError: The store cannot be used.
@@ -122,7 +110,7 @@ async def serve(
     try:
         async with run(
             config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
-            proxies=proxies, reread=reread, manager=manager, welcome=welcome,
+            proxies=proxies, reread=reread, manager=manager, welcome=welcome, guides=guides,
         ) as running:  # fmt: skip
             spare_what_is_there()
             _on_signals(stop.set)
@@ -159,21 +147,6 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _find_problem(pool: Pool, store: LocalStorage) -> str | None:
-    """Why clients cannot be served now, if that is so."""
-    if (problem := pool.find_problem()) is not None:
-        return problem
-    if await asyncio.to_thread(_descriptors_run_out):
-        return "nearly all file descriptors are in use: raise the limit (LimitNOFILE, ulimit -n)"
-    return None if await store.is_writable() else "store.root cannot be written to"
-
-
-def _descriptors_run_out() -> bool:
-    """Whether hardly any is left for the next download."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sum(1 for _ in Path("/proc/self/fd").iterdir()) > limit * _MOST_DESCRIPTORS
-
-
 @asynccontextmanager
 async def run(
     config: Config,
@@ -186,6 +159,7 @@ async def run(
     reread: Callable[[], Config] | None = None,
     manager: ServiceManager = ServiceManager("", 0),  # noqa: B008 - nobody
     welcome: Callable[[Config], str] = lambda _: "",
+    guides: MakeGuides = lambda *_: [],
 ) -> AsyncIterator[Running]:
     """Run the mirror inside the block. `clock` gives seconds since the epoch.
 
@@ -266,13 +240,17 @@ async def run(
             config, reread, take=partial(_take, store, built), renew=pool.reload,
             metrics=metrics, manager=manager,
         )  # fmt: skip
-        admin = _admin(
+        admin = build_admin(
             parts, built, pool, keeper, reloading,
-            contents=await stack.enter_async_context(Contents.open(store, records, private)),
+            contents=await stack.enter_async_context(
+                Contents.open(store, records, private, built.upstreams.aliases)
+            ),
             key=await asyncio.to_thread(make_key, config.store.root),
+            passwords=await _passwords(config),
+            guides=guides,
         )  # fmt: skip
         admin_address = await stack.enter_async_context(
-            _serving(admin, config.server.admin_listen, note_fault)
+            serving_operators(admin, config.server.admin_listen, note_fault)
         )
         await stack.enter_async_context(pool.working())
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
@@ -280,6 +258,15 @@ async def run(
         work.keep(reloading.run, name="reload")
         await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+
+
+async def _passwords(config: Config) -> PasswordFile | None:
+    """Of operators. Raises ConfigError."""
+    file = config.admin.htpasswd_file
+    try:
+        return None if file is None else await asyncio.to_thread(PasswordFile, file)
+    except UnusableFile as error:
+        raise ConfigError(error.file, error.problems) from error
 
 
 @asynccontextmanager
@@ -317,95 +304,6 @@ def _take(store: LocalStorage, built: Built, config: Config) -> None:
     built.change(config)
     store.change(Limits(config.store.max_size, config.store.min_free))
     log.set_level(config.log.level)
-
-
-def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> Overview:
-    metrics, store = parts.metrics, parts.store
-    metrics.watch_waiting(lambda: built.fills.waiting)
-    metrics.watch_disk(
-        read_free=lambda: store.free,
-        read_min_free=lambda: reloading.config.store.min_free,
-    )
-    overview = Overview(
-        Watched(
-            lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
-            lambda: store.totals, lambda: store.taken,
-            metrics.traffic, pool.gather, lambda: pool.connections.count,
-            built.warmers.schedules, parts.clock, parts.monotonic,
-        )
-    )  # fmt: skip
-    parts.work.keep(overview.watch, name="overview")
-    return overview
-
-
-def _admin(
-    parts: Parts,
-    built: Built,
-    pool: Pool,
-    keeper: Keeper,
-    reloading: Reloading,
-    *,
-    contents: Contents,
-    key: str,
-) -> web.Application:
-    """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
-    overview = _overview(parts, built, pool, reloading)
-    config, metrics, store = parts.config, parts.metrics, parts.store
-    telling = partial(reloading.manager.keep_telling, overview.summary)
-    parts.work.keep(telling, name="watch")
-    past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
-    parts.work.keep(keeper.run, name="history")
-    address, _ = config.server.admin_listen
-    return make_admin(
-        metrics,
-        overview,
-        Views(
-            status=overview.status,
-            pins=built.keeping.list_pins,
-            line=overview.line,
-            contents=ContentsViews(contents),
-            clock=parts.clock,
-            past=PastViews(past, clock=parts.clock, monotonic=parts.monotonic),
-        ),
-        (
-            *operations(overview, reload=reloading.ask, set_log_level=reloading.set_log_level),
-            *history_operations(past),
-            *keeping_operations(built.keeping),
-            *warming_operations(built.warmers),
-            *contents_operations(
-                contents,
-                Comparing(
-                    built.upstreams.registries,
-                    built.upstreams.served,
-                    contents.manifests,
-                    contents.personal,
-                ),
-            ),
-        ),
-        Guard(
-            names={*config.server.admin_hosts, address},
-            token_file=config.admin.token_file,
-            is_reachable=not is_loopback(address),
-            key=key,
-        ),
-        past=past,
-        verify=partial(verify, store, parts.records),
-        depot=built.depot,
-        gather=pool.gather,
-        find_problem=partial(_find_problem, pool, store),
-    )
-
-
-@asynccontextmanager
-async def _serving(
-    admin: web.Application, address: tuple[str, int], note_fault: NoteFault
-) -> AsyncIterator[tuple[str, int]]:
-    async with AsyncExitStack() as stack:
-        try:
-            bound = await stack.enter_async_context(serving(admin, address, note_fault))
-        except OSError as error:
-            raise cannot_listen("admin_listen", address, error) from error
-        yield bound
 
 
 def _in_short(config: Config, running: Running) -> dict[str, object]:

@@ -14,12 +14,15 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
     Upstream,
+    aliases_of,
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
+from mirror.control.pausing import FILE as PAUSED_FILE, Pausing
 from mirror.control.warming import Warmers
 from mirror.oci.reference import Repository
 from mirror.oci.repositories import Selection
+from mirror.pull.arriving import Arriving
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
@@ -112,6 +115,7 @@ class Upstreams:
         self.with_logins = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
+        self.aliases: dict[str, str] = {}
         self.change(parts.config.upstream)
 
     @property
@@ -169,6 +173,8 @@ class Upstreams:
             self.most_idle,
         ):  # fmt: skip
             known.clear()
+        self.aliases.clear()
+        self.aliases.update(aliases_of(wanted))
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)
@@ -194,17 +200,16 @@ class Built:
     keeping: Keeping
     schedule: Schedule
     warmers: Warmers
-
-    async def start(self, work: Tasks) -> None:
-        """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
-        self.pinning.start()
-        await self.schedule.begin()
-        work.keep(self.schedule.look_forever, name="warm by the clock")
-        work.keep(self.uploads.tidy_forever, name="push")
+    pausing: Pausing
 
     async def begin(self) -> None:
-        """Take up what is pinned, and the uploads that are left of before. Raises StoreError."""
+        """Have it as operators wanted it before the last restart, and uploads as they were.
+
+        Raises:
+            StoreError: The disk or the index refuses.
+        """
         await self.pinning.begin()
+        await self.pausing.begin()
         settings = self.upstreams.settings
 
         def is_wanted(repository: Repository) -> bool:
@@ -213,9 +218,17 @@ class Built:
 
         await self.uploads.recover(is_wanted)
 
+    async def start(self, work: Tasks) -> None:
+        """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
+        self.pinning.start()
+        await self.schedule.begin()
+        work.keep(self.schedule.look_forever, name="warm by the clock")
+        work.keep(self.uploads.tidy_forever, name="push")
+
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
         self.upstreams.change(config.upstream)
+        self.pausing.apply()
         self.fills.change(max_active=config.fill.max_active, is_shared=len(config.upstream) > 1)
 
 
@@ -306,15 +319,16 @@ def build(parts: Parts) -> Built:
         versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
+    arriving = Arriving(monotonic)
     depot = StoreDepot(
-        store, parts.unbounded, memory, upstreams.settings,
+        store, parts.unbounded, memory, upstreams.settings, arriving=arriving,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
     keeping = Keeping(
         upstreams=upstreams.settings, store=store, pinning=pinning,
         removal=Removal(store, records, parts.forgetting),
         collecting=Collecting(
-            store, records, retention, upstreams=upstreams.settings.keys(),
+            store, records, retention, upstreams=upstreams.settings.keys(), arriving=arriving,
             keep_partial_for=config.fill.keep_partial_for, clock=clock,
         ),
     )  # fmt: skip
@@ -336,6 +350,7 @@ def build(parts: Parts) -> Built:
     return Built(
         mirror, pushing, uploads, fills, upstreams, pinning, depot, keeping, schedule,
         Warmers(warming, schedule),
+        Pausing(config.store.root / PAUSED_FILE, lambda: upstreams.configured, parts.clock),
     )  # fmt: skip
 
 
@@ -375,6 +390,7 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         stall_timeout=settings.stall_timeout,
         metrics=parts.metrics,
         line=parts.line,
+        clock=parts.clock,
     )
     return Endpoint(
         endpoint,

@@ -1,5 +1,6 @@
 """What helps whoever types commands."""
 
+import json
 import sys
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from mirror.cli.verbs import FAILED, cli, fail
 @cli.command()
 def password(
     name: Annotated[str, typer.Argument(help="Of the user.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: name and hash.")] = False,
 ) -> None:
     """Print a line for an htpasswd_file: the password is asked for twice, or read from a pipe."""
     from mirror.operate.passwords import make_line  # noqa: PLC0415
@@ -23,9 +26,11 @@ def password(
         else typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     )
     try:
-        typer.echo(make_line(name, secret))
+        line = make_line(name, secret)
     except ValueError as error:
         fail(str(error), FAILED)
+    told = dict(zip(("name", "hash"), line.split(":", 1), strict=True))
+    typer.echo(json.dumps(told) if as_json else line)
 
 
 @cli.command()
@@ -46,9 +51,9 @@ def completion(
 
 
 @cli.command()
-def version() -> None:
+def version(*, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Print the version."""
-    typer.echo(__version__)
+    typer.echo(json.dumps({"version": __version__}) if as_json else __version__)
 
 
 @cli.callback()
@@ -64,5 +69,5 @@ def _of_no_verb(
     the configuration, or the command itself, is wrong.
     """
     if show_version:
-        version()
+        typer.echo(__version__)
         raise typer.Exit

@@ -38,6 +38,7 @@ def verify(
     By a mirror that runs, where one uses the store (over its admin port). The status is 1 where
     anything is damaged, cannot be read or is not here, and 2 where the configuration is wrong.
     """
+    from mirror.config import aliases_of  # noqa: PLC0415
     from mirror.control.verify import parse_name, verify  # noqa: PLC0415
     from mirror.operate.asking import RunningMirror  # noqa: PLC0415
     from mirror.operate.at_rest import open_at_rest  # noqa: PLC0415
@@ -54,7 +55,9 @@ def verify(
         try:
             async with (
                 open_at_rest(loaded) as (store, records),
-                aclosing(verify(store, records, wanted)) as steps,
+                aclosing(
+                    verify(store, records, wanted, aliases=aliases_of(loaded.upstream))
+                ) as steps,
             ):
                 return await show(steps, what="verify", as_json=as_json)
         except InUse:
@@ -132,14 +135,14 @@ def pin(
 
 
 @cli.command()
-def unpin(images: Images, config_file: ConfigFile = None) -> None:
+def unpin(images: Images, config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
     """Let images that were pinned by command go when there is need of room.
 
     The status is 1 where one stays pinned, or was not.
     """
     from mirror.operate import keeping  # noqa: PLC0415
 
-    look_after(keeping.unpin(load(config_file), images))
+    look_after(keeping.unpin(load(config_file), images, as_json=as_json))
 
 
 @cli.command()

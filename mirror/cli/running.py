@@ -11,18 +11,30 @@ import typer
 import uvloop
 
 from mirror import app, config
-from mirror.cli.verbs import FAILED, MISCONFIGURED, ConfigFile, cli, fail, load, read_proxies
+from mirror.cli.verbs import (
+    FAILED,
+    MISCONFIGURED,
+    ConfigFile,
+    Document,
+    cli,
+    fail,
+    load,
+    look_after,
+    read_proxies,
+)
 from mirror.oci.errors import StoreError
 
 
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
+    from mirror.setup.clients import make_guides  # noqa: PLC0415
     from mirror.setup.welcome import make_welcome  # noqa: PLC0415
 
     loaded, proxies = load(config_file), read_proxies()
     try:
-        uvloop.run(app.serve(loaded, proxies, partial(config.load, config_file), make_welcome))
+        reread = partial(config.load, config_file)
+        uvloop.run(app.serve(loaded, proxies, reread, make_welcome, make_guides))
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
     except (StoreError, OSError) as error:
@@ -30,7 +42,14 @@ def serve(config_file: ConfigFile = None) -> None:
 
 
 @cli.command()
-def check(config_file: ConfigFile = None) -> None:
+def check(
+    config_file: ConfigFile = None,
+    *,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="As JSON: findings, what is in effect, and proxies."),
+    ] = False,
+) -> None:
     """Validate the configuration and the files it names; print what is in effect, without secrets.
 
     What is wrong goes to standard error; the status is 2 where the mirror cannot run like that.
@@ -40,17 +59,34 @@ def check(config_file: ConfigFile = None) -> None:
 
     loaded, proxies = load(config_file), read_proxies()
     findings = look(loaded)
-    for finding in findings:
-        typer.echo(str(finding), err=True)
-    if any(finding.level == "error" for finding in findings):
+    is_wrong = any(finding.level == "error" for finding in findings)
+    ways = [
+        {
+            "upstream": name, "endpoint": endpoint.url, "proxy": str(proxy),
+            "is_of_environment": endpoint.proxy is None,
+        }
+        for name, upstream in loaded.upstream.items()
+        for endpoint in upstream.asked
+        if (proxy := proxies.find_for(endpoint.url, own=endpoint.proxy)) is not None
+    ]  # fmt: skip
+    if as_json:
+        told = {
+            "findings": [asdict(it) for it in findings],
+            "configuration": loaded.redacted(),
+            "proxies": ways,
+        }
+        typer.echo(json.dumps(told))
+    else:
+        for finding in findings:
+            typer.echo(str(finding), err=True)
+    if is_wrong:
         raise typer.Exit(MISCONFIGURED)
+    if as_json:
+        return
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
-    for upstream in loaded.upstream.values():
-        for endpoint in upstream.asked:
-            proxy = proxies.find_for(endpoint.url, own=endpoint.proxy)
-            if proxy is not None:
-                of = "" if endpoint.proxy else " (of the environment)"
-                typer.echo(f"# {endpoint.url} is reached through the proxy {proxy}{of}")
+    for way in ways:
+        of = " (of the environment)" if way["is_of_environment"] else ""
+        typer.echo(f"# {way['endpoint']} is reached through the proxy {way['proxy']}{of}")
 
 
 @cli.command()
@@ -128,6 +164,46 @@ def setup(
     except (ValueError, OSError) as error:
         fail(str(error), FAILED)
     typer.echo(json.dumps(asdict(guide)) if as_json else str(guide))
+
+
+Upstream = Annotated[str, typer.Argument(help='Such as "docker.io".')]
+OneEndpoint = Annotated[
+    str | None,
+    typer.Argument(metavar="ENDPOINT", help="Its name, URL or host; none: all of that upstream."),
+]
+
+
+@cli.command()
+def pause(
+    upstream: Upstream,
+    endpoint: OneEndpoint = None,
+    config_file: ConfigFile = None,
+    *,
+    as_json: Document = False,
+) -> None:
+    """Have the running mirror ask an endpoint nothing, until `mirror resume`; over restarts, too.
+
+    What is under way there goes on to its end. Other endpoints answer in its place; where there is
+    none, what is cached is served, and clients turn to the registry for the rest. The status is 1
+    where there is no such endpoint.
+    """
+    from mirror.operate.pausing import pause  # noqa: PLC0415
+
+    look_after(pause(load(config_file), upstream, endpoint, as_json=as_json))
+
+
+@cli.command()
+def resume(
+    upstream: Upstream,
+    endpoint: OneEndpoint = None,
+    config_file: ConfigFile = None,
+    *,
+    as_json: Document = False,
+) -> None:
+    """Have the running mirror ask an endpoint again that was paused."""
+    from mirror.operate.pausing import resume  # noqa: PLC0415
+
+    look_after(resume(load(config_file), upstream, endpoint, as_json=as_json))
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.notify import Notify
 from mirror.config.pins import (
     Pin,
     make_pin,
@@ -30,7 +31,7 @@ from mirror.config.sections import (
     Store,
     Tags,
 )
-from mirror.config.upstreams import Endpoint, Upstream
+from mirror.config.upstreams import Endpoint, Upstream, aliases_of
 from mirror.config.warm import Warm
 from mirror.config.wording import explain
 from mirror.oci.image import DOCKER_HUB
@@ -44,6 +45,7 @@ __all__ = [
     "EnvironmentProxies",
     "Fill",
     "Log",
+    "Notify",
     "Pin",
     "Push",
     "Server",
@@ -51,6 +53,7 @@ __all__ = [
     "Tags",
     "Upstream",
     "Warm",
+    "aliases_of",
     "inherited_sockets",
     "is_journal",
     "load",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from mirror.config.notify import Notify
 from mirror.config.pins import Pin, require_fetchable
 from mirror.config.units import format_size
 from mirror.config.upstreams import Upstream, docker_hub, with_docker_hubs_defaults
@@ -160,6 +161,7 @@ class Admin(Section):
     """Who may use the operators' port, beside those on this host."""
 
     token_file: ReadableFile | None = None
+    htpasswd_file: ReadableFile | None = None
 
 
 class Log(Section):
@@ -183,6 +185,7 @@ class Config(Section):
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)
     pin: tuple[Pin, ...] = ()
     warm: tuple[Warm, ...] = ()
+    notify: tuple[Notify, ...] = ()
 
     @property
     def memory_share(self) -> int:

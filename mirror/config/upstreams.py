@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from mirror.config.bandwidth import Bandwidth, format_bandwidth, parse_bandwidth
 from mirror.config.proxies import Proxy, parse_proxy_setting
 from mirror.config.units import parse_prefix
 from mirror.config.values import (
@@ -23,9 +24,7 @@ from mirror.config.values import (
     Host,
     ReadableFile,
     Section,
-    Size,
     Timeout,
-    not_zero,
 )
 from mirror.oci.image import DOCKER_HUB
 from mirror.oci.repositories import Selection
@@ -38,6 +37,9 @@ def _tells_tags(value: object) -> object:
 
 
 TellsTags = Annotated[bool | Literal["fallback"], BeforeValidator(_tells_tags)]
+MaxBandwidth = Annotated[
+    Bandwidth, BeforeValidator(parse_bandwidth), PlainSerializer(format_bandwidth)
+]
 Prefix = Annotated[str, AfterValidator(parse_prefix)]
 ProxySetting = Annotated[
     Proxy | Literal["direct"], BeforeValidator(parse_proxy_setting), PlainSerializer(str)
@@ -56,7 +58,7 @@ class Endpoint(Section):
     ca_file: ReadableFile | None = None
     tags: TellsTags = True
     max_connections: Count | None = None
-    max_bandwidth: Annotated[Size, AfterValidator(not_zero)] | None = None
+    max_bandwidth: MaxBandwidth | None = None
     token_hosts: tuple[Host, ...] = ()
     allow_http_redirect: Flag = False
     private_redirects: Flag = False
@@ -218,6 +220,11 @@ class Upstream(Section):
         if len(set(addresses)) != len(addresses):
             raise ValueError("the same endpoint URL stands there twice")
         return self
+
+
+def aliases_of(upstreams: Mapping[str, Upstream]) -> dict[str, str]:
+    """The other names of upstreams, with the names of those."""
+    return {alias: name for name, its in upstreams.items() for alias in its.aliases}
 
 
 def docker_hub() -> dict[str, Upstream]:

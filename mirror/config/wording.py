@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirror.config.notify import Notify
 from mirror.config.pins import Pin
 from mirror.config.sections import Config
 from mirror.config.upstreams import Endpoint, Upstream
@@ -67,6 +68,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Pin
         case ["warm", _]:
             section = Warm
+        case ["notify", _]:
+            section = Notify
         case _:
             section = Config.model_fields[str(location[0])].annotation
     return list(section.model_fields)

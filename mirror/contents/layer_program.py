@@ -1,4 +1,4 @@
-"""Reads layers in a process of its own, by the standard library alone (`files.py` runs it).
+"""Reads layers in a process of its own, by next to nothing but the standard library (`files.py`).
 
 A JSON object a line asks, another one answers:
 

@@ -1,17 +1,24 @@
-"""A layer's files, from its bytes (image-spec, layer.md): tar, plain or by gzip. In bounds.
+"""A layer's files, from its bytes (image-spec, layer.md): tar, plain, by gzip or zstd. In bounds.
 
 Whoever has made it may have wanted to do harm: it is never unpacked, and what is read of it is
-bounded in bytes, entries and the length of a path. By the standard library alone, since it is read
-in a process of its own (`layer_program.py`).
+bounded in bytes, entries and the length of a path; zstd's window by its library, to 128 MiB. By the
+standard library alone (zstd is part of it since Python 3.14), since it is read in a process of its
+own (`layer_program.py`).
 """
 
 import gzip
 import hashlib
 import io
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 MOST_ENTRIES = 200_000
 """Of one layer; large images have as many in all of theirs."""
@@ -27,10 +34,15 @@ _PIECE = 2**20  # bytes
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPED = b"\x2a\x4d\x18"  # RFC 8878, 3.1.2: after 0x50 to 0x5f; pzstd and zstd:chunked have these
+_OF_SKIPPED = 5
 _TYPES = {
     tarfile.DIRTYPE: "d", tarfile.SYMTYPE: "l", tarfile.LNKTYPE: "h", tarfile.CHRTYPE: "c",
     tarfile.BLKTYPE: "b", tarfile.FIFOTYPE: "p",
 }  # fmt: skip
+
+
+Unpacked = io.BufferedReader | gzip.GzipFile | zstd.ZstdFile
 
 
 class Unreadable(Exception):
@@ -60,12 +72,16 @@ def read_layer(path: str) -> Iterator[Entry]:
     with open(path, "rb") as file:  # noqa: PTH123 - /proc/self/fd/..., too
         magic = file.read(4)
         file.seek(0)
-        if magic == _ZSTD:
-            raise Unreadable("it is packed by zstd, which this mirror cannot read yet")
-        unpacked = gzip.GzipFile(fileobj=file) if magic.startswith(_GZIP) else file
+        unpacked: Unpacked = file
+        if magic.startswith(_GZIP):
+            unpacked = gzip.GzipFile(fileobj=file)
+        elif magic == _ZSTD or (magic[1:] == _SKIPPED and magic[0] >> 4 == _OF_SKIPPED):
+            unpacked = zstd.ZstdFile(file)
         try:
             yield from _read_tar(_Counted(unpacked))
-        except (tarfile.TarError, zlib.error, EOFError, ValueError, gzip.BadGzipFile) as error:
+        except (
+            tarfile.TarError, zlib.error, zstd.ZstdError, EOFError, ValueError, gzip.BadGzipFile,
+        ) as error:  # fmt: skip
             raise Unreadable(f"it is no whole tar archive: {error}") from error
         except (MemoryError, RecursionError) as error:
             raise Unreadable("what stands in it takes too much memory") from error
@@ -138,7 +154,7 @@ def normalized(path: str) -> str | None:
 class _Counted(io.RawIOBase):
     """What is unpacked, and no more of it than there may be."""
 
-    def __init__(self, file: "io.BufferedReader | gzip.GzipFile") -> None:
+    def __init__(self, file: Unpacked) -> None:
         super().__init__()
         self._file = file
         self.count = 0

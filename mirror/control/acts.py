@@ -70,6 +70,27 @@ class Collected(Struct, frozen=True, kw_only=True):
     database_bytes: int
 
 
+class EndpointName(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint by its name, URL or host; none: all of that upstream."""
+
+    upstream: Annotated[str, Meta(min_length=1, max_length=600)]
+    endpoint: Annotated[str, Meta(min_length=1, max_length=600)] | None = None
+
+
+class PausedEndpoint(Struct, frozen=True, kw_only=True):
+    """One that is asked nothing; `since` then."""
+
+    upstream: str
+    endpoint: str
+    since: float
+
+
+class Paused(Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    paused: list[PausedEndpoint]
+
+
 class ToWarm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Images that shall be here before anybody asks; their tags may be patterns (`3.*-slim`)."""
 

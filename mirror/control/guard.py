@@ -1,13 +1,15 @@
 """Who may use the operators' port, and from where.
 
-Three kinds of strangers could: who can reach it over the network (`admin.token_file` keeps them
-out, and is needed wherever it listens beyond loopback; wrong tokens are counted by address); a web
+Three kinds of strangers could: who can reach it over the network (`admin.token_file` and
+`admin.htpasswd_file` keep them out; one of them is needed wherever it listens beyond loopback; what
+is wrong is counted by address); a web
 page that an operator's browser shows, by a name that it has point here (DNS rebinding: only known
 names are answered); and the same page by the right name (it may look at nothing, and what it sends
 is not done).
 
-Where there is no token, every user of this host is an operator. Content is another matter: who has
+Where there is neither, every user of this host is an operator. Content is another matter: who has
 it told, or says what an image is, has to show what only those can read who may read the store.
+Commands show that, too, where there are only passwords.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -35,6 +37,12 @@ from mirror.oci.errors import Unavailable
 
 KEY_FILE = "operator-key"
 KEY_FIELD = "Mirror-Key"
+
+Admits = Callable[[str, str], Awaitable[bool]]
+"""Whether what comes from an address as `Authorization` is an operator's name and password.
+
+Raises Unavailable: too many from there were wrong.
+"""
 
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})  # Sec-Fetch-Site of what a person or our page asks for
@@ -51,16 +59,20 @@ class Guard:
         *,
         names: Collection[str],
         token_file: Path | None,
+        admits: Admits | None = None,
         is_reachable: bool,
         key: str,
+        has_private: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = names
         self._token_file = token_file
+        self._admits = admits
         self._is_reachable = is_reachable  # from beyond this host
         self._guesses = Guesses(clock)
         self._seen: TTLCache[bytes, None] = TTLCache(_REMEMBERED, _REMEMBERED_FOR, timer=clock)
         self._key = key
+        self._has_private = has_private
 
     def require_known_host(self, request: web.Request) -> None:
         """Raise Refusal where a request names somebody else."""
@@ -74,18 +86,18 @@ class Guard:
     async def require_operator(self, request: web.Request) -> None:
         """Raise Refusal where a request is none of an operator's."""
         self.require_known_host(request)
-        if self._token_file is None:
+        if not self._wants_proof:
             if self._is_reachable:
                 raise Refusal(
                     HTTPStatus.FORBIDDEN,
-                    "server.admin_listen can be reached from other hosts: set admin.token_file,"
-                    " or have it listen on 127.0.0.1",
+                    "server.admin_listen can be reached from other hosts: set admin.token_file or"
+                    " admin.htpasswd_file, or have it listen on 127.0.0.1",
                 )
-        elif not await self._has_shown_it(request, self._token_file):
+        elif not (self._shows_key(request) or await self._has_shown_it(request)):
             raise Refusal(
                 HTTPStatus.UNAUTHORIZED,
-                "send the token of admin.token_file: Authorization: Bearer <token>;"
-                " a browser, as the password of any name",
+                "send the token of admin.token_file: Authorization: Bearer <token>; a browser,"
+                " as the password of any name; or a name and password of admin.htpasswd_file",
                 {"WWW-Authenticate": 'Basic realm="mirror", charset="UTF-8"'},
             )
         if not (_is_looked_at(request) if request.method in _SAFE else _is_own(request)):
@@ -93,40 +105,67 @@ class Guard:
 
     def require_keeper(self, request: web.Request) -> None:
         """Raise Refusal where an operator, by the above, may not have what is in the store."""
-        shown = request.headers.get(KEY_FIELD, "").encode(errors="replace")
-        if self._token_file is None and not hmac.compare_digest(shown, self._key.encode()):
+        if not self._wants_proof and not self._shows_key(request):
             raise Refusal(
                 HTTPStatus.FORBIDDEN,
-                f"send what is in {KEY_FILE} of store.root, as {KEY_FIELD}; or set"
-                " admin.token_file",
+                "not every user of this host may have what is in the store: send what is in"
+                f" {KEY_FILE} of store.root, as {KEY_FIELD}; or set admin.token_file or"
+                " admin.htpasswd_file",
             )
 
-    async def _has_shown_it(self, request: web.Request, token_file: Path) -> bool:
-        """Whether a request shows the token; what came from there before is no further guess.
+    def require_reader(self, request: web.Request) -> None:
+        """Raise Refusal where an operator may not be told what is in the cache.
+
+        Content that is not everybody's (`access = "client"`) is not every user's of this host, and
+        shares digests, and names of what has them, with the rest.
+        """
+        if self._has_private():
+            self.require_keeper(request)
+
+    @property
+    def _wants_proof(self) -> bool:
+        """Whether an operator has to show anything."""
+        return self._token_file is not None or self._admits is not None
+
+    def _shows_key(self, request: web.Request) -> bool:
+        shown = request.headers.get(KEY_FIELD, "").encode(errors="replace")
+        return bool(self._key) and hmac.compare_digest(shown, self._key.encode())
+
+    async def _has_shown_it(self, request: web.Request) -> bool:
+        """Whether a request shows the token, or a password.
+
+        What came from there before is no further guess.
 
         Raises:
             Refusal: Too many that were none have come from there; then the right one waits, too.
         """
-        shown = _shown(request.headers.get("Authorization", ""))
+        header = request.headers.get("Authorization", "")
+        shown = _shown(header)
         if not shown:
             return False
         who = client_of(request.remote or "")
-        key = hashlib.sha256(f"{who} ".encode() + shown).digest()
+        key = hashlib.sha256(f"{who} {header}".encode(errors="replace")).digest()
         is_new = key not in self._seen
-        if is_new:
-            try:
+        try:
+            if is_new:
                 self._guesses.begin(who)
-            except Unavailable as error:
-                raise Refusal(
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    "too many wrong tokens have come from your address",
-                    {"Retry-After": str(math.ceil(error.retry_after or 0))},
-                ) from error
-        is_it = await asyncio.to_thread(_is_token, shown, token_file)
+            is_it = await self._is_right(request.remote or "", header, shown)
+        except Unavailable as error:
+            raise Refusal(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too many wrong tokens or passwords have come from your address",
+                {"Retry-After": str(math.ceil(error.retry_after or 0))},
+            ) from error
         self._seen[key] = None
         if is_new and is_it:
             self._guesses.take_back(who)
         return is_it
+
+    async def _is_right(self, address: str, header: str, shown: bytes) -> bool:
+        file = self._token_file
+        if file is not None and await asyncio.to_thread(_is_token, shown, file):
+            return True
+        return self._admits is not None and await self._admits(address, header)
 
 
 def make_key(root: Path) -> str:

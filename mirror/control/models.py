@@ -57,6 +57,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     quota: PullQuota | None
     received: int  # body bytes since the start
     rate: float  # body bytes per second, of late
+    max_rate: int | None = None  # bytes per second that `max_bandwidth` lets through now
+    paused_since: float | None = None  # by an operator: it is asked nothing
 
 
 class Fill(Struct, frozen=True, kw_only=True):

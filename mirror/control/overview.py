@@ -10,12 +10,14 @@ from pathlib import Path
 from mirror import __version__
 from mirror.config import Config
 from mirror.control import acts, models
+from mirror.control.noticing import Seen
 from mirror.control.rates import Rates
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.registry import Registry
-from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.mismatches import Mismatch
 from mirror.telemetry.traffic import Result, Traffic
 
 _TICK = 1.0  # seconds between samples
@@ -87,7 +89,9 @@ class Overview:
 
     def summary(self) -> str:
         """All of it in a line, as a service manager shows it."""
-        down = [f"{one.name} is down" for one in self.endpoints() if not one.is_up]
+        endpoints = self.endpoints()
+        down = [f"{one.name} is down" for one in endpoints if not one.is_up]
+        down += [f"{one.name} is paused" for one in endpoints if one.paused_since is not None]
         counts = f"{self._parts.connections()} connections, {len(self._parts.fills.running)} fills"
         return "; ".join(("serving", counts, *down))
 
@@ -99,6 +103,13 @@ class Overview:
         """What does not work as it should."""
         trouble = self._parts.fills.disk_trouble
         return _health(await self.store(), self.endpoints(), trouble, self._parts.schedules())
+
+    async def seen(self, ends: Mapping[str, float], mismatches: Sequence[Mismatch]) -> Seen:
+        """What somebody may have to be told of; `ends` are of certificates, by setting."""
+        return Seen(
+            now=self._parts.clock(), endpoints=self.endpoints(), store=await self.store(),
+            disk_trouble=self._parts.fills.disk_trouble, ends=ends, mismatches=mismatches,
+        )  # fmt: skip
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
@@ -148,6 +159,8 @@ class Overview:
             quota=models.PullQuota(limit=limit, remaining=remaining) if is_told else None,
             received=endpoint.exchange.received,
             rate=self._received.of(id(endpoint)),
+            max_rate=endpoint.exchange.throttle.limit,
+            paused_since=condition.paused_since,
         )
 
     def _fill(self, fill: Fill) -> models.Fill:
@@ -209,6 +222,11 @@ def _health(
 def _troubles(endpoints: Collection[models.Endpoint]) -> list[models.Problem]:
     found = []
     for one in endpoints:
+        if one.paused_since is not None:
+            what = f"{one.url} ({one.upstream}) is asked nothing"
+            why = f"an operator has paused it: mirror resume {one.upstream} {one.name}"
+            found.append(models.Problem(what=what, why=why))
+            continue
         if not one.is_up:
             what = f"{one.url} ({one.upstream}) does not answer"
             found.append(models.Problem(what=what, why=one.trouble or "no connection"))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mirror.config import Config, ConfigError, Endpoint, Server
+from mirror.config import Config, Endpoint, Notify, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
+from mirror.front.settings import UnusableFile
 
 _SOON = dt.timedelta(days=21)  # time enough to renew a certificate by hand
 _SHORT = dt.timedelta(days=30)  # certificates of so short a life are renewed by machines, late
@@ -21,6 +22,10 @@ def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
     yield from _server(config.server, now)
     if config.admin.token_file is not None:
         yield from _secret(config.admin.token_file, "admin.token_file")
+    if config.admin.htpasswd_file is not None:
+        yield from _passwords(config.admin.htpasswd_file, "admin.htpasswd_file")
+    for number, hook in enumerate(config.notify):
+        yield from _hook(hook, f"notify[{number}]", now)
     for name, upstream in config.upstream.items():
         for number, endpoint in enumerate(upstream.endpoints):
             yield from _endpoint(endpoint, f'upstream."{name}".endpoints[{number}]', now)
@@ -33,11 +38,16 @@ def _server(server: Server, now: dt.datetime) -> Iterator[Finding]:
     if server.client_ca_file is not None:
         yield from _authorities(server.client_ca_file, "server.client_ca_file", now)
     if server.htpasswd_file is not None:
-        try:
-            read_htpasswd(server.htpasswd_file)
-        except ConfigError as error:
-            for problem in error.problems:
-                yield Finding("error", "server.htpasswd_file", problem)
+        yield from _passwords(server.htpasswd_file, "server.htpasswd_file")
+
+
+def _passwords(file: Path, where: str) -> Iterator[Finding]:
+    try:
+        if not read_htpasswd(file):
+            yield Finding("warning", where, "names nobody: nobody is let in")
+    except UnusableFile as error:
+        for problem in error.problems:
+            yield Finding("error", where, problem)
 
 
 def _endpoint(endpoint: Endpoint, where: str, now: dt.datetime) -> Iterator[Finding]:
@@ -49,6 +59,16 @@ def _endpoint(endpoint: Endpoint, where: str, now: dt.datetime) -> Iterator[Find
     ):
         if file is not None:
             yield from _secret(file, f"{where}.{setting}")
+
+
+def _hook(hook: Notify, where: str, now: dt.datetime) -> Iterator[Finding]:
+    for setting, read in (("url_file", hook.read_address), ("header_file", hook.read_headers)):
+        try:
+            read()
+        except (OSError, ValueError) as error:
+            yield Finding("error", f"{where}.{setting}", str(error))
+    if hook.ca_file is not None:
+        yield from _authorities(hook.ca_file, f"{where}.ca_file", now)
 
 
 def _secret(file: Path, where: str) -> Iterator[Finding]:

@@ -15,10 +15,11 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from io import FileIO
 from socket import socket
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
+from mirror.front.settings import Settings
 from mirror.oci.digest import Digest, Subject
 from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.ranges import MOST_RANGES, ByteRange
@@ -251,17 +252,17 @@ class Report(Struct, frozen=True, array_like=True):
 class Worker(Protocol):
     """All that a worker may be asked."""
 
-    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
-        """Get ready to serve, by what `mirror.front.workers.settings` makes of the configuration.
+    async def start(self, settings: Settings, last_good: dict[str, bytes]) -> None:
+        """Get ready to serve.
 
         `last_good`: what certificates and passwords were when they last made sense (by the setting
         that names the file), in case they do not now; empty if they never have.
 
         Raises:
-            ConfigError: A file that the configuration names makes no sense.
+            UnusableFile: A file that the configuration names makes no sense.
         """
 
-    async def reload(self, settings: dict[str, Any]) -> list[str]:
+    async def reload(self, settings: Settings) -> list[str]:
         """Take up what has changed in the settings, and read certificates and passwords anew.
 
         Connections go on; certificates are for whoever connects from now on. What cannot be used

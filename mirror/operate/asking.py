@@ -49,6 +49,7 @@ class RunningMirror:
         host, port = config.server.admin_listen
         self._address = _ANYWHERE.get(host, host), port
         self._token_file = config.admin.token_file
+        self._wants_password = config.admin.htpasswd_file is not None
         self._key_file = config.store.root / KEY_FILE
 
     def verify(self, names: Sequence[str]) -> Iterator[Step]:
@@ -126,7 +127,7 @@ class RunningMirror:
     def headers(self) -> dict[str, str]:
         """What shows that an operator asks. Raises NoAnswer."""
         if self._token_file is None:
-            return {}
+            return self._key() if self._wants_password else self._key_if_any()
         try:
             token = self._token_file.read_text(encoding="utf-8").strip()
         except OSError as error:
@@ -135,8 +136,16 @@ class RunningMirror:
 
     def headers_of_keeper(self) -> dict[str, str]:
         """What shows that somebody asks who may have what is in the store. Raises NoAnswer."""
-        if self._token_file is not None:
-            return self.headers()
+        return self._key() if self._token_file is None else self.headers()
+
+    def _key_if_any(self) -> dict[str, str]:
+        """Without it one is told less, and that why."""
+        try:
+            return self._key()
+        except NoAnswer:
+            return {}
+
+    def _key(self) -> dict[str, str]:
         try:
             return {KEY_FIELD: self._key_file.read_text(encoding="utf-8")}
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from mirror.aio.tasks import owned_tasks
-from mirror.config import Config
+from mirror.config import Config, aliases_of
 from mirror.control import acts
 from mirror.control.keeping import Keeping
 from mirror.control.units import printable, size
@@ -114,7 +114,7 @@ async def _at_rest(config: Config) -> AsyncIterator[Keeping]:
             upstreams=config.upstream, store=store, pinning=pinning,
             removal=Removal(store, records, forgetting),
             collecting=Collecting(
-                store, records, retention, upstreams=config.upstream.keys(),
+                store, records, retention, upstreams=config.upstream.keys(), arriving=(),
                 keep_partial_for=config.fill.keep_partial_for, clock=_wall_clock,
             ),
         )  # fmt: skip
@@ -151,17 +151,22 @@ async def pin(
         before = {it.image for it in (await its.list_pins()).pins}
         after = (await its.pin(acts.ToPin(image=image, platforms=list(platforms)))).pins
         for pin in after:
-            if pin.image not in before or pin.image == full_name(image):
+            if pin.image not in before or pin.image == full_name(
+                image, aliases_of(config.upstream)
+            ):
                 _say(pin if as_json else _described(pin))
 
     return await _each(config, images, one)
 
 
-async def unpin(config: Config, images: Sequence[str]) -> bool:
+async def unpin(config: Config, images: Sequence[str], *, as_json: bool) -> bool:
     """Pin images no longer; whether none is any more. Raises NoAnswer, StoreError."""
 
     async def one(its: Keeper, image: str) -> None:
-        await its.unpin(acts.ImageName(image=image))
+        before = {pin.image: pin for pin in (await its.list_pins()).pins}
+        after = {pin.image for pin in (await its.unpin(acts.ImageName(image=image))).pins}
+        for gone in before.keys() - after:
+            _say(before[gone] if as_json else f"{gone}: pinned no longer")
 
     return await _each(config, images, one)
 

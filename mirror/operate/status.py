@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mirror.control.acts import WarmSchedule
 from mirror.control.models import Endpoint, Fill, Status
-from mirror.control.units import duration, size
+from mirror.control.units import date, duration, size
 
 _BAR = 20  # columns
 _DIGEST = 19  # characters: sha256: and twelve more
@@ -67,7 +67,7 @@ def _endpoints(status: Status) -> Table:
         if one.quota is not None and one.quota.limit is not None:
             quota += f" of {one.quota.limit}"
         table.add_row(
-            one.upstream, one.name, _state(one), f"{size(one.rate)}/s",
+            one.upstream, one.name, _state(one), _rate(one),
             size(one.received), quota,
         )  # fmt: skip
     for name in status.sealed:
@@ -75,7 +75,15 @@ def _endpoints(status: Status) -> Table:
     return table
 
 
+def _rate(endpoint: Endpoint) -> str:
+    """What comes, and what may."""
+    most = "" if endpoint.max_rate is None else f" of {size(endpoint.max_rate)}/s"
+    return f"{size(endpoint.rate)}/s{most}"
+
+
 def _state(endpoint: Endpoint) -> Text:
+    if endpoint.paused_since is not None:
+        return Text(f"paused since {date(endpoint.paused_since)}", "yellow")
     if not endpoint.is_up:
         again = f", again in {duration(endpoint.retry_seconds)}"
         return Text(f"down{again if endpoint.retry_seconds else ''}", "bold red")

@@ -19,6 +19,7 @@ class Outcome(Struct, frozen=True, array_like=True):
     """How an answer came about, in the glossary's words; headers, log and metrics tell it.
 
     `why` decided that, for operators; where a tag has moved, `was` is what it meant before.
+    `endpoint` is who has sent the bytes for it, or the first of those, where anybody has.
     """
 
     result: Result
@@ -28,6 +29,7 @@ class Outcome(Struct, frozen=True, array_like=True):
     is_fallback: bool = False  # by an endpoint that may say so only in an outage of the others
     why: Why = Why.HERE
     was: Digest | None = None
+    endpoint: str | None = None
 
     def by(self, *, is_fallback: bool) -> "Outcome":
         """The same, as one of those has it or not."""
@@ -38,6 +40,10 @@ class Outcome(Struct, frozen=True, array_like=True):
     def since(self, why: Why, was: Digest | None = None) -> "Outcome":
         """The same, for this reason."""
         return replace(self, why=why, was=was)
+
+    def sent_by(self, endpoint: str | None) -> "Outcome":
+        """The same, with bytes of this endpoint."""
+        return replace(self, endpoint=endpoint or None)
 
 
 HIT = Outcome(Result.HIT)

@@ -203,10 +203,12 @@ class Blobs:
         except StoreError as error:
             _logger.info("not kept: %s", error, extra=fields(digest=digest, size=size))
             async with self._transfers.open(source, digest) as stream:
-                yield BlobAnswer(digest, stream.size, stream, MISS.since(Why.NOT_KEPT))
+                outcome = MISS.since(Why.NOT_KEPT).sent_by(stream.sender)
+                yield BlobAnswer(digest, stream.size, stream, outcome)
             return
         try:
             await self._link(scope, fill, link)
+            outcome = outcome.sent_by(fill.first_sender)
             yield BlobAnswer(digest, fill.readers.size, fill.readers, outcome)
         finally:
             fill.leave(client.get(), want)

@@ -200,9 +200,10 @@ class Manifests:
             sent = await self._registry(scope).get_manifest(scope, reference)
         if sent.manifest.is_signed:
             outcome = MISS.since(Why.NOT_KEPT).by(is_fallback=sent.is_fallback)
+            outcome = outcome.sent_by(sent.told_by)
             return ManifestAnswer(sent.manifest, outcome, told_by=sent.told_by)
         await try_to_keep(self._keep(scope.repository, sent.manifest, sent.references))
-        outcome = STORED.since(why).by(is_fallback=sent.is_fallback)
+        outcome = STORED.since(why).by(is_fallback=sent.is_fallback).sent_by(sent.told_by)
         return ManifestAnswer(sent.manifest, outcome, told_by=sent.told_by)
 
     async def _fetch_digest(self, scope: Scope, digest: Digest, *, is_here: bool) -> ManifestAnswer:

@@ -25,8 +25,9 @@ from mirror.oci.errors import StoreError
 from mirror.pull.memory import Memory
 from mirror.records.ports import Records, Seen
 from mirror.sqlite import Extent
+from mirror.telemetry.collectors import StoreTotals
 from mirror.telemetry.log import fields
-from mirror.telemetry.metrics import Database, Metrics, StoreTotals
+from mirror.telemetry.metrics import Database, Metrics
 
 _logger = logging.getLogger(__name__)
 

@@ -8,16 +8,33 @@ What looks like a registry (as in image names: a dot, a colon, or "localhost") a
 is never looked for under the default: a private name would be shown to a stranger.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mirror.config import DOCKER_HUB, Config
+from msgspec import Struct
+
 from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.image import DOCKER_HUB
 from mirror.oci.reference import Repository, parse_repository
 from mirror.oci.repositories import Selection
 
 _REMEMBERED = 4096  # routes
 _LONGEST_HOST = 255 + len(":65535")
+
+
+class Named(Struct, frozen=True):
+    """How an upstream is meant, and which of its repositories are served: as configured."""
+
+    aliases: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    is_default: bool = False
+    access: str = "mirror"
+    push: str = "off"
+    relay: str | None = None  # by which scheme its token server is asked by way of us, if it is
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    is_sealed: bool = False  # for what this means to what a worker has cached: with it, it all goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +60,7 @@ class Route:
 class Router:
     """The configured names of upstreams, looked up."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, upstreams: Mapping[str, Named]) -> None:
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._route)
         self._names: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
@@ -53,16 +70,16 @@ class Router:
         self._relay: dict[str, str | None] = {}
         self._served: dict[str, Selection] = {}
         self._default: str | None = None
-        for name, upstream in config.upstream.items():
+        for name, upstream in upstreams.items():
             self._access[name] = upstream.access
             self._push[name] = upstream.push
-            if upstream.has_logins:
+            if "client" in {upstream.access, upstream.push}:
                 self._logins.add(name)
-            self._relay[name] = upstream.relay_scheme
-            self._served[name] = upstream.served
+            self._relay[name] = upstream.relay
+            self._served[name] = Selection(upstream.allow, upstream.deny)
             self._names.update(dict.fromkeys((name, *upstream.aliases), name))
             self._hosts.update(dict.fromkeys(upstream.hosts, name))
-            if upstream.default:
+            if upstream.is_default:
                 self._default = name
 
     def route(self, name: str, *, ns: str | None, host: str) -> Route:

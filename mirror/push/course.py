@@ -162,10 +162,14 @@ class Course:
         """Somebody brings bytes, or waits: see to it. `target`: a request has come, by which to."""
         if target is not None and not self.is_over:
             self.target, self._denied, self.error = target, None, None
-        self.since = self._means.clock()
         self._tell()
         if self._task is None and self._has_work():
             self._task = self._means.tasks.create_task(self._run(), name="push")
+
+    def touch(self) -> None:
+        """Somebody has just been here."""
+        self.since = self._means.clock()
+        self.go_on()
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
         """How a piece is like what is here from `offset` on. Raises StoreError."""

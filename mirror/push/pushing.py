@@ -105,6 +105,7 @@ class Pushing:
         target = self._target(repository, authorization)
         with self._counted(repository, PushKind.BYTES):
             upload = self._uploads.get(repository, identity)
+            await self._uploads.let_in(upload, target)
         with self._uploads.request(upload, target):
             yield _state(upload)
 

@@ -60,6 +60,7 @@ class Upload(Follower):
         self.repository = repository
         self.client = client
         self.target = target
+        self.let_in = target  # the last that the registry has let in to push
         self.standing = standing  # of its own, while it follows nothing
         self.least = 0 if standing is None else standing.least
         self.position = 0
@@ -147,6 +148,22 @@ class Uploads:
             )
         return upload
 
+    async def let_in(self, upload: Upload, target: Target) -> None:
+        """See that whoever goes on with an upload may push; before any of its bytes is taken.
+
+        Upstream has let in who has begun it. Tokens are renewed, and some clients show nothing
+        before they are asked to: another authorization is shown to upstream, as for a new upload.
+
+        Raises:
+            RegistryError: What the registry says to that.
+        """
+        if target == upload.let_in:
+            return
+        standing = await target.begin()
+        if standing is not None:
+            self._give_up(target, standing)
+        upload.let_in = target
+
     @contextmanager
     def request(self, upload: Upload, target: Target) -> Iterator[None]:
         """Inside the block, a request of it is under way, on this authority."""
@@ -160,7 +177,7 @@ class Uploads:
             upload.requests -= 1
             upload.since = self._means.clock()
             for course in upload.followed:
-                course.go_on()
+                course.touch()
 
     async def write(self, upload: Upload, offset: int, piece: bytes) -> None:
         """Take what follows, once there is no need to hold the client back.
@@ -403,7 +420,7 @@ class Uploads:
         now, keep_for = self._means.clock(), self._settings.keep_for
         for upload in [*self._uploads.values()]:
             if not upload.requests and now - upload.since >= keep_for:
-                self._forget(upload)
+                await self.cancel(upload)
         for course in [*self._all()]:
             patience = _DONE_FOR if course.is_over else keep_for
             if not (course.is_active or course.is_busy) and now - course.since >= patience:

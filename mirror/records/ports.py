@@ -74,10 +74,14 @@ class TagRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersRecord:
-    """What refers to a digest: upstream's whole list."""
+    """What refers to a digest: upstream's whole list.
+
+    `is_imported`: by a bundle's word; `checked_at` is when that was made.
+    """
 
     content: bytes
     checked_at: float
+    is_imported: bool = False
 
 
 class Seen(NamedTuple):

@@ -58,6 +58,14 @@ def make_guide(
     return known[1](view)
 
 
+def make_guides(config: Config, address: str | None) -> list[tuple[str, str]]:
+    """Titles and texts, for each kind. Raises ValueError, OSError."""
+    return [
+        (title, str(make_guide(name, config, address=address)))
+        for name, (title, _) in CLIENTS.items()
+    ]
+
+
 def _hostname() -> str:
     """This machine's name, with its domain where it knows that."""
     full = socket.getfqdn()

@@ -6,7 +6,7 @@ from io import FileIO
 from typing import NamedTuple, Protocol
 
 from mirror.oci.digest import Chunk, Digest, Hasher
-from mirror.telemetry.metrics import StoreTotals
+from mirror.telemetry.collectors import StoreTotals
 
 
 class IdlePartial(NamedTuple):

@@ -78,7 +78,7 @@ class Room:
     async def _can_admit(self, promise: Promise, size: int) -> bool:
         free, stored = await self._look()
         if self._space.admits(promise, size, stored=stored, free=free, evictable=0):
-            return True  # whatever may go: to weigh that takes a while, where much is pinned
+            return True  # whatever may go
         staying = await self._index.weigh_staying(self._list_staying())
         partials = sum(one.promise.size for one in self._states.list_evictable())
         free, stored = await self._look()

@@ -40,7 +40,7 @@ class Spool:
 
     def __init__(
         self, path: Path, file: FileIO, promise: Promise, *, threads: Threads, room: Room,
-        usage: Usage, gone: Callable[[], None],
+        usage: Usage, space: Space, closed: Callable[[], object],
     ) -> None:  # fmt: skip
         self.path = path
         self.file = file
@@ -49,7 +49,8 @@ class Spool:
         self._threads = threads
         self._room = room
         self._usage = usage
-        self._gone = gone
+        self._space = space
+        self._closed = closed
         self._hasher = _EMPTY.hasher()
         self._hashed = 0
         self._lane: Lane | None = None
@@ -67,10 +68,6 @@ class Spool:
     def taken(self) -> int:
         """Bytes of the disk that it may take."""
         return self._promise.size
-
-    def forget_taken(self) -> None:
-        """It takes nothing any more."""
-        self._promise.size = self._promise.written = 0
 
     async def append(self, chunk: bytes) -> None:
         """Write what follows, and hash it. Where that fails, nothing has changed.
@@ -142,12 +139,18 @@ class Spool:
             with translated():
                 await self._threads.slow(_unlink, self.path)
         finally:
-            self._gone()
+            self._let_go()
 
     def close(self) -> None:
         """Nobody reads or writes it any more; it stays on disk, if it was not removed."""
         self.file.close()
-        self._gone()
+        self._let_go()
+        self._closed()
+
+    def _let_go(self) -> None:
+        """It is in the ledger no longer."""
+        self._space.remove(self._promise)
+        self._promise.size = self._promise.written = 0
 
 
 class Spools:
@@ -161,7 +164,7 @@ class Spools:
         self._space = space
         self._room = room
         self._usage = usage
-        self._open: dict[str, tuple[Spool, Promise]] = {}
+        self._open: dict[str, Spool] = {}
 
     async def begin(self, identity: str) -> Spool:
         """A new one, empty. Raises StoreError."""
@@ -178,7 +181,7 @@ class Spools:
 
     def close(self) -> None:
         """Close the files; they stay."""
-        for spool, _ in [*self._open.values()]:
+        for spool in [*self._open.values()]:
             spool.close()
 
     async def _make(self, identity: str, *, is_new: bool) -> Spool:
@@ -188,20 +191,15 @@ class Spools:
             file = await self._threads.open(_create if is_new else _reopen, path)
         spool = Spool(
             path, file, promise,
-            threads=self._threads, room=self._room, usage=self._usage,
-            gone=lambda: self._forget(identity),
+            threads=self._threads, room=self._room, usage=self._usage, space=self._space,
+            closed=lambda: self._open.pop(identity, None),
         )  # fmt: skip
         if not is_new:
             spool.size = os.fstat(file.fileno()).st_size
             promise.size = promise.written = self._usage.whole(spool.size)
         self._space.add(promise)
-        self._open[identity] = spool, promise
+        self._open[identity] = spool
         return spool
-
-    def _forget(self, identity: str) -> None:
-        if (found := self._open.pop(identity, None)) is not None:
-            self._space.remove(found[1])
-            found[0].forget_taken()
 
 
 def _write_all(file: FileIO, offset: int, chunk: Chunk) -> None:

@@ -40,7 +40,8 @@ from mirror.storage.upkeep import Upkeep
 from mirror.storage.usage import Usage
 from mirror.storage.writer import LocalWriter
 from mirror.storage.writers import LocalWriters
-from mirror.telemetry.metrics import Metrics, StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.metrics import Metrics
 
 _NEVER = ScrubPace(0, 1)
 _DAMAGED = 10  # a tenth of the store may be set aside

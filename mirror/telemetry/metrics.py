@@ -4,33 +4,30 @@ One instance belongs to one application; nothing is global. Label values come fr
 configuration and from the closed sets below: a request can never mint a new one.
 """
 
-from collections import Counter as Count
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 from mirror import __version__
-from mirror.telemetry.faults import TASKS, Faults
-from mirror.telemetry.traffic import SECONDS, Kind, Result, Tally, Traffic
+from mirror.telemetry.collectors import (
+    FaultsCollector,
+    ProcessFigures,
+    StoreCollector,
+    StoreTotals,
+    TrafficCollector,
+)
+from mirror.telemetry.faults import Faults
+from mirror.telemetry.mismatches import Mismatches
+from mirror.telemetry.traffic import Traffic
 
 
 class FillOutcome(StrEnum):
@@ -57,16 +54,7 @@ class PassedThrough(StrEnum):
 # A gauge beside every counter that says when it began: twice the series, and no rule asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types it so
 
-_BOUNDS = (*(f"{bound:.16g}" for bound in SECONDS[:-1]), "+Inf")
 _UPSTREAM_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreTotals:
-    """What the store holds; sizes are in bytes."""
-
-    blobs: int = 0
-    bytes: int = 0
 
 
 class ReloadOutcome(StrEnum):
@@ -74,6 +62,14 @@ class ReloadOutcome(StrEnum):
 
     DONE = "done"
     FAILED = "failed"
+
+
+class NoticeOutcome(StrEnum):
+    """How telling somebody went; `dropped`: too many wait to be told."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DROPPED = "dropped"
 
 
 class Database(StrEnum):
@@ -98,9 +94,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.traffic = Traffic()
         self.faults = Faults()
-        self._shown = _TrafficCollector(self.traffic)
+        self.mismatches = Mismatches()
+        self._shown = TrafficCollector(self.traffic)
         self.registry.register(self._shown)
-        self.registry.register(_FaultsCollector(self.faults))
+        self.registry.register(FaultsCollector(self.faults))
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
         self.upstream_requests = counter(
@@ -166,12 +163,23 @@ class Metrics:
             "When the first certificate of a file ends, in seconds since the epoch.",
             "setting",
         )
-        gauge("build_info", "1; which mirror this is.", "version").labels(__version__).set(1)
-        self._process = _ProcessCollector()
+        self._process = ProcessFigures()
         self.registry.register(self._process)
+        self._count_on_disk()
+
+        self._count_rest()
+
+    def _count_rest(self) -> None:
+        about = "1; which mirror this is."
+        self.upstream_paused = self._gauge(
+            "upstream_paused", "1 where an operator has it asked nothing.", "upstream", "endpoint"
+        )
+        self._gauge("build_info", about, "version").labels(__version__).set(1)
         for reload_outcome in ReloadOutcome:
             self.reloads.labels(reload_outcome)
-        self._count_on_disk()
+        self.notices = self._counter("notices", "Notices for webhooks ([[notify]]).", "outcome")
+        for outcome in NoticeOutcome:
+            self.notices.labels(outcome)
 
     def _count_on_disk(self) -> None:
         counter, gauge = self._counter, self._gauge
@@ -213,6 +221,7 @@ class Metrics:
             self.passed_through.labels(upstream, part)
         for endpoint in endpoints:
             self.upstream_bytes.labels(upstream, endpoint)
+            self.upstream_paused.labels(upstream, endpoint)
             self.upstream_credential_failures.labels(upstream, endpoint)
             self.upstream_fallback_answers.labels(upstream, endpoint)
             self.upstream_slow_bodies.labels(upstream, endpoint)
@@ -220,7 +229,9 @@ class Metrics:
 
     def forget_endpoint(self, upstream: str, endpoint: str) -> None:
         """It is configured no longer: whether it is up concerns nobody."""
-        for gauge in (self.upstream_up, self.ratelimit_limit, self.ratelimit_remaining):
+        for gauge in (
+            self.upstream_up, self.upstream_paused, self.ratelimit_limit, self.ratelimit_remaining
+        ):  # fmt: skip
             with suppress(KeyError):
                 gauge.remove(upstream, endpoint)
 
@@ -232,7 +243,7 @@ class Metrics:
         read_limit: Callable[[], int],
     ) -> None:
         """Report the store's totals, read at each scrape."""
-        self.registry.register(_StoreCollector(read, read_disk, read_limit))
+        self.registry.register(StoreCollector(read, read_disk, read_limit))
 
     def watch_connections(self, read: Callable[[], int]) -> None:
         """Report how many connections clients have, read at each scrape."""
@@ -282,118 +293,3 @@ class Metrics:
         return Histogram(
             f"mirror_{name}", help_text, labels, buckets=buckets, registry=self.registry
         )
-
-
-class _ProcessCollector(Collector):
-    """The library's, which looks while nobody waits for it."""
-
-    def __init__(self) -> None:
-        self._seen: list[Metric] = []
-
-    def look(self) -> None:
-        self._seen = [*ProcessCollector(registry=None).collect()]
-
-    def collect(self) -> list[Metric]:
-        """As of the last look."""
-        return self._seen
-
-
-class _TrafficCollector(Collector):
-    """Makes metrics of it. `announced`: series that begin at zero (see `Metrics.announce`)."""
-
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self.upstreams: list[str] = []
-
-    def collect(self) -> list[Metric]:
-        """Every family, for a scrape."""
-        requests: Count[tuple[str, ...]] = Count()
-        lookups: Count[tuple[str, ...]] = Count(
-            {
-                (name, kind, result): 0
-                for name in self.upstreams
-                for kind in Kind
-                for result in Result
-            }
-        )
-        served: Count[tuple[str, ...]] = Count(
-            {(name, result): 0 for name in self.upstreams for result in Result}
-        )
-        durations: dict[tuple[str, ...], Tally] = {}
-        for sort, tally in self._traffic:
-            number = sum(tally.counts)
-            requests[sort.upstream, sort.kind or "none", sort.method, str(sort.status)] += number
-            if sort.kind is None or not sort.upstream or sort.result is None:
-                continue
-            lookups[sort.upstream, sort.kind, sort.result] += number
-            served[sort.upstream, sort.result] += tally.sent
-            total = durations.setdefault((sort.kind, sort.result), Tally())
-            total.counts = [sum(both) for both in zip(total.counts, tally.counts, strict=True)]
-            total.seconds += tally.seconds
-        return [
-            _counted("requests", "Requests answered.", "upstream kind method status", requests),
-            _counted("lookups", "How lookups went.", "upstream kind result", lookups),
-            _counted("served_bytes", "Body bytes sent to clients.", "upstream result", served),
-            _timed(durations),
-        ]
-
-
-def _counted(
-    name: str, help_text: str, labels: str, values: Mapping[tuple[str, ...], int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"mirror_{name}", help_text, labels=labels.split())
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _timed(durations: Mapping[tuple[str, ...], Tally]) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(
-        "mirror_request_seconds", "Time to answer, whole body.", labels=("kind", "result")
-    )
-    for key, tally in durations.items():
-        buckets = list(zip(_BOUNDS, accumulate(tally.counts), strict=True))
-        family.add_metric(key, buckets, tally.seconds)
-    return family
-
-
-class _FaultsCollector(Collector):
-    def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-
-    def collect(self) -> list[Metric]:
-        help_text = "Faults of the mirror's own; each is in the log."
-        counts: dict[tuple[str, ...], int] = {
-            (task,): self._faults.counts[task] for task in (*TASKS, *self._faults.counts)
-        }
-        return [_counted("internal_errors", help_text, "task", counts)]
-
-
-class _StoreCollector(Collector):
-    def __init__(
-        self,
-        read: Callable[[], StoreTotals],
-        read_disk: Callable[[], int],
-        read_limit: Callable[[], int],
-    ) -> None:
-        self._read = read
-        self._read_disk = read_disk
-        self._read_limit = read_limit
-
-    def collect(self) -> list[Metric]:
-        totals = self._read()
-        return [
-            GaugeMetricFamily("mirror_store_blobs", "Blobs on disk.", totals.blobs),
-            GaugeMetricFamily("mirror_store_bytes", "Bytes of blobs on disk.", totals.bytes),
-            GaugeMetricFamily(
-                "mirror_store_disk_bytes",
-                "Bytes of the disk that all of the store takes, or may take any moment: blobs,"
-                " downloads, databases, directories.",
-                self._read_disk(),
-            ),
-            GaugeMetricFamily(
-                "mirror_store_limit_bytes",
-                "Bytes that all of the store may take of the disk (store.max_size).",
-                self._read_limit(),
-            ),
-        ]

@@ -19,7 +19,7 @@ from tests.support.require import require
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 4 * 2**20
-VIEWS = ("now", "history", "pulls", "waste", "endpoints", "store")
+VIEWS = ("now", "history", "pulls", "waste", "endpoints", "store", "setup")
 PHONE = {"width": 360, "height": 640}
 
 
@@ -120,6 +120,44 @@ async def test_an_image_is_pinned_and_unpinned_and_removed_on_the_page(
         await expect(page.locator(".figures")).to_contain_text("Blobs0")
         await page.get_by_role("button", name="Fetch now").click()
         await mirror.until_metric("mirror_store_blobs", 3)
+
+
+async def test_an_endpoint_is_paused_and_resumed_on_the_page(
+    upstream: ScriptedRegistry, mirror: MirrorProcess, app: Image
+) -> None:
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/endpoints")
+        row = page.get_by_role("row").filter(has_text=upstream.url)
+        await row.get_by_role("button", name="Pause").click()
+        await expect(row).to_contain_text("paused")
+        await expect(page.locator("#acted")).to_contain_text("done")
+        await expect(page.get_by_text("is asked nothing")).to_be_visible()
+        await mirror.client.manifest("org/app", "1")
+        assert upstream.questions() == []
+        await row.get_by_role("button", name="Resume").click()
+        await expect(row).to_contain_text("up")
+        assert (await mirror.client.manifest("org/app", "1")).status == 200
+
+
+async def test_clients_are_set_up_and_the_mirror_told_from_the_page(mirror: MirrorProcess) -> None:
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/setup")
+        await page.get_by_role("textbox", name="The mirror").fill("hub.example:5000")
+        await page.get_by_role("button", name="Show").click()
+        await expect(page.get_by_text('"registry-mirrors"')).to_contain_text(
+            "http://hub.example:5000"
+        )
+        await page.get_by_text("Podman, Buildah, Skopeo", exact=True).click()
+        await expect(page.get_by_text("[[registry.mirror]]").first).to_be_visible()
+        await page.get_by_role("combobox").select_option("debug")
+        await page.get_by_role("button", name="Set", exact=True).click()
+        await expect(page.locator("#acted")).to_contain_text("done")
+        await page.reload()
+        await expect(page.get_by_role("combobox")).to_have_value("debug")
+        await page.get_by_role("button", name="Read settings anew").click()
+        await mirror.until_metric("mirror_reloads_total", 1, outcome="done")
+        await page.goto(f"{mirror.admin_url}/page/setup?address=no+address")
+        await expect(page.get_by_role("alert")).to_contain_text("is not an address")
 
 
 async def test_a_mirror_that_restarts_under_the_open_page_is_waited_for(

@@ -193,7 +193,7 @@ async def test_containerd_which_logs_in_nowhere_is_led_to_its_token_by_each_answ
 
 def _asked_by_the_mirror_alone(tokens: ScriptedRegistry) -> None:
     agents = {asked.headers["User-Agent"].partition("/")[0] for asked in tokens.asked("token")}
-    assert agents == {"oci-mirror"}
+    assert agents == {"mirror"}
 
 
 async def _is_a_hit_now(mirror: MirrorProcess, image: Image) -> None:

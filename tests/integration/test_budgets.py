@@ -1,10 +1,13 @@
 """`max_connections` and `max_bandwidth` hold, endpoint by endpoint."""
 
 import asyncio
+from datetime import datetime, timedelta
 
 from tests.conftest import StartMirror
+from tests.support.clock import FakeClock
 from tests.support.images import image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
+from tests.support.operators import ask
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 16 * 2**20  # more than the kernel and aiohttp take in for one connection
@@ -73,3 +76,26 @@ async def test_a_prefetch_leaves_the_bandwidth_to_clients(
     blob = await mirror.client.blob("app", layer)
     assert blob.headers["Cache-Status"] == "mirror; fwd=miss; collapsed"
     assert blob.body == app.blobs[layer]
+
+
+async def test_a_limit_of_this_hour_ends_with_it_and_the_rest_comes_at_once(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock
+) -> None:
+    content = random_bytes(SIZE, seed=1)
+    digest = upstream.add_blob(content, "library/app")
+    now = datetime.fromtimestamp(clock())  # noqa: DTZ006 - as the mirror has it
+    spans = [
+        {"from": f"{now:%H:%M}", "to": f"{now + timedelta(hours=1):%H:%M}", "limit": "1 KB"},
+    ]
+    mirror = await start_mirror(
+        {"docker.io": upstream_at(upstream.url, max_bandwidth=spans)}, fill={"connections": 1}
+    )
+    [endpoint] = (await ask(mirror, "/endpoints"))["endpoints"]
+    assert endpoint["max_rate"] == 1000
+    async with mirror.client.open(f"/v2/library/app/blobs/{digest}") as slow:
+        [asked] = upstream.asked(reference=digest)
+        assert not asked.ended
+        clock.advance(3600)
+        [endpoint] = (await ask(mirror, "/endpoints"))["endpoints"]
+        assert endpoint["max_rate"] is None
+        assert len(await slow.read()) == SIZE

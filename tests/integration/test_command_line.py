@@ -1,13 +1,16 @@
 """The command line as a whole: what it prints where no mirror is asked."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import bcrypt
 import pytest
+import typer
 
 from mirror import __version__
+from mirror.cli import cli
 from mirror.front.api.passwords import read_htpasswd
 from tests.support.process import CHILD_ENVIRONMENT
 from tests.support.require import require
@@ -66,6 +69,34 @@ def test_bash_completes_verbs_and_options() -> None:
     assert completed("mirror", "--") == {"--help", "--version"}
     assert completed("mirror", "status", "--") == {"--config", "--once", "--json", "--help"}
     assert completed("mirror", "check", "--config", "/etc/passw") >= {"/etc/passwd"}
+
+
+def test_each_verb_can_say_it_as_json() -> None:
+    verbs = typer.main.get_group(cli).commands
+    can = {name for name, it in verbs.items() if any("--json" in one.opts for one in it.params)}
+    # The log of the one has `log.format`; what the other prints is for a shell.
+    assert verbs.keys() - can == {"serve", "completion"}
+
+
+def test_what_is_checked_is_told_as_json_with_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    file = tmp_path / "mirror.toml"
+    file.write_text(
+        f'store.root = "{tmp_path}/store"\nadmin.token_file = "{tmp_path}/empty"\n'
+        'log.level = "debug"\n'
+    )
+    checked = mirror("check", "--config", str(file), "--json")
+    told = json.loads(checked.stdout)
+    assert checked.returncode == 2
+    assert ("error", "admin.token_file") in {(it["level"], it["where"]) for it in told["findings"]}
+    assert told["configuration"]["log"] == {"level": "debug", "format": "text"}
+
+
+def test_versions_and_passwords_are_told_as_json() -> None:
+    assert json.loads(mirror("version", "--json").stdout) == {"version": __version__}
+    told = json.loads(mirror("password", "anna", "--json", given="secret\n").stdout)
+    assert told["name"] == "anna"
+    assert bcrypt.checkpw(b"secret", told["hash"].encode())
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -16,6 +16,7 @@ from mirror.contents.images import list_images, list_repositories
 from mirror.contents.questions import ListImages, ListRepositories
 from mirror.records.sqlite import SqliteRecords
 from mirror.storage.index import Index
+from tests.conftest import StartMirror
 from tests.support.client import get
 from tests.support.clock import FakeClock
 from tests.support.images import artifact, digest_of, files, image, index, random_layer
@@ -38,9 +39,14 @@ async def mirror(upstream: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[In
         await mirror.stop()
 
 
+def keeper(mirror: InnerMirror) -> dict[str, str]:
+    """What only those can show who may read the store."""
+    return {"Mirror-Key": (mirror.store_root / "operator-key").read_text()}
+
+
 async def ask(mirror: InnerMirror, path: str, status: int = 200, **query: str) -> Any:
     url = URL(f"{mirror.admin_url}/api/v1{path}").with_query(query)
-    answer = await get(str(url))
+    answer = await get(str(url), headers=keeper(mirror))
     assert answer.status == status, answer.body
     return json.loads(answer.body)
 
@@ -88,7 +94,7 @@ async def test_what_is_asked_wrongly_is_refused_in_words(mirror: InnerMirror) ->
     ):  # fmt: skip
         assert (await ask(mirror, path, status, **query))["detail"]
     url = f"{mirror.admin_url}/api/v1/image/compare"
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=keeper(mirror)) as session:
         assert (await session.get(url)).status == 405
         assert (await session.post(url, json={"image": "elsewhere.example/a:1"})).status == 404
         refused = await session.post(url, json={"image": "not/served:1"})
@@ -107,6 +113,36 @@ async def test_what_is_not_everybodys_is_marked(
     assert (one["name"], one["is_personal"]) == ("private.example/org/app", True)
     assert (await ask(mirror, "/image", image="private.example/org/app:1"))["is_personal"]
     assert (await ask(mirror, "/images", repository="private.example/org/app"))["is_personal"]
+
+
+async def test_where_content_is_not_everybodys_not_every_user_of_the_host_is_told_of_it(
+    upstream: ScriptedRegistry, mirror: InnerMirror, tmp_path: Path
+) -> None:
+    upstream.add(image(files({"a": b"1"})), "org/app", "1")
+    assert (await mirror.client.manifest("private.example/org/app", "1")).status == 200
+    api = f"{mirror.admin_url}/api/v1"
+    for path in (
+        "/repositories", "/images?repository=private.example/org/app", "/blobs",
+        "/image?image=private.example/org/app:1", "/image/files?image=private.example/org/app:1",
+        "/image/diff?image=org/app:1&other=private.example/org/app:1",
+        f"/layer/files?digest={digest_of(b'')}",
+    ):  # fmt: skip
+        refused = await get(f"{api}{path}")
+        assert (refused.status, b"admin.token_file" in refused.body) == (403, True), path
+        assert (await get(f"{api}{path}", headers={"Mirror-Key": "guess"})).status == 403
+    page = await get(f"{mirror.admin_url}/page/images")
+    assert b"This is not shown here" in page.body
+    assert b"private.example/org" not in page.body
+    async with aiohttp.ClientSession() as session:
+        asked = await session.post(f"{api}/image/compare", json={"image": "private.example/a:1"})
+        assert asked.status == 403
+
+
+async def test_where_all_of_it_is_everybodys_it_is_told_without_a_key(
+    start_mirror: StartMirror, upstream: ScriptedRegistry
+) -> None:
+    mirror = await start_mirror()
+    assert (await get(f"{mirror.admin_url}/api/v1/repositories")).status == 200
 
 
 async def test_what_a_repository_has_not_been_sent_is_not_shown_by_its_name(
@@ -225,13 +261,15 @@ def _fill(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "view", ["now", "history", "images", "pulls", "waste", "endpoints", "store", "image", "files"]
+    "view",
+    ["now", "history", "images", "pulls", "waste", "endpoints", "store", "setup", "image", "files"],
 )
 async def test_every_view_is_made_without_holding_anybody_up(
     upstream: ScriptedRegistry, mirror: InnerMirror, view: str
 ) -> None:
     upstream.add(image(files({"a": b"1"})), "org/app", "1")
     await mirror.client.manifest("org/app", "1")
-    answer = await get(f"{mirror.admin_url}/page/{view}?image=org/app:1")
+    asked = f"{mirror.admin_url}/page/{view}?image=org/app:1"
+    answer = await get(asked, headers=keeper(mirror))
     assert answer.status == 200
     assert b"<h1>" in answer.body

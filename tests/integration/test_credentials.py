@@ -78,7 +78,7 @@ async def test_a_token_server_that_takes_post_only_is_sent_the_password_by_post(
         "grant_type": "password",
         "username": "joe",
         "password": "secret",
-        "client_id": "oci-mirror",
+        "client_id": "mirror",
         "service": "a:b",
         "scope": "repository:team/app:pull",
     }

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from mirror.config import Config, load
 from mirror.config.units import parse_duration
 from mirror.setup.clients import CLIENTS, make_guide
-from mirror.telemetry.metrics import FillOutcome, Metrics, StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.metrics import FillOutcome, Metrics, NoticeOutcome
 from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import run
@@ -68,16 +69,33 @@ def test_alerts_and_dashboard_ask_for_rules_that_are_recorded() -> None:
 
 
 def test_rules_alerts_and_dashboard_ask_for_label_values_that_exist() -> None:
-    for label, known in (("result", Result), ("outcome", FillOutcome)):
+    for label, known in (("result", Result), ("outcome", (*FillOutcome, *NoticeOutcome))):
         asked = set("|".join(re.findall(rf'\b{label}=~?"([^"]*)"', QUERIES)).split("|"))
         assert asked
         assert asked - {str(value) for value in known} == set()
 
 
-def test_the_readme_explains_every_alert() -> None:
+def test_each_alert_leads_to_its_part_of_the_runbook() -> None:
     groups = yaml.safe_load(ALERTS)["groups"]
-    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
-    assert set(re.findall(r"`(Mirror[A-Z]\w+)`", README)) == alerts
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    runbook = (DEPLOY / "RUNBOOK.md").read_text()
+    parts = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL))
+    assert parts.keys() == rules.keys()
+    for name, rule in rules.items():
+        base, _, anchor = rule["annotations"]["runbook_url"].rpartition("#")
+        assert anchor == name.lower()  # as GitHub, GitLab and Gitea make anchors of headings
+        assert str((DEPLOY / "RUNBOOK.md").relative_to(CHECKOUT)) in base
+        assert "**Do:** " in parts[name]
+        assert rule["labels"]["severity"] in parts[name].lower()
+
+
+def test_what_leads_to_the_runbook_leads_to_a_part_that_there_is() -> None:
+    runbook = (DEPLOY / "RUNBOOK.md").read_text()
+    parts = {it.lower() for it in re.findall(r"^## (\w+)$", runbook, re.MULTILINE)}
+    led = re.findall(r"RUNBOOK\.md#(\w+)", README) + re.findall(r"\]\(#(mirror\w+)\)", runbook)
+    assert led
+    assert {*led} <= parts
+    assert re.findall(r"`(Mirror[A-Z]\w+)`", README) == []
 
 
 def test_the_log_lines_that_the_readme_explains_are_written_by_the_mirror() -> None:
@@ -108,6 +126,15 @@ def test_the_readme_tells_of_every_client_that_mirror_setup_knows() -> None:
     section = README.partition("## Point hosts at it")[2].partition("\n## ")[0]
     rows = "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
     assert re.findall(r"`([^`]+)`", rows) == [*CLIENTS]
+
+
+def test_package_service_image_and_command_have_one_name() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    image = re.findall(r"--tag (\S+) \.", README + DOCKERFILE)
+    compose = _compose()
+    names = [project["name"], *project["scripts"], *image, compose["name"]]
+    names += [compose["services"]["mirror"]["image"], (DEPLOY / "mirror.service").stem]
+    assert {*names} == {"mirror"}
 
 
 def test_the_unit_gives_the_mirror_longer_to_end_than_it_takes_to_drain() -> None:

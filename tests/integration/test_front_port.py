@@ -15,6 +15,7 @@ from mirror.aio.tasks import owned_tasks
 from mirror.app import run
 from mirror.config import parse
 from mirror.front.ports import Clients, Front, Leases, Pulls, Pushes, Report, Worker
+from mirror.front.settings import Settings
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.lender import Lender, OpenBlob, OpenRest
@@ -45,7 +46,7 @@ class Hand(Worker):
 
     forgotten: "asyncio.Queue[Forgettable]" = field(default_factory=asyncio.Queue)
 
-    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
+    async def start(self, settings: Settings, last_good: dict[str, bytes]) -> None:
         self.settings, self.last_good = settings, last_good
 
     def connect(self, connection: socket, number: int) -> None:
@@ -58,7 +59,7 @@ class Hand(Worker):
     async def report(self) -> Report:
         return Report([], set(), {}, [])
 
-    async def reload(self, settings: dict[str, Any]) -> list[str]:
+    async def reload(self, settings: Settings) -> list[str]:
         del settings
         return []
 

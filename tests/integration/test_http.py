@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.client import get, raw_request
-from tests.support.images import Image, image, random_layer
-from tests.support.mirror import InnerMirror
+from tests.support.images import Image, image, random_bytes, random_layer
+from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 600_000
@@ -237,6 +237,57 @@ async def test_every_request_leaves_one_line_with_its_id(
     digests = [str(fact["digest"]) for fact in facts]
     assert digests == [str(alpine.digest), str(layer), "-", "-"]
     assert len({vars(line)["request_id"] for line in lines}) == len(lines)
+
+
+async def test_a_line_names_the_endpoint_that_has_sent_the_bytes_and_of_a_hit_none(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    alpine: Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mirror.front.api.frontend")
+    async with ScriptedRegistry() as second:
+        second.add(alpine, "library/alpine", "3.20")
+        upstream.fault(kind="blob", status=404)
+        mirror = await start_mirror({"docker.io": upstream_at(upstream.url, second.url)})
+        for _ in range(2):
+            await mirror.client.manifest("alpine", "3.20")
+            await mirror.client.blob("alpine", alpine.layers[0])
+            await mirror.until_metric("mirror_fills_active", 0)  # else the next one joins it
+        await mirror.until_metric("mirror_requests_total", 4)
+        facts = [
+            vars(record)["fields"]
+            for record in caplog.records
+            if record.name == "mirror.front.api.frontend"
+        ]
+        assert [fact.get("endpoint") for fact in facts] == [upstream.host, second.host, None, None]
+
+
+async def test_what_is_passed_through_names_its_endpoint_too(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    alpine: Image,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mirror.front.api.frontend")
+    large = upstream.add_blob(random_bytes(3_000_000, seed=9), "library/alpine")
+    mirror = await start_mirror(store={"max_size": "2 MB"})
+    assert (await mirror.client.blob("alpine", large)).digest == large
+    await mirror.until_metric("mirror_requests_total", 1)
+    [line] = [it for it in caplog.records if it.name == "mirror.front.api.frontend"]
+    assert vars(line)["fields"]["why"] == "not-kept"
+    assert vars(line)["fields"]["endpoint"] == upstream.host
+
+
+async def test_how_long_answers_take_is_told_by_upstream(
+    start_mirror: StartMirror, alpine: Image
+) -> None:
+    mirror = await start_mirror()
+    await mirror.client.manifest("alpine", "3.20")
+    await mirror.client.manifest("alpine", "3.20")
+    for result in ("miss", "hit"):
+        where = {"upstream": "docker.io", "result": result}
+        assert await mirror.metric("mirror_answer_seconds_count", **where) == 1
 
 
 async def test_what_a_fill_logs_carries_the_id_of_the_request_that_began_it(

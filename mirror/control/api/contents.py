@@ -69,6 +69,7 @@ def contents_operations(contents: Contents, comparing: Comparing) -> tuple[Opera
         Operation(
             one.name, "GET", one.path, one.summary, one.answer,
             _refusing(getattr(contents, one.method)), query=one.question, may_refuse=_MAY_REFUSE,
+            tells_contents=True,
         )
         for one in ASKING
     )  # fmt: skip
@@ -77,7 +78,7 @@ def contents_operations(contents: Contents, comparing: Comparing) -> tuple[Opera
         Operation(
             "compareImage", "POST", COMPARE, "What each endpoint says of an image.",
             models.Comparison, _refusing(comparing.compare), questions.CompareImage,
-            may_refuse=_MAY_REFUSE,
+            may_refuse=_MAY_REFUSE, tells_contents=True,
         ),
     )  # fmt: skip
 

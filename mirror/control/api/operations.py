@@ -29,6 +29,7 @@ class Operation:
     takes: type[msgspec.Struct] | None = None  # as a body
     query: type[msgspec.Struct] | None = None  # as parameters
     may_refuse: tuple[HTTPStatus, ...] = ()  # beside what anything may be refused with
+    tells_contents: bool = False  # which may be private (`Guard.require_reader`)
 
 
 def operations(

@@ -61,7 +61,7 @@ def add_api(
     warmings = next(one for one in operations if one.name == "listWarmings")
     handlers: list[tuple[str, str, _Handler]] = [
         ("GET", "/openapi.json", show_description),
-        *((one.method, one.path, _answering(one)) for one in operations),
+        *((one.method, one.path, _answering(one, guard)) for one in operations),
         ("GET", "/events", _telling(status, "status", watching)),
         ("GET", "/warm/events", _telling(warmings, "warm", watching)),
         ("GET", "/pulls/events", _telling_pulls(past, watching)),
@@ -139,8 +139,10 @@ async def _refuse(request: web.Request) -> web.StreamResponse:
     )
 
 
-def _answering(operation: Operation) -> _Handler:
+def _answering(operation: Operation, guard: Guard) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
+        if operation.tells_contents:
+            guard.require_reader(request)
         sent: msgspec.Struct | None = None
         if operation.takes is not None:
             sent = await _read(request, operation.takes)

@@ -34,7 +34,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def add_page(application: web.Application, views: Views, guard: Guard, watching: Watching) -> None:
     """Show the page at `/`, to operators."""
-    page = _Page(views, watching, _read_assets())
+    page = _Page(views, guard, watching, _read_assets())
     for path, handler in {
         "/": page.show,
         "/page/{view}": page.show,
@@ -45,14 +45,17 @@ def add_page(application: web.Application, views: Views, guard: Guard, watching:
 
 
 class _Page:
-    def __init__(self, views: Views, watching: Watching, assets: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, views: Views, guard: Guard, watching: Watching, assets: Mapping[str, bytes]
+    ) -> None:
         self._views = views
+        self._guard = guard
         self._watching = watching
         self._assets = assets
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         view, language = _view_of(request), _language_of(request)
-        text = await self._views.page(view, language, request.query)
+        text = await self._views.page(view, language, request.query, self._hidden(request))
         response = web.Response(text=text, content_type="text/html", headers=_HEADERS)
         if "lang" in request.query:
             response.set_cookie(
@@ -62,8 +65,19 @@ class _Page:
 
     async def tell(self, request: web.Request) -> web.StreamResponse:
         """What changes, again and again."""
-        look = partial(self._views.part, _view_of(request), _language_of(request), request.query)
+        look = partial(
+            self._views.part, _view_of(request), _language_of(request), request.query,
+            self._hidden(request),
+        )  # fmt: skip
         return await self._watching.tell(request, "part", look, _HEADERS)
+
+    def _hidden(self, request: web.Request) -> str | None:
+        """Why what is in the cache is not shown to who asks, if it is not."""
+        try:
+            self._guard.require_reader(request)
+        except Refusal as refusal:
+            return refusal.detail
+        return None
 
     async def send_asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]

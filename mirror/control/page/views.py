@@ -25,6 +25,7 @@ VIEWS: Mapping[str, str] = MappingProxyType(
         "waste": "Waste",
         "endpoints": "Endpoints",
         "store": "Store",
+        "setup": "Setup",
     }
 )
 """The views by their path, with what they are called."""
@@ -33,7 +34,17 @@ OF_ONE: Mapping[str, str] = MappingProxyType({"image": "Image", "files": "Files"
 """Views of one thing, that others lead to."""
 
 _PAST = frozenset({"history", "pulls", "waste"})
-_STILL = frozenset({"images", *OF_ONE})  # what is looked up costs more than a glance
+_CONTENTS = frozenset({"images", *OF_ONE})  # what is looked up costs more than a glance
+_STILL = _CONTENTS | {"setup"}
+
+Guides = Callable[[str | None], Sequence[tuple[str, str]]]
+"""Titles and texts for all kinds of clients, of the mirror at an address (None: guessed).
+
+Raises ValueError, OSError.
+"""
+
+LEVELS = ("debug", "info", "warning", "error")
+_LONGEST_ADDRESS = 300
 
 _CHART = 120  # samples, and the width of the chart in its own units
 _HEIGHT = 40
@@ -50,6 +61,8 @@ class Views:
         line: Callable[[], Sequence[float]],
         past: PastViews,
         contents: ContentsViews,
+        guides: Guides,
+        level: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
         self._status = status
@@ -57,6 +70,8 @@ class Views:
         self._line = line  # bytes per second from upstream, the latest last
         self._past = past
         self._contents = contents
+        self._guides = guides
+        self._level = level
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("mirror.control.page"),
@@ -69,22 +84,31 @@ class Views:
             "size": size, "duration": duration, "when": when, "printable": printable, "date": date,
         }  # fmt: skip
 
-    async def page(self, view: str, language: str, query: Mapping[str, str]) -> str:
-        """A whole page; `query` is of its address."""
-        content = await self.part(view, language, query)
+    async def page(
+        self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
+    ) -> str:
+        """A whole page; `query` is of its address. `hidden`: why no contents are shown."""
+        content = await self.part(view, language, query, hidden)
         kept = {name: value for name, value in query.items() if name != "lang"}
         return await self._render(
             "page.html", language, view=view, views=VIEWS, content=content, languages=LANGUAGES,
-            version=__version__, title=VIEWS.get(view) or OF_ONE[view], is_still=view in _STILL,
+            version=__version__, levels=LEVELS, level=self._level(),
+            title=VIEWS.get(view) or OF_ONE[view], is_still=view in _STILL,
             queries={one: urlencode({**kept, "lang": one}) for one in LANGUAGES},
         )  # fmt: skip
 
-    async def part(self, view: str, language: str, query: Mapping[str, str]) -> str:
+    async def part(
+        self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
+    ) -> str:
         """What of a page changes while one looks at it."""
         if view in _PAST:
             values = await self._past.fill(view, parse_choice(query))
             return await self._render(f"{view}.html", language, **values)
-        if view in _STILL:
+        if view == "setup":
+            return await self._render("setup.html", language, **await self._setup(query))
+        if view in _CONTENTS and hidden is not None:
+            return await self._render("hidden.html", language, why=hidden)
+        if view in _CONTENTS:
             return await self._render(
                 f"{view}.html", language, **await self._contents.fill(view, query)
             )
@@ -94,6 +118,15 @@ class Views:
             rate=line[-1] if line else 0.0, chart=_points(line),
             pins=(await self._pins()).pins if view == "store" else [],
         )  # fmt: skip
+
+    async def _setup(self, query: Mapping[str, str]) -> dict[str, object]:
+        """How clients are pointed at this mirror; `trouble` where that cannot be said."""
+        address = query.get("address", "").strip()[:_LONGEST_ADDRESS]
+        try:
+            guides = await asyncio.to_thread(self._guides, address or None)
+        except (ValueError, OSError) as error:
+            return {"address": address, "guides": [], "trouble": str(error)}
+        return {"address": address, "guides": guides, "trouble": None}
 
     async def _render(self, template: str, language: str, **values: object) -> str:
         """Aside: a template is read and compiled at its first use, and some fill long tables."""

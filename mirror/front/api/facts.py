@@ -24,6 +24,7 @@ class Facts:
     repository: Repository | None = None
     reference: Reference | None = None
     digest: Digest | None = None  # that was meant, or is answered
+    endpoint: str | None = None  # that sent them, where they were fetched for this
     sent: int = 0  # bytes of content
     received: int = 0  # the same, of what is pushed
     missing: ErrorCode = ErrorCode.NAME_UNKNOWN  # what it is called if it is not there
@@ -40,6 +41,7 @@ class Facts:
     def note(self, outcome: Outcome) -> Outcome:
         """How the lookup went."""
         self.told = outcome.result, outcome.why, outcome.was
+        self.endpoint = outcome.endpoint
         return outcome
 
 

@@ -195,6 +195,8 @@ class Frontend:
             told["received"] = facts.received
         if why is not None and why is not Why.HERE:
             told["why"] = why
+        if facts.endpoint is not None:
+            told["endpoint"] = facts.endpoint
         if facts.error is not None:
             told["error"] = facts.error
         tell(_logger, what, told, (_ALIKE, alike))

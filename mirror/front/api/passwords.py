@@ -11,6 +11,7 @@ as much as one that there is.
 import asyncio
 import base64
 import hashlib
+import logging
 import re
 import time
 from collections import OrderedDict, deque
@@ -23,7 +24,9 @@ from cachetools import TTLCache
 from mirror.aio.addresses import client_of
 from mirror.aio.guessing import Guesses
 from mirror.aio.waiting import finish
-from mirror.config import ConfigError
+from mirror.front.settings import UnusableFile
+
+_logger = logging.getLogger(__name__)
 
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 _CHECKS = 2  # at once, in each worker: guessing passwords takes no more of the machine
@@ -106,6 +109,39 @@ class Passwords:
         return is_it and known is not None
 
 
+class PasswordFile:
+    """Those of a file as it is now; one that makes no sense changes nothing, and is told.
+
+    Raises:
+        UnusableFile: It makes no sense to begin with.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen = self._look()
+        self._passwords = Passwords(read_htpasswd(path), clock)
+
+    async def admits(self, address: str, header: str) -> bool:
+        """As `Passwords.admits`."""
+        if (seen := await asyncio.to_thread(self._look)) != self._seen:
+            self._seen = seen
+            try:
+                hashes = await asyncio.to_thread(read_htpasswd, self._path)
+            except UnusableFile as error:
+                _logger.error("what was read before stays in use: %s", error)  # noqa: TRY400 - no fault
+            else:
+                self._passwords = Passwords(hashes, self._clock)
+        return await self._passwords.admits(address, header)
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 class _Turns:
     """`limit` places. Whoever waits gets one when it is its client's turn, the late ones last."""
 
@@ -162,11 +198,14 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
     """Apache's format, as `htpasswd -B` writes it.
 
     Raises:
-        ConfigError: A line is not a name and a bcrypt hash.
+        UnusableFile: It cannot be read, or a line is not a name and a bcrypt hash.
     """
     hashes = {}
     problems = []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UnusableFile(str(path), [f"cannot be read: {error.strerror}"]) from error
     for number, line in enumerate(text.splitlines(), start=1):
         name, _, secret = line.strip().partition(":")
         if _BCRYPT.fullmatch(secret):
@@ -174,5 +213,5 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
         elif line.strip() and not line.startswith("#"):
             problems.append(f"line {number}: not name:bcrypt-hash; write it with `mirror password`")
     if problems:
-        raise ConfigError(str(path), problems)
+        raise UnusableFile(str(path), problems)
     return hashes

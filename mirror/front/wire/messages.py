@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from mirror.config import ConfigError
 from mirror.front.ports import FaultElsewhere
+from mirror.front.settings import UnusableFile
 from mirror.oci.errors import (
     Denied,
     DigestMismatch,
@@ -56,7 +56,7 @@ Kind = Literal[
     "unavailable",
     "mismatch",
     "store",
-    "config",
+    "file",
     "fault",
 ]
 
@@ -81,8 +81,8 @@ class Failure(Struct, frozen=True, tag=3, array_like=True, forbid_unknown_fields
 def failure(number: int, error: Exception) -> Failure:
     """Tell of an error; what is of no kind that travels is a fault, and its text stays here."""
     match error:
-        case ConfigError():
-            return Failure(number, "config", error.source, problems=error.problems)
+        case UnusableFile():
+            return Failure(number, "file", error.file, problems=error.problems)
         case StoreError():
             return Failure(number, "store", error.explanation)
         case DigestMismatch():
@@ -119,8 +119,8 @@ def _registry_failure(number: int, error: RegistryError) -> Failure:
 def error_of(told: Failure) -> Exception:
     """The error as it was raised."""
     match told.kind:
-        case "config":
-            return ConfigError(told.message, told.problems)
+        case "file":
+            return UnusableFile(told.message, told.problems)
         case "store":
             return StoreError(told.message)
         case "mismatch":

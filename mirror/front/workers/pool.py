@@ -21,6 +21,7 @@ from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
 from mirror.front.ports import Clients, Leases, Pulls, Pushes, Worker
+from mirror.front.settings import UnusableFile
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve
 from mirror.front.wire.peer import Peer, proxy
@@ -28,7 +29,7 @@ from mirror.front.workers.connections import Connections, Given, room_for
 from mirror.front.workers.last_good import Contents, read_files
 from mirror.front.workers.lender import Lender, OpenBlob, OpenRest
 from mirror.front.workers.reports import check_report
-from mirror.front.workers.settings import settings_for_workers
+from mirror.front.workers.settings import files_of, settings_for_workers
 from mirror.front.workers.spawn import EXIT_WITHIN, Kill, Spawn
 from mirror.oci.digest import Digest
 from mirror.pull.forget import Forgettable
@@ -191,7 +192,7 @@ class Pool:
     async def _note_good(self) -> None:
         """What is in the files has just made sense to everyone."""
         with suppress(OSError):  # it is being replaced
-            self._last_good = await asyncio.to_thread(read_files, self._config.server)
+            self._last_good = await asyncio.to_thread(read_files, files_of(self._config.server))
 
     def find_problem(self) -> str | None:
         """Why nobody is served now, if that is so."""
@@ -354,6 +355,8 @@ def _descriptors() -> int:
 
 def _first(error: Exception) -> Exception:
     """Why the mirror cannot start, as the command line tells it."""
-    if isinstance(error, ConfigError | OSError):
+    if isinstance(error, UnusableFile):
+        return ConfigError(error.file, error.problems)
+    if isinstance(error, OSError):
         return error
     return OSError(f"a worker cannot be started: {error}")

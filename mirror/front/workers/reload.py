@@ -9,7 +9,7 @@ from pathlib import Path
 from mirror.config import Config, ConfigError, parse
 from mirror.config.changing import change
 from mirror.front.workers.certificates import find_ends
-from mirror.front.workers.last_good import files_of
+from mirror.front.workers.settings import files_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, ReloadOutcome
 from mirror.telemetry.service import ServiceManager
@@ -54,6 +54,8 @@ class Reloading:
         self._metrics = metrics
         self.manager = manager
         self._asked = asyncio.Event()
+        self.ends: dict[str, float] = {}
+        """When the first certificate of a file ends, in seconds since the epoch, by setting."""
 
     async def set_log_level(self, level: str) -> None:
         """Have everyone log from this level on, until settings are read anew."""
@@ -89,11 +91,12 @@ class Reloading:
             self.manager.tell(READY="1")
 
     async def _look(self) -> _Look:
-        files = [*files_of(self.config.server).values()]
+        files = [*map(Path, files_of(self.config.server).named().values())]
         return await asyncio.to_thread(lambda: tuple(map(_look_at, files)))
 
     async def _note_ends(self) -> None:
-        for name, end in (await asyncio.to_thread(find_ends, self.config.server)).items():
+        self.ends = await asyncio.to_thread(find_ends, self.config.server)
+        for name, end in self.ends.items():
             self._metrics.certificate_ends.labels(name).set(end)
 
     async def _change(self) -> set[str]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from mirror.aio.tasks import owned_tasks
-from mirror.config import Log
+from mirror.config import Log, is_journal
 from mirror.front.workers.worker import Worker
 from mirror.telemetry.faults import Faults
 
@@ -57,6 +57,7 @@ def spawn_process(settings: Log) -> Spawn:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-c", _BOOT, os.pathsep.join(sys.path),
                 str(descriptor), settings.level, settings.format, str(next(numbers)),
+                "journal" if is_journal(sys.stderr.fileno()) else "",
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=[descriptor],
                 start_new_session=True,  # Ctrl-C is for the mirror's process, which tells them
             )  # fmt: skip

@@ -51,6 +51,7 @@ from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.ports import Writer, Writers
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import FillOutcome, Metrics
+from mirror.telemetry.mismatches import Mismatch
 
 _logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Fill:
     """
 
     _resumes = 0
+    first_sender: str | None = None  # of a body that was taken
 
     def __init__(
         self,
@@ -320,6 +322,7 @@ class Fill:
         if body.size is not None and body.size < writer.reach:
             raise _StartOver(body.size)
         self._senders.add(body.sender)
+        self.first_sender = self.first_sender or body.sender.name
         is_news = sizes.told is None
         sizes.begin(body.size)  # before anything is awaited: another body may come meanwhile
         if is_news:
@@ -389,6 +392,8 @@ class Fill:
     def _prove(self, writer: Writer) -> None:
         if not writer.is_proved():
             self.authorities.current.distrust(self.digest, self._senders, is_disproved=True)
+            senders = tuple(sorted({it.name for it in self._senders}))
+            self._metrics.mismatches.note(Mismatch(self.upstream, str(self.digest), senders))
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
         self.readers.prove(writer)
         self._move(State.PROVED)

@@ -29,6 +29,7 @@ from mirror.pull.prefix import Prefix
 from mirror.sources.ports import BlobSource, Body, Sender
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.mismatches import Mismatch
 
 _logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Transfer:
         self._prefix = part.prefix
         self._is_suspicious = False
         self._has_accepted = False  # a body
+        self.sender: str | None = None  # of the first
         self._has_begun = self._is_over = False
         self._is_broken = self._was_odd = False
         self._changed = asyncio.Event()  # for readers
@@ -282,6 +284,7 @@ class Transfer:
             raise Unprovable
         self.needs_whole |= is_part and not body.is_range and body.stop != body.start
         self._has_accepted = True
+        self.sender = self.sender or body.sender.name
         self._is_suspicious |= is_short
         if self._is_broken:
             self._is_broken = False
@@ -383,6 +386,9 @@ class Transfer:
             if not self.digest.matches(self._prefix.hasher):
                 self.is_wrong = True
                 self.source.distrust(self.digest, self._prefix.senders, is_disproved=True)
+                senders = tuple(sorted({it.name for it in self._prefix.senders}))
+                told = Mismatch(self.source.upstream, str(self.digest), senders)
+                self._course.metrics.mismatches.note(told)
                 raise DigestMismatch("upstream sent bytes that are not what their digest says")
             self.is_proved = True
         elif self._is_suspicious and self._arrived <= SMALL:

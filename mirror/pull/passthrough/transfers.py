@@ -167,6 +167,7 @@ class Unkept:
         find_cut: FindCut | None = None,
     ) -> None:
         self.size = size
+        self.sender: str | None = None  # whose bytes they are, as far as that is known
         self._transfers = transfers
         self._key = (source, digest)
         self._find_cut = find_cut
@@ -177,7 +178,7 @@ class Unkept:
         part = Part(0, None, None, Prefix.empty(self._key[1]), is_continued=False)
         transfer, _ = self._place = self._transfers.join(self._key, part)
         await self._transfers.begun(transfer)
-        self.size = transfer.size
+        self.size, self.sender = transfer.size, transfer.sender
 
     def release(self) -> None:
         """Nobody reads from where it began."""

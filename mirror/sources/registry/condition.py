@@ -29,6 +29,8 @@ _logger = logging.getLogger(__name__)
 
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
+_PAUSED_FOR = 86400.0  # seconds; nobody knows: longer than anybody waits
+_PAUSED_INTERVAL = 1.0  # seconds between looks whether it is still paused
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
 
@@ -61,18 +63,34 @@ class Condition:
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
         self._doubting: asyncio.Task[None] | None = None
+        self.paused_since: float | None = None  # by an operator, in seconds since the epoch
+        self._paused = metrics.upstream_paused.labels(label.upstream, label.endpoint)
         self.is_retired = False  # it is configured no longer: nobody finds out whether it is back
+
+    def pause(self, since: float | None) -> None:
+        """Ask it nothing, by an operator's word; None: ask it again."""
+        self.paused_since = since
+        self._paused.set(0 if since is None else 1)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing may be asked, whatever it would answer."""
+        return self.paused_since is not None
 
     def is_up_for(self, quota: Quota, repository: str) -> bool:
         """Whether it would answer this kind of request, for all that is known."""
-        return self.health.is_up_for(Question(quota, repository), self._clock())
+        question = Question(quota, repository)
+        return not self.is_paused and self.health.is_up_for(question, self._clock())
 
     def wait(self, quota: Quota, repository: str) -> float:
         """Seconds until it is worth asking this kind of request again; 0 if it is now."""
+        if self.is_paused:
+            return _PAUSED_FOR
         return self.health.wait(Question(quota, repository), self._clock())
 
     def require(self, question: Question) -> None:
         """See that a request is worth sending now. Raises Closed."""
+        self.require_not_paused()
         now = self._clock()
         if self.health.may_ask(question, now):
             return
@@ -85,6 +103,11 @@ class Condition:
             )
         what = self._config.host if not self.health.is_up else "what was asked for there"
         raise Closed(f"{what} is known to be down")
+
+    def require_not_paused(self) -> None:
+        """See that an operator lets anything be asked. Raises Closed."""
+        if self.is_paused:
+            raise Closed(f"{self._config.host} is paused by an operator of this mirror")
 
     def require_tokens(self, repository: str) -> None:
         """See that a token is worth asking for now. Raises Closed."""
@@ -202,16 +225,21 @@ class Condition:
 
     def _doubt(self) -> None:
         """Have it found out whether it is there at all, if nobody is about it."""
-        if not self.is_retired and (self._doubting is None or self._doubting.done()):
+        if not self._is_left_alone and (self._doubting is None or self._doubting.done()):
             self._doubting = self._tasks.create_task(self._ping(), name="ping")
+
+    @property
+    def _is_left_alone(self) -> bool:
+        return self.is_retired or self.is_paused
 
     async def _probe_until_up(self) -> None:
         """Find out when it is back, also in a night in which nobody pulls."""
         while not (self.health.is_up or self.is_retired):
-            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
-            if (
-                self.health.may_ping(self._clock()) and not self.is_retired
-            ):  # else a client's request is the probe
+            least = _PROBE_INTERVAL if not self.is_paused else _PAUSED_INTERVAL
+            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), least))
+            if self._is_left_alone:
+                continue
+            if self.health.may_ping(self._clock()):  # else a client's request is the probe
                 await self._ping()
 
     async def _ping(self) -> None:

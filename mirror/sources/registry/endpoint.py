@@ -16,6 +16,7 @@ from yarl import URL
 from mirror.aio.slots import Slots, Urgency
 from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
+from mirror.oci.digest import Digest
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -41,6 +42,7 @@ from mirror.sources.registry.status import (
 from mirror.sources.registry.token_servers import TokenServers
 from mirror.sources.registry.tokens import Access
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.mismatches import Mismatch
 
 _LONGEST_REFUSAL = 2**14  # bytes of a body that is passed on
 _KEPT = 4  # one of so many connections for bodies is for clients that have none
@@ -154,6 +156,10 @@ class Endpoint:
     def note_fallback(self) -> None:
         """It has said what a tag means, or which there are, in place of those who may."""
         self._metrics.upstream_fallback_answers.labels(self.label.upstream, self.name).inc()
+
+    def note_mismatch(self, digest: Digest) -> None:
+        """It has sent something else under this digest."""
+        self._metrics.mismatches.note(Mismatch(self.label.upstream, str(digest), (self.name,)))
 
     @asynccontextmanager
     async def ask(

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from aiolimiter import AsyncLimiter
 from yarl import URL
 
 from mirror.aio.slots import Urgency
@@ -41,14 +40,12 @@ from mirror.sources.registry.redirects import MOST_REDIRECTS, leads_on, redirect
 from mirror.sources.registry.request import Form, Request
 from mirror.sources.registry.routes import Routes, host_of
 from mirror.sources.registry.sessions import Sessions
+from mirror.sources.registry.throttle import Throttle
 from mirror.telemetry.metrics import Metrics
 
 _DRAINED = 2**16  # bytes
 _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
 _REPEATABLE = frozenset({"GET", "HEAD"})  # sent once more where the first stays silent
-_YIELD = 1.0  # seconds after a client's bytes for which what nobody waits for stands back
-_BURST = 0.25  # seconds' worth of max_bandwidth that may come at once
-_STEPS = 16  # of what may come at once, for what nobody waits for
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
@@ -69,7 +66,7 @@ class Label:
 
 
 class Exchange:
-    """HTTP, as one endpoint needs it."""
+    """HTTP, as one endpoint needs it; `clock` gives seconds since the epoch."""
 
     def __init__(
         self,
@@ -81,6 +78,7 @@ class Exchange:
         stall_timeout: float,
         metrics: Metrics,
         line: Line | None = None,
+        clock: Callable[[], float] = time.time,  # noqa: TID251 - as others have it
     ) -> None:
         self._config = config
         self._line = line or Line(least=0, window=stall_timeout)
@@ -97,12 +95,8 @@ class Exchange:
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
         self._body_timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
-        self._yield_until = 0.0
-        self._limiter: AsyncLimiter | None = None
-        self._limiter_out: AsyncLimiter | None = None
-        if config.max_bandwidth is not None:
-            self._limiter = AsyncLimiter(config.max_bandwidth * _BURST, time_period=_BURST)
-            self._limiter_out = AsyncLimiter(config.max_bandwidth * _BURST, time_period=_BURST)
+        self.throttle = Throttle(config.max_bandwidth, clock)
+        self._throttle_out = Throttle(config.max_bandwidth, clock)
         if config.ca_file is not None:
             self._ssl = ssl.create_default_context(cafile=config.ca_file)
 
@@ -208,29 +202,9 @@ class Exchange:
                         f"{host_of(response.url)} sends less than fill.min_rate",
                         round(line.least * line.window),
                     )
-                await self._keep_to_bandwidth(len(chunk), urgency)
+                await self.throttle.take(len(chunk), urgency)
                 yield chunk
                 asked_at = now()
-
-    async def _keep_to_bandwidth(self, size: int, urgency: Urgency) -> None:
-        """Wait until `size` bytes fit into `max_bandwidth`; what is not read is not sent either.
-
-        As long as clients wait for bytes from here, what nobody waits for gets none.
-        """
-        if self._limiter is None:
-            return
-        now = asyncio.get_running_loop().time
-        while size > 0:
-            if urgency.is_urgent:
-                self._yield_until = now() + _YIELD
-            elif now() < self._yield_until:
-                await asyncio.sleep(_YIELD)
-                continue
-            # In small steps where nobody waits: a client that comes does not wait for a large one.
-            most = self._limiter.max_rate / (1 if urgency.is_urgent else _STEPS)
-            part = min(size, max(1, int(most)))
-            await self._limiter.acquire(part)
-            size -= part
 
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Read past a small body that nobody wants, so that the connection serves again."""
@@ -350,10 +324,7 @@ class Exchange:
 
     async def _keep_to_bandwidth_out(self, size: int) -> None:
         """Wait until `size` bytes fit into `max_bandwidth`, which each way of the line has."""
-        while self._limiter_out is not None and size > 0:
-            part = min(size, max(1, int(self._limiter_out.max_rate)))
-            await self._limiter_out.acquire(part)
-            size -= part
+        await self._throttle_out.take(size, Urgency())
 
     def _count_requests(self, kind: str, method: str, status: str, tries: int) -> None:
         """The last of them had this status; the others were over kept connections that are dead."""

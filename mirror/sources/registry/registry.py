@@ -138,6 +138,7 @@ class Registry:
                 return await self._get_manifest(endpoint, scope, digest)
             except DigestMismatch:
                 self._distrust.note(digest, [endpoint.name], is_disproved=True)
+                endpoint.note_mismatch(digest)
                 raise
 
         return await first_answer(self.endpoints, ask)
@@ -182,6 +183,7 @@ class Registry:
         """What a token server that it has named says to a client; Missing: it has named none."""
         for endpoint in self._tag_endpoints:
             if question.server in endpoint.token_servers:
+                endpoint.condition.require_not_paused()
                 with reading(endpoint.config.url):
                     return await endpoint.token_servers.ask(question, authorization)
         raise Missing(ErrorCode.NAME_UNKNOWN, "the registry names no such token server")

@@ -31,7 +31,7 @@ from mirror.sources.registry.response_head import LONGEST_FIELD, MOST_FIELDS, Re
 _HEADERS = {
     # Bytes are kept as upstream has them: nothing may be compressed on its way.
     "Accept-Encoding": "identity",
-    "User-Agent": f"oci-mirror/{__version__}",
+    "User-Agent": f"mirror/{__version__}",
 }
 
 

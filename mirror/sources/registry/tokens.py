@@ -21,7 +21,7 @@ from mirror.sources.registry.status import rate_limited
 _LIFE = 60.0  # seconds, where expires_in is absent (distribution, spec/auth/token.md)
 _LONGEST_LIFE = 86400.0  # seconds; what is revoked meanwhile is found out by a 401
 _LARGEST = 1 << 18  # bytes of a token server's answer
-_CLIENT_ID = "oci-mirror"
+_CLIENT_ID = "mirror"
 _OAUTH_REFUSALS = ("invalid_grant", "invalid_client", "unauthorized_client")  # RFC 6749, 5.2
 
 

@@ -13,6 +13,7 @@ from mirror.config import (
     Config,
     ConfigError,
     Endpoint,
+    Notify,
     Pin,
     Upstream,
     Warm,
@@ -20,6 +21,7 @@ from mirror.config import (
     load,
     parse,
 )
+from mirror.config.bandwidth import Bandwidth
 
 FILES = Path(__file__).parents[3] / "config"
 GHCR: dict[str, Any] = {"endpoints": [{"url": "https://ghcr.io"}]}
@@ -135,12 +137,15 @@ def test_the_commented_settings_of_the_reference_can_be_used(tmp_path: Path) -> 
     config = parse(tomllib.loads(re.sub(r"^# (\w+ = |\[\[)", r"\1", text, flags=re.MULTILINE)))
     (hub,) = config.upstream["docker.io"].endpoints
     assert config.server.htpasswd_file == hub.password_file == hub.ca_file == secret
-    assert (hub.username, hub.max_connections, hub.max_bandwidth) == ("someone", 8, 10_000_000)
+    assert (hub.username, hub.max_connections) == ("someone", 8)
+    assert hub.max_bandwidth == Bandwidth(10_000_000)
     [pin] = config.pin
     assert set(pin.model_fields_set) == set(Pin.model_fields)
     assert pin.refresh == Pin(image="a").refresh
     [warm] = config.warm
     assert set(warm.model_fields_set) == set(Warm.model_fields)
+    [hook] = config.notify
+    assert {*hook.model_fields_set, "url_file"} == set(Notify.model_fields)
 
 
 @pytest.mark.parametrize("file", sorted(FILES.glob("*.toml")), ids=lambda file: file.name)
@@ -662,3 +667,48 @@ def test_what_is_warmed_is_shown_as_it_is_written() -> None:
     assert parse(shown) == parse({"warm": [warm]})
     [told] = shown["warm"]
     assert (told["image"], told["at"]) == ("docker.io/library/python:3.*-slim", "30 3 * * mon-fri")
+
+
+@pytest.mark.parametrize(
+    ("hook", "words"),
+    [
+        ({}, "notify[0]: write either url, or url_file"),
+        ({"url": "https://a", "url_file": "SECRET"}, "write either url, or url_file"),
+        ({"url": "ftp://a/hunter2"}, "notify[0].url: not a webhook's URL"),
+        ({"url": "https://me:hunter2@a/"}, "notify[0].url: holds credentials"),
+        ({"url": "https://a/#hunter2"}, "has no fragment"),
+        ({"url": "http://a/hunter2", "header_file": "SECRET"}, "a secret in the clear"),
+        ({"url": "https://a", "header": "X Token"}, "notify[0].header: "),
+        (
+            {"url": "https://a", "occasions": ["disks"]},
+            "notify[0].occasions[0]: must be 'upstream'",
+        ),
+        ({"url": "https://a", "headers_file": "x"}, "did you mean header_file?"),
+    ],
+)
+def test_a_webhook_that_cannot_be_meant_is_told_and_its_address_is_not(
+    hook: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    hook = {name: str(secret) if it == "SECRET" else it for name, it in hook.items()}
+    with pytest.raises(ConfigError) as error:
+        parse({"notify": [hook]})
+    assert words in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_secret_may_go_to_this_host_without_tls(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("Bearer x\n")
+    [hook] = parse({"notify": [{"url": "http://127.0.0.1/", "header_file": str(secret)}]}).notify
+    assert hook.read_headers() == {"Authorization": "Bearer x"}
+
+
+@pytest.mark.parametrize("address", ["nowhere", "http://hooks.example/T0"])
+def test_a_secret_address_is_looked_at_when_it_is_read(tmp_path: Path, address: str) -> None:
+    file = tmp_path / "address"
+    file.write_text(address)
+    [hook] = parse({"notify": [{"url_file": str(file)}]}).notify
+    with pytest.raises(ValueError, match=r"not a webhook|in the clear"):
+        hook.read_address()

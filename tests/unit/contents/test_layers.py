@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +16,12 @@ from mirror.contents import layer_tar
 from mirror.contents.file_tree import Tree, compare
 from mirror.contents.layer_program import Reader
 from mirror.contents.layer_tar import Entry, Unreadable, read_layer
+from tests.support.images import random_bytes
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def tar(
@@ -45,8 +52,21 @@ def in_two(content: bytes) -> bytes:
     return gzip.compress(content[:700]) + gzip.compress(content[700:])
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, in_two])
-def test_plain_gzip_and_gzip_in_several_members_are_read(
+SKIPPED = b"\x5e\x2a\x4d\x18\x04\x00\x00\x00abcd"
+
+
+def by_zstd(content: bytes) -> bytes:
+    return zstd.compress(content)
+
+
+def in_frames(content: bytes) -> bytes:
+    """As zstd:chunked has it: frames, and what is skipped before, between and after them."""
+    frames = zstd.compress(content[:700]), zstd.compress(content[700:])
+    return SKIPPED + frames[0] + SKIPPED + frames[1] + SKIPPED
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, in_two, by_zstd, in_frames])
+def test_plain_gzip_and_zstd_are_read_also_in_several_members(
     file: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     found = read(
@@ -60,7 +80,9 @@ def test_plain_gzip_and_gzip_in_several_members_are_read(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"\x28\xb5\x2f\xfd" + b"0" * 100, "zstd"),
+        (b"\x28\xb5\x2f\xfd" + b"0" * 100, "no whole tar archive"),
+        (zstd.compress(tar(("a", random_bytes(5000, seed=1))))[:-30], "no whole tar archive"),
+        (SKIPPED, "no whole tar archive"),
         (b"no archive" * 100, "no whole tar archive"),
         (b"", "no whole tar archive"),
         (gzip.compress(tar(("a", b"1" * 5000)))[:-30], "no whole tar archive"),
@@ -82,6 +104,21 @@ def test_a_bomb_is_put_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_tar, "MOST_ENTRIES", 10)
     with pytest.raises(Unreadable, match="more than 10 entries"):
         read(file, tar(*((str(number), b"") for number in range(11))))
+
+
+def test_a_bomb_of_zstd_is_put_out_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_tar, "MOST_BYTES", 2**20)
+    with pytest.raises(Unreadable, match="unpacks to more"):
+        read(file, zstd.compress(tar(("zeros", bytes(2**21)))))
+
+
+def test_a_frame_that_wants_more_memory_than_clients_give_it_is_not_read(file: Path) -> None:
+    packer = zstd.ZstdCompressor(options={int(zstd.CompressionParameter.window_log): 28})
+    content = tar(("a", random_bytes(300_000, seed=1)))
+    pieces = [content[at : at + 9999] for at in range(0, len(content), 9999)]
+    packed = b"".join(map(packer.compress, pieces))
+    with pytest.raises(Unreadable, match="too much memory"):
+        read(file, packed + packer.flush())
 
 
 def test_names_of_odd_bytes_are_told_as_text(file: Path) -> None:

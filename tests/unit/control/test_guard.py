@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -60,6 +61,25 @@ async def test_who_guesses_the_operators_token_has_to_wait_and_nobody_else(
     assert await _status(guard, _request("open-sesame")) is HTTPStatus.TOO_MANY_REQUESTS
     clock.advance(7)
     assert await _status(guard, _request("open-sesame")) is HTTPStatus.OK
+
+
+async def test_beyond_this_host_nobody_is_an_operator_unless_something_is_to_be_shown(
+    token_file: Path,
+) -> None:
+    async def admits(address: str, header: str) -> bool:
+        return header == "Basic YW5uYTpvcGVu"
+
+    def guard(**proofs: Any) -> Guard:
+        return Guard(names=[], is_reachable=True, key="of the store", **proofs)
+
+    anna = make_mocked_request(
+        "GET", "/", {"Host": "127.0.0.1", "Authorization": "Basic YW5uYTpvcGVu"}
+    )
+    assert await _status(guard(token_file=None), anna) is HTTPStatus.FORBIDDEN
+    assert await _status(guard(token_file=token_file), anna) is HTTPStatus.UNAUTHORIZED
+    assert await _status(guard(token_file=None, admits=admits), anna) is HTTPStatus.OK
+    nobody = make_mocked_request("GET", "/", {"Host": "127.0.0.1", "Mirror-Key": ""})
+    assert await _status(guard(token_file=None, admits=admits), nobody) is HTTPStatus.UNAUTHORIZED
 
 
 async def test_an_operator_is_not_held_up_by_who_guesses_at_the_same_address(

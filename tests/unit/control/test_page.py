@@ -82,6 +82,7 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
     views = Views(
         status=told, pins=pins, line=list, past=past,
         contents=ContentsViews(cast("Contents", None)), clock=lambda: 1000.0,
+        guides=lambda _: [], level=lambda: "info",
     )  # fmt: skip
     shown = await views.part("endpoints", "en", {})
     assert re.search(r"<td>old\.example</td>.*sealed: never asked", shown)

@@ -193,3 +193,25 @@ def test_a_root_that_is_no_directory_is_told(tmp_path: Path) -> None:
     for root in (file, file / "below"):
         [finding] = found({"store": {"root": str(root)}})
         assert (finding.level, finding.where) == ("error", "store.root")
+
+
+def test_operators_that_nobody_could_be_are_told(store: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "operators"
+    for content, words in (
+        ("anna:plain\n", "not name:bcrypt-hash"),
+        ("# nobody\n", "names nobody"),
+    ):
+        file.write_text(content)
+        told = found({"store": store, "admin": {"htpasswd_file": str(file)}})
+        assert [it.where for it in told if words in it.text] == ["admin.htpasswd_file"]
+
+
+def test_the_files_of_webhooks_are_opened(store: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("address", "secret", "ca"):
+        (tmp_path / name).write_text("two\nlines\n")
+    hook = {"url_file": str(tmp_path / "address"), "header_file": str(tmp_path / "secret")}
+    hook["ca_file"] = str(tmp_path / "ca")
+    told = {it.where: it.text for it in found({"store": store, "notify": [hook]})}
+    hooks = {where: text for where, text in told.items() if where.startswith("notify")}
+    assert hooks.keys() == {"notify[0].url_file", "notify[0].header_file", "notify[0].ca_file"}
+    assert "two" not in "".join(hooks.values())

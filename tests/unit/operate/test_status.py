@@ -26,7 +26,7 @@ def endpoint(*, is_up: bool = True, pauses: list[Pause] | None = None) -> Endpoi
         upstream="docker.io", name="hub", url="https://hub", is_up=is_up,
         trouble=None if is_up else "hub cannot be reached", retry_seconds=0 if is_up else 61,
         pauses=pauses or [], quota=PullQuota(limit=100, remaining=76), received=3 * MIB,
-        rate=1.5 * MIB,
+        rate=1.5 * MIB, max_rate=2 * MIB,
     )  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def test_it_is_told_in_units_that_people_use() -> None:
     assert "4.0 MiB of 100.0 GiB with 42 blobs at /var/lib/mirror; 1.0 TiB free" in shown
     assert "7 connections, 1 downloads (1 wait for a slot)" in shown
     assert "76 of 100" in shown
+    assert "1.5 MiB/s of 2.0 MiB/s" in shown
 
 
 def test_a_download_has_its_bar_rate_and_time_left() -> None:

@@ -13,7 +13,8 @@ from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
 from mirror.storage.policy import Candidate, LeastWorth
 from mirror.storage.ports import Storage, Writer
-from mirror.telemetry.metrics import Metrics, StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.unit.storage.opening import (
     UPSTREAM,

@@ -1,18 +1,22 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.telemetry.metrics import Metrics, StoreTotals
+from mirror.telemetry.collectors import StoreTotals
+from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.traffic import Kind, Result, Sort
 
 # The contract with dashboards and alerts: name, type, labels.
 CONTRACT = {
     "mirror_requests_total": ("counter", "upstream kind method status"),
     "mirror_request_seconds": ("histogram", "kind result"),
+    "mirror_answer_seconds": ("histogram", "upstream result"),
     "mirror_lookups_total": ("counter", "upstream kind result"),
     "mirror_served_bytes_total": ("counter", "upstream result"),
     "mirror_upstream_requests_total": ("counter", "upstream endpoint kind method status"),
     "mirror_upstream_bytes_total": ("counter", "upstream endpoint"),
     "mirror_upstream_seconds": ("histogram", "upstream endpoint kind"),
+    "mirror_upstream_paused": ("gauge", "upstream endpoint"),
+    "mirror_notices_total": ("counter", "outcome"),
     "mirror_reloads_total": ("counter", "outcome"),
     "mirror_upstream_credential_failures_total": ("counter", "upstream endpoint"),
     "mirror_upstream_fallback_answers_total": ("counter", "upstream endpoint"),
@@ -65,7 +69,12 @@ def metrics() -> Metrics:
     metrics.repositories_unrecorded.labels(upstream="docker.io").inc()
     metrics.upstream_credential_failures.labels(**where).inc()
     metrics.upstream_seconds.labels(**where, kind="blob").observe(0.1)
-    for gauge in (metrics.upstream_up, metrics.ratelimit_limit, metrics.ratelimit_remaining):
+    for gauge in (
+        metrics.upstream_up,
+        metrics.upstream_paused,
+        metrics.ratelimit_limit,
+        metrics.ratelimit_remaining,
+    ):
         gauge.labels(**where).set(1)
     metrics.fills_active.inc()
     metrics.fill_readers.inc()
