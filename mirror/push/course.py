@@ -169,6 +169,8 @@ class Course:
     def touch(self) -> None:
         """Somebody has just been here."""
         self.since = self._means.clock()
+        if isinstance(self.content, Spooled) and not self.is_active:
+            self.content.spool.rest()
         self.go_on()
 
     async def compare(self, offset: int, piece: bytes) -> Alike:

@@ -64,10 +64,9 @@ class Spool:
         """What it is called."""
         return self.path.name
 
-    @property
-    def taken(self) -> int:
-        """Bytes of the disk that it may take."""
-        return self._promise.size
+    def rest(self) -> None:
+        """Nothing more comes for now: it takes what it has taken."""
+        self._promise.size = self._promise.written
 
     async def append(self, chunk: bytes) -> None:
         """Write what follows, and hash it. Where that fails, nothing has changed.

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import (
-    Image,
     artifact,
     digest_of,
     image,
