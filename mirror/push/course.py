@@ -243,9 +243,11 @@ class Course:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if isinstance(self.content, Spooled):
-            await self.content.spool.remove()
-        self.content.close()
+        try:
+            if isinstance(self.content, Spooled):
+                await self.content.spool.remove()
+        finally:
+            self.content.close()
 
     def _is_held_up(self) -> bool:
         return self.error is not None

@@ -246,7 +246,7 @@ class Uploads:
             await course.finish(digest, target)
         finally:
             course.followers.discard(waiting)
-            if not course.followers and course.state is not CourseState.DONE:
+            if not course.followers:
                 await self._drop(course)
 
     # Where bytes go

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import bcrypt
 import pytest
 
 from tests.conftest import StartMirror
@@ -213,8 +214,6 @@ async def test_an_upload_is_of_its_repository_alone(
 async def test_users_of_the_mirror_push_with_its_credentials(
     upstream: ScriptedRegistry, start_mirror: StartMirror, tmp_path: Path
 ) -> None:
-    import bcrypt  # noqa: PLC0415 - of the tests' own
-
     secret = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
     file = tmp_path / "htpasswd"
     file.write_text(f"anna:{secret}\n")
