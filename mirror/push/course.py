@@ -97,6 +97,9 @@ class Follower:
     requests = 0
     """How many of its are under way."""
 
+    is_settled = True
+    """Whether there is one course only whose bytes are its own, for all that is known."""
+
 
 class Course:
     """See the top of this module. `standing`: of an upload that was begun for it already."""
@@ -149,7 +152,7 @@ class Course:
     @property
     def is_active(self) -> bool:
         """Whether somebody brings bytes, or waits."""
-        return any(follower.requests for follower in self.followers)
+        return any(it.requests and it.is_settled for it in self.followers)
 
     @property
     def is_busy(self) -> bool:
