@@ -169,6 +169,8 @@ class Course:
     def touch(self) -> None:
         """Somebody has just been here."""
         self.since = self._means.clock()
+        if isinstance(self.content, Spooled) and not self.is_active:
+            self.content.spool.rest()
         self.go_on()
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
@@ -241,9 +243,11 @@ class Course:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if isinstance(self.content, Spooled):
-            await self.content.spool.remove()
-        self.content.close()
+        try:
+            if isinstance(self.content, Spooled):
+                await self.content.spool.remove()
+        finally:
+            self.content.close()
 
     def _is_held_up(self) -> bool:
         return self.error is not None

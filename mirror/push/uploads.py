@@ -106,7 +106,9 @@ class Uploads:
     @property
     def spooled(self) -> int:
         """Bytes of the disk that all of them take."""
-        return sum(it.content.spool.taken for it in self._all() if isinstance(it.content, Spooled))
+        return sum(
+            it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
+        )
 
     # What clients do
 
@@ -244,7 +246,7 @@ class Uploads:
             await course.finish(digest, target)
         finally:
             course.followers.discard(waiting)
-            if not course.followers and course.state is not CourseState.DONE:
+            if not course.followers:
                 await self._drop(course)
 
     # Where bytes go
