@@ -145,7 +145,8 @@ def _write_directory(held: Image, directory: Path) -> None:
 
 async def _copy(source: str, destination: str) -> None:
     insecure = ("--src-tls-verify=false", "--dest-tls-verify=false")
-    command = ("skopeo", "--insecure-policy", "copy", *insecure, source, destination)
+    as_it_is = ("copy", "--preserve-digests", *insecure)
+    command = ("skopeo", "--insecure-policy", *as_it_is, source, destination)
     await run(*command, within=_WITHIN)
 
 
