@@ -126,7 +126,7 @@ async def _held(stage: Stage, peer: str) -> Figures:
     clock.advance(_YEARS)
     settings = document(
         {_HUB: {"endpoints": [{"url": stage.registry.url}]}}, store_root=root,
-        store={"max_size": "100 MiB"},
+        store={"max_size": "2 GiB"},
     )  # fmt: skip
     with watching_the_loop(limit=0.002) as holds:
         mirror = await start_inner_mirror(settings, clock)
