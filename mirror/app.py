@@ -57,7 +57,9 @@ from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
+from mirror.telemetry.asked import Entry
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 from mirror.telemetry.service import ServiceManager, call_this_process
 
 _logger = logging.getLogger(__name__)
@@ -224,7 +226,7 @@ async def run(
             config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
             forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
-            dice, private,
+            dice, PushCounts(metrics.registry), private,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -239,11 +241,12 @@ async def run(
             built.mirror,
             built.mirror.open_blob,
             built.mirror.open_rest,
+            pushing=built.pushing,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
-            asked=keeper.note,
+            asked=partial(_note_asked, metrics, keeper),
             refused=metrics.connections_refused.inc,
             random=dice,
             welcome=welcome,
@@ -272,6 +275,12 @@ async def run(
         work.keep(reloading.run, name="reload")
         await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+
+
+def _note_asked(metrics: Metrics, keeper: Keeper, entries: Sequence[Entry]) -> None:
+    """What workers tell of requests: for the metrics, and for the history."""
+    metrics.note_asked(entries)
+    keeper.note(entries)
 
 
 async def _passwords(config: Config) -> PasswordFile | None:

@@ -20,6 +20,7 @@ from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
 from mirror.control.pausing import FILE as PAUSED_FILE, Pausing
 from mirror.control.warming import Warmers
+from mirror.oci.reference import Repository
 from mirror.oci.repositories import Selection
 from mirror.pull.arriving import Arriving
 from mirror.pull.blobs import Blobs
@@ -48,6 +49,11 @@ from mirror.pull.versions import Versions
 from mirror.pull.warm.fetching import Fetching
 from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
+from mirror.push import remains
+from mirror.push.course import Means
+from mirror.push.pushing import Pushing
+from mirror.push.recording import Recording
+from mirror.push.uploads import Uploads
 from mirror.records.ports import Records
 from mirror.records.wishes import Wishes
 from mirror.sources.ports import NoteComing
@@ -59,6 +65,7 @@ from mirror.sources.registry.sessions import Sessions
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 
 _logger = logging.getLogger(__name__)
 
@@ -84,6 +91,7 @@ class Parts:
     line: Line
     note_coming: NoteComing
     dice: random.Random
+    push_counts: PushCounts
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
     clock: Clock
@@ -104,6 +112,7 @@ class Upstreams:
         self.settings: dict[str, Upstream] = {}
         self.private = parts.private
         self.public = set[str]()
+        self.with_logins = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
         self.aliases: dict[str, str] = {}
@@ -157,8 +166,11 @@ class Upstreams:
             endpoint.retire()
 
     def _note(self, wanted: Mapping[str, Upstream]) -> None:
+        pushed = [name for name, its in wanted.items() if its.push != "off"]
+        self._parts.push_counts.announce(pushed)
         for known in (
-            self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
+            self.settings, self.served, self.private, self.public, self.with_logins, self.relaying,
+            self.most_idle,
         ):  # fmt: skip
             known.clear()
         self.aliases.clear()
@@ -166,6 +178,8 @@ class Upstreams:
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)
+            if its.has_logins:
+                self.with_logins.add(name)
             if its.relay_tokens:
                 self.relaying.add(name)
             if its.max_idle is not None:
@@ -177,6 +191,8 @@ class Built:
     """What is built, as far as others than workers look at it."""
 
     mirror: Mirror
+    pushing: Pushing
+    uploads: Uploads
     fills: Fills
     upstreams: Upstreams
     pinning: Pinning
@@ -187,15 +203,27 @@ class Built:
     pausing: Pausing
 
     async def begin(self) -> None:
-        """Have it as operators wanted it before the last restart. Raises StoreError."""
+        """Have it as operators wanted it before the last restart, and uploads as they were.
+
+        Raises:
+            StoreError: The disk or the index refuses.
+        """
         await self.pinning.begin()
         await self.pausing.begin()
+        settings = self.upstreams.settings
+
+        def is_wanted(repository: Repository) -> bool:
+            its = settings.get(repository.namespace)
+            return its is not None and its.push != "off"
+
+        await self.uploads.recover(is_wanted)
 
     async def start(self, work: Tasks) -> None:
         """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
         self.pinning.start()
         await self.schedule.begin()
         work.keep(self.schedule.look_forever, name="warm by the clock")
+        work.keep(self.uploads.tidy_forever, name="push")
 
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
@@ -257,6 +285,7 @@ def build(parts: Parts) -> Built:
     mirror = Mirror(
         registries=registries,
         personal=private,
+        with_logins=upstreams.with_logins,
         served=upstreams.served,
         relaying=upstreams.relaying,
         grants=Grants(
@@ -312,17 +341,35 @@ def build(parts: Parts) -> Built:
         monotonic=monotonic,
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
+    pushing, uploads = _pushing(
+        parts, upstreams, Recording(
+            store, records, memory, links, manifests,
+            registries=registries, upstreams=upstreams.settings, forgetting=parts.forgetting,
+        ), mirror,
+    )  # fmt: skip
     return Built(
-        mirror,
-        fills,
-        upstreams,
-        pinning,
-        depot,
-        keeping,
-        schedule,
+        mirror, pushing, uploads, fills, upstreams, pinning, depot, keeping, schedule,
         Warmers(warming, schedule),
         Pausing(config.store.root / PAUSED_FILE, lambda: upstreams.configured, parts.clock),
-    )
+    )  # fmt: skip
+
+
+def _pushing(
+    parts: Parts, upstreams: Upstreams, recording: Recording, mirror: Mirror
+) -> tuple[Pushing, Uploads]:
+    """What answers pushes."""
+    config, store, counts = parts.config, parts.store, parts.push_counts
+    means = Means(
+        parts.work, RetryPolicy(config.fill.attempts), parts.dice, parts.monotonic, counts,
+        recording.note_blob, remains.keep,
+    )  # fmt: skip
+    uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
+    counts.watch(lambda: len(uploads), lambda: uploads.spooled)
+    pushing = Pushing(
+        uploads, recording, store, registries=upstreams.registries, upstreams=upstreams.settings,
+        may_read=mirror.may_read, counts=counts,
+    )  # fmt: skip
+    return pushing, uploads
 
 
 def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointConfig) -> Endpoint:

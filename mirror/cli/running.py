@@ -60,17 +60,20 @@ def check(
     loaded, proxies = load(config_file), read_proxies()
     findings = look(loaded)
     is_wrong = any(finding.level == "error" for finding in findings)
-    ways = {
-        endpoint.url: (str(proxy), endpoint.proxy is None)
-        for upstream in loaded.upstream.values()
+    ways = [
+        {
+            "upstream": name, "endpoint": endpoint.url, "proxy": str(proxy),
+            "is_of_environment": endpoint.proxy is None,
+        }
+        for name, upstream in loaded.upstream.items()
         for endpoint in upstream.asked
         if (proxy := proxies.find_for(endpoint.url, own=endpoint.proxy)) is not None
-    }
+    ]  # fmt: skip
     if as_json:
         told = {
             "findings": [asdict(it) for it in findings],
             "configuration": loaded.redacted(),
-            "proxies": {url: proxy for url, (proxy, _) in ways.items()},
+            "proxies": ways,
         }
         typer.echo(json.dumps(told))
     else:
@@ -81,9 +84,9 @@ def check(
     if as_json:
         return
     typer.echo(tomli_w.dumps(loaded.redacted()), nl=False)
-    for url, (way, is_of_environment) in ways.items():
-        of = " (of the environment)" if is_of_environment else ""
-        typer.echo(f"# {url} is reached through the proxy {way}{of}")
+    for way in ways:
+        of = " (of the environment)" if way["is_of_environment"] else ""
+        typer.echo(f"# {way['endpoint']} is reached through the proxy {way['proxy']}{of}")
 
 
 @cli.command()

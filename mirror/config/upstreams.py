@@ -135,6 +135,8 @@ class Upstream(Section):
     aliases: tuple[Host, ...] = ()
     hosts: tuple[Host, ...] = ()
     access: Literal["mirror", "client"] = "mirror"
+    push: Literal["off", "client", "mirror"] = "off"
+    allow_push: tuple[Glob, ...] = ()
     relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
@@ -161,6 +163,16 @@ class Upstream(Section):
         return Selection(self.allow, self.deny)
 
     @property
+    def pushed_to(self) -> Selection | None:
+        """The repositories that may be pushed to by way of the mirror; None: none of them."""
+        return None if self.push == "off" else Selection(self.allow_push)
+
+    @property
+    def has_logins(self) -> bool:
+        """Whether clients show their own credentials here, to pull or to push."""
+        return "client" in {self.access, self.push}
+
+    @property
     def relay_scheme(self) -> Literal["https", "http"] | None:
         """How clients send the mirror what a token server is asked; None: not at all."""
         if self.relay_tokens is True:
@@ -169,8 +181,11 @@ class Upstream(Section):
 
     @model_validator(mode="after")
     def _only_clients_tokens_are_relayed(self) -> Self:
-        if self.relay_tokens and self.access != "client":
-            raise ValueError('relay_tokens is for access = "client": else clients need no tokens')
+        if self.relay_tokens and not self.has_logins:
+            raise ValueError(
+                'relay_tokens is for access = "client" or push = "client": else clients need no'
+                " tokens"
+            )
         return self
 
     @property
@@ -185,6 +200,14 @@ class Upstream(Section):
                 'sealed = true is never asked, and access = "client" has each client let in by'
                 ' upstream: nobody would be; take access = "mirror" where all may have what is here'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_takes_pushes(self) -> Self:
+        if self.sealed and self.push != "off":
+            raise ValueError(f'sealed = true is never asked: push = "{self.push}" would go nowhere')
+        if self.allow_push and self.push == "off":
+            raise ValueError('allow_push needs push = "client" or "mirror"')
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 
 from mirror.front.settings import Settings
 from mirror.oci.digest import Digest, Subject
+from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.ranges import MOST_RANGES, ByteRange
 from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
@@ -34,6 +35,7 @@ from mirror.pull.answers import (
     TagsAnswer,
 )
 from mirror.pull.forget import Forgettable
+from mirror.push.answers import PushedManifest, UploadState
 from mirror.telemetry.asked import Entry
 from mirror.telemetry.traffic import Sort, Tally
 
@@ -42,6 +44,15 @@ Authorization = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]*\Z", max_length=2**1
 
 Ranges = Annotated[tuple[ByteRange, ...], Meta(max_length=MOST_RANGES)]
 """What a client asks for of a blob, in this order; empty: all of it."""
+
+UploadName = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+"""What an upload is known by to its client."""
+
+Piece = Annotated[bytes, Meta(max_length=2**18)]
+"""What a client has brought of an upload, by turns."""
+
+MediaType = Annotated[str, Meta(pattern=r"\A[\x21-\x7e]+/[\x20-\x7e]+\Z", max_length=512)]
+ManifestContent = Annotated[bytes, Meta(max_length=MAX_SIZE)]
 
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Position = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -134,6 +145,59 @@ class Pulls(Protocol):
         """What is cached, and the query of the next page."""
 
 
+class Pushes(Protocol):
+    """Pushes, answered by what decides. All of it raises as `Pulls`, and `Refused`."""
+
+    async def find_pushed_blob(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> Number | None:
+        """The size of a blob that the registry has in this repository, by its own word."""
+
+    async def begin_upload(
+        self,
+        repository: Repository,
+        mount: Digest | None,
+        source: Repository | None,
+        authorization: Authorization,
+    ) -> UploadState | None:
+        """Begin an upload; None: what was to be mounted is there."""
+
+    async def get_upload(
+        self, repository: Repository, identity: UploadName, authorization: Authorization
+    ) -> UploadState:
+        """How far an upload has come."""
+
+    def open_upload(
+        self, repository: Repository, identity: UploadName, authorization: Authorization
+    ) -> AbstractAsyncContextManager[UploadState]:
+        """Go on with an upload inside the block."""
+
+    async def write_upload(
+        self, repository: Repository, identity: UploadName, offset: Position, piece: Piece
+    ) -> None:
+        """Take what follows in an upload that is open; answered when there is reason for more."""
+
+    async def finish_upload(
+        self, repository: Repository, identity: UploadName, digest: Digest
+    ) -> None:
+        """An upload that is open is all there: answered when the registry has it."""
+
+    async def cancel_upload(
+        self, repository: Repository, identity: UploadName, authorization: Authorization
+    ) -> None:
+        """An upload is not wanted any more."""
+
+    async def push_manifest(
+        self,
+        repository: Repository,
+        reference: Reference,
+        media_type: MediaType,
+        content: ManifestContent,
+        authorization: Authorization,
+    ) -> PushedManifest:
+        """Push a manifest, as it is."""
+
+
 class Leases(Protocol):
     """Blobs, leased to one worker; raises as `Pulls`."""
 
@@ -172,7 +236,7 @@ class Clients(Protocol):
         """The connection that was given under this number has ended."""
 
 
-class Front(Pulls, Leases, Clients, Protocol):
+class Front(Pulls, Pushes, Leases, Clients, Protocol):
     """All that a worker may ask."""
 
 

@@ -90,6 +90,11 @@ class Blobs:
             outcome = await self._confirmed(digest)
             return BlobAnswer(digest, _size(found), None, outcome)
 
+    async def may_be_served(self, scope: Scope, digest: Digest) -> bool:
+        """Whether a blob may be had of this repository without asking upstream, if it is here."""
+        link = await self._links.find(scope.repository, digest)
+        return await self._links.judge(scope.repository, digest, link) is Verdict.SERVE
+
     @asynccontextmanager
     async def open(
         self, scope: Scope, digest: Digest, ranges: Sequence[ByteRange] = ()

@@ -254,6 +254,19 @@ class Manifests:
         self._memory.keep_manifest(upstream, manifest)
         await self._store.keep(upstream, manifest.digest, manifest.content, is_manifest=True)
 
+    async def note_pushed(
+        self, repository: Repository, manifest: Manifest, references: References, tag: Tag | None
+    ) -> None:
+        """Upstream has taken a manifest, and the tag means that now.
+
+        Whoever remembers what the tag meant before has been told to forget it.
+        """
+        if not manifest.is_signed:
+            await try_to_keep(self._keep(repository, manifest, references))
+        if tag is not None:
+            record = TagRecord(manifest.digest, self._clock())
+            await self._record_tag(repository, tag, record, self._memory.generation)
+
     async def _find_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         record = self._memory.find_tag(repository, tag.name)
         if record is None:

@@ -167,6 +167,15 @@ class Memory:
                 _drop(self._missing, lambda key: key.repository == what)
                 _drop(self._denied, lambda key: key.repository == what)
 
+    def note_there(self, repository: Repository, digest: Digest) -> None:
+        """It is there now: that upstream did not have it, or denied it, is of the past."""
+        for cache in (self._missing, self._denied):
+            if cache:
+                _drop(
+                    cache,
+                    lambda key: key.repository == repository and key.what.endswith(f" {digest}"),
+                )
+
     def forget_records(self, digests: AbstractSet[Digest]) -> None:
         """Drop links and senders of what is forgotten on record: else it is not recorded anew.
 

@@ -224,6 +224,9 @@ class Records(Protocol):
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
 
+    async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
+        """What refers to this is to be asked for anew."""
+
     # What has become of no use
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:

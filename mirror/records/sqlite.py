@@ -342,6 +342,15 @@ class SqliteRecords:
             )
         )
 
+    async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
+        """What refers to this is to be asked for anew."""
+        await self._write(
+            Statement(
+                f"DELETE FROM referrers WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
+                [(str(repository), pack(digest))],
+            )
+        )
+
     # What has become of no use
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:

@@ -101,6 +101,11 @@ class Files:
         with translated():
             return await self._threads.quick(_read, file, size, digest)
 
+    async def read_piece(self, file: FileIO, offset: int, length: int) -> bytes:
+        """At most `length` bytes of an open file."""
+        with translated():
+            return await self._threads.quick(os.pread, file.fileno(), length, offset)
+
     async def remove(self, digests: Iterable[Digest]) -> None:
         """Delete blobs; what is open stays readable until it is closed."""
         with translated():
@@ -164,6 +169,12 @@ class Files:
         """Open a partial, with what an earlier process left of it."""
         with translated():
             return await self._threads.open(_open_partial, key.digest, self._partial_path(key))
+
+    async def take_partial(self, key: PartialKey, path: Path, hasher: Hasher) -> Partial:
+        """Make a file, which `hasher` has taken in, the partial: all of it, whatever was there."""
+        with translated():
+            partial_path = self._partial_path(key)
+            return await self._threads.open(_take_partial, key.digest, partial_path, path, hasher)
 
     async def catch_up(self, partial: Partial) -> None:
         """Hash what an earlier process left."""
@@ -328,6 +339,13 @@ def _open_partial(digest: Digest, path: Path) -> Partial:
     except FileNotFoundError:  # the first one of its upstream
         path.parent.mkdir(_OURS_ALONE, exist_ok=True)
         return Partial(digest, path)
+
+
+def _take_partial(digest: Digest, path: Path, spool: Path, hasher: Hasher) -> Partial:
+    path.parent.mkdir(_OURS_ALONE, exist_ok=True)
+    partials.remove(path)
+    spool.rename(path)
+    return Partial.of_whole(digest, path, hasher)
 
 
 def _remove_all(paths: list[Path]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mirror.aio.tasks import owned_tasks
 from mirror.app import run
 from mirror.config import parse
-from mirror.front.ports import Clients, Front, Leases, Pulls, Report, Worker
+from mirror.front.ports import Clients, Front, Leases, Pulls, Pushes, Report, Worker
 from mirror.front.settings import Settings
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
@@ -86,9 +86,11 @@ class _Nobody:
 class Itself:
     """The mirror's own implementation, as it is served to a worker."""
 
-    def __init__(self, mirror: Pulls, leases: Leases) -> None:
+    def __init__(self, mirror: Pulls, pushing: Pushes, leases: Leases) -> None:
         clients: Clients = _Nobody()
-        for port, implementation in ((Pulls, mirror), (Leases, leases), (Clients, clients)):
+        for port, implementation in (
+            (Pulls, mirror), (Pushes, pushing), (Leases, leases), (Clients, clients)
+        ):  # fmt: skip
             for name, (_, method) in serve(port, implementation).items():
                 setattr(self, name, method)
 
@@ -124,7 +126,7 @@ async def start(
             **others: Any,
         ) -> None:
             super().__init__(config, mirror, open_blob, open_rest, **others)
-            itself: Any = Itself(mirror, Lender(open_blob, open_rest))
+            itself: Any = Itself(mirror, others["pushing"], Lender(open_blob, open_rest))
             made.append((self, itself))
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.conftest import StartMirror
 from tests.support.client import Client, client
 from tests.support.clock import FakeClock
 from tests.support.images import Image, artifact, image, random_layer
-from tests.support.mirror import InnerMirror, document, upstream_at
+from tests.support.mirror import InnerMirror, Settings, document, upstream_at
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 700_000  # more than is answered from memory
@@ -109,6 +110,24 @@ async def test_what_a_tag_means_is_not_forgotten_where_nobody_can_be_asked(
     ) as answer:  # fmt: skip
         assert (answer.status, "is sealed" in await answer.text()) == (409, True)
     await _pull(mirror.client, app)
+
+
+async def test_what_workers_have_cached_of_a_sealed_registry_goes_when_it_is_asked_again(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, clock: FakeClock, tmp_path: Path
+) -> None:
+    def settings(*, sealed: bool) -> Settings:
+        hub = upstream_at(upstream.url) | {"sealed": sealed}
+        return document({"docker.io": hub}, store_root=tmp_path / "store")
+
+    old = upstream.add(image(random_layer(1000, seed=1)), "library/app", "1")
+    mirror = await start_mirror()
+    assert (await mirror.client.manifest("app", "1")).digest == old.digest
+    new = upstream.add(image(random_layer(1000, seed=2)), "library/app", "1")
+    clock.advance(3600)
+    await mirror.reload(settings(sealed=True))
+    assert (await mirror.client.manifest("app", "1")).digest == old.digest
+    await mirror.reload(settings(sealed=False))
+    assert (await mirror.client.manifest("app", "1")).digest == new.digest
 
 
 async def test_status_and_doctor_say_that_it_is_sealed(

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ import tomli_w
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirror.app import run
-from mirror.config import parse
+from mirror.config import Config, parse
 from mirror.config.units import parse_size
 from tests.support.client import Client, client, get
 from tests.support.clock import FakeClock
@@ -67,7 +67,16 @@ class InnerMirror(Mirror):
     """The application in this event loop, in a task of its own, so that any task may stop it."""
 
     _task: asyncio.Task[None]
+    _wanted: list[Config]
+    _reload: Callable[[], None]
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def reload(self, settings: Settings) -> None:
+        """Have it take up other settings, as SIGHUP does; return when it has."""
+        done = await self.metric("mirror_reloads_total", outcome="done")
+        self._wanted[:] = [await asyncio.to_thread(parse, dict(settings))]
+        self._reload()
+        await self.until_metric("mirror_reloads_total", done + 1, outcome="done")
 
     async def stop(self) -> None:
         """Take it down as SIGTERM does; raises what it died of, if it did."""
@@ -168,7 +177,10 @@ async def _serve(
     config = parse(dict(settings))
     task = asyncio.current_task()
     assert task is not None
-    async with run(config, clock=clock, monotonic=clock.monotonic) as running:
+    wanted = [config]
+    async with run(
+        config, clock=clock, monotonic=clock.monotonic, reread=lambda: wanted[0]
+    ) as running:
         host, admin_host = (f"{name}:{port}" for name, port in (running.listen[0], running.admin))
         async with client(f"http://{host}") as connected:
             started.set_result(
@@ -178,6 +190,8 @@ async def _serve(
                     store_root=config.store.root,
                     client=connected,
                     _task=task,
+                    _wanted=wanted,
+                    _reload=running.reload,
                     _stop=stop,
                 )
             )

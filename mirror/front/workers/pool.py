@@ -20,7 +20,7 @@ from mirror.aio.addresses import client_of
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
-from mirror.front.ports import Clients, Leases, Pulls, Worker
+from mirror.front.ports import Clients, Leases, Pulls, Pushes, Worker
 from mirror.front.settings import UnusableFile
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve
@@ -86,6 +86,7 @@ class Pool:
         open_blob: OpenBlob,
         open_rest: OpenRest,
         *,
+        pushing: Pushes,
         spawn: Spawn,
         traffic: Traffic,
         faults: Faults,
@@ -99,6 +100,7 @@ class Pool:
         self._config = config
         self._upstreams = {*config.upstream}  # also those that are configured no longer
         self._mirror = mirror
+        self._pushing = pushing
         self._open_blob = open_blob
         self._open_rest = open_rest
         self._spawn = spawn
@@ -235,7 +237,8 @@ class Pool:
     ) -> None:
         leases: Leases = Lender(self._open_blob, self._open_rest)
         given = Given(self.connections)
-        served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
+        served = serve(Pulls, self._mirror) | serve(Pushes, self._pushing)
+        served |= serve(Leases, leases) | serve(Clients, given)
         peer = Peer(
             connection, served, tasks=self._tasks, note_fault=self._faults.note,
             client_at=given.find_client,

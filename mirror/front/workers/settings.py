@@ -30,9 +30,11 @@ def settings_for_workers(config: Config, page: str = "") -> Settings:
                 hosts=its.hosts,
                 is_default=its.default,
                 access=its.access,
+                push=its.push,
                 relay=its.relay_scheme,
                 allow=its.allow,
                 deny=its.deny,
+                is_sealed=its.sealed,
             )
             for name, its in config.upstream.items()
         },

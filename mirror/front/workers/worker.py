@@ -110,6 +110,7 @@ class Worker:
             cached,
             Router(settings.upstreams),
             request_timeout=settings.request_timeout,
+            send_timeout=settings.send_timeout,
         )
         frontend = self._frontend = Frontend(
             handlers, self._access, self._traffic, self._requests, self._faults

@@ -156,7 +156,9 @@ class Condition:
         """
         if isinstance(error, (Senseless, Closed)):
             return
-        trouble = trouble_of(error, others_answered=others_answered)
+        # A registry that is silent may be busy with what it was sent.
+        is_push = question is not None and question.quota is Quota.PUSHES
+        trouble = trouble_of(error, others_answered=others_answered or is_push)
         if trouble is not None:
             self.trouble = str(error)
             self._failed(question, trouble)

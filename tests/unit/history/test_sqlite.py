@@ -4,81 +4,22 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mirror.history.ports import DAY, HOUR, Arrival, Batch, Pull, PullFilter, Sum, TotalsFilter
+from mirror.history.ports import DAY, Batch, History, Sum, TotalsFilter
 from mirror.history.sqlite import SCHEMA, Bounds, SqliteHistory
 from mirror.oci.errors import StoreError
-from mirror.telemetry.traffic import Result, Why
+from tests.conformance.history import EVER, NOW, HistoryConformance, arrival, pull
 
-NOW = 1_800_000_000.0 // DAY * DAY
-EVER = PullFilter()
 LONG = Bounds(30 * DAY, 1000 * DAY, 2**30)
 
 
-def pull(number: int, **changes: Any) -> Pull:
-    facts: dict[str, Any] = {
-        "id": number, "began": NOW + number, "seconds": 1.0, "client": "10.0.0.1",
-        "agent": "docker", "upstream": "docker.io", "repository": "docker.io/org/app",
-        "reference": "1", "digest": f"sha256:{'ab' * 32}", "was": None, "result": Result.HIT,
-        "why": Why.HERE, "requests": 3, "failed": 0, "served": 10, "fetched": 0,
-        "endpoint": None, "is_private": False,
-    }  # fmt: skip
-    return Pull(**facts | changes)
-
-
-def arrival(number: int, **changes: Any) -> Arrival:
-    facts: dict[str, Any] = {
-        "id": number, "upstream": "docker.io", "repository": "docker.io/org/app",
-        "digest": f"sha256:{'cd' * 32}", "began": NOW, "seconds": 1.0, "size": 100,
-        "fetched": 100, "used": 0, "resumes": 1, "endpoint": "hub",
-    }  # fmt: skip
-    return Arrival(**facts | changes)
-
-
-@pytest.fixture
-async def history(tmp_path: Path) -> AsyncIterator[SqliteHistory]:
-    async with SqliteHistory.open(tmp_path / "history.sqlite3", LONG) as history:
-        yield history
-
-
-async def test_a_pull_is_kept_as_it_is_told_last(history: SqliteHistory) -> None:
-    await history.record(Batch([pull(1), pull(2, was="sha256:old")], [], []))
-    await history.record(Batch([pull(1, served=99)], [], []))
-    assert await history.list_pulls(EVER, 9) == [pull(2, was="sha256:old"), pull(1, served=99)]
-    assert [it.id for it in await history.list_pulls(PullFilter(digest="sha256:old"), 9)] == [2]
-    assert [it.id for it in await history.list_pulls(PullFilter(before=2), 9)] == [1]
-    assert (await history.begin(9, 9)).next_pull == 3
-
-
-async def test_pulls_go_when_they_are_old(history: SqliteHistory) -> None:
-    await history.record(
-        Batch([pull(1), pull(2, began=NOW + 20 * DAY)], [], [
-            arrival(1), arrival(2, began=NOW + 20 * DAY),
-        ])
-    )  # fmt: skip
-    await history.trim(NOW + 31 * DAY)
-    assert [it.id for it in await history.list_pulls(EVER, 9)] == [2]
-    assert [it.id for it in await history.list_arrivals(None, 9)] == [2]
-
-
-async def test_hours_become_days_and_nothing_is_lost_in_it(history: SqliteHistory) -> None:
-    sums = [
-        Sum(int(NOW) + hour * HOUR, "docker.io", "docker.io/org/app", 1, 2, 3, 4, 50, 6, 7, 8)
-        for hour in range(48)
-    ]
-    await history.record(Batch([], sums, []))
-    hours = await history.list_totals(TotalsFilter(since=0), 99)
-    before = await history.list_totals(TotalsFilter(since=0, span="day"), 99)
-    assert len(hours) == 48
-    assert [(it.pulls, it.served, it.saved) for it in before] == [(24, 1200, 24 * 43)] * 2
-    await history.trim(NOW + 366 * DAY + 25 * HOUR)
-    assert len(await history.list_totals(TotalsFilter(since=0), 99)) == 24
-    assert await history.list_totals(TotalsFilter(since=0, span="day"), 99) == before
-    await history.trim(NOW + 2000 * DAY)
-    assert await history.list_totals(TotalsFilter(since=0, span="day"), 99) == []
+class TestSqliteHistory(HistoryConformance):
+    @pytest.fixture
+    async def history(self, tmp_path: Path) -> AsyncIterator[History]:
+        async with SqliteHistory.open(tmp_path / "history.sqlite3", LONG) as history:
+            yield history
 
 
 async def test_it_takes_no_more_of_the_disk_than_it_may(tmp_path: Path) -> None:
@@ -122,23 +63,6 @@ async def test_nothing_but_totals_is_kept_where_no_pulls_are_wanted(tmp_path: Pa
         assert await history.list_pulls(EVER, 9) == []
         assert await history.list_arrivals(None, 9) == []
         assert [it.pulls for it in await history.list_totals(TotalsFilter(since=0), 9)] == [1]
-
-
-async def test_waste_is_what_came_twice_and_what_came_for_nobody(history: SqliteHistory) -> None:
-    other = f"sha256:{'ef' * 32}"
-    await history.record(
-        Batch([], [], [
-            arrival(1, used=100), arrival(2, used=100), arrival(3, digest=other, used=40),
-            arrival(4, digest="sha256:whole", used=100),
-        ])
-    )  # fmt: skip
-    waste = await history.find_waste(0, NOW + HOUR, 9)
-    assert [(it.digest, it.arrivals, it.extra) for it in waste.again] == [
-        (arrival(1).digest, 2, 100)
-    ]
-    assert [(it.digest, it.fetched - it.used) for it in waste.unused] == [(other, 60)]
-    assert (await history.find_waste(0, NOW, 9)).unused == []  # it may still be on its way
-    assert (await history.begin(9, 9)).unused == [arrival(3, digest=other, used=40)]
 
 
 async def test_somebody_elses_file_is_left_alone(tmp_path: Path) -> None:
