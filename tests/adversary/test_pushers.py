@@ -1,7 +1,6 @@
 """Who pushes, or is pushed to, and means it ill; or whose line is not what was thought of."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
