@@ -170,6 +170,8 @@ class Course:
         """Somebody has just been here."""
         self.since = self._means.clock()
         self.go_on()
+        if not self.is_active:
+            self.content.let_go(self.size)  # it may be a day before there is more
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
         """How a piece is like what is here from `offset` on. Raises StoreError."""
@@ -357,6 +359,7 @@ class Course:
             yield piece
             position += len(piece)
             self._sent = position
+            self.content.let_go(position)
             self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
 
@@ -412,7 +415,8 @@ class Course:
 
     async def _pause(self, error: Unavailable) -> None:
         policy = self._means.policy
-        failures = self._streak.add(0 if self.standing is None else self._sent)
+        # What was sent is no progress where upstream keeps none of it.
+        failures = self._streak.add(0 if self.standing is None else self.standing.offset)
         wait = policy.decide(
             Failure.BROKEN, failures, has_begun=True, wait=error.retry_after or 0.0,
             roll=self._means.random.random(),

@@ -1,11 +1,13 @@
 """Who pushes, or is pushed to, and means it ill; or whose line is not what was thought of."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from mirror.push.content import Spooled
 from tests.conftest import StartMirror
 from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
@@ -29,7 +31,7 @@ async def start_pushing(
 ) -> InnerMirror:
     others, push = overrides.pop("others", {}), overrides.pop("limits", {})
     settings = upstream_at(upstream.url) | {"push": "client"} | overrides
-    fill = {"stall_timeout": "2s"}
+    fill = {"stall_timeout": "2s", "attempts": 3}
     return await start_mirror({"docker.io": settings} | others, fill=fill, push=push)
 
 
@@ -67,3 +69,27 @@ async def test_what_a_pusher_shows_is_not_shown_to_another_registry_that_a_mount
         answer = await pusher.post(f"?mount={APP.layers[0]}&from=other.example/{NAME}")
         assert answer.status == 202
         assert not [it for it in other.requests if "Authorization" in it.headers]
+
+
+async def test_an_upload_that_rests_takes_no_memory(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    pusher = Pusher(mirror.client, NAME)
+    upload = await pusher.begin()
+    await upload.patch(in_pieces(LARGE))
+    held = [it.held for it in gc.get_objects() if isinstance(it, Spooled) and it.size]
+    assert held == [0]
+
+
+async def test_a_line_that_upstream_keeps_nothing_of_is_given_up(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, takes_pushes: Pushes
+) -> None:
+    takes_pushes.loses_what_breaks = True
+    for more in range(40):  # it never breaks where it broke before
+        cut = (1 << 20) + (1 << 16) * (more % 3)
+        upstream.fault(kind="upload", method="PATCH", cut_body_at=cut, times=1)
+    mirror = await start_pushing(start_mirror, upstream)
+    upload = await Pusher(mirror.client, NAME).begin()
+    assert (await upload.patch(in_pieces(LARGE))).status == 502
+    assert len([it for it in upstream.asked("upload") if it.method == "PATCH"]) <= 4
