@@ -175,6 +175,8 @@ class Course:
         if isinstance(self.content, Spooled) and not self.is_active:
             self.content.spool.rest()
         self.go_on()
+        if not self.is_active:
+            self.content.let_go(self.size)  # it may be a day before there is more
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
         """How a piece is like what is here from `offset` on. Raises StoreError."""
@@ -354,7 +356,7 @@ class Course:
         return 0 if self.standing is None else self.standing.least
 
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
-        position = start
+        position, began = start, self._means.clock()
         while stop is None or position < stop:
             await self._until_more_than(position)
             limit = self.size if stop is None else min(stop, self.size)
@@ -364,8 +366,12 @@ class Course:
             yield piece
             position += len(piece)
             self._sent = position
+            self.content.let_go(position)
             self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
+            now = self._means.clock()
+            if stop is None and self._caution.is_enough(position - start, now - began, now=now):
+                return
 
     async def _until_more_than(self, size: int) -> None:
         await self._until(lambda: self.size > size or not self._is_growing())
@@ -412,14 +418,15 @@ class Course:
             # It takes no part of a blob; or it has put the parts together in another way.
             if not standing.offset and not self._is_resumed:
                 return False
-            self._caution.chunk = 0
+            self._caution.note_no_parts(now=now)
             self.standing, self._must_ask, self._is_resumed, self._sent = None, False, False, 0
             return True
         return False
 
     async def _pause(self, error: Unavailable) -> None:
         policy = self._means.policy
-        failures = self._streak.add(0 if self.standing is None else self._sent)
+        # What was sent is no progress where upstream keeps none of it.
+        failures = self._streak.add(0 if self.standing is None else self.standing.offset)
         wait = policy.decide(
             Failure.BROKEN, failures, has_begun=True, wait=error.retry_after or 0.0,
             roll=self._means.random.random(),

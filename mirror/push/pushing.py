@@ -76,8 +76,7 @@ class Pushing:
     ) -> UploadState | None:
         """Begin an upload; None: what was to be mounted is there."""
         target = self._target(repository, authorization)
-        with self._counted(repository, PushKind.BEGIN):
-            self._uploads.require_place(client.get())
+        with self._counted(repository, PushKind.BEGIN), self._uploads.place(client.get()):
             if source is not None and not self._is_served(source):
                 mount = source = None
             is_same = source is None or source.namespace == repository.namespace
@@ -95,9 +94,11 @@ class Pushing:
         self, repository: Repository, identity: str, authorization: str | None
     ) -> UploadState:
         """How far an upload has come."""
-        self._target(repository, authorization)
+        target = self._target(repository, authorization)
         with self._counted(repository, PushKind.STATUS):
-            return _state(self._uploads.get(repository, identity))
+            upload = self._uploads.get(repository, identity)
+            await self._uploads.let_in(upload, target)
+            return _state(upload)
 
     @asynccontextmanager
     async def open_upload(
@@ -133,9 +134,11 @@ class Pushing:
         self, repository: Repository, identity: str, authorization: str | None
     ) -> None:
         """An upload is not wanted any more."""
-        self._target(repository, authorization)
+        target = self._target(repository, authorization)
         with self._counted(repository, PushKind.CANCEL):
-            await self._uploads.cancel(self._uploads.get(repository, identity))
+            upload = self._uploads.get(repository, identity)
+            await self._uploads.let_in(upload, target)
+            await self._uploads.cancel(upload)
 
     async def push_manifest(
         self,
