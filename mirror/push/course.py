@@ -97,6 +97,9 @@ class Follower:
     requests = 0
     """How many of its are under way."""
 
+    is_settled = True
+    """Whether there is one course only whose bytes are its own, for all that is known."""
+
 
 class Course:
     """See the top of this module. `standing`: of an upload that was begun for it already."""
@@ -149,7 +152,7 @@ class Course:
     @property
     def is_active(self) -> bool:
         """Whether somebody brings bytes, or waits."""
-        return any(follower.requests for follower in self.followers)
+        return any(it.requests and it.is_settled for it in self.followers)
 
     @property
     def is_busy(self) -> bool:
@@ -169,6 +172,8 @@ class Course:
     def touch(self) -> None:
         """Somebody has just been here."""
         self.since = self._means.clock()
+        if isinstance(self.content, Spooled) and not self.is_active:
+            self.content.spool.rest()
         self.go_on()
         if not self.is_active:
             self.content.let_go(self.size)  # it may be a day before there is more
@@ -245,9 +250,11 @@ class Course:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if isinstance(self.content, Spooled):
-            await self.content.spool.remove()
-        self.content.close()
+        try:
+            if isinstance(self.content, Spooled):
+                await self.content.spool.remove()
+        finally:
+            self.content.close()
 
     def _is_held_up(self) -> bool:
         return self.error is not None

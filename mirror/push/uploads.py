@@ -80,7 +80,7 @@ class Upload(Follower):
                 course.go_on()
         for course in courses:
             course.followers.add(self)
-        self.followed = courses
+        self.followed, self.is_settled = courses, len(courses) == 1
 
 
 class Uploads:
@@ -109,7 +109,9 @@ class Uploads:
     @property
     def spooled(self) -> int:
         """Bytes of the disk that all of them take."""
-        return sum(it.content.spool.taken for it in self._all() if isinstance(it.content, Spooled))
+        return sum(
+            it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
+        )
 
     # What clients do
 
@@ -211,8 +213,9 @@ class Uploads:
             upload.position += len(piece)
             if len(upload.first) >= _COMPARABLE:
                 await self._place_first(upload)
-        for course in upload.followed[:1]:
-            await course.keep_pace(upload.position)
+        if upload.is_settled:
+            for course in upload.followed:
+                await course.keep_pace(upload.position)
 
     async def finish(self, upload: Upload, digest: Digest) -> None:
         """This is all of it: return when the registry has it. Raises RegistryError."""
@@ -259,7 +262,7 @@ class Uploads:
             await course.finish(digest, target)
         finally:
             course.followers.discard(waiting)
-            if not course.followers and course.state is not CourseState.DONE:
+            if not course.followers:
                 await self._drop(course)
 
     # Where bytes go
@@ -321,10 +324,8 @@ class Uploads:
         try:
             while content.size < length:
                 await self._make_room(None, _COPIED)
-                if not upload.followed:
-                    raise _gone()
                 step = min(_COPIED, length - content.size)
-                await content.append(await upload.followed[0].content.read(content.size, step))
+                await content.append(await _guide(upload).content.read(content.size, step))
         except BaseException:
             content.close()
             await spool.remove()
@@ -412,8 +413,8 @@ class Uploads:
             idle = [it for it in self._all() if not (it.is_active or it.is_busy)]
             if not idle:
                 raise Unavailable(
-                    "the mirror has as many uploads under way as it can", code=ErrorCode.TOOMANYREQUESTS,
-                    retry_after=_RETRY_AFTER,
+                    "the mirror has as many uploads under way as it can",
+                    code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
                 )  # fmt: skip
             await self._drop(min(idle, key=lambda it: it.since))
 
@@ -487,6 +488,13 @@ class Uploads:
             _logger.info(
                 "an upload can go on", extra=fields(repository=left.where, bytes=spool.size)
             )
+
+
+def _guide(upload: Upload) -> Course:
+    """One that has all the bytes of it. Raises RegistryError: it was cancelled meanwhile."""
+    if not upload.followed:
+        raise _gone()
+    return upload.followed[0]
 
 
 def _gone() -> RegistryError:
