@@ -324,10 +324,8 @@ class Uploads:
         try:
             while content.size < length:
                 await self._make_room(None, _COPIED)
-                if not upload.followed:
-                    raise _gone()
                 step = min(_COPIED, length - content.size)
-                await content.append(await upload.followed[0].content.read(content.size, step))
+                await content.append(await _guide(upload).content.read(content.size, step))
         except BaseException:
             content.close()
             await spool.remove()
@@ -415,8 +413,8 @@ class Uploads:
             idle = [it for it in self._all() if not (it.is_active or it.is_busy)]
             if not idle:
                 raise Unavailable(
-                    "the mirror has as many uploads under way as it can", code=ErrorCode.TOOMANYREQUESTS,
-                    retry_after=_RETRY_AFTER,
+                    "the mirror has as many uploads under way as it can",
+                    code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
                 )  # fmt: skip
             await self._drop(min(idle, key=lambda it: it.since))
 
@@ -490,6 +488,13 @@ class Uploads:
             _logger.info(
                 "an upload can go on", extra=fields(repository=left.where, bytes=spool.size)
             )
+
+
+def _guide(upload: Upload) -> Course:
+    """One that has all the bytes of it. Raises RegistryError: it was cancelled meanwhile."""
+    if not upload.followed:
+        raise _gone()
+    return upload.followed[0]
 
 
 def _gone() -> RegistryError:
