@@ -127,9 +127,9 @@ async def test_uploads_that_nobody_goes_on_with_make_place(
     monkeypatch.setattr(uploads, "_MOST_COURSES", 3)
     mirror = await start_pushing(start_mirror, upstream)
     pusher = Pusher(mirror.client, NAME)
-    for number in range(6):
-        upload = await pusher.begin()
-        content = random_bytes(1 << 17, seed=number)
+    contents = [random_bytes(1 << 17, seed=number) for number in range(6)]
+    begun = [await pusher.begin() for _ in contents]
+    for upload, content in zip(begun, contents, strict=True):
         assert (await upload.patch(content)).status == 202
     assert len(list((mirror.store_root / "push").glob("*.json"))) == 3
-    assert (await upload.put(b"", digest_of(content))).status == 201
+    assert (await begun[-1].put(b"", digest_of(contents[-1]))).status == 201
