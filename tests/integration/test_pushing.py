@@ -197,6 +197,18 @@ class TestABrokenLine:
         assert registry.gives_blobs("app")
         assert (await target.find_blob(DIGEST)) is None
 
+    async def test_who_has_brought_all_that_was_announced_is_waited_for_no_longer(
+        self, target: Target
+    ) -> None:
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield CONTENT
+            await asyncio.Event().wait()
+
+        at = await begun(target)
+        async with aclosing(chunks()) as content:
+            at = await target.send(at, content, length=len(CONTENT))
+        await target.finish(at, DIGEST)
+
     async def test_who_brings_the_bytes_may_be_closed_as_soon_as_it_is_over(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:
@@ -234,7 +246,7 @@ class TestABrokenLine:
 
     async def test_less_or_more_than_was_announced_is_no_body(self, target: Target) -> None:
         at = await begun(target)
-        for length in (len(CONTENT) - 1, len(CONTENT) + 1):
+        for length in (len(CONTENT) - 1, len(CONTENT) + 1):  # 50,000 bytes are a piece
             with pytest.raises(ValueError, match="a body of"):
                 await target.send(at, pieces(CONTENT), length=length)
 

@@ -86,6 +86,9 @@ class Outgoing:
             content = self._content
             pieces = _pieces(content) if isinstance(content, bytes) else content
             self._source = aiter(pieces)
+        if self.length is not None and self.sent == self.length:
+            self._finish()  # whoever has all may answer: nobody is waited for
+            raise StopAsyncIteration
         self._measure(None)
         self._is_idle.clear()
         try:
@@ -103,6 +106,7 @@ class Outgoing:
         self.sent += len(chunk)
         if self.length is not None and self.sent > self.length:
             raise self._short()
+        self.is_over = self.sent == self.length
         self._measure(self._patience)
         return bytes(chunk)  # its memory is used again while the connection still holds it
 
