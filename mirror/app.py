@@ -19,6 +19,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+import uvloop
+
 from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
 from mirror.aio.tasks import owned_tasks
@@ -36,6 +38,7 @@ from mirror.contents.contents import Contents
 from mirror.control.guard import make_key
 from mirror.front.api.passwords import PasswordFile
 from mirror.front.settings import UnusableFile
+from mirror.front.workers.forked import Forked, forked_workers
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import listening
@@ -54,6 +57,7 @@ from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
+from mirror.telemetry.asked import Entry
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.push_metrics import PushCounts
 from mirror.telemetry.service import ServiceManager, call_this_process
@@ -76,14 +80,14 @@ class Running:
     """Have settings, certificates and passwords read anew, soon."""
 
 
-async def serve(
+def serve(
     config: Config,
     proxies: EnvironmentProxies,
     reread: Callable[[], Config],
     welcome: Callable[[Config], str],
     guides: MakeGuides,
 ) -> None:
-    """Run the mirror until SIGTERM or SIGINT; then drain.
+    """Run the mirror until SIGTERM or SIGINT; then drain. For a process that does nothing else.
 
     `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
     as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown,
@@ -94,6 +98,21 @@ async def serve(
         ConfigError: A file that the configuration names makes no sense.
         OSError: An address cannot be listened on.
     """
+    _allow_descriptors()
+    os.umask(_OTHERS)
+    with forked_workers(config.server.worker_count, config.log) as waiting:
+        uvloop.run(_serve(config, proxies, reread, welcome, guides, waiting=waiting))
+
+
+async def _serve(
+    config: Config,
+    proxies: EnvironmentProxies,
+    reread: Callable[[], Config],
+    welcome: Callable[[Config], str],
+    guides: MakeGuides,
+    *,
+    waiting: list[Forked],
+) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
@@ -102,14 +121,12 @@ async def serve(
     )
     manager = ServiceManager(*notify_socket())
     call_this_process("mirror: serve")
-    _allow_descriptors()
-    os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(
-            config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
+            config, spawn=spawn_process(config.log, waiting), inherited=inherited_sockets(),
             proxies=proxies, reread=reread, manager=manager, welcome=welcome, guides=guides,
         ) as running:  # fmt: skip
             spare_what_is_there()
@@ -229,7 +246,7 @@ async def run(
             traffic=metrics.traffic,
             faults=metrics.faults,
             used=store.note_access,
-            asked=keeper.note,
+            asked=partial(_note_asked, metrics, keeper),
             refused=metrics.connections_refused.inc,
             random=dice,
             welcome=welcome,
@@ -258,6 +275,12 @@ async def run(
         work.keep(reloading.run, name="reload")
         await built.start(work)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+
+
+def _note_asked(metrics: Metrics, keeper: Keeper, entries: Sequence[Entry]) -> None:
+    """What workers tell of requests: for the metrics, and for the history."""
+    metrics.note_asked(entries)
+    keeper.note(entries)
 
 
 async def _passwords(config: Config) -> PasswordFile | None:

@@ -34,7 +34,7 @@ def serve(config_file: ConfigFile = None) -> None:
     loaded, proxies = load(config_file), read_proxies()
     try:
         reread = partial(config.load, config_file)
-        uvloop.run(app.serve(loaded, proxies, reread, make_welcome, make_guides))
+        app.serve(loaded, proxies, reread, make_welcome, make_guides)
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
     except (StoreError, OSError) as error:

@@ -4,7 +4,7 @@ Sizes are in bytes, durations and rates in (bytes per) seconds, times in seconds
 What is None is not known.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -74,6 +74,7 @@ class Fill(Struct, frozen=True, kw_only=True):
     seconds_left: float | None
     seconds: float  # since it was asked for
     readers: int
+    endpoint: str | None = None  # that has sent the first of it
 
 
 class Store(Struct, frozen=True, kw_only=True):
@@ -125,6 +126,12 @@ class Fills(Struct, frozen=True, kw_only=True):
     """All downloads, the oldest first."""
 
     fills: list[Fill]
+
+
+class Configuration(Struct, frozen=True, kw_only=True):
+    """What is in effect now, as in the file; of a secret only its file, of a webhook its host."""
+
+    configuration: dict[str, Any]
 
 
 class LogLevel(Struct, frozen=True, kw_only=True):

@@ -111,6 +111,15 @@ class Overview:
             disk_trouble=self._parts.fills.disk_trouble, ends=ends, mismatches=mismatches,
         )  # fmt: skip
 
+    def configuration(self) -> models.Configuration:
+        """What is in effect."""
+        document = self._parts.config().redacted()
+        hooks = [
+            {**told, "url": one.where} if one.url is not None else told
+            for one, told in zip(self._parts.config().notify, document["notify"], strict=True)
+        ]
+        return models.Configuration(configuration={**document, "notify": hooks})
+
     async def store(self) -> models.Store:
         """The store, against its limits."""
         settings = self._parts.config().store
@@ -177,6 +186,7 @@ class Overview:
             seconds_left=left,
             seconds=self._parts.monotonic() - fill.began,
             readers=fill.readers.count,
+            endpoint=fill.first_sender,
         )
 
     def _served(self) -> models.Served:

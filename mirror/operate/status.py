@@ -94,13 +94,13 @@ def _state(endpoint: Endpoint) -> Text:
 
 
 def _fills(status: Status) -> Table:
-    table = Table("download", "", "of", "rate", "left", "readers", "from", box=None)
+    table = Table("download", "", "of", "rate", "left", "readers", "of", "from", box=None)
     for one in status.fills:
         table.add_row(
             one.digest[:_DIGEST], _bar(one), "?" if one.size is None else size(one.size),
             f"{size(one.rate)}/s",
             "-" if one.seconds_left is None else duration(one.seconds_left),
-            str(one.readers), one.repository,
+            str(one.readers), one.repository, one.endpoint or "-",
         )  # fmt: skip
     return table
 

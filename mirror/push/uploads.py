@@ -78,7 +78,7 @@ class Upload(Follower):
                 course.go_on()
         for course in courses:
             course.followers.add(self)
-        self.followed = courses
+        self.followed, self.is_settled = courses, len(courses) == 1
 
 
 class Uploads:
@@ -202,8 +202,9 @@ class Uploads:
             upload.position += len(piece)
             if len(upload.first) >= _COMPARABLE:
                 await self._place_first(upload)
-        for course in upload.followed[:1]:
-            await course.keep_pace(upload.position)
+        if upload.is_settled:
+            for course in upload.followed:
+                await course.keep_pace(upload.position)
 
     async def finish(self, upload: Upload, digest: Digest) -> None:
         """This is all of it: return when the registry has it. Raises RegistryError."""

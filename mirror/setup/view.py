@@ -113,14 +113,14 @@ class View:
             place = self.pushed_at(registry)
             if place is None:
                 yield (
-                    f"Nothing is pushed to {registry.name}: there is no address at which to log in."
+                    f"Nothing is pushed to {registry.name}: it has no address at which to log in."
                     f' Give it a name of the mirror\'s own (hosts in [upstream."{registry.name}"]).'
                 )
             else:
                 image = f"{place}/ORG/APP:TAG"
                 yield (
-                    f"Pushes to {registry.name} go by way of the mirror: {program} tag IMAGE {image}"
-                    f" && {program} push {image}"
+                    f"Pushes to {registry.name} go by way of the mirror:"
+                    f" {program} tag IMAGE {image} && {program} push {image}"
                 )
 
     def place_of(self, registry: Registry) -> str | None:

@@ -141,6 +141,8 @@ class LocalStorage:
             async with Index.open(root / "index.sqlite3", block=usage.block) as index:
                 adoption = Adoption(root, files, index, now=clock())
                 await adoption.begin()
+                if is_served:
+                    await files.make_shelves()
                 pins = await Pins.load(index)
                 accesses = Accesses(clock, latest=await index.latest_access())
                 changes = Changes(files, index, states, space, accesses, usage=usage)

@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from mirror import __version__
+from mirror.telemetry.asked import Entry
 from mirror.telemetry.collectors import (
     FaultsCollector,
     ProcessFigures,
@@ -169,7 +170,13 @@ class Metrics:
 
         self._count_rest()
 
+    def note_asked(self, entries: Iterable[Entry]) -> None:
+        """Count why requests went as they did, of what workers tell of them now and then."""
+        for asked, answers in entries:
+            self.reasons.labels(asked.upstream, asked.why).inc(answers.count)
+
     def _count_rest(self) -> None:
+        self.reasons = self._counter("reasons", "Why requests went as they did.", "upstream", "why")
         about = "1; which mirror this is."
         self.upstream_paused = self._gauge(
             "upstream_paused", "1 where an operator has it asked nothing.", "upstream", "endpoint"

@@ -199,11 +199,16 @@ async def test_it_speaks_the_browsers_language_or_the_chosen_one(mirror: MirrorP
         await expect(page.get_by_text("Free on the disk")).to_be_visible()
 
 
-async def test_it_fits_a_phone(mirror: MirrorProcess, tmp_path: Path) -> None:
-    async with browsing(viewport=PHONE) as page:
+@pytest.mark.parametrize("locale", ["en", "zh-CN"])
+async def test_it_fits_a_phone_and_shuts_nobody_out_there(
+    mirror: MirrorProcess, tmp_path: Path, locale: str
+) -> None:
+    async with browsing(viewport=PHONE, locale=locale) as page:
         for view in VIEWS:
             await page.goto(f"{mirror.admin_url}/page/{view}")
             await page.screenshot(path=tmp_path / f"{view}-phone.png", full_page=True)
+            found = await Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
             assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 

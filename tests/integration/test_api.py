@@ -14,6 +14,7 @@ import pytest
 
 from mirror.control import overview
 from mirror.control.models import Status
+from tests.conftest import StartMirror
 from tests.support.client import Answer, get
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_layer
@@ -223,6 +224,23 @@ async def test_a_token_lets_in_and_nothing_else_does(
         assert (await send(mirror, "GET", "/status", headers=sent)).status == 200
     finally:
         await mirror.stop()
+
+
+async def test_the_configuration_in_effect_is_told_without_secrets(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    hub = upstream_at(upstream.url, username="me", password_file=str(secret), max_bandwidth="2 MB")
+    hooks = [{"url": "https://hooks.example/T0/hunter2", "occasions": ["disk"]}]
+    mirror = await start_mirror({"docker.io": hub}, notify=hooks)
+    answer = await send(mirror, "GET", "/configuration")
+    told = json.loads(answer.body)["configuration"]
+    [endpoint] = told["upstream"]["docker.io"]["endpoints"]
+    assert (endpoint["password_file"], endpoint["max_bandwidth"]) == (str(secret), "2 MB")
+    assert told["notify"][0]["url"] == "hooks.example"
+    assert told["tags"]["fresh_for"] == "1m"
+    assert b"hunter2" not in answer.body
 
 
 async def test_beyond_this_host_nothing_is_done_without_a_token(

@@ -279,6 +279,16 @@ async def test_what_is_passed_through_names_its_endpoint_too(
     assert vars(line)["fields"]["endpoint"] == upstream.host
 
 
+async def test_reasons_are_counted_by_upstream(start_mirror: StartMirror, alpine: Image) -> None:
+    mirror = await start_mirror()
+    for _ in range(2):
+        await mirror.client.manifest("alpine", "3.20")
+    await mirror.client.manifest("alpine", "none")
+    for why in ("never-seen", "here", "missing"):
+        where = {"upstream": "docker.io", "why": why}
+        assert await mirror.metric("mirror_reasons_total", **where) == 1
+
+
 async def test_how_long_answers_take_is_told_by_upstream(
     start_mirror: StartMirror, alpine: Image
 ) -> None:

@@ -165,6 +165,68 @@ async def test_what_differs_after_a_while_is_another_blob(
     assert held(upstream, DIGEST) == LARGE
 
 
+async def test_of_several_that_begin_alike_none_is_sent_on_before_it_is_known_which_it_is(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    one, two = LARGE[: 2 * MIB] + LARGE[:MIB], LARGE[: 2 * MIB] + LARGE[MIB:]
+    for content in (one, two):
+        await _break(await pusher.begin(), content[: 3 * MIB - 5])
+    await mirror.until_metric("mirror_connections", 0)
+    known = bytes_taken(upstream)
+    digest = await pusher.blob(two)
+    assert held(upstream, digest) == two
+    assert bytes_taken(upstream) <= max(known, len(two)) + 3 * MIB
+
+
+async def test_a_token_that_ends_in_the_middle_is_made_good_by_the_next_one(
+    upstream: ScriptedRegistry, mirror: InnerMirror
+) -> None:
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://x.example/token"'}
+    upstream.fault(kind="upload", method="PATCH", cut_body_at=3 * MIB, times=1)
+    upstream.fault(kind="upload", method="GET", status=401, times=1, headers=challenge)
+    pusher = Pusher(mirror.client, NAME, {"Authorization": "Bearer one"})
+    upload = await pusher.begin()
+    assert (await upload.patch(LARGE)).status == 202
+    await upstream.was_asked("upload", method="GET")
+    pusher.headers["Authorization"] = "Bearer two"
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    assert bytes_taken(upstream) == len(LARGE)
+    asked = upstream.asked("upload", method="PUT")
+    assert [it.headers["Authorization"] for it in asked] == ["Bearer two"]
+
+
+async def test_who_shows_nothing_first_has_no_byte_taken(
+    upstream: ScriptedRegistry, mirror: InnerMirror
+) -> None:
+    known = Pusher(mirror.client, NAME, {"Authorization": "Bearer one"})
+    upload = await known.begin()
+    upstream.fault(kind="upload", method="POST", status=401, times=1)
+    known.headers.clear()
+    assert (await upload.put(LARGE, DIGEST)).status in {401, 403}
+    known.headers["Authorization"] = "Bearer one"
+    assert (await upload.put(LARGE, DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+
+
+async def test_what_a_client_does_not_wait_for_is_finished_all_the_same(
+    upstream: ScriptedRegistry, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    upstream.fault(kind="upload", method="PUT", delay=0.5)
+    await upload.patch(in_pieces(LARGE))
+    putting = asyncio.get_running_loop().create_task(upload.put(b"", DIGEST))
+    await upstream.was_asked("upload", method="PUT")
+    putting.cancel()
+    with suppress(asyncio.CancelledError):
+        await putting
+
+    async def is_there() -> bool:
+        return held(upstream, DIGEST) == LARGE
+
+    await until(is_there)
+
+
 async def test_two_who_push_the_same_at_once_are_one_upload_upstream(
     upstream: ScriptedRegistry, takes_pushes: Pushes, mirror: InnerMirror, pusher: Pusher
 ) -> None:

@@ -283,8 +283,8 @@ async def test_a_mirror_without_descriptors_refuses_a_client_and_serves_the_next
 
 
 def is_worker(pid: int) -> bool:
-    """Not so at first: whoever starts it waits until it runs a program of its own."""
-    return b"mirror.front.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Not so at first: it is the mirror's own process, once more."""
+    return b"mirror: worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @asynccontextmanager
@@ -300,7 +300,8 @@ async def starting(directory: Path) -> AsyncIterator[Process]:
     file.write_text(tomli_w.dumps(settings), encoding="utf-8")
 
     async def are_there() -> bool:
-        return [*map(is_worker, children_of(process))] == [True] * WORKERS
+        has_begun = (directory / "store" / "lock").exists()
+        return has_begun and [*map(is_worker, children_of(process))] == [True] * WORKERS
 
     command = (sys.executable, "-m", "mirror", "serve", "--config", file)
     process = Process(command, log=directory / "mirror.log", ready=are_there)

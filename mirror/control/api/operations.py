@@ -52,6 +52,9 @@ def operations(
     async def store(_: None) -> models.Store:
         return await overview.store()
 
+    async def configuration(_: None) -> models.Configuration:
+        return overview.configuration()
+
     async def ask_reload(_: None) -> models.Done:
         reload()
         return models.Done(
@@ -70,6 +73,10 @@ def operations(
         ),
         Operation("listFills", "GET", "/fills", "Downloads under way.", models.Fills, fills),
         Operation("getStore", "GET", "/store", "The store and its limits.", models.Store, store),
+        Operation(
+            "getConfiguration", "GET", "/configuration", "What is in effect, without secrets.",
+            models.Configuration, configuration,
+        ),
         Operation(
             "reload", "POST", "/reload", "Read settings, certificates and passwords anew.",
             models.Done, ask_reload,

@@ -1,4 +1,4 @@
-"""Where workers live: in processes of their own or, for tests, in this one."""
+"""Where workers live: in processes of their own (`forked.py`) or, for tests, in this one."""
 
 import asyncio
 import itertools
@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Log, is_journal
+from mirror.front.workers.forked import Forked, working
 from mirror.front.workers.worker import Worker
 from mirror.telemetry.faults import Faults
 
@@ -46,12 +47,20 @@ def spawn_here(clock: Callable[[], float], monotonic: Callable[[], float]) -> Sp
     return spawn
 
 
-def spawn_process(settings: Log) -> Spawn:
-    """Workers that are processes, and log as `settings` say."""
-    numbers = itertools.count(1)
+def spawn_process(settings: Log, forked: list[Forked] | None = None) -> Spawn:
+    """Workers that are processes, and log as `settings` say: at first those that are `forked`.
+
+    These are taken out of that list.
+    """
+    waiting = forked or []
+    numbers = itertools.count(len(waiting) + 1)
 
     @asynccontextmanager
     async def spawn(connection: socket.socket) -> AsyncIterator[Kill]:
+        if waiting:
+            async with working(waiting.pop(0), connection, within=EXIT_WITHIN) as kill:
+                yield kill
+            return
         with connection:
             descriptor = connection.fileno()
             process = await asyncio.create_subprocess_exec(

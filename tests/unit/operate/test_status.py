@@ -34,7 +34,7 @@ def status(*endpoints: Endpoint, problems: list[Problem] | None = None) -> Statu
     fill = Fill(
         upstream="docker.io", repository="docker.io/library/tomcat", digest=f"sha256:{'ab' * 32}",
         state="streaming", size=200 * MIB, written=50 * MIB, rate=1.5 * MIB, seconds_left=100,
-        seconds=33, readers=2,
+        seconds=33, readers=2, endpoint="mirror.example",
     )  # fmt: skip
     return Status(
         version="1.0", started_at=1000, connections=7, waiting=1,

@@ -16,6 +16,7 @@ CONTRACT = {
     "mirror_upstream_bytes_total": ("counter", "upstream endpoint"),
     "mirror_upstream_seconds": ("histogram", "upstream endpoint kind"),
     "mirror_upstream_paused": ("gauge", "upstream endpoint"),
+    "mirror_reasons_total": ("counter", "upstream why"),
     "mirror_notices_total": ("counter", "outcome"),
     "mirror_reloads_total": ("counter", "outcome"),
     "mirror_upstream_credential_failures_total": ("counter", "upstream endpoint"),
@@ -76,6 +77,7 @@ def metrics() -> Metrics:
         metrics.ratelimit_remaining,
     ):
         gauge.labels(**where).set(1)
+    metrics.reasons.labels(upstream="docker.io", why="never-seen").inc()
     metrics.fills_active.inc()
     metrics.fill_readers.inc()
     metrics.fills.labels(upstream="docker.io", outcome="committed").inc()
