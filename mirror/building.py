@@ -28,6 +28,7 @@ from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.others import Others
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
@@ -54,9 +55,9 @@ from mirror.push.course import Means
 from mirror.push.pushing import Pushing
 from mirror.push.recording import Recording
 from mirror.push.uploads import Uploads
-from mirror.records.ports import Records
+from mirror.records.ports import Fleet, Records
 from mirror.records.wishes import Wishes
-from mirror.sources.ports import NoteComing
+from mirror.sources.ports import NOBODY, NoteComing, NoteLimits
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -82,6 +83,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    fleet: Fleet
     unbounded: Records  # the same, for what an operator says
     wishes: Wishes
     sessions: Sessions
@@ -94,6 +96,8 @@ class Parts:
     push_counts: PushCounts
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
+    others: Others | None = None  # the mirrors that are one with this one
+    limits: NoteLimits = NOBODY  # is told what endpoints say of being asked too often
     clock: Clock
     monotonic: Clock
 
@@ -259,6 +263,7 @@ def build(parts: Parts) -> Built:
         note_fault=parts.metrics.faults.note,
         note_sent=links.record_sent,
         random=parts.dice,
+        others=parts.others,
     )
     transfers = Transfers(
         retries,
@@ -279,7 +284,7 @@ def build(parts: Parts) -> Built:
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
-        note_tag=images.note_tag,
+        note_tag=images.note_tag, fleet=parts.fleet,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     mirror = Mirror(
@@ -297,7 +302,10 @@ def build(parts: Parts) -> Built:
             store, links, manifests, registries, fills=fills, memory=memory
         ),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
-        blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
+        blobs=Blobs(
+            store, memory, links, fills, transfers=transfers, registries=registries,
+            others=parts.others,
+        ),
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
             tag_flights=SingleFlight(work), policy=policy,
@@ -400,4 +408,5 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         metrics=parts.metrics,
         clock=time.monotonic,
         random=parts.dice,
+        limits=parts.limits,
     )

@@ -31,6 +31,7 @@ from mirror.config.sections import (
     Store,
     Tags,
 )
+from mirror.config.shared import Shared
 from mirror.config.upstreams import Endpoint, Upstream, aliases_of
 from mirror.config.warm import Warm
 from mirror.config.wording import explain
@@ -49,6 +50,7 @@ __all__ = [
     "Pin",
     "Push",
     "Server",
+    "Shared",
     "Store",
     "Tags",
     "Upstream",

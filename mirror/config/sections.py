@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from mirror.config.notify import Notify
 from mirror.config.pins import Pin, require_fetchable
+from mirror.config.shared import Shared
 from mirror.config.units import format_size
 from mirror.config.upstreams import Upstream, docker_hub, with_docker_hubs_defaults
 from mirror.config.values import (
@@ -182,6 +183,7 @@ class Config(Section):
     history: History = History()
     admin: Admin = Admin()
     log: Log = Log()
+    shared: Shared | None = None
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)
     pin: tuple[Pin, ...] = ()
     warm: tuple[Warm, ...] = ()

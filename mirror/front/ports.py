@@ -69,6 +69,7 @@ class Lease(Struct, frozen=True, array_like=True):
     `content` is there for a small blob; else `file` and its `progress`; else it is streamed.
     `number` is what to ask for more by: of a file that grows (all leases of the same fill have the
     same number) or of a stream; 0 where there is no more. `size` in bytes, None if not known yet.
+    `location`: there is nothing here, the client gets it from there.
     """
 
     size: int | None
@@ -77,6 +78,7 @@ class Lease(Struct, frozen=True, array_like=True):
     file: FileIO | None = None
     progress: Progress | None = None
     number: Number = 0
+    location: str | None = None
 
     def close(self) -> None:
         """Close the receiver's own file."""

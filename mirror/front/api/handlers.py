@@ -188,6 +188,8 @@ class Handlers:
     async def _send_blob(
         self, request: web.BaseRequest, answer: BlobAnswer, ns: str | None, facts: Facts
     ) -> web.StreamResponse:
+        if answer.location is not None:
+            return responses.elsewhere(answer, answer.location)
         response, layout = responses.blob_head(request, answer)
         if isinstance(response, web.Response):  # from memory, or 304
             return response

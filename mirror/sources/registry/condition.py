@@ -17,6 +17,7 @@ from yarl import URL
 from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
+from mirror.sources.ports import NOBODY, NoteLimits
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.headers import parse_quota
 from mirror.sources.registry.health import Health, Question, Quota, Trouble
@@ -30,13 +31,12 @@ _logger = logging.getLogger(__name__)
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _PAUSED_FOR = 86400.0  # seconds; nobody knows: longer than anybody waits
-_PAUSED_INTERVAL = 1.0  # seconds between looks whether it is still paused
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
 
 
 class Condition:
-    """What is known of one endpoint."""
+    """What is known of one endpoint. `limits` is told what it says of being asked too often."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Condition:
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
+        limits: NoteLimits = NOBODY,
     ) -> None:
         self.health = Health()
         self.answered = 0  # questions, ever
@@ -60,9 +61,11 @@ class Condition:
         self._metrics = metrics
         self._clock = clock
         self._random = random
+        self._limits = limits
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
         self._doubting: asyncio.Task[None] | None = None
+        self._is_probing = False
         self.paused_since: float | None = None  # by an operator, in seconds since the epoch
         self._paused = metrics.upstream_paused.labels(label.upstream, label.endpoint)
         self.is_retired = False  # it is configured no longer: nobody finds out whether it is back
@@ -71,6 +74,8 @@ class Condition:
         """Ask it nothing, by an operator's word; None: ask it again."""
         self.paused_since = since
         self._paused.set(0 if since is None else 1)
+        if since is None and not self.health.is_up:
+            self._probe()
 
     @property
     def is_paused(self) -> bool:
@@ -124,6 +129,20 @@ class Condition:
             metrics.ratelimit_remaining.labels(*names).set(remaining)
         if limit is not None or remaining is not None:
             self.quota = limit, remaining
+            self._limits.told_quota(*names, limit, remaining)
+
+    def hear_quota(self, limit: int | None, remaining: int | None) -> None:
+        """Another mirror was told how many pulls are left."""
+        metrics, names = self._metrics, (self._label.upstream, self._label.endpoint)
+        if limit is not None:
+            metrics.ratelimit_limit.labels(*names).set(limit)
+        if remaining is not None:
+            metrics.ratelimit_remaining.labels(*names).set(remaining)
+        self.quota = limit, remaining
+
+    def hear_pause(self, quota: Quota, seconds: float) -> None:
+        """Another mirror was told not to ask this for so long."""
+        self.health.pause(quota, self._clock() + min(seconds, _LONGEST_PAUSE))
 
     @contextmanager
     def watching(self, question: Question | None) -> Iterator[None]:
@@ -178,6 +197,9 @@ class Condition:
                 error.retry_after = _PAUSE
             pause = min(error.retry_after, _LONGEST_PAUSE)
             self.health.pause(question.quota, now + pause)
+            self._limits.paused(
+                self._label.upstream, self._label.endpoint, question.quota.name.lower(), pause
+            )
             _logger.warning(
                 "upstream limits our rate",
                 extra=fields(
@@ -201,7 +223,7 @@ class Condition:
                 "upstream is down",
                 extra=fields(endpoint=self._config.url, why=self.trouble or "a body broke"),
             )
-            self._tasks.keep(self._probe_until_up, name="probe")
+            self._probe()
         elif (
             question is not None
             and was_up_for
@@ -232,15 +254,21 @@ class Condition:
     def _is_left_alone(self) -> bool:
         return self.is_retired or self.is_paused
 
+    def _probe(self) -> None:
+        """Have it found out when it is back, if nobody is about it."""
+        if not self._is_probing and not self._is_left_alone:
+            self._is_probing = True
+            self._tasks.keep(self._probe_until_up, name="probe")
+
     async def _probe_until_up(self) -> None:
-        """Find out when it is back, also in a night in which nobody pulls."""
-        while not (self.health.is_up or self.is_retired):
-            least = _PROBE_INTERVAL if not self.is_paused else _PAUSED_INTERVAL
-            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), least))
-            if self._is_left_alone:
-                continue
-            if self.health.may_ping(self._clock()):  # else a client's request is the probe
+        """Also in a night in which nobody pulls."""
+        while not (self.health.is_up or self._is_left_alone):
+            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
+            if (
+                self.health.may_ping(self._clock()) and not self._is_left_alone
+            ):  # else a client's request is the probe
                 await self._ping()
+        self._is_probing = False
 
     async def _ping(self) -> None:
         """Find out whether it is there at all."""

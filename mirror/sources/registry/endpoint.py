@@ -26,6 +26,7 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.oci.reference import Repository
+from mirror.sources.ports import NOBODY, NoteLimits
 from mirror.sources.registry.auth import Authorizer
 from mirror.sources.registry.condition import Condition
 from mirror.sources.registry.elsewhere import Elsewhere, registry_that_answered
@@ -92,12 +93,14 @@ class Endpoint:
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
+        limits: NoteLimits = NOBODY,
     ) -> None:
         self.config = config
         self.exchange = exchange
         self.condition = Condition(
-            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random
-        )
+            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random,
+            limits=limits,
+        )  # fmt: skip
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)  # of manifests
         self.heads_of_blobs = Heads(clock)

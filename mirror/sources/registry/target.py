@@ -186,7 +186,10 @@ class RegistryTarget:
         headers = {"Content-Type": media_type, "Content-Length": str(len(content))}
         url = self.endpoint.address(self.scope, f"manifests/{reference}")
         async with self._asking("PUT", url, headers, kind="manifest", body=body) as response:
-            pushed, is_there = _pushed(response.headers, reference, content), response.status == HTTPStatus.CREATED
+            pushed, is_there = (
+                _pushed(response.headers, reference, content),
+                response.status == HTTPStatus.CREATED,
+            )
         if not is_there:
             await self._require_manifest(reference, media_type, pushed.digest)
         return pushed
