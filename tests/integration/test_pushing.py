@@ -180,6 +180,18 @@ class TestABrokenLine:
         assert at.offset == 100_000
         await target.finish(await send(target, at, LARGE), digest_of(LARGE))
 
+    @pytest.mark.parametrize("status", [403, 400])
+    async def test_a_refusal_in_the_middle_is_heard_to_its_end(
+        self, upstream: ScriptedRegistry, target: Target, status: int
+    ) -> None:
+        upstream.fault(kind="upload", method="PATCH", body_status_at=(100_000, status))
+        at = await begun(target)
+        for chunks in (pieces(LARGE), _endless()):
+            with pytest.raises((Denied, Refused)) as refusal:
+                await target.send(at, chunks, length=None)
+            assert refusal.value.errors[0]["code"] == "UNKNOWN"
+            at = await begun(target)
+
     async def test_what_breaks_in_bringing_the_bytes_comes_out_as_itself_and_blames_nobody(
         self, registry: Registry, target: Target
     ) -> None:
