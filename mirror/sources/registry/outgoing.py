@@ -87,12 +87,12 @@ class Outgoing:
 
     async def __anext__(self) -> bytes:
         """The next piece; the one before was taken by the connection."""
+        if self.sent == self.length:
+            self._finish()  # whoever has all may answer: nobody is waited for
+            raise StopAsyncIteration
         if self._is_answered:
             await asyncio.Event().wait()  # until the connection is closed
         source = self._source = self._source or self._begun()
-        if self.length is not None and self.sent == self.length:
-            self._finish()  # whoever has all may answer: nobody is waited for
-            raise StopAsyncIteration
         self._measure(None)
         self._is_idle.clear()
         try:
