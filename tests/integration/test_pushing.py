@@ -268,6 +268,26 @@ async def _endless() -> AsyncGenerator[bytes, None]:
         yield bytes(50_000)
 
 
+async def test_a_limit_of_bandwidth_holds_for_what_is_pushed_and_loses_nothing(
+    upstream: ScriptedRegistry, registry: Registry
+) -> None:
+    """While it holds one push back, others come through, and pulls of its own."""
+    upstream.add_blob(CONTENT, "other")
+    async with (
+        endpoint_at(upstream.url, max_bandwidth="1 KB") as slow,
+        endpoint_at(upstream.url, max_bandwidth="1 MB") as less_slow,
+    ):
+        at = await begun(slow.target(APP))
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(slow.target(APP).send(at, pieces(CONTENT), length=None))
+            for there in (registry, less_slow):
+                await push(there.target(Repository("hub", "other")), CONTENT)
+            assert await slow.head_blob(Scope(Repository("hub", "other")), DIGEST)
+            assert not held.done()
+            held.cancel()
+    assert sent_of(upstream)[-2:] == [len(CONTENT)] * 2
+
+
 class TestRegistriesOfTheirOwnWays:
     @pytest.mark.parametrize(
         "its",
