@@ -17,6 +17,7 @@ from mirror.config.units import parse_duration
 from mirror.setup.clients import CLIENTS, make_guide
 from mirror.telemetry.collectors import StoreTotals
 from mirror.telemetry.metrics import FillOutcome, Metrics, NoticeOutcome
+from mirror.telemetry.shared import TABLES, BlobFigures, SharedFigures
 from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import run
@@ -279,6 +280,10 @@ def _every_metric() -> bytes:
     metrics.watch_referenced(lambda: 2)
     metrics.watch_disk(read_free=lambda: 5, read_min_free=lambda: 3)
     metrics.certificate_ends.labels(setting="tls_certificate_file").set(1)
+    names = (name for table in TABLES for name in table)
+    figures = dict.fromkeys(names, 1.0)
+    for collector in (SharedFigures, BlobFigures):
+        metrics.registry.register(collector(lambda: figures))
     return metrics.exposition()
 
 
