@@ -67,6 +67,7 @@ class Part:
         self.is_proved_here = False
         self.is_published = False
         self._has_ended = False
+        self._is_of_copy = True  # every byte here
         self._is_disproved = False
         self._is_broken = False  # the copy, in the bucket
         self._changed = asyncio.Event()
@@ -84,6 +85,7 @@ class Part:
         """What comes is written there."""
         self._close()
         self.writer, self.file = writer, os.dup(writer.file.fileno())
+        self._is_of_copy &= not writer.total
         self.wake()
 
     def offer(self, blob: OpenBlob) -> None:
@@ -92,6 +94,11 @@ class Part:
         self.turn.begun(self.monotonic())
         self.proved(blob.size)
         self.ended(None)
+
+    def note_fetched(self) -> None:
+        """Upstream is about to send some of it to this mirror."""
+        self.sent_by.add(self.upstream)
+        self._is_of_copy = False
 
     def progressed(self) -> None:
         """More is written."""
@@ -306,18 +313,12 @@ class Part:
             return
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(_RELEASED_WITHIN):
-                if self._is_broken or (self._is_disproved and self._is_all_from_copy):
+                if self._is_broken or (self._is_disproved and self._is_of_copy):
                     await self.ledger.abandon(blob, None)
                 elif turn.epoch is not None and self._is_disproved:
                     await self.ledger.abandon(blob, turn.epoch)
                 elif turn.epoch is not None:
                     await self.ledger.release(blob, turn.epoch)
-
-    @property
-    def _is_all_from_copy(self) -> bool:
-        """Whether every byte here is one of the copy that was said to be proved."""
-        covered = [piece for piece in self.pieces if piece.key in self.vouched]
-        return self.size is not None and sum(it.stop - it.start for it in covered) == self.size
 
     def _close(self) -> None:
         if self.file is not None:
@@ -365,7 +366,7 @@ class Shared:
             async with aclosing(copied.chunks):
                 yield copied
             return
-        part.sent_by.add(self.upstream)
+        part.note_fetched()
         follows = part.pieces.next_start(start) if part.turn.leads else None
         if follows is not None and (stop is None or follows < stop):
             stop = follows  # from there on others have put it

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from tests.support.require import require
 
 ACCESS_KEY, SECRET_KEY = "tests", "secret of tests"
 BUCKET = "mirror-cache"
+_GRPC = 10_000
 _START_WITHIN = 40  # seconds
 
 
@@ -77,7 +79,7 @@ async def running_seaweed(directory: Path) -> AsyncIterator[Seaweed]:
         f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n",
         encoding="utf-8",
     )
-    ports = {name: _port_pair() for name in ("master", "volume", "filer", "s3")}
+    ports = dict(zip(("master", "volume", "filer", "s3"), _ports(4), strict=True))
     s3 = ports["s3"]
 
     async def takes_objects() -> bool:
@@ -108,12 +110,23 @@ async def running_seaweed(directory: Path) -> AsyncIterator[Seaweed]:
             await process.kill()  # it needs seconds to stop, and nothing of it is needed any more
 
 
-def _port_pair() -> int:
-    """A port with its neighbour 10,000 above, where SeaweedFS listens for its own gRPC."""
-    while True:
+def _ports(count: int) -> list[int]:
+    """So many, each with its neighbour 10,000 above free, where SeaweedFS listens for its gRPC."""
+    found = list[int]()
+    while len(found) < count:
         port = free_port()
-        if port < 2**16 - 10_001:
-            return port
+        if port not in found and _is_free(port + _GRPC):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 async def _has_bucket(port: int) -> bool:

@@ -129,8 +129,11 @@ async def test_objects_that_are_lost_are_fetched_and_put_anew(
     for key in await fleet.keys():
         await obstore.delete_async(fleet.store, key)
     assert (await second.client.blob("org/app", LAYER)).digest == LAYER
-    await is_published(fleet, LAYER)
-    assert await fleet.keys()
+
+    async def are_there_again() -> bool:
+        return bool(await fleet.keys()) and await fleet.is_proved(LAYER)
+
+    await until(are_there_again)
 
 
 async def _try(fleet: Fleet, digest: str) -> int:

@@ -36,3 +36,17 @@ async def test_a_cold_blob_that_all_are_asked_for_at_once_is_fetched_once(
         return await fleet.is_proved(LAYER)
 
     await until(is_proved)
+
+
+async def test_what_all_have_is_for_no_repository_that_upstream_does_not_let_have_it(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+) -> None:
+    upstream.add(image(random_layer(1000, seed=1403)), "org/other", "1")
+    fleet = await start_fleet(2)
+    first, second = fleet.mirrors
+    assert (await first.client.blob("org/app", LAYER)).digest == LAYER
+    upstream.forget()
+    assert (await second.client.blob("org/other", LAYER)).status == 404
+    assert {asked.method for asked in upstream.asked("blob")} == {"HEAD"}
+    assert (await second.client.blob("org/app", LAYER)).digest == LAYER
+    assert upstream.bytes_sent(LAYER) == 0
