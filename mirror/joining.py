@@ -5,8 +5,10 @@ Loaded where `[shared]` stands in the configuration, and nowhere else.
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from random import Random
 
 from mirror import __version__
 from mirror.aio.tasks import Tasks
@@ -17,12 +19,15 @@ from mirror.pull.forget import Forgettable, Moved, TagOf
 from mirror.pull.pins import Pinning
 from mirror.records.fleet import FleetRecords
 from mirror.records.fleet_wishes import FleetWishes
+from mirror.records.ports import Records
 from mirror.records.postgres import PostgresRecords
 from mirror.records.sqlite import SqliteRecords
 from mirror.records.telling import Teller
 from mirror.records.tidying import Tidying
 from mirror.records.together import Together
 from mirror.records.untold import Untold
+from mirror.records.wishes import Wishes
+from mirror.shared.database import Database
 from mirror.shared.events import (
     Event,
     Events,
@@ -80,7 +85,7 @@ class Joined:
             database, shared, forget_after=forget_after, clock=clock, monotonic=monotonic
         )
         self._events: Events | None = None
-        self.records = FleetRecords(own, shared, untold)
+        self.records = FleetRecords(own, shared, untold, is_up=lambda: database.is_up)
         self.wishes = FleetWishes(own.wishes, untold, database)
         self.fleet = Together(
             database, shared, untold, name=name, lease=patience, monotonic=monotonic
@@ -244,3 +249,24 @@ async def join(
             patience=config.fill.connect_timeout,
             forget_after=config.store.forget_after, clock=clock, monotonic=monotonic,
         )  # fmt: skip
+
+
+@asynccontextmanager
+async def tell_later(
+    own: SqliteRecords, config: Config, *, clock: Callable[[], float]
+) -> AsyncIterator[tuple[Records, Wishes]]:
+    """Records and wishes of a mirror that does not run: what is changed is told when it does.
+
+    Raises StoreError.
+    """
+    assert config.shared is not None  # noqa: S101 - else nobody is told
+    async with Untold.open(config.store.root) as untold:
+        nobody = Database(
+            config.shared.database_file, name="at rest", monotonic=time.monotonic,
+            dice=Random(),  # noqa: S311 - it is never asked
+        )  # fmt: skip
+        shared = PostgresRecords(nobody, clock=clock)
+        yield (
+            FleetRecords(own, shared, untold, is_up=lambda: False),
+            FleetWishes(own.wishes, untold, nobody),
+        )

@@ -36,7 +36,7 @@ class Companions:
     images: list[WholeImage] = field(default_factory=list)
     """What they consist of."""
     absent: dict[str, None] = field(default_factory=dict)
-    """Digests that lists name, and that are not here in whole."""
+    """What is known of, and not here in whole (or too much): digests that lists name, and names."""
     _bytes: int = 0
 
     async def look(self, subjects: Iterable[Digest]) -> None:
@@ -56,6 +56,7 @@ class Companions:
             return []
         self._bytes += len(record.content)
         if self._bytes > _MOST_BYTES:
+            self.absent[name_of(self.repository, subject)] = None
             return []
         here, found = list[Digest](), list[Digest]()
         for entry in await read_aside(list_referrers, record.content):

@@ -32,7 +32,7 @@ from mirror.control.companions import Companions
 from mirror.control.whole import WholeImage
 from mirror.oci.descriptor import parse_platform
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, StoreError
+from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError, StoreError
 from mirror.oci.image import Image, name_of, parse_image
 from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.reference import Reference, Repository, Tag
@@ -215,7 +215,11 @@ class StoreDepot:
         if content is None:
             return Recorded(name, "incomplete", [str(digest)])
         here, missing = [], list[str]()
-        for entry in await read_aside(list_referrers, content):
+        try:
+            entries = await read_aside(list_referrers, content)
+        except RegistryError as error:
+            raise ValueError(f"{digest}: {error.message}") from error
+        for entry in entries:
             whole = self._image(repository, _VOUCHED_FOR)
             if lacking := await whole.look(entry.digest, entry.media_type):
                 missing += lacking

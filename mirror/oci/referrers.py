@@ -20,7 +20,7 @@ class _Entry(Struct):
 
     digest: str
     artifact_type: str | None = field(default=None, name="artifactType")
-    media_type: str | None = field(default=None, name="mediaType")
+    media_type: object = field(default=None, name="mediaType")  # of another type, it says nothing
 
 
 class Referrer(NamedTuple):
@@ -67,7 +67,8 @@ def list_referrers(content: bytes) -> list[Referrer]:
     found: list[Referrer] = []
     for _, entry in _read(content)[1]:
         with suppress(RegistryError):
-            found.append(Referrer(parse_digest(entry.digest), entry.media_type or ""))
+            kind = entry.media_type if isinstance(entry.media_type, str) else ""
+            found.append(Referrer(parse_digest(entry.digest), kind))
     return found
 
 

@@ -219,6 +219,8 @@ class Manifests:
         return await self._fetch(scope, digest, why)
 
     async def _fetch_unknown_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
+        with self._memory.remembering_missing(scope, f"manifest {tag}"):
+            pass  # nobody else has to be asked for what is remembered
         async with self._turn(scope, tag) as told:
             if told is not None:
                 with suppress(Missing):  # gone there meanwhile: the tag must mean something else

@@ -97,6 +97,9 @@ class Follower:
     requests = 0
     """How many of its are under way."""
 
+    is_settled = True
+    """Whether there is one course only whose bytes are its own, for all that is known."""
+
 
 class Course:
     """See the top of this module. `standing`: of an upload that was begun for it already."""
@@ -149,7 +152,7 @@ class Course:
     @property
     def is_active(self) -> bool:
         """Whether somebody brings bytes, or waits."""
-        return any(follower.requests for follower in self.followers)
+        return any(it.requests and it.is_settled for it in self.followers)
 
     @property
     def is_busy(self) -> bool:
@@ -169,6 +172,8 @@ class Course:
     def touch(self) -> None:
         """Somebody has just been here."""
         self.since = self._means.clock()
+        if isinstance(self.content, Spooled) and not self.is_active:
+            self.content.spool.rest()
         self.go_on()
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
@@ -214,7 +219,9 @@ class Course:
         Raises:
             RegistryError: It will never be.
         """
-        await self._until(lambda: position - self._sent <= AHEAD or self._is_held_up())
+        await self._until(
+            lambda: position - self._sent <= max(AHEAD, self._least()) or self._is_held_up()
+        )
         if self.error is not None and not self._waits_for_a_login():
             raise self.error
 
@@ -241,9 +248,11 @@ class Course:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if isinstance(self.content, Spooled):
-            await self.content.spool.remove()
-        self.content.close()
+        try:
+            if isinstance(self.content, Spooled):
+                await self.content.spool.remove()
+        finally:
+            self.content.close()
 
     def _is_held_up(self) -> bool:
         return self.error is not None
@@ -336,8 +345,13 @@ class Course:
         if not chunk:
             return None
         chunk, start = max(chunk, standing.least), standing.offset
-        await self._until(lambda: self.size - start >= chunk or not self._is_growing())
+        enough = min(chunk, max(AHEAD, standing.least))  # a client that is held back brings no more
+        await self._until(lambda: self.size - start >= enough or not self._is_growing())
         return min(chunk, self.size - start)
+
+    def _least(self) -> int:
+        """Bytes that upstream wants to have in one request, before it takes any."""
+        return 0 if self.standing is None else self.standing.least
 
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         position = start

@@ -78,6 +78,8 @@ class Pushing:
         target = self._target(repository, authorization)
         with self._counted(repository, PushKind.BEGIN):
             self._uploads.require_place(client.get())
+            if source is not None and not self._is_served(source):
+                mount = source = None
             is_same = source is None or source.namespace == repository.namespace
             name = source.name if source is not None and is_same else None
             standing = await target.begin(mount=mount if is_same else None, source=name)
@@ -170,7 +172,9 @@ class Pushing:
         Raises:
             RegistryError: What the registry says to that.
         """
-        if not await self._may_read(source, digest, authorization):
+        # What it shows is for the registry that it pushes to, and for no other.
+        shown = authorization if source.namespace == repository.namespace else None
+        if not await self._may_read(source, digest, shown):
             return standing
         blob = await self._store.open_blob(digest)
         if blob is None:
@@ -185,6 +189,11 @@ class Pushing:
             )  # fmt: skip
             return await target.begin()
         return None
+
+    def _is_served(self, source: Repository) -> bool:
+        """Whether anybody may have anything of it here; what asks should have known."""
+        settings = self._upstreams.get(source.namespace)
+        return settings is not None and source.name in settings.served
 
     def _target(self, repository: Repository, authorization: str | None) -> Target:
         """Where it goes, and on whose authority.

@@ -78,7 +78,7 @@ class Upload(Follower):
                 course.go_on()
         for course in courses:
             course.followers.add(self)
-        self.followed = courses
+        self.followed, self.is_settled = courses, len(courses) == 1
 
 
 class Uploads:
@@ -106,7 +106,9 @@ class Uploads:
     @property
     def spooled(self) -> int:
         """Bytes of the disk that all of them take."""
-        return sum(it.content.spool.taken for it in self._all() if isinstance(it.content, Spooled))
+        return sum(
+            it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
+        )
 
     # What clients do
 
@@ -200,8 +202,9 @@ class Uploads:
             upload.position += len(piece)
             if len(upload.first) >= _COMPARABLE:
                 await self._place_first(upload)
-        for course in upload.followed[:1]:
-            await course.keep_pace(upload.position)
+        if upload.is_settled:
+            for course in upload.followed:
+                await course.keep_pace(upload.position)
 
     async def finish(self, upload: Upload, digest: Digest) -> None:
         """This is all of it: return when the registry has it. Raises RegistryError."""
@@ -244,7 +247,7 @@ class Uploads:
             await course.finish(digest, target)
         finally:
             course.followers.discard(waiting)
-            if not course.followers and course.state is not CourseState.DONE:
+            if not course.followers:
                 await self._drop(course)
 
     # Where bytes go

@@ -13,7 +13,7 @@ So whatever this mirror has served once it can serve while the database is away;
 for that: it is asked with a little patience, and not at all while it is known to be down.
 """
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 from mirror.oci.digest import Digest
@@ -34,16 +34,19 @@ from mirror.records.untold import (
 
 _T = TypeVar("_T")
 
-_A_MOMENT = 2.0  # seconds; while the database is away, nothing is learnt from there
+_A_MOMENT = 2.0  # seconds
 
 
 class FleetRecords:
-    """The port `Records`: `own` are on this disk, `shared` in the database."""
+    """The port `Records`: `own` are on this disk, `shared` in the database, where that `is_up`."""
 
-    def __init__(self, own: Records, shared: Records, untold: Untold) -> None:
+    def __init__(
+        self, own: Records, shared: Records, untold: Untold, *, is_up: Callable[[], bool]
+    ) -> None:
         self._own = own
         self._shared = shared
         self._untold = untold
+        self._is_up = is_up
         # What is here, and what becomes of it, is this mirror's own affair.
         self.list_edges = own.list_edges
         self.count_links = own.count_links
@@ -207,19 +210,24 @@ class FleetRecords:
         """The repository is not known any more to have these."""
         await self._untold.add(LinksGone(repository, tuple(digests)))
         await self._own.forget_links(repository, digests)
-        await self._untold.wait_told(_A_MOMENT)  # or it would be learnt from there again
+        await self._see_it_told()
 
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
         await self._untold.add(TagGone(repository, tag))
         await self._own.forget_tag(repository, tag)
-        await self._untold.wait_told(_A_MOMENT)
+        await self._see_it_told()
 
     async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
         """What refers to this is to be asked for anew."""
         await self._untold.add(ReferrersGone(repository, digest))
         await self._own.forget_referrers(repository, digest)
-        await self._untold.wait_told(_A_MOMENT)
+        await self._see_it_told()
+
+    async def _see_it_told(self) -> None:
+        """Or what is forgotten here would be learnt from there again."""
+        if self._is_up():
+            await self._untold.wait_told(_A_MOMENT)
 
     # What has become of no use
 

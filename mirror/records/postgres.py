@@ -187,7 +187,9 @@ class PostgresRecords:
         if not rows:
             return None
         digest, checked_at, *others = rows[0]
-        return TagRecord(unpack(digest), self.to_here(checked_at), *others)
+        # Clocks are compared to some milliseconds: nothing was said in the future.
+        at = min(self.to_here(checked_at), self._clock())
+        return TagRecord(unpack(digest), at, *others)
 
     async def list_tags_of(self, repository: Repository, digest: Digest) -> list[str]:
         """The tags of the repository that mean this, as far as is known."""

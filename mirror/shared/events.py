@@ -170,6 +170,8 @@ class Events:
 
     async def _catch_up(self) -> None:
         """Read what was said meanwhile. Raises StoreError."""
+        if not self._database.is_up:
+            return  # also its clock is not known yet
         if self._last is None:
             self._last = self._database.now()
         self._is_behind = False

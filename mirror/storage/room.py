@@ -204,6 +204,11 @@ class Room:
             ]
         else:
             beyond = 0
+        may_go = sum(one.size for one in candidates) + beyond
+        if request.promise is None and may_go < excess:
+            # What is beyond max_size goes as far as it can. For the disk's sake, which others fill,
+            # nothing does where that is in vain.
+            excess = min(may_go, self._space.beyond_max_size(stored=self._index.taken))
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
         if not chosen:
             return False

@@ -64,10 +64,9 @@ class Spool:
         """What it is called."""
         return self.path.name
 
-    @property
-    def taken(self) -> int:
-        """Bytes of the disk that it may take."""
-        return self._promise.size
+    def rest(self) -> None:
+        """Nothing more comes for now: it takes what it has taken."""
+        self._promise.size = self._promise.written
 
     async def append(self, chunk: bytes) -> None:
         """Write what follows, and hash it. Where that fails, nothing has changed.
@@ -228,7 +227,9 @@ def _record_path(path: Path) -> Path:
 
 def _replace(path: Path, content: bytes) -> None:
     new = path.with_suffix(".new")
-    new.write_bytes(content)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open
+        file.write(content)
     new.replace(path)
 
 

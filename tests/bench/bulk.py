@@ -33,7 +33,7 @@ def record_blobs(root: Path, blobs: int) -> None:
         _record(records, digests, now)
     with _open(root / "index.sqlite3") as stored:
         day = int(now // index.DAY)
-        here = (it for number, it in enumerate(digests) if number % _GONE)
+        here = sorted(it for number, it in enumerate(digests) if number % _GONE)
         stored.executemany(
             statements.ADOPT_BLOB,
             ((digest, _SIZE, 0, now - number % 86_400, day) for number, digest in enumerate(here)),

@@ -30,6 +30,7 @@ UNITS = {
     "CPU per 1,000 requests": "s",
     "upstream bytes": "x",
     "upstream requests": "",
+    "client bytes": "x",
     "slowest client": "x",  # of a single client's time
     "round trips": "",
     "first failure": "s",

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from tests.bench import cases, clients, fleet, slow_link, years
+from tests.bench import cases, clients, fleet, pushes, slow_link, years
 from tests.bench.cases import Case
 from tests.bench.figures import Outcome, Row
 from tests.bench.stage import FAILURES, Scale, Stage, running_stage
@@ -13,6 +13,7 @@ from tests.bench.stage import FAILURES, Scale, Stage, running_stage
 ALL: tuple[Case, ...] = (
     *cases.CASES,
     *slow_link.CASES,
+    *pushes.CASES,
     *clients.CASES,
     *years.CASES,
     *fleet.CASES,

@@ -65,19 +65,22 @@ async def _million(stage: Stage, peer: str) -> Figures:
     """With so much on record, and with next to nothing, for the costs of hits."""
     full = await stage.once(("recorded", peer), partial(_recorded, stage, peer))
     few = await stage.once(("few", peer), partial(_filled, stage, peer))
-    starts, cpu = zip(*[await _first_hit(stage, full) for _ in range(_STARTS)], strict=True)
-    with_few = median([await _cost_of_hits(stage, few) for _ in range(_STARTS)])
-    costs = [await _cost_of_hits(stage, full) for _ in range(_STARTS)]
+    # By turns: whatever else this machine does meanwhile is then the same for both.
+    starts = [(await _first_hit(stage, few), await _first_hit(stage, full)) for _ in range(_STARTS)]
+    costs = [
+        (await _cost_of_hits(stage, few), await _cost_of_hits(stage, full)) for _ in range(_STARTS)
+    ]
     async with full.running():
         await fill(full, "many", await stage.image("many"))
         await idle(full.pid)
         memory = memory_mib(full.pid)
     return {
-        "time": median(starts),
-        "CPU to first hit": median(cpu),
+        "time": median(time for _, (time, _) in starts),
+        "CPU to first hit": median(cpu for _, (_, cpu) in starts),
+        "start growth": median(with_all / with_few for (_, with_few), (_, with_all) in starts),
         "memory": memory,
-        "CPU per 1,000 requests": median(costs),
-        "hit growth": median(costs) / with_few,
+        "CPU per 1,000 requests": median(with_all for _, with_all in costs),
+        "hit growth": median(with_all / with_few for with_few, with_all in costs),
     }
 
 
@@ -126,7 +129,7 @@ async def _held(stage: Stage, peer: str) -> Figures:
     clock.advance(_YEARS)
     settings = document(
         {_HUB: {"endpoints": [{"url": stage.registry.url}]}}, store_root=root,
-        store={"max_size": "100 MiB"},
+        store={"max_size": "2 GiB"},
     )  # fmt: skip
     with watching_the_loop(limit=0.002) as holds:
         mirror = await start_inner_mirror(settings, clock)
@@ -276,7 +279,7 @@ def _fail(task: str, error: Exception) -> None:
 CASES: tuple[Case, ...] = (
     Case(
         "million", "1,000,000 blobs, 100,000 manifests, 200,000 tags on record: start to first hit",
-        "time", "≤ 1.0 s, memory ≤ 120 MiB, hit growth ≤ 1.1 x", _million,
+        "time", "≤ 1.0 s, start growth ≤ 1.2 x, memory ≤ 120 MiB, hit growth ≤ 1.1 x", _million,
         table=YEARS, peers=(MIRROR,), most_rounds=1,
     ),
     Case(

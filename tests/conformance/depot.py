@@ -110,6 +110,11 @@ class DepotConformance:
             await depot.note_sent(Sent([], ["quay.io"]))
         with pytest.raises(ValueError, match="there is no"):
             await depot.record(Arrived("quay.io/org/app:1", str(DIGEST), "", 0))
+        await write(depot, DIGEST, len(CONTENT), PIECES)
+        with pytest.raises(ValueError, match="not a list of referrers"):
+            await depot.record_referrers(
+                ArrivedList(f"docker.io/library/app@{DIGEST}", str(DIGEST), 0)
+            )
         with pytest.raises(ValueError, match="refers to a tag"):
             await depot.record_referrers(ArrivedList(NAME, str(DIGEST), 0))
         with pytest.raises(ValueError, match="no platform"):

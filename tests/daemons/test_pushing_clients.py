@@ -177,7 +177,6 @@ async def test_docker_logs_in_tags_and_pushes_and_pulls_without_the_registry(
     assert str(digest_of(manifest)) in pushed.stdout
     again = await docker("push", name)
     assert "Layer already exists" in again.stdout
-    await docker("logout", place.address)
     await place.registry.process.stop()
     await docker("rmi", name, "hello")
     await docker("pull", name)
@@ -213,7 +212,8 @@ async def test_podman_buildah_and_skopeo_push_and_pull_without_the_registry(
     await tools.podman("login", insecure, "-u", NAME, "-p", PASSWORD, place.address)
     await tools.podman("push", insecure, app.config, f"docker://{place.address}/{NAME}/podman:1")
     destination = f"docker://{place.address}/{NAME}/skopeo:1"
-    await tools.skopeo("copy", "--dest-tls-verify=false", f"dir:{source}", destination)
+    as_it_is = ("--preserve-digests", "--dest-tls-verify=false")
+    await tools.skopeo("copy", *as_it_is, f"dir:{source}", destination)
     assert await place.manifest(f"{NAME}/skopeo", "1") == app.manifest
     container = (await tools.buildah("from", "scratch")).stdout.strip()
     (tmp_path / "file").write_bytes(b"built")

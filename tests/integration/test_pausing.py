@@ -1,15 +1,25 @@
 """An endpoint that an operator has paused is asked nothing, and that is said everywhere."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from mirror.oci.errors import Unavailable
 from tests.conftest import StartMirror
 from tests.support.client import get
 from tests.support.clock import FakeClock
+from tests.support.edge import registry_at
 from tests.support.images import Image, image, random_bytes, random_layer
-from tests.support.mirror import InnerMirror, MirrorProcess, running_mirror, upstream_at
+from tests.support.mirror import (
+    InnerMirror,
+    MirrorProcess,
+    document,
+    running_mirror,
+    upstream_at,
+)
 from tests.support.operators import ask, command
+from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
 
 HUB = {"upstream": "docker.io"}
@@ -90,8 +100,8 @@ async def test_it_is_said_in_status_metric_and_log(
     assert again["since"] == endpoint["paused_since"]
 
 
-async def test_one_that_is_down_is_not_probed_while_it_is_paused(
-    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image, clock: FakeClock
+async def test_one_that_is_down_is_probed_again_once_it_is_resumed(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image
 ) -> None:
     mirror = await start_mirror(fill={"connect_timeout": "500ms"})
     await upstream.stop()
@@ -99,12 +109,40 @@ async def test_one_that_is_down_is_not_probed_while_it_is_paused(
     await pause(mirror)
     await upstream.start()
     upstream.forget()
-    clock.advance(3600)
-    for _ in range(3):  # a scrape takes its time, and a probe would not
-        await mirror.metric("mirror_upstream_up")
-    assert upstream.questions() == []
     await ask(mirror, "/endpoints/resume", HUB)
     await upstream.was_asked("ping")
+
+
+async def test_nobody_probes_one_that_is_paused(
+    upstream: ScriptedRegistry, clock: FakeClock
+) -> None:
+    async def has_no_probe() -> bool:
+        return "probe" not in {task.get_name() for task in asyncio.all_tasks()}
+
+    async with registry_at(upstream.url, clock) as registry:
+        [endpoint] = registry.endpoints
+        await upstream.stop()
+        with pytest.raises(Unavailable):
+            await endpoint.ask_in("")
+        assert not await has_no_probe()
+        endpoint.condition.pause(clock())
+        await upstream.start()
+        clock.advance(3600)
+        await until(has_no_probe, within=20)
+        assert upstream.questions() == []
+        endpoint.condition.pause(None)
+        await upstream.was_asked("ping")
+
+
+async def test_a_reload_leaves_it_paused(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, app: Image, tmp_path: Path
+) -> None:
+    mirror = await start_mirror()
+    await pause(mirror)
+    other = {"docker.io": upstream_at(upstream.url, max_connections=7)}
+    await mirror.reload(document(other, store_root=tmp_path / "store"))
+    assert (await mirror.client.manifest("org/app", "1")).status >= 500
+    assert upstream.questions() == []
 
 
 async def test_what_there_is_not_cannot_be_paused(

@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import (
-    Image,
     artifact,
     digest_of,
     image,
@@ -19,10 +17,10 @@ from tests.support.images import (
 )
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.pusher import Pusher, codes, in_pieces
+from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
-NAME = "library/app"
 APP = image(random_layer(300_000, seed=1), random_layer(500, seed=2))
 LARGE = random_bytes(12 << 20, seed=3)
 DIGEST = digest_of(LARGE)
@@ -39,32 +37,9 @@ async def mirror(upstream: ScriptedRegistry, start_mirror: StartMirror) -> Inner
     return await start_pushing(start_mirror, upstream)
 
 
-async def start_pushing(
-    start_mirror: StartMirror, upstream: ScriptedRegistry, **overrides: Any
-) -> InnerMirror:
-    fill = {"stall_timeout": "2s"} | overrides.pop("fill", {})
-    settings = upstream_at(upstream.url) | {"push": "client"} | overrides.pop("settings", {})
-    return await start_mirror({"docker.io": settings}, fill=fill, **overrides)
-
-
 @pytest.fixture
 def pusher(mirror: InnerMirror) -> Pusher:
     return Pusher(mirror.client, NAME)
-
-
-def held(upstream: ScriptedRegistry, digest: str) -> bytes | None:
-    here = upstream.repositories.get(NAME)
-    return None if here is None else here.blobs.get(digest)
-
-
-def bytes_taken(upstream: ScriptedRegistry) -> int:
-    """Bytes of uploads that upstream was sent."""
-    return sum(asked.received for asked in upstream.asked("upload"))
-
-
-def spooled(mirror: InnerMirror) -> list[str]:
-    directory = mirror.store_root / "push"
-    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
 async def test_an_image_that_was_pushed_is_upstreams_and_its_next_pull_asks_nobody(
@@ -274,10 +249,6 @@ async def test_head_of_a_blob_is_upstreams_word_for_who_may_push(
     assert (await mirror.client.head(f"/v2/{NAME}/blobs/{digest}")).status == 200  # who only pulls
     await upstream.stop()
     assert (await pusher.head(digest)).status == 200
-
-
-def _members(one: Image) -> list[str]:
-    return [*one.blobs]
 
 
 async def test_an_upload_that_nobody_goes_on_with_is_let_go(

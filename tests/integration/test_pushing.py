@@ -408,6 +408,40 @@ class TestRegistriesOfTheirOwnWays:
         with pytest.raises(DigestMismatch):
             await target.put_manifest(Tag("1"), pushed.media_type, pushed.manifest)
 
+    @pytest.mark.parametrize(
+        "instead",
+        [
+            {"status": 200},
+            {"status": 202},
+            {"status": 201, "headers": {"Docker-Content-Digest": f"sha256:{'0' * 64}"}},
+        ],
+        ids=["200", "202", "another digest"],
+    )
+    async def test_who_does_not_say_that_it_has_a_blob_is_asked(
+        self, upstream: ScriptedRegistry, target: Target, instead: dict[str, Any]
+    ) -> None:
+        at = await send(target, await begun(target), CONTENT)
+        fault = upstream.fault(kind="upload", method="PUT", **instead)
+        with pytest.raises(Unavailable):
+            await target.finish(at, DIGEST)
+        upstream.faults.remove(fault)
+        await target.finish(at, DIGEST)
+        await target.finish(await send(target, await begun(target), CONTENT), DIGEST)
+
+    @pytest.mark.parametrize("status", [200, 202])
+    async def test_who_does_not_say_that_it_has_a_manifest_is_asked(
+        self, upstream: ScriptedRegistry, target: Target, status: int
+    ) -> None:
+        pushed = image(random_layer(1000, seed=1))
+        for content in pushed.blobs.values():
+            await push(target, content)
+        upstream.fault(kind="tag", method="PUT", status=status, times=1)
+        with pytest.raises(Unavailable):
+            await target.put_manifest(Tag("1"), pushed.media_type, pushed.manifest)
+        await target.put_manifest(Tag("1"), pushed.media_type, pushed.manifest)
+        upstream.fault(kind="tag", method="PUT", status=status, times=1)
+        await target.put_manifest(Tag("1"), pushed.media_type, pushed.manifest)
+
 
 class TestWhoPushes:
     @pytest.fixture

@@ -9,6 +9,7 @@ await upload.put(content[1000:], digest)
 import json
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from tests.support.client import Answer, Client
@@ -34,7 +35,8 @@ class Pusher:
         data: Bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        settings: dict[str, Any] = {"method": method, "data": data}
+        body = BytesIO(data) if isinstance(data, bytes) else data
+        settings: dict[str, Any] = {"method": method, "data": body if data else None}
         given = {**self.headers, **(headers or {})}
         async with self.client.open(target, headers=given, **settings) as response:
             return Answer(response.status, response.headers, await response.read())

@@ -30,8 +30,11 @@ class Registry:
         self.host = f"127.0.0.1:{port}"
         self.url = f"http://{self.host}"
 
-    async def push(self, image: Image, repository: str, tag: str) -> Image:
-        await push(image, self.url, repository, tag, headers=self._headers)
+    async def push(
+        self, image: Image, repository: str, tag: str, *, token: str | None = None
+    ) -> Image:
+        headers = self._headers if token is None else {"Authorization": f"Bearer {token}"}
+        await push(image, self.url, repository, tag, headers=headers)
         return image
 
     def asked(self) -> Sequence[str]:

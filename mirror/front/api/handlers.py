@@ -13,7 +13,7 @@ from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.pushes import PushHandlers
 from mirror.front.ports import Front
 from mirror.oci.digest import Digest
-from mirror.oci.errors import ErrorCode, Missing, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
 from mirror.oci.reference import Tag
 from mirror.oci.request import (
     BlobRequest,
@@ -167,7 +167,7 @@ class Handlers:
     ) -> BlobAnswer | None:
         """Whether the registry has a blob, for who may be about to push it if it has not.
 
-        What is here says nothing of that. None: it is nobody who could push, or the registry cannot
+        What is here says nothing of that. None: it is nobody who may push, or the registry cannot
         be asked; then the answer is the one for pulls.
         """
         if route.push == "client" and authorization is None:
@@ -176,6 +176,10 @@ class Handlers:
         try:
             size = await self._mirror.find_pushed_blob(route.repository, digest, authorization)
         except Unavailable:
+            return None
+        except Denied as error:
+            if route.push == "client" and error.code is ErrorCode.UNAUTHORIZED:
+                raise  # it has more to show
             return None
         if size is None:
             raise Missing(ErrorCode.BLOB_UNKNOWN, "upstream does not have it")

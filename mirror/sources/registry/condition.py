@@ -31,7 +31,6 @@ _logger = logging.getLogger(__name__)
 _PAUSE = 5.0  # seconds for which a 429 without Retry-After is respected
 _PROBE_INTERVAL = 0.2  # seconds, at least
 _PAUSED_FOR = 86400.0  # seconds; nobody knows: longer than anybody waits
-_PAUSED_INTERVAL = 1.0  # seconds between looks whether it is still paused
 _LONGEST_PAUSE = 6 * 3600.0  # seconds; Docker Hub's window
 _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
 
@@ -66,6 +65,7 @@ class Condition:
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
         self._doubting: asyncio.Task[None] | None = None
+        self._is_probing = False
         self.paused_since: float | None = None  # by an operator, in seconds since the epoch
         self._paused = metrics.upstream_paused.labels(label.upstream, label.endpoint)
         self.is_retired = False  # it is configured no longer: nobody finds out whether it is back
@@ -74,6 +74,8 @@ class Condition:
         """Ask it nothing, by an operator's word; None: ask it again."""
         self.paused_since = since
         self._paused.set(0 if since is None else 1)
+        if since is None and not self.health.is_up:
+            self._probe()
 
     @property
     def is_paused(self) -> bool:
@@ -221,7 +223,7 @@ class Condition:
                 "upstream is down",
                 extra=fields(endpoint=self._config.url, why=self.trouble or "a body broke"),
             )
-            self._tasks.keep(self._probe_until_up, name="probe")
+            self._probe()
         elif (
             question is not None
             and was_up_for
@@ -252,15 +254,21 @@ class Condition:
     def _is_left_alone(self) -> bool:
         return self.is_retired or self.is_paused
 
+    def _probe(self) -> None:
+        """Have it found out when it is back, if nobody is about it."""
+        if not self._is_probing and not self._is_left_alone:
+            self._is_probing = True
+            self._tasks.keep(self._probe_until_up, name="probe")
+
     async def _probe_until_up(self) -> None:
-        """Find out when it is back, also in a night in which nobody pulls."""
-        while not (self.health.is_up or self.is_retired):
-            least = _PROBE_INTERVAL if not self.is_paused else _PAUSED_INTERVAL
-            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), least))
-            if self._is_left_alone:
-                continue
-            if self.health.may_ping(self._clock()):  # else a client's request is the probe
+        """Also in a night in which nobody pulls."""
+        while not (self.health.is_up or self._is_left_alone):
+            await asyncio.sleep(max(self.health.wait_for_ping(self._clock()), _PROBE_INTERVAL))
+            if (
+                self.health.may_ping(self._clock()) and not self._is_left_alone
+            ):  # else a client's request is the probe
                 await self._ping()
+        self._is_probing = False
 
     async def _ping(self) -> None:
         """Find out whether it is there at all."""

@@ -163,11 +163,16 @@ class RegistryTarget:
     async def _end(self, at: Standing, digest: Digest, body: Outgoing) -> None:
         headers = _part_headers(at, body.length)
         try:
-            async with self._asking("PUT", standing.ending(_url(at), digest), headers, body=body):
-                pass
+            url = standing.ending(_url(at), digest)
+            async with self._asking("PUT", url, headers, body=body) as response:
+                is_there = response.status == HTTPStatus.CREATED and not _names_another(
+                    response.headers, digest
+                )
         except Refused as error:
             self._learn(error, body)
             raise
+        if not is_there and await self.find_blob(digest) is None:
+            raise Unavailable("upstream does not say that it has what was uploaded")
 
     async def cancel(self, at: Standing) -> None:
         """As `Target.cancel`."""
@@ -181,7 +186,31 @@ class RegistryTarget:
         headers = {"Content-Type": media_type, "Content-Length": str(len(content))}
         url = self.endpoint.address(self.scope, f"manifests/{reference}")
         async with self._asking("PUT", url, headers, kind="manifest", body=body) as response:
-            return _pushed(response.headers, reference, content)
+            pushed, is_there = (
+                _pushed(response.headers, reference, content),
+                response.status == HTTPStatus.CREATED,
+            )
+        if not is_there:
+            await self._require_manifest(reference, media_type, pushed.digest)
+        return pushed
+
+    async def _require_manifest(
+        self, reference: Reference, media_type: str, digest: Digest
+    ) -> None:
+        """See that it is there, where the answer was not the one for that (end-7).
+
+        Raises:
+            Unavailable: It is not, or something else is.
+        """
+        url = self.endpoint.address(self.scope, f"manifests/{reference}")
+        headers = {"Accept": media_type}
+        try:
+            async with self._asking("HEAD", url, headers, kind="manifest") as response:
+                told = response.headers.get("Docker-Content-Digest", "")
+        except Missing:
+            told = ""
+        if _parsed(parse_digest, told) != digest:
+            raise Unavailable("upstream does not say that it has the manifest")
 
     @asynccontextmanager
     async def _asking(
@@ -245,6 +274,15 @@ def _pushed(headers: Mapping[str, str], reference: Reference, content: bytes) ->
     if (said := _parsed(parse_digest, told)) is not None and not said.names(content):
         raise DigestMismatch("upstream has something else than was pushed")
     return Pushed(digest, _parsed(parse_subject, subject))
+
+
+def _names_another(headers: Mapping[str, str], digest: Digest) -> bool:
+    """Whether a registry says that what it has is called otherwise.
+
+    By another algorithm it is: distribution tells the sha256 of what was pushed by its sha512.
+    """
+    said = _parsed(parse_digest, headers.get("Docker-Content-Digest", ""))
+    return said is not None and said.algorithm == digest.algorithm and said != digest
 
 
 def _parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed | None:

@@ -279,3 +279,30 @@ async def test_what_was_said_while_a_mirror_was_away_it_hears_when_it_is_back(
         return (await second.client.manifest("org/app", "1")).digest == NEXT.digest
 
     await until(means_the_next)
+
+
+async def test_what_is_done_to_a_mirror_that_does_not_run_the_others_hear_when_it_does(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+) -> None:
+    fleet = await start_fleet(tags={"fresh_for": "1h"})
+    first, second = fleet.mirrors
+    for mirror in fleet.mirrors:
+        await pull(mirror.client, "org/app", app)
+    await told(fleet)
+    upstream.repositories.clear()
+    await first.process.stop()
+    assert (await command(first, "rm", "docker.io/org/app:1"))[0] == 0
+    assert (await command(first, "pin", "docker.io/org/new:1"))[0] == 0
+    assert (await second.client.manifest("org/app", "1")).status == 200
+    await first.process.start()
+
+    async def is_gone() -> bool:
+        return (await second.client.manifest("org/app", "1")).status == 404
+
+    await until(is_gone)
+
+    async def is_pinned() -> bool:
+        return "org/new" in json.dumps(await ask(second, "/pins"))
+
+    await until(is_pinned)
+    assert "org/new" in json.dumps(await ask(first, "/pins"))

@@ -64,8 +64,9 @@ def test_to_a_list_what_it_has_not_is_added_once() -> None:
 
 
 def test_what_is_called_by_an_unknown_algorithm_is_no_referrer_that_can_be_had() -> None:
-    content = page({"digest": "blake3:" + "a" * 64}, entry("b", mediaType=None))
-    assert [digest.encoded[0] for digest, _ in list_referrers(content)] == ["b"]
+    content = page({"digest": "blake3:" + "a" * 64}, {**entry("b"), "mediaType": 7}, entry("c"))
+    found = [(digest.encoded[0], media_type) for digest, media_type in list_referrers(content)]
+    assert found == [("b", ""), ("c", "a/b")]
 
 
 def test_no_list_at_all_is_an_empty_one() -> None:

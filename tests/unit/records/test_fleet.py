@@ -105,7 +105,14 @@ async def _join(
     )
     wishes = FleetWishes(own.wishes, untold, database)
     return Member(
-        FleetRecords(own, shared, untold), own, shared, untold, together, wishes, database, heard
+        FleetRecords(own, shared, untold, is_up=lambda: database.is_up),
+        own,
+        shared,
+        untold,
+        together,
+        wishes,
+        database,
+        heard,
     )
 
 
