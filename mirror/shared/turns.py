@@ -83,6 +83,7 @@ class Turn:
     _failed_at: float = 0.0  # when the database could last not be asked
     _next_at: float = 0.0  # when to renew, to look or to ask again
     _news_at: float = 0.0  # when anything last came, or went
+    _soon: float = 0.0  # seconds until the next look
     _failing_since: float | None = None  # the database cannot be asked
     _refusing_since: float | None = field(default=None)  # the bucket takes nothing
 
@@ -150,7 +151,9 @@ class Turn:
         if self.state is State.ASKING:
             self._move(State.FOLLOWING)
             self._news_at = now
-        self._next_at = now + self.pause
+            self._soon = self.pause / 32  # what came meanwhile was told to nobody
+        self._soon = min(2 * self._soon, self.pause)
+        self._next_at = now + self._soon
 
     def is_free(self, now: float) -> None:
         """Nobody has the turn any more; who has followed claims it."""
