@@ -5,7 +5,7 @@ BIN = .venv/bin
 UV_COMPILE = .venv/lock/bin/uv pip compile --quiet --universal --generate-hashes \
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io microsocks nginx-light \
-  podman prometheus runc skopeo systemd tinyproxy wrk
+  pgbouncer podman postgresql prometheus runc skopeo systemd tinyproxy wrk
 
 .PHONY: help serve test check format lock bench simulate fuzz clean
 .DELETE_ON_ERROR:
@@ -37,8 +37,8 @@ format: .venv/test.stamp ## Format the code, and repair what the linter can
 lock: .venv/bin/pip ## Write both requirements.txt anew from pyproject.toml (UPGRADE=1 for newer releases)
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
-	$(UV_COMPILE) pyproject.toml --group build --output-file deploy/requirements.txt
-	$(UV_COMPILE) pyproject.toml --group dev --constraint deploy/requirements.txt \
+	$(UV_COMPILE) pyproject.toml --extra shared --group build --output-file deploy/requirements.txt
+	$(UV_COMPILE) pyproject.toml --extra shared --group dev --constraint deploy/requirements.txt \
 	  --output-file tests/requirements.txt
 
 bench: .venv/test.stamp ## Measure the mirror against real peers, and print the tables

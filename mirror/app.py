@@ -18,13 +18,18 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
+
+import uvloop
 
 from mirror import __version__
 from mirror.aio.garbage import spare_what_is_there
-from mirror.aio.tasks import owned_tasks
+from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
 from mirror.building import Built, Clock, Parts, build
+from mirror.company import ByItself, Company
 from mirror.config import (
     Config,
+    ConfigError,
     EnvironmentProxies,
     inherited_sockets,
     is_journal,
@@ -34,6 +39,8 @@ from mirror.config.units import format_listen, format_size
 from mirror.contents.contents import Contents
 from mirror.control.guard import make_key
 from mirror.front.api.passwords import PasswordFile
+from mirror.front.settings import UnusableFile
+from mirror.front.workers.forked import Forked, forked_workers
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import listening
@@ -41,6 +48,7 @@ from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.history.keeper import Keeper
 from mirror.history.sqlite import Bounds, SqliteHistory
 from mirror.operators import MakeGuides, build_admin, serving_operators
+from mirror.pull.fill.others import Others
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
@@ -54,7 +62,9 @@ from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.asked import Entry
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 from mirror.telemetry.service import ServiceManager, call_this_process
+from mirror.telemetry.shared import BlobFigures
 
 _logger = logging.getLogger(__name__)
 
@@ -74,14 +84,14 @@ class Running:
     """Have settings, certificates and passwords read anew, soon."""
 
 
-async def serve(
+def serve(
     config: Config,
     proxies: EnvironmentProxies,
     reread: Callable[[], Config],
     welcome: Callable[[Config], str],
     guides: MakeGuides,
 ) -> None:
-    """Run the mirror until SIGTERM or SIGINT; then drain.
+    """Run the mirror until SIGTERM or SIGINT; then drain. For a process that does nothing else.
 
     `proxies`: what the environment says of the way to upstream. `reread` gives the configuration
     as it is written now, on SIGHUP; it raises ConfigError. `welcome` makes what browsers are shown,
@@ -92,6 +102,21 @@ async def serve(
         ConfigError: A file that the configuration names makes no sense.
         OSError: An address cannot be listened on.
     """
+    _allow_descriptors()
+    os.umask(_OTHERS)
+    with forked_workers(config.server.worker_count, config.log) as waiting:
+        uvloop.run(_serve(config, proxies, reread, welcome, guides, waiting=waiting))
+
+
+async def _serve(
+    config: Config,
+    proxies: EnvironmentProxies,
+    reread: Callable[[], Config],
+    welcome: Callable[[Config], str],
+    guides: MakeGuides,
+    *,
+    waiting: list[Forked],
+) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in one
@@ -100,14 +125,12 @@ async def serve(
     )
     manager = ServiceManager(*notify_socket())
     call_this_process("mirror: serve")
-    _allow_descriptors()
-    os.umask(_OTHERS)
     _on_signals(task.cancel)  # until there is something to drain
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it has just read everything
     try:
         async with run(
-            config, spawn=spawn_process(config.log), inherited=inherited_sockets(),
+            config, spawn=spawn_process(config.log, waiting), inherited=inherited_sockets(),
             proxies=proxies, reread=reread, manager=manager, welcome=welcome, guides=guides,
         ) as running:  # fmt: skip
             spare_what_is_there()
@@ -192,9 +215,15 @@ async def run(
             read_disk=lambda: store.taken,
             read_limit=lambda: reloading.config.store.max_size,
         )
-        unbounded = await stack.enter_async_context(_records(config, clock))
+        dice = random.Random()  # noqa: S311 - for jitter
+        company = await stack.enter_async_context(
+            _company(
+                config, note_fault=note_fault, clock=clock, monotonic=monotonic, dice=dice,
+                proxies=proxies,
+            )
+        )  # fmt: skip
         records = BoundedRecords(
-            unbounded,
+            company.records,
             per_hour=config.store.new_repositories_per_hour, clock=monotonic,
             metrics=metrics,
         )  # fmt: skip
@@ -202,12 +231,16 @@ async def run(
         keeper = await stack.enter_async_context(_history(config, private, clock))
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
-        dice = random.Random()  # noqa: S311 - for jitter
         parts = Parts(
-            config, store, records, unbounded, unbounded.wishes, sessions, work, metrics,
-            forgetting,
+            config, store, records, company.fleet, company.records, company.wishes, sessions,
+            work, metrics, forgetting,
             Line(least=config.fill.min_rate, window=config.fill.stall_timeout), keeper.coming,
-            dice, private,
+            dice, PushCounts(metrics.registry), private,
+            others=_others(
+                config, company.common, store, records, tasks=work, monotonic=monotonic, dice=dice,
+                private=private, metrics=metrics,
+            ),
+            limits=company.limits,
             clock=clock, monotonic=monotonic,
         )  # fmt: skip
         built = build(parts)
@@ -222,6 +255,7 @@ async def run(
             built.mirror,
             built.mirror.open_blob,
             built.mirror.open_rest,
+            pushing=built.pushing,
             spawn=spawn or spawn_here(clock, monotonic),
             traffic=metrics.traffic,
             faults=metrics.faults,
@@ -238,8 +272,10 @@ async def run(
             metrics=metrics, manager=manager,
         )  # fmt: skip
         admin = build_admin(
-            parts, built, pool, keeper, reloading,
-            contents=await stack.enter_async_context(Contents.open(store, records, private)),
+            parts, built, pool, keeper, reloading, company=company,
+            contents=await stack.enter_async_context(
+                Contents.open(store, records, private, built.upstreams.aliases)
+            ),
             key=await asyncio.to_thread(make_key, config.store.root),
             passwords=await _passwords(config),
             guides=guides,
@@ -251,7 +287,7 @@ async def run(
         listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
         await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
-        await built.start(work)
+        await _start(built, company, parts)
         yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
 
 
@@ -262,9 +298,79 @@ def _note_asked(metrics: Metrics, keeper: Keeper, entries: Sequence[Entry]) -> N
 
 
 async def _passwords(config: Config) -> PasswordFile | None:
-    """Of operators. Raises ConfigError, OSError."""
+    """Of operators. Raises ConfigError."""
     file = config.admin.htpasswd_file
-    return None if file is None else await asyncio.to_thread(PasswordFile, file)
+    try:
+        return None if file is None else await asyncio.to_thread(PasswordFile, file)
+    except UnusableFile as error:
+        raise ConfigError(error.file, error.problems) from error
+
+
+@asynccontextmanager
+async def _company(
+    config: Config,
+    *,
+    note_fault: NoteFault,
+    clock: Clock,
+    monotonic: Clock,
+    dice: random.Random,
+    proxies: EnvironmentProxies | None,
+) -> AsyncIterator[Company]:
+    """What this mirror has of others; nothing of that is loaded where it is by itself."""
+    async with AsyncExitStack() as stack:
+        if config.shared is None:
+            yield ByItself(await stack.enter_async_context(_records(config, clock)))
+            return
+        from mirror.joining import join  # noqa: PLC0415 - only where it is asked for
+        from mirror.shared.opening import open_common  # noqa: PLC0415 - as above
+
+        # Before the records: what is not for this mirror is refused before anything is written.
+        common = await stack.enter_async_context(
+            open_common(
+                config.shared,
+                config.store.root,
+                note_fault=note_fault,
+                monotonic=monotonic,
+                dice=dice,
+                proxies=proxies,
+            )
+        )
+        own = await stack.enter_async_context(_records(config, clock))
+        yield await stack.enter_async_context(
+            join(common, own, config, clock=clock, monotonic=monotonic)
+        )
+
+
+def _others(
+    config: Config,
+    common: Any,
+    store: LocalStorage,
+    records: BoundedRecords,
+    *,
+    private: Collection[str],
+    tasks: Tasks,
+    monotonic: Clock,
+    dice: random.Random,
+    metrics: Metrics,
+) -> Others | None:
+    """The mirrors that are one with this one."""
+    if config.shared is None:
+        return None
+    from mirror.shared.sharing import Sharing  # noqa: PLC0415 - as above
+
+    sharing = Sharing(
+        common, store,
+        lease=config.shared.lease,
+        patience=config.fill.stall_timeout + config.shared.lease,
+        list_senders=records.list_senders,
+        read_private=lambda: private,
+        read_pinned=lambda: set().union(*map(store.pins.of, store.pins.list_images())),
+        max_size=config.shared.max_size,
+        redirects=config.shared.redirect == "large",
+        tasks=tasks, monotonic=monotonic, random=dice,
+    )  # fmt: skip
+    metrics.registry.register(BlobFigures(sharing.read_figures))
+    return sharing
 
 
 @asynccontextmanager
@@ -295,6 +401,15 @@ async def _history(config: Config, private: Collection[str], clock: Clock) -> As
         ) as keeper,
     ):
         yield keeper
+
+
+async def _start(built: Built, company: Company, parts: Parts) -> None:
+    """Have what goes on by itself begin, here and with others. Raises StoreError."""
+    await built.start(parts.work)
+    await company.start(
+        parts.work, forget=parts.forgetting.forget, pinning=built.pinning,
+        registries=built.upstreams.registries, metrics=parts.metrics,
+    )  # fmt: skip
 
 
 def _take(store: LocalStorage, built: Built, config: Config) -> None:

@@ -14,17 +14,21 @@ from mirror.config import (
     Config,
     Endpoint as EndpointConfig,
     Upstream,
+    aliases_of,
 )
 from mirror.control.depot import StoreDepot
 from mirror.control.keeping import Keeping
 from mirror.control.pausing import FILE as PAUSED_FILE, Pausing
 from mirror.control.warming import Warmers
+from mirror.oci.reference import Repository
 from mirror.oci.repositories import Selection
+from mirror.pull.arriving import Arriving
 from mirror.pull.blobs import Blobs
 from mirror.pull.collecting import Collecting
 from mirror.pull.complete import Complete
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.others import Others
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.pull.forget import Forgetting
 from mirror.pull.freshness import Policy
@@ -46,9 +50,14 @@ from mirror.pull.versions import Versions
 from mirror.pull.warm.fetching import Fetching
 from mirror.pull.warm.schedule import Schedule
 from mirror.pull.warm.warming import Warming
-from mirror.records.ports import Records
+from mirror.push import remains
+from mirror.push.course import Means
+from mirror.push.pushing import Pushing
+from mirror.push.recording import Recording
+from mirror.push.uploads import Uploads
+from mirror.records.ports import Fleet, Records
 from mirror.records.wishes import Wishes
-from mirror.sources.ports import NoteComing
+from mirror.sources.ports import NOBODY, NoteComing, NoteLimits
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.exchange import Exchange, Label
@@ -57,6 +66,7 @@ from mirror.sources.registry.sessions import Sessions
 from mirror.storage.store import LocalStorage
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.push_metrics import PushCounts
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +83,7 @@ class Parts:
     config: Config
     store: LocalStorage
     records: Records
+    fleet: Fleet
     unbounded: Records  # the same, for what an operator says
     wishes: Wishes
     sessions: Sessions
@@ -82,8 +93,11 @@ class Parts:
     line: Line
     note_coming: NoteComing
     dice: random.Random
+    push_counts: PushCounts
     private: set[str]  # the upstreams with `access = "client"`, as they are now
     _: KW_ONLY
+    others: Others | None = None  # the mirrors that are one with this one
+    limits: NoteLimits = NOBODY  # is told what endpoints say of being asked too often
     clock: Clock
     monotonic: Clock
 
@@ -102,8 +116,10 @@ class Upstreams:
         self.settings: dict[str, Upstream] = {}
         self.private = parts.private
         self.public = set[str]()
+        self.with_logins = set[str]()
         self.relaying = set[str]()
         self.most_idle: dict[str, float] = {}
+        self.aliases: dict[str, str] = {}
         self.change(parts.config.upstream)
 
     @property
@@ -154,13 +170,20 @@ class Upstreams:
             endpoint.retire()
 
     def _note(self, wanted: Mapping[str, Upstream]) -> None:
+        pushed = [name for name, its in wanted.items() if its.push != "off"]
+        self._parts.push_counts.announce(pushed)
         for known in (
-            self.settings, self.served, self.private, self.public, self.relaying, self.most_idle
+            self.settings, self.served, self.private, self.public, self.with_logins, self.relaying,
+            self.most_idle,
         ):  # fmt: skip
             known.clear()
+        self.aliases.clear()
+        self.aliases.update(aliases_of(wanted))
         for name, its in wanted.items():
             self.settings[name], self.served[name] = its, its.served
             (self.private if its.access == "client" else self.public).add(name)
+            if its.has_logins:
+                self.with_logins.add(name)
             if its.relay_tokens:
                 self.relaying.add(name)
             if its.max_idle is not None:
@@ -172,6 +195,8 @@ class Built:
     """What is built, as far as others than workers look at it."""
 
     mirror: Mirror
+    pushing: Pushing
+    uploads: Uploads
     fills: Fills
     upstreams: Upstreams
     pinning: Pinning
@@ -182,15 +207,27 @@ class Built:
     pausing: Pausing
 
     async def begin(self) -> None:
-        """Have it as operators wanted it before the last restart. Raises StoreError."""
+        """Have it as operators wanted it before the last restart, and uploads as they were.
+
+        Raises:
+            StoreError: The disk or the index refuses.
+        """
         await self.pinning.begin()
         await self.pausing.begin()
+        settings = self.upstreams.settings
+
+        def is_wanted(repository: Repository) -> bool:
+            its = settings.get(repository.namespace)
+            return its is not None and its.push != "off"
+
+        await self.uploads.recover(is_wanted)
 
     async def start(self, work: Tasks) -> None:
         """Fetch what nobody waits for, from now on: for pins, and beforehand. Raises StoreError."""
         self.pinning.start()
         await self.schedule.begin()
         work.keep(self.schedule.look_forever, name="warm by the clock")
+        work.keep(self.uploads.tidy_forever, name="push")
 
     def change(self, config: Config) -> None:
         """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
@@ -226,6 +263,7 @@ def build(parts: Parts) -> Built:
         note_fault=parts.metrics.faults.note,
         note_sent=links.record_sent,
         random=parts.dice,
+        others=parts.others,
     )
     transfers = Transfers(
         retries,
@@ -246,12 +284,13 @@ def build(parts: Parts) -> Built:
         store=store, records=records, memory=memory, links=links, registries=registries,
         flights=SingleFlight(work), policy=policy,
         patience=config.fill.connect_timeout * _SHARE_OF_CONNECT, clock=clock,
-        note_tag=images.note_tag,
+        note_tag=images.note_tag, fleet=parts.fleet,
     )  # fmt: skip
     prefetch = Prefetch(fills, manifests, store, registries, tasks=work)
     mirror = Mirror(
         registries=registries,
         personal=private,
+        with_logins=upstreams.with_logins,
         served=upstreams.served,
         relaying=upstreams.relaying,
         grants=Grants(
@@ -263,7 +302,10 @@ def build(parts: Parts) -> Built:
             store, links, manifests, registries, fills=fills, memory=memory
         ),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
-        blobs=Blobs(store, memory, links, fills, transfers=transfers, registries=registries),
+        blobs=Blobs(
+            store, memory, links, fills, transfers=transfers, registries=registries,
+            others=parts.others,
+        ),
         listings=Listings(
             store, records, memory, registries=registries, flights=SingleFlight(work),
             tag_flights=SingleFlight(work), policy=policy,
@@ -285,15 +327,16 @@ def build(parts: Parts) -> Built:
         versions=versions, fills=fills, registries=registries, tasks=work, metrics=parts.metrics,
         random=parts.dice,
     )  # fmt: skip
+    arriving = Arriving(monotonic)
     depot = StoreDepot(
-        store, parts.unbounded, memory, upstreams.settings,
+        store, parts.unbounded, memory, upstreams.settings, arriving=arriving,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
     )  # fmt: skip
     keeping = Keeping(
         upstreams=upstreams.settings, store=store, pinning=pinning,
         removal=Removal(store, records, parts.forgetting),
         collecting=Collecting(
-            store, records, retention, upstreams=upstreams.settings.keys(),
+            store, records, retention, upstreams=upstreams.settings.keys(), arriving=arriving,
             keep_partial_for=config.fill.keep_partial_for, clock=clock,
         ),
     )  # fmt: skip
@@ -306,17 +349,35 @@ def build(parts: Parts) -> Built:
         monotonic=monotonic,
     )  # fmt: skip
     schedule = Schedule(config.warm, warming, tasks=work, clock=clock)
+    pushing, uploads = _pushing(
+        parts, upstreams, Recording(
+            store, records, memory, links, manifests,
+            registries=registries, upstreams=upstreams.settings, forgetting=parts.forgetting,
+        ), mirror,
+    )  # fmt: skip
     return Built(
-        mirror,
-        fills,
-        upstreams,
-        pinning,
-        depot,
-        keeping,
-        schedule,
+        mirror, pushing, uploads, fills, upstreams, pinning, depot, keeping, schedule,
         Warmers(warming, schedule),
         Pausing(config.store.root / PAUSED_FILE, lambda: upstreams.configured, parts.clock),
-    )
+    )  # fmt: skip
+
+
+def _pushing(
+    parts: Parts, upstreams: Upstreams, recording: Recording, mirror: Mirror
+) -> tuple[Pushing, Uploads]:
+    """What answers pushes."""
+    config, store, counts = parts.config, parts.store, parts.push_counts
+    means = Means(
+        parts.work, RetryPolicy(config.fill.attempts), parts.dice, parts.monotonic, counts,
+        recording.note_blob, remains.keep,
+    )  # fmt: skip
+    uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
+    counts.watch(lambda: len(uploads), lambda: uploads.spooled)
+    pushing = Pushing(
+        uploads, recording, store, registries=upstreams.registries, upstreams=upstreams.settings,
+        may_read=mirror.may_read, counts=counts,
+    )  # fmt: skip
+    return pushing, uploads
 
 
 def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointConfig) -> Endpoint:
@@ -347,4 +408,5 @@ def _endpoint(parts: Parts, name: str, upstream: Upstream, endpoint: EndpointCon
         metrics=parts.metrics,
         clock=time.monotonic,
         random=parts.dice,
+        limits=parts.limits,
     )

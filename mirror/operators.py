@@ -13,6 +13,7 @@ from aiohttp import web
 
 from mirror.aio.tasks import NoteFault
 from mirror.building import Built, Parts
+from mirror.company import Company
 from mirror.config import Config
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
@@ -64,7 +65,9 @@ def _descriptors_run_out() -> bool:
     return sum(1 for _ in Path("/proc/self/fd").iterdir()) > limit * _MOST_DESCRIPTORS
 
 
-def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> Overview:
+def _overview(
+    parts: Parts, built: Built, pool: Pool, reloading: Reloading, company: Company
+) -> Overview:
     metrics, store = parts.metrics, parts.store
     metrics.watch_waiting(lambda: built.fills.waiting)
     metrics.watch_disk(
@@ -76,7 +79,7 @@ def _overview(parts: Parts, built: Built, pool: Pool, reloading: Reloading) -> O
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
-            built.warmers.schedules, parts.clock, parts.monotonic,
+            built.warmers.schedules, company.troubles, parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -90,6 +93,7 @@ def build_admin(
     keeper: Keeper,
     reloading: Reloading,
     *,
+    company: Company,
     contents: Contents,
     key: str,
     passwords: PasswordFile | None,
@@ -99,7 +103,7 @@ def build_admin(
 
     `passwords` are those of operators, where they have any.
     """
-    overview = _overview(parts, built, pool, reloading)
+    overview = _overview(parts, built, pool, reloading, company)
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
     parts.work.keep(telling, name="watch")
@@ -145,7 +149,7 @@ def build_admin(
             key=key,
         ),
         past=past,
-        verify=partial(verify, store, parts.records),
+        verify=partial(verify, store, parts.records, aliases=built.upstreams.aliases),
         depot=built.depot,
         gather=pool.gather,
         find_problem=partial(_find_problem, pool, store),

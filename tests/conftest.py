@@ -18,6 +18,7 @@ from tests.support.clock import FakeClock
 from tests.support.leaks import Remains
 from tests.support.loop_watch import watching_the_loop
 from tests.support.mirror import InnerMirror, Settings, document, start_inner_mirror, upstream_at
+from tests.support.postgres import Postgres
 from tests.support.relay import Relay
 from tests.support.upstream import ScriptedRegistry
 
@@ -64,6 +65,13 @@ async def nothing_is_left_in_the_loop() -> AsyncIterator[None]:
     remains = Remains()
     yield
     await remains.check()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for all who need but a database of their own in one that stays."""
+    with Postgres.running() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

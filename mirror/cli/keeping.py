@@ -38,6 +38,7 @@ def verify(
     By a mirror that runs, where one uses the store (over its admin port). The status is 1 where
     anything is damaged, cannot be read or is not here, and 2 where the configuration is wrong.
     """
+    from mirror.config import aliases_of  # noqa: PLC0415
     from mirror.control.verify import parse_name, verify  # noqa: PLC0415
     from mirror.operate.asking import RunningMirror  # noqa: PLC0415
     from mirror.operate.at_rest import open_at_rest  # noqa: PLC0415
@@ -54,7 +55,9 @@ def verify(
         try:
             async with (
                 open_at_rest(loaded) as (store, records),
-                aclosing(verify(store, records, wanted)) as steps,
+                aclosing(
+                    verify(store, records, wanted, aliases=aliases_of(loaded.upstream))
+                ) as steps,
             ):
                 return await show(steps, what="verify", as_json=as_json)
         except InUse:

@@ -35,12 +35,14 @@ def why(
     Of a digest, also where its bytes came from. Of a mirror that does not run, what it has written
     down. The status is 1 where there is no history to read.
     """
+    from mirror.config import aliases_of  # noqa: PLC0415
     from mirror.operate.asking import NoAnswer  # noqa: PLC0415
     from mirror.operate.past import find_why, parse_pulled, show_why  # noqa: PLC0415
 
+    loaded = load(config_file)
     try:
-        wanted = parse_pulled(name)
-        show_why(find_why(load(config_file), wanted), as_json=as_json)
+        wanted = parse_pulled(name, aliases_of(loaded.upstream))
+        show_why(find_why(loaded, wanted), as_json=as_json)
     except (NoAnswer, ValueError) as error:
         fail(str(error), FAILED)
 

@@ -34,7 +34,7 @@ def serve(config_file: ConfigFile = None) -> None:
     loaded, proxies = load(config_file), read_proxies()
     try:
         reread = partial(config.load, config_file)
-        uvloop.run(app.serve(loaded, proxies, reread, make_welcome, make_guides))
+        app.serve(loaded, proxies, reread, make_welcome, make_guides)
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
     except (StoreError, OSError) as error:
@@ -45,6 +45,10 @@ def serve(config_file: ConfigFile = None) -> None:
 def check(
     config_file: ConfigFile = None,
     *,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Ask what [shared] names, too: the database and the bucket."),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="As JSON: findings, what is in effect, and proxies."),
@@ -55,10 +59,12 @@ def check(
     What is wrong goes to standard error; the status is 2 where the mirror cannot run like that.
     """
     # `serve` starts without the library that reads certificates.
-    from mirror.doctor.examine import look  # noqa: PLC0415
+    from mirror.doctor.examine import look, look_online  # noqa: PLC0415
 
     loaded, proxies = load(config_file), read_proxies()
     findings = look(loaded)
+    if online:
+        findings += uvloop.run(look_online(loaded, proxies))
     is_wrong = any(finding.level == "error" for finding in findings)
     ways = [
         {

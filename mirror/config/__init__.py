@@ -26,11 +26,13 @@ from mirror.config.sections import (
     Config,
     Fill,
     Log,
+    Push,
     Server,
     Store,
     Tags,
 )
-from mirror.config.upstreams import Endpoint, Upstream
+from mirror.config.shared import Shared
+from mirror.config.upstreams import Endpoint, Upstream, aliases_of
 from mirror.config.warm import Warm
 from mirror.config.wording import explain
 from mirror.oci.image import DOCKER_HUB
@@ -46,11 +48,14 @@ __all__ = [
     "Log",
     "Notify",
     "Pin",
+    "Push",
     "Server",
+    "Shared",
     "Store",
     "Tags",
     "Upstream",
     "Warm",
+    "aliases_of",
     "inherited_sockets",
     "is_journal",
     "load",

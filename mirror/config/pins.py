@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import ValidationError, field_validator
 
 from mirror.config.units import format_duration
-from mirror.config.upstreams import Upstream
+from mirror.config.upstreams import Upstream, aliases_of
 from mirror.config.values import Section, Timeout
 from mirror.oci.descriptor import Platform, parse_platform
 from mirror.oci.image import full_name, parse_image
@@ -61,7 +61,8 @@ def make_pin(
     Raises:
         ValueError: It makes no sense, or cannot be fetched here; in words for an operator.
     """
-    asked: dict[str, object] = {"image": image, "platforms": tuple(platforms)}
+    name = full_name(image, aliases_of(upstreams))
+    asked: dict[str, object] = {"image": name, "platforms": tuple(platforms)}
     if refresh is not None:
         asked["refresh"] = format_duration(refresh)
     try:

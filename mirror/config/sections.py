@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from mirror.config.notify import Notify
 from mirror.config.pins import Pin, require_fetchable
+from mirror.config.shared import Shared
 from mirror.config.units import format_size
 from mirror.config.upstreams import Upstream, docker_hub, with_docker_hubs_defaults
 from mirror.config.values import (
@@ -139,6 +140,15 @@ class Fill(Section):
     whole: Literal["always", "never"] = "always"
 
 
+class Push(Section):
+    """What may be pushed by way of the mirror, and how long what is unfinished of it is kept."""
+
+    keep_for: Duration = _DAY
+    max_blob_size: Annotated[Size, AfterValidator(not_zero)] = 16 * 2**30
+    max_spool: Annotated[Size, AfterValidator(not_zero)] = 32 * 2**30
+    max_uploads: Count = 64
+
+
 class History(Section):
     """What is kept of pulls, for operators."""
 
@@ -169,9 +179,11 @@ class Config(Section):
     store: Store = Store()
     tags: Tags = Tags()
     fill: Fill = Fill()
+    push: Push = Push()
     history: History = History()
     admin: Admin = Admin()
     log: Log = Log()
+    shared: Shared | None = None
     upstream: dict[Host, Upstream] = Field(default_factory=docker_hub)
     pin: tuple[Pin, ...] = ()
     warm: tuple[Warm, ...] = ()
@@ -207,11 +219,7 @@ class Config(Section):
         problems += _claimed_twice(
             [(host, name) for name, upstream in named for host in upstream.hosts]
         )
-        is_personal = any(upstream.access == "client" for _, upstream in named)
-        if self.server.htpasswd_file and is_personal:
-            problems.append(
-                'server.htpasswd_file and access = "client" both need the Authorization header'
-            )
+        problems += self._list_problems_of_logins()
         defaults = [name for name, upstream in named if upstream.default]
         if len(defaults) > 1:
             problems.append(f"only one upstream can be the default, not {' and '.join(defaults)}")
@@ -220,6 +228,23 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _list_problems_of_logins(self) -> list[str]:
+        """Who shows what in the Authorization header, and who may push with whose credentials."""
+        problems = [
+            f'server.htpasswd_file and {setting} = "client" both need the Authorization header'
+            for setting in ("access", "push")
+            if self.server.htpasswd_file
+            and any(getattr(upstream, setting) == "client" for upstream in self.upstream.values())
+        ]
+        if self.server.htpasswd_file is None and self.server.client_ca_file is None:
+            problems += [
+                f'push = "mirror" of {name} would let everybody push with the mirror\'s own'
+                " credentials: set server.htpasswd_file or server.client_ca_file"
+                for name, upstream in self.upstream.items()
+                if upstream.push == "mirror"
+            ]
+        return problems
 
     @model_validator(mode="after")
     def _pins_can_be_fetched(self) -> Self:

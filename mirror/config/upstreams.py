@@ -135,6 +135,8 @@ class Upstream(Section):
     aliases: tuple[Host, ...] = ()
     hosts: tuple[Host, ...] = ()
     access: Literal["mirror", "client"] = "mirror"
+    push: Literal["off", "client", "mirror"] = "off"
+    allow_push: tuple[Glob, ...] = ()
     relay_tokens: Literal[False, True, "https", "http"] = False
     allow: tuple[Glob, ...] = ()
     deny: tuple[Glob, ...] = ()
@@ -161,6 +163,16 @@ class Upstream(Section):
         return Selection(self.allow, self.deny)
 
     @property
+    def pushed_to(self) -> Selection | None:
+        """The repositories that may be pushed to by way of the mirror; None: none of them."""
+        return None if self.push == "off" else Selection(self.allow_push)
+
+    @property
+    def has_logins(self) -> bool:
+        """Whether clients show their own credentials here, to pull or to push."""
+        return "client" in {self.access, self.push}
+
+    @property
     def relay_scheme(self) -> Literal["https", "http"] | None:
         """How clients send the mirror what a token server is asked; None: not at all."""
         if self.relay_tokens is True:
@@ -169,8 +181,11 @@ class Upstream(Section):
 
     @model_validator(mode="after")
     def _only_clients_tokens_are_relayed(self) -> Self:
-        if self.relay_tokens and self.access != "client":
-            raise ValueError('relay_tokens is for access = "client": else clients need no tokens')
+        if self.relay_tokens and not self.has_logins:
+            raise ValueError(
+                'relay_tokens is for access = "client" or push = "client": else clients need no'
+                " tokens"
+            )
         return self
 
     @property
@@ -188,6 +203,14 @@ class Upstream(Section):
         return self
 
     @model_validator(mode="after")
+    def _somebody_takes_pushes(self) -> Self:
+        if self.sealed and self.push != "off":
+            raise ValueError(f'sealed = true is never asked: push = "{self.push}" would go nowhere')
+        if self.allow_push and self.push == "off":
+            raise ValueError('allow_push needs push = "client" or "mirror"')
+        return self
+
+    @model_validator(mode="after")
     def _endpoints_suffice(self) -> Self:
         if not self.endpoints and not self.sealed:
             raise ValueError("endpoints is empty: name at least one URL")
@@ -197,6 +220,11 @@ class Upstream(Section):
         if len(set(addresses)) != len(addresses):
             raise ValueError("the same endpoint URL stands there twice")
         return self
+
+
+def aliases_of(upstreams: Mapping[str, Upstream]) -> dict[str, str]:
+    """The other names of upstreams, with the names of those."""
+    return {alias: name for name, its in upstreams.items() for alias in its.aliases}
 
 
 def docker_hub() -> dict[str, Upstream]:

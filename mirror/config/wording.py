@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mirror.config.notify import Notify
 from mirror.config.pins import Pin
 from mirror.config.sections import Config
+from mirror.config.shared import Shared
 from mirror.config.upstreams import Endpoint, Upstream
 from mirror.config.warm import Warm
 
@@ -68,6 +69,8 @@ def _known_keys(location: list[int | str]) -> list[str]:
             section = Pin
         case ["warm", _]:
             section = Warm
+        case ["shared"]:
+            section = Shared
         case ["notify", _]:
             section = Notify
         case _:

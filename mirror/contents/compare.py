@@ -87,7 +87,7 @@ class Comparing:
 
     async def compare(self, question: CompareImage) -> Comparison:
         """Ask them all. Raises ValueError, NotHere."""
-        repository, reference = parse_image(question.image)
+        repository, reference = parse_image(question.image, self.manifests.aliases)
         registry = self.registries.get(repository.namespace)
         if registry is None or repository.namespace not in self.served:
             raise NotHere(f"{repository.namespace} is no upstream of this mirror")

@@ -11,7 +11,7 @@ from mirror.contents.files import LayerFiles
 from mirror.contents.manifests import Manifests, NotHere
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import RegistryError
-from mirror.oci.image import parse_image
+from mirror.oci.image import Aliases, parse_image
 from mirror.records.ports import Records
 from mirror.storage.store import LocalStorage
 
@@ -25,22 +25,28 @@ class Contents:
     details: Details
     files: LayerFiles
     personal: Collection[str]  # upstreams with `access = "client"`
+    aliases: Aliases
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, store: LocalStorage, records: Records, personal: Collection[str]
+        cls,
+        store: LocalStorage,
+        records: Records,
+        personal: Collection[str],
+        aliases: Aliases,
     ) -> AsyncIterator["Contents"]:
-        """Of a store that is open. `personal`: see above; it may change meanwhile."""
+        """Of a store that is open. `personal`, `aliases`: see above; they may change meanwhile."""
         async with AsyncExitStack() as stack:
             catalog = await stack.enter_async_context(Catalog.open(store.root))
-            manifests = Manifests(store, catalog)
+            manifests = Manifests(store, catalog, aliases)
             yield cls(
                 catalog,
                 manifests,
                 Details(store, records, catalog, manifests, personal),
                 await stack.enter_async_context(LayerFiles.open(store, manifests)),
                 personal,
+                aliases,
             )
 
     async def list_repositories(self, question: questions.ListRepositories) -> models.Repositories:
@@ -49,7 +55,7 @@ class Contents:
 
     async def list_images(self, question: questions.ListImages) -> models.Images:
         """The images of a repository."""
-        repository, _ = parse_image(question.repository)
+        repository, _ = parse_image(question.repository, self.aliases)
         is_personal = repository.namespace in self.personal
         after = _parse_after(question.after) if ":" in question.after else None
         look = images.list_images(str(repository), question, after, is_personal=is_personal)

@@ -16,7 +16,7 @@ from mirror.contents.models import ManifestNode, Meaning
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
-from mirror.oci.image import parse_image
+from mirror.oci.image import Aliases, parse_image
 from mirror.oci.manifest import MAX_SIZE, References, parse_references
 from mirror.oci.reference import Repository, Tag
 from mirror.storage.store import LocalStorage
@@ -100,15 +100,16 @@ class PlatformImage:
 
 
 class Manifests:
-    """Reads manifests that are here."""
+    """Reads manifests that are here. `aliases` may change meanwhile."""
 
-    def __init__(self, store: LocalStorage, catalog: Catalog) -> None:
+    def __init__(self, store: LocalStorage, catalog: Catalog, aliases: Aliases) -> None:
         self._store = store
         self._catalog = catalog
+        self.aliases = aliases
 
     async def find(self, text: str) -> Named:
         """What this name means here. Raises ValueError, NotHere."""
-        repository, reference = parse_image(text)
+        repository, reference = parse_image(text, self.aliases)
         if isinstance(reference, Digest):
             if not await self._catalog.look(has_image(str(repository), reference)):
                 raise NotHere(f"{repository}@{reference}: it is not known here by this name")

@@ -36,12 +36,28 @@ class Blob(Struct, frozen=True):
     stored_at: float
 
 
+class Companion(Struct, frozen=True):
+    """What refers to an image: by a tag, or a list of such, named after what they refer to.
+
+    `digest` is of a list's `content`, or of what the tag means, and `size` in bytes; a list names
+    so many `referrers`.
+    """
+
+    image: str
+    digest: str
+    media_type: str
+    size: int
+    referrers: int = 0
+    content: str = ""
+
+
 class Plan(Struct, frozen=True):
     """What an image's bundle would hold: all that is here of it, for these platforms.
 
     `missing` is what keeps it from being exported: a digest each, or words. Where there is any, the
     rest means nothing. `platforms` are those of an index that are here in whole. `config` and
-    `layers` are what daemons run, where that is one image.
+    `layers` are what daemons run, where that is one image. Of `companions`, what they consist of
+    is among the `blobs`, but for lists themselves; others that are known of are `absent`.
     """
 
     image: str
@@ -53,6 +69,8 @@ class Plan(Struct, frozen=True):
     config: str = ""
     layers: list[str] = []
     missing: list[str] = []
+    companions: list[Companion] = []
+    absent: list[str] = []
 
 
 class Digests(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,13 +98,25 @@ class Arrived(Struct, frozen=True, forbid_unknown_fields=True):
     made_at: float
 
 
+class ArrivedList(Struct, frozen=True, forbid_unknown_fields=True):
+    """A list of what refers to something, of which everything has been written, itself too.
+
+    `image` is named by what they refer to, `digest` is the list's; `made_at` as above.
+    """
+
+    image: str
+    digest: str
+    made_at: float
+
+
 class Recorded(Struct, frozen=True):
     """What has become of an image.
 
     imported    it can be pulled; `missing` is what other platforms lack whose manifests are here
-    newer       the same, by digest; its tag was learnt here later, and means what it did
+    newer       the same, by digest; its tag was learnt here later, and means what it did. Or a
+                list that upstream has told later
     incomplete  nothing is on record: `missing` are the digests that are neither here nor in the
-                bundle, or may not be this repository's
+                bundle, or may not be this repository's. Of a list, what it names beside that is
     """
 
     image: str
@@ -130,3 +160,6 @@ class Depot(Protocol):
 
     async def record(self, image: Arrived) -> Recorded:
         """Put an image on record: so it can be pulled."""
+
+    async def record_referrers(self, arrived: ArrivedList) -> Recorded:
+        """Put on record what refers to something, as far as it is here."""

@@ -15,17 +15,32 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Mapping
 from contextlib import closing
 
-from mirror.config import Upstream
-from mirror.control.bundles import CHUNK, MOST_ASKED, Arrived, Blob, Plan, Recorded, Sent, Wanted
+from mirror.aio.reading import read_aside
+from mirror.config import Upstream, aliases_of
+from mirror.control.bundles import (
+    CHUNK,
+    MOST_ASKED,
+    Arrived,
+    ArrivedList,
+    Blob,
+    Plan,
+    Recorded,
+    Sent,
+    Wanted,
+)
+from mirror.control.companions import Companions
 from mirror.control.whole import WholeImage
 from mirror.oci.descriptor import parse_platform
 from mirror.oci.digest import Digest, parse_digest
-from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, StoreError
-from mirror.oci.image import Image, parse_image
+from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError, StoreError
+from mirror.oci.image import Image, name_of, parse_image
+from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.reference import Reference, Repository, Tag
+from mirror.oci.referrers import add_referrers, keep_referrers, list_referrers
+from mirror.pull.arriving import Arriving
 from mirror.pull.forget import Forgettable
 from mirror.pull.memory import Memory
-from mirror.records.ports import Link, Named, Records, TagRecord
+from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
 from mirror.storage.ports import Writer
 from mirror.storage.store import LocalStorage
 
@@ -41,7 +56,7 @@ class StoreDepot:
 
     `forget` has every memory drop what it remembers, `note_tag` is told what a tag meant before
     and means now, `clock` gives seconds since the epoch. `records` take whatever is recorded.
-    `upstreams` may change meanwhile.
+    `upstreams` may change meanwhile; `arriving` is what collecting has to leave alone.
     """
 
     def __init__(
@@ -51,6 +66,7 @@ class StoreDepot:
         memory: Memory,
         upstreams: Mapping[str, Upstream],
         *,
+        arriving: Arriving,
         forget: Callable[[Forgettable], None],
         note_tag: Callable[[Repository, Digest | None, Digest], None],
         clock: Callable[[], float],
@@ -59,6 +75,7 @@ class StoreDepot:
         self._records = records
         self._memory = memory
         self._upstreams = upstreams
+        self._arriving = arriving
         self._forget = forget
         self._note_tag = note_tag
         self._clock = clock
@@ -73,7 +90,7 @@ class StoreDepot:
         """What is here of an image."""
         repository, reference = self._parse(wanted.image)
         platforms = [parse_platform(text) for text in wanted.platforms]
-        name = _name(repository, reference)
+        name = name_of(repository, reference)
         digest = await self._resolve(repository, reference)
         if digest is None:
             return Plan(name, missing=["its tag, which is not known here"])
@@ -82,13 +99,18 @@ class StoreDepot:
             return Plan(name, missing=lacking)
         root = image.manifests[digest]
         config, *layers = list(map(str, image.runnable())) or [""]
+        companions = Companions(self._records, repository, lambda: self._image(repository))
+        await companions.look(image.manifests)
+        images = [image, *companions.images]
+        manifests = dict.fromkeys(it for one in images for it in one.manifests)
+        blobs = dict.fromkeys(it for one in images for it in one.blobs)
         return Plan(
             name, str(digest), root.media_type, len(root.content), image.platforms,
             [
-                *[await self._describe(it, is_manifest=True) for it in image.manifests],
-                *[await self._describe(it, is_manifest=False) for it in image.blobs],
+                *[await self._describe(it, is_manifest=True) for it in manifests],
+                *[await self._describe(it, is_manifest=False) for it in blobs],
             ],
-            config, layers,
+            config, layers, companions=companions.found, absent=list(companions.absent),
         )  # fmt: skip
 
     async def read(self, digest: Digest) -> AsyncGenerator[bytes, None]:
@@ -122,6 +144,7 @@ class StoreDepot:
         if len(digests) > MOST_ASKED:
             raise ValueError(f"ask for {MOST_ASKED} digests at a time")
         wanted = list(digests)
+        self._arriving.note(wanted)
         return set(wanted) - await self._store.find_stored(wanted)
 
     async def write(
@@ -135,6 +158,7 @@ class StoreDepot:
     ) -> None:
         """Keep a blob that a bundle holds, in images of these upstreams."""
         named = self._named(upstreams)
+        self._arriving.note([digest])
         writer = await self._store.open_writer(_PARTIALS_OF, digest, size)
         try:
             await writer.expect(size)
@@ -157,6 +181,7 @@ class StoreDepot:
         if len(sent.digests) > MOST_ASKED:
             raise ValueError(f"tell of {MOST_ASKED} digests at a time")
         digests = [parse_digest(it) for it in sent.digests]
+        self._arriving.note(digests)
         for digest in digests:  # until it is on record whose it is, nothing else keeps it here
             self._store.note_access(digest)
         await self._note_senders(digests, named)
@@ -164,13 +189,14 @@ class StoreDepot:
     async def record(self, image: Arrived) -> Recorded:
         """Put an image on record: so it can be pulled."""
         repository, reference = self._parse(image.image)
-        name, digest = _name(repository, reference), parse_digest(image.digest)
+        name, digest = name_of(repository, reference), parse_digest(image.digest)
         if isinstance(reference, Digest) and reference != digest:
             raise ValueError(f"{name} is not {digest}")
         whole = self._image(repository, _VOUCHED_FOR)
         if lacking := await whole.look(digest, image.media_type):
             return Recorded(name, "incomplete", lacking)
         await self._link(whole)
+        self._arriving.settle([*whole.blobs, *whole.manifests])
         is_imported = True
         if isinstance(reference, Tag):
             made_at = min(image.made_at, self._clock())
@@ -179,6 +205,52 @@ class StoreDepot:
         await self._records.record_sent(repository.namespace, digest, is_durable=True)
         self._forget(repository)
         return Recorded(name, "imported" if is_imported else "newer", list(whole.partly))
+
+    async def record_referrers(self, arrived: ArrivedList) -> Recorded:
+        """Put on record what refers to something, as far as it is here."""
+        repository, reference = self._parse(arrived.image)
+        name, digest = name_of(repository, reference), parse_digest(arrived.digest)
+        subject = _subject(name, reference)
+        content = await self._store.read_blob(digest, limit=MAX_SIZE)
+        if content is None:
+            return Recorded(name, "incomplete", [str(digest)])
+        here, missing = [], list[str]()
+        try:
+            entries = await read_aside(list_referrers, content)
+        except RegistryError as error:
+            raise ValueError(f"{digest}: {error.message}") from error
+        for entry in entries:
+            whole = self._image(repository, _VOUCHED_FOR)
+            if lacking := await whole.look(entry.digest, entry.media_type):
+                missing += lacking
+                continue
+            await self._link(whole)
+            self._arriving.settle([*whole.blobs, *whole.manifests])
+            here.append(entry.digest)
+        made_at = min(arrived.made_at, self._clock())
+        is_ours = await self._list(repository, subject, keep_referrers(content, here), made_at)
+        if not await self._records.count_links([digest]):
+            self._arriving.settle([digest])
+            await self._store.remove_unused([digest])
+        self._forget(repository)
+        if missing:
+            return Recorded(name, "incomplete", missing)
+        return Recorded(name, "imported" if is_ours else "newer")
+
+    async def _list(
+        self, repository: Repository, subject: Digest, content: bytes, made_at: float
+    ) -> bool:
+        """Have this refer to the subject, unless upstream has said more since."""
+        known = await self._records.find_referrers(repository, subject)
+        if known is not None and known.checked_at > made_at and not known.is_imported:
+            return known.content == content
+        if known is not None and known.is_imported:
+            both = add_referrers(content, known.content)
+            content = both if len(both) <= MAX_SIZE else content
+            made_at = max(made_at, known.checked_at)
+        record = ReferrersRecord(content, made_at, is_imported=True)
+        await self._records.record_referrers(repository, subject, record)
+        return True
 
     async def _link(self, image: WholeImage) -> None:
         repository = image.repository
@@ -225,25 +297,28 @@ class StoreDepot:
 
     def _parse(self, text: str) -> Image:
         """An image of an upstream that is configured here. Raises ValueError."""
-        repository, reference = parse_image(text)
+        repository, reference = parse_image(text, aliases_of(self._upstreams))
         [namespace] = self._named([repository.namespace])
         if repository.name not in self._upstreams[namespace].served:
             raise ValueError(f"{text}: by allow or deny of {namespace} it is not served")
-        return Repository(namespace, repository.name), reference
+        return repository, reference
 
     def _named(self, registries: Collection[str]) -> list[str]:
         """The upstreams that are meant. Raises ValueError."""
-        names = {
-            alias: name for name, its in self._upstreams.items() for alias in (name, *its.aliases)
-        }
-        for name in registries:
-            if name not in names:
+        aliases = aliases_of(self._upstreams)
+        names = [aliases.get(name, name) for name in registries]
+        for name in names:
+            if name not in self._upstreams:
                 raise ValueError(f'there is no [upstream."{name}"] here')
-        return [names[name] for name in registries]
+        return names
 
 
-def _name(repository: Repository, reference: Reference) -> str:
-    return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"
+def _subject(name: str, reference: Reference) -> Digest:
+    match reference:
+        case Digest():
+            return reference
+        case Tag():
+            raise ValueError(f"{name}: what refers to a tag is not told by lists")
 
 
 async def _receive(writer: Writer, size: int, chunks: AsyncIterable[bytes]) -> None:

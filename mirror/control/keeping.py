@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from mirror.config import Upstream, make_pin
+from mirror.config import Upstream, aliases_of, make_pin
 from mirror.control import acts
-from mirror.oci.image import full_name, parse_image
+from mirror.oci.image import Image, name_of, parse_image
 from mirror.oci.reference import Tag
 from mirror.pull.collecting import Collecting
 from mirror.pull.not_done import NotDone
@@ -43,12 +43,12 @@ class Keeping:
 
     async def unpin(self, wanted: acts.ImageName) -> acts.Pins:
         """Pin one no longer; all that are pinned then."""
-        await self._pinning.remove(full_name(wanted.image))
+        await self._pinning.remove(name_of(*self._parse(wanted.image)))
         return await self.list_pins()
 
     async def remove(self, wanted: acts.ImageName) -> acts.Removed:
         """Remove an image."""
-        gone = await self._removal.remove(*parse_image(wanted.image))
+        gone = await self._removal.remove(*self._parse(wanted.image))
         return acts.Removed(
             image=wanted.image, tags=list(gone.tags), blobs=gone.blobs, bytes=gone.size,
             kept=gone.kept,
@@ -56,7 +56,7 @@ class Keeping:
 
     async def forget_tag(self, wanted: acts.ImageName) -> acts.ImageName:
         """Have upstream asked anew what a tag means; the image that it meant, by digest."""
-        repository, reference = parse_image(wanted.image)
+        repository, reference = self._parse(wanted.image)
         if not isinstance(reference, Tag):
             raise NotDone(f"{wanted.image} is no tag: what a digest means never changes")
         its = self._upstreams.get(repository.namespace)
@@ -73,6 +73,10 @@ class Keeping:
             partials=gone.partials, partial_bytes=gone.partial_size,
             quarantine_bytes=gone.quarantine_size, database_bytes=gone.database_size,
         )  # fmt: skip
+
+    def _parse(self, image: str) -> Image:
+        """What an image's name means here. Raises ValueError."""
+        return parse_image(image, aliases_of(self._upstreams))
 
     async def _pin(self, pinned: Pinned) -> acts.Pin:
         digests = self._store.pins.of(pinned.pin.name)

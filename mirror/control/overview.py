@@ -41,6 +41,7 @@ class Parts:
     gather: Callable[[], Awaitable[None]]  # has `traffic` brought up to date
     connections: Callable[[], int]
     schedules: Callable[[], list[acts.WarmSchedule]]
+    company: Callable[[], Sequence[tuple[str, str]]]  # what does not work between mirrors, and why
     clock: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -76,7 +77,7 @@ class Overview:
         return models.Status(
             version=__version__,
             started_at=self._started_at,
-            health=_health(store, endpoints, self._parts.fills.disk_trouble, schedules),
+            health=self._health(store, endpoints, schedules),
             connections=self._parts.connections(),
             waiting=self._parts.fills.waiting,
             served=self._served(),
@@ -101,8 +102,17 @@ class Overview:
 
     async def health(self) -> models.Health:
         """What does not work as it should."""
-        trouble = self._parts.fills.disk_trouble
-        return _health(await self.store(), self.endpoints(), trouble, self._parts.schedules())
+        return self._health(await self.store(), self.endpoints(), self._parts.schedules())
+
+    def _health(
+        self,
+        store: models.Store,
+        endpoints: Sequence[models.Endpoint],
+        schedules: Sequence[acts.WarmSchedule],
+    ) -> models.Health:
+        return _health(
+            store, endpoints, self._parts.fills.disk_trouble, schedules, self._parts.company()
+        )
 
     async def seen(self, ends: Mapping[str, float], mismatches: Sequence[Mismatch]) -> Seen:
         """What somebody may have to be told of; `ends` are of certificates, by setting."""
@@ -214,8 +224,10 @@ def _health(
     endpoints: Sequence[models.Endpoint],
     disk_trouble: str | None,
     schedules: Sequence[acts.WarmSchedule],
+    company: Sequence[tuple[str, str]],
 ) -> models.Health:
     problems = [*_troubles(endpoints)]
+    problems += [models.Problem(what=what, why=why) for what, why in company]
     if store.free < store.min_free:
         why = f"{store.free} bytes are free, and store.min_free is {store.min_free}"
         problems.append(models.Problem(what=f"the file system of {store.root} is full", why=why))

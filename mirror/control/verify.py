@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
-from mirror.oci.image import parse_image
+from mirror.oci.image import Aliases, parse_image
 from mirror.oci.manifest import MAX_SIZE, parse_references
 from mirror.pull.content import list_content
 from mirror.records.ports import Records
@@ -57,7 +57,7 @@ def parse_name(text: str) -> None:
 
 
 async def verify(
-    store: LocalStorage, records: Records, names: Sequence[str]
+    store: LocalStorage, records: Records, names: Sequence[str], *, aliases: Aliases
 ) -> AsyncGenerator[Step]:
     """Hash what `names` mean (digests, or images with all that they consist of); none: everything.
 
@@ -66,7 +66,7 @@ async def verify(
     try:
         digests: set[Digest] | None = set() if names else None
         for name in names:
-            found = await _find(store, records, name)
+            found = await _find(store, records, name, aliases)
             if not found:
                 yield Unknown(name)
             assert digests is not None  # noqa: S101 - there are names
@@ -84,7 +84,7 @@ async def rebuild(store: LocalStorage, records: Records) -> AsyncGenerator[Step]
     """Put on record all that is on disk, if it is what its name says, and which are manifests."""
     try:
         await store.adopt()
-        async with aclosing(verify(store, records, [])) as steps:
+        async with aclosing(verify(store, records, [], aliases={})) as steps:
             async for step in steps:
                 if isinstance(step, Checked) and step.finding is Finding.RIGHT:
                     await _note_manifest(store, parse_digest(step.digest))
@@ -102,9 +102,9 @@ async def _note_manifest(store: LocalStorage, digest: Digest) -> None:
             await store.keep("", digest, content, is_manifest=True)
 
 
-async def _find(store: LocalStorage, records: Records, name: str) -> set[Digest]:
+async def _find(store: LocalStorage, records: Records, name: str, aliases: Aliases) -> set[Digest]:
     digest = _find_digest(name)
-    content = [digest] if digest else await list_content(records, *parse_image(name))
+    content = [digest] if digest else await list_content(records, *parse_image(name, aliases))
     return await store.find_stored(content)
 
 

@@ -12,6 +12,7 @@ from mirror.doctor.endpoints import Examination
 from mirror.doctor.files import look_at_files
 from mirror.doctor.finding import Finding
 from mirror.doctor.settings import look_at_settings
+from mirror.doctor.shared import examine_shared, look_at_shared
 from mirror.oci.image import Image
 from mirror.oci.reference import Repository, Tag
 from mirror.sources.registry.endpoint import Endpoint
@@ -25,7 +26,16 @@ _USUAL = {DOCKER_HUB: (Repository(DOCKER_HUB, "library/busybox"), Tag("latest"))
 
 def look(config: Config) -> list[Finding]:
     """What there is to say without asking anybody: of the settings, and the files they name."""
-    return [*look_at_settings(config), *look_at_files(config, now=dt.datetime.now(dt.UTC))]
+    return [
+        *look_at_settings(config),
+        *look_at_files(config, now=dt.datetime.now(dt.UTC)),
+        *look_at_shared(config.shared),
+    ]
+
+
+async def look_online(config: Config, proxies: EnvironmentProxies) -> list[Finding]:
+    """What the database and the bucket answer that `[shared]` names."""
+    return [finding async for finding in examine_shared(config.shared, proxies)]
 
 
 async def examine(
@@ -33,6 +43,8 @@ async def examine(
 ) -> AsyncIterator[Finding]:
     """What there is to say of a configuration, its files, its store and its endpoints."""
     for finding in await asyncio.to_thread(look, config):
+        yield finding
+    async for finding in examine_shared(config.shared, proxies or EnvironmentProxies()):
         yield finding
     wanted = _USUAL | {repository.namespace: (repository, it) for repository, it in images}
     async with (

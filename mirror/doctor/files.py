@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from mirror.config import Config, ConfigError, Endpoint, Notify, Server
+from mirror.config import Config, Endpoint, Notify, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
+from mirror.front.settings import UnusableFile
 
 _SOON = dt.timedelta(days=21)  # time enough to renew a certificate by hand
 _SHORT = dt.timedelta(days=30)  # certificates of so short a life are renewed by machines, late
@@ -44,7 +45,7 @@ def _passwords(file: Path, where: str) -> Iterator[Finding]:
     try:
         if not read_htpasswd(file):
             yield Finding("warning", where, "names nobody: nobody is let in")
-    except ConfigError as error:
+    except UnusableFile as error:
         for problem in error.problems:
             yield Finding("error", where, problem)
 

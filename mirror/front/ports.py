@@ -15,11 +15,13 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from io import FileIO
 from socket import socket
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
+from mirror.front.settings import Settings
 from mirror.oci.digest import Digest, Subject
+from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.ranges import MOST_RANGES, ByteRange
 from mirror.oci.reference import Namespace, Reference, Repository
 from mirror.oci.request import Page
@@ -33,6 +35,7 @@ from mirror.pull.answers import (
     TagsAnswer,
 )
 from mirror.pull.forget import Forgettable
+from mirror.push.answers import PushedManifest, UploadState
 from mirror.telemetry.asked import Entry
 from mirror.telemetry.traffic import Sort, Tally
 
@@ -41,6 +44,15 @@ Authorization = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]*\Z", max_length=2**1
 
 Ranges = Annotated[tuple[ByteRange, ...], Meta(max_length=MOST_RANGES)]
 """What a client asks for of a blob, in this order; empty: all of it."""
+
+UploadName = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+"""What an upload is known by to its client."""
+
+Piece = Annotated[bytes, Meta(max_length=2**18)]
+"""What a client has brought of an upload, by turns."""
+
+MediaType = Annotated[str, Meta(pattern=r"\A[\x21-\x7e]+/[\x20-\x7e]+\Z", max_length=512)]
+ManifestContent = Annotated[bytes, Meta(max_length=MAX_SIZE)]
 
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Position = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -57,6 +69,7 @@ class Lease(Struct, frozen=True, array_like=True):
     `content` is there for a small blob; else `file` and its `progress`; else it is streamed.
     `number` is what to ask for more by: of a file that grows (all leases of the same fill have the
     same number) or of a stream; 0 where there is no more. `size` in bytes, None if not known yet.
+    `location`: there is nothing here, the client gets it from there.
     """
 
     size: int | None
@@ -65,6 +78,7 @@ class Lease(Struct, frozen=True, array_like=True):
     file: FileIO | None = None
     progress: Progress | None = None
     number: Number = 0
+    location: str | None = None
 
     def close(self) -> None:
         """Close the receiver's own file."""
@@ -133,6 +147,59 @@ class Pulls(Protocol):
         """What is cached, and the query of the next page."""
 
 
+class Pushes(Protocol):
+    """Pushes, answered by what decides. All of it raises as `Pulls`, and `Refused`."""
+
+    async def find_pushed_blob(
+        self, repository: Repository, digest: Digest, authorization: Authorization
+    ) -> Number | None:
+        """The size of a blob that the registry has in this repository, by its own word."""
+
+    async def begin_upload(
+        self,
+        repository: Repository,
+        mount: Digest | None,
+        source: Repository | None,
+        authorization: Authorization,
+    ) -> UploadState | None:
+        """Begin an upload; None: what was to be mounted is there."""
+
+    async def get_upload(
+        self, repository: Repository, identity: UploadName, authorization: Authorization
+    ) -> UploadState:
+        """How far an upload has come."""
+
+    def open_upload(
+        self, repository: Repository, identity: UploadName, authorization: Authorization
+    ) -> AbstractAsyncContextManager[UploadState]:
+        """Go on with an upload inside the block."""
+
+    async def write_upload(
+        self, repository: Repository, identity: UploadName, offset: Position, piece: Piece
+    ) -> None:
+        """Take what follows in an upload that is open; answered when there is reason for more."""
+
+    async def finish_upload(
+        self, repository: Repository, identity: UploadName, digest: Digest
+    ) -> None:
+        """An upload that is open is all there: answered when the registry has it."""
+
+    async def cancel_upload(
+        self, repository: Repository, identity: UploadName, authorization: Authorization
+    ) -> None:
+        """An upload is not wanted any more."""
+
+    async def push_manifest(
+        self,
+        repository: Repository,
+        reference: Reference,
+        media_type: MediaType,
+        content: ManifestContent,
+        authorization: Authorization,
+    ) -> PushedManifest:
+        """Push a manifest, as it is."""
+
+
 class Leases(Protocol):
     """Blobs, leased to one worker; raises as `Pulls`."""
 
@@ -171,7 +238,7 @@ class Clients(Protocol):
         """The connection that was given under this number has ended."""
 
 
-class Front(Pulls, Leases, Clients, Protocol):
+class Front(Pulls, Pushes, Leases, Clients, Protocol):
     """All that a worker may ask."""
 
 
@@ -187,17 +254,17 @@ class Report(Struct, frozen=True, array_like=True):
 class Worker(Protocol):
     """All that a worker may be asked."""
 
-    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
-        """Get ready to serve, by what `mirror.front.workers.settings` makes of the configuration.
+    async def start(self, settings: Settings, last_good: dict[str, bytes]) -> None:
+        """Get ready to serve.
 
         `last_good`: what certificates and passwords were when they last made sense (by the setting
         that names the file), in case they do not now; empty if they never have.
 
         Raises:
-            ConfigError: A file that the configuration names makes no sense.
+            UnusableFile: A file that the configuration names makes no sense.
         """
 
-    async def reload(self, settings: dict[str, Any]) -> list[str]:
+    async def reload(self, settings: Settings) -> list[str]:
         """Take up what has changed in the settings, and read certificates and passwords anew.
 
         Connections go on; certificates are for whoever connects from now on. What cannot be used

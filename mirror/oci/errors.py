@@ -12,8 +12,11 @@ class ErrorCode(StrEnum):
     """What went wrong, in the words of the distribution spec (section "Error Codes")."""
 
     BLOB_UNKNOWN = "BLOB_UNKNOWN"
+    BLOB_UPLOAD_INVALID = "BLOB_UPLOAD_INVALID"
+    BLOB_UPLOAD_UNKNOWN = "BLOB_UPLOAD_UNKNOWN"
     DENIED = "DENIED"
     DIGEST_INVALID = "DIGEST_INVALID"
+    MANIFEST_BLOB_UNKNOWN = "MANIFEST_BLOB_UNKNOWN"
     MANIFEST_INVALID = "MANIFEST_INVALID"
     MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
     NAME_INVALID = "NAME_INVALID"
@@ -29,8 +32,11 @@ class ErrorCode(StrEnum):
 
 STATUS = {
     ErrorCode.BLOB_UNKNOWN: 404,
+    ErrorCode.BLOB_UPLOAD_INVALID: 400,
+    ErrorCode.BLOB_UPLOAD_UNKNOWN: 404,
     ErrorCode.DENIED: 403,
     ErrorCode.DIGEST_INVALID: 400,
+    ErrorCode.MANIFEST_BLOB_UNKNOWN: 404,
     ErrorCode.MANIFEST_INVALID: 400,
     ErrorCode.MANIFEST_UNKNOWN: 404,
     ErrorCode.NAME_INVALID: 400,
@@ -47,7 +53,13 @@ STATUS = {
 
 
 class RegistryError(Exception):
-    """A request that cannot be answered, and why, in the spec's words."""
+    """A request that cannot be answered, and why, in the spec's words.
+
+    `errors` are the objects in the body of upstream's own answer, as the spec has them, where that
+    is what a client is to be told.
+    """
+
+    errors: tuple[Mapping[str, object], ...] = ()
 
     def __init__(self, code: ErrorCode, message: str, detail: object = None) -> None:
         super().__init__(message)
@@ -83,10 +95,7 @@ class Sealed(Missing):
 
 
 class Refused(RegistryError):
-    """Upstream has answered that it will not do this (400, 413 ...): its answer is passed on.
-
-    `errors` are the objects in its body, as the spec has them; empty where there are none.
-    """
+    """Upstream has answered that it will not do this (400, 413 ...): its answer is passed on."""
 
     def __init__(
         self, status: int, message: str, errors: Sequence[Mapping[str, object]] = ()

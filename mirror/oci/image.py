@@ -1,7 +1,9 @@
 """Images' names as people write them, with their registry: `ghcr.io/org/app:1`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError
@@ -11,6 +13,11 @@ DOCKER_HUB = "docker.io"
 """Docker Hub's name in image names, and what is meant where there is no other."""
 
 Image = tuple[Repository, Reference]
+
+Aliases = Mapping[str, str]
+"""Registries' other names, with the names that they go by here."""
+
+_NONE: Aliases = MappingProxyType({})
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?-]{1,128}")
 
@@ -29,8 +36,8 @@ class Images:
         return f"{self.repository}:{self.pattern}"
 
 
-def parse_image(text: str) -> Image:
-    """An image's name, as docker reads it. Raises ValueError."""
+def parse_image(text: str, aliases: Aliases = _NONE) -> Image:
+    """An image's name, as docker reads it, of the registry that is meant. Raises ValueError."""
     name, _, digest = text.partition("@")
     head, _, tag = name.rpartition(":")
     if not head or "/" in tag:
@@ -38,6 +45,7 @@ def parse_image(text: str) -> Image:
     namespace, _, repository = head.partition("/")
     if not ("." in namespace or ":" in namespace or namespace == "localhost"):
         namespace, repository = DOCKER_HUB, head
+    namespace = aliases.get(namespace, namespace)
     if namespace == DOCKER_HUB and "/" not in repository:
         repository = f"library/{repository}"
     try:
@@ -47,14 +55,14 @@ def parse_image(text: str) -> Image:
         raise ValueError(f"{text}: {error.message}") from error
 
 
-def parse_images(text: str) -> Images:
+def parse_images(text: str, aliases: Aliases = _NONE) -> Images:
     """An image's name, of which the tag may be a pattern. Raises ValueError."""
     name, colon, tag = text.rpartition(":")
     if colon and ("*" in tag or "?" in tag) and "/" not in tag:
         if _PATTERN.fullmatch(tag) is None:
             raise ValueError(f"{text}: no tag is like that")
-        return Images(parse_image(name)[0], None, tag)
-    return Images(*parse_image(text))
+        return Images(parse_image(name, aliases)[0], None, tag)
+    return Images(*parse_image(text, aliases))
 
 
 def name_of(repository: Repository, reference: Reference) -> str:
@@ -62,6 +70,6 @@ def name_of(repository: Repository, reference: Reference) -> str:
     return f"{repository}{'@' if isinstance(reference, Digest) else ':'}{reference}"
 
 
-def full_name(text: str) -> str:
+def full_name(text: str, aliases: Aliases = _NONE) -> str:
     """The whole name of an image that somebody calls so. Raises ValueError."""
-    return name_of(*parse_image(text))
+    return name_of(*parse_image(text, aliases))

@@ -5,6 +5,11 @@
     blobs/<algorithm>/<hex>   manifests, configurations and layers, each once
     manifest.json             what `docker save` has beside these, since 25: names, configurations
                               and layers of what is for one platform
+    referrers.json            our own: what refers to the images, in the form of index.json. What is
+                              named by a digest is the list of what refers to that, as a registry
+                              tells it; what is named by a tag, such a list or an artifact that a
+                              registry has by that tag. In index.json, readers would take them for
+                              images to choose among
 
 An image's whole name, with its registry, is in two annotations: skopeo, podman and Buildah choose
 by the one, containerd, docker and podman (which calls the image so) by the other. By name, the
@@ -26,6 +31,7 @@ from mirror.oci.manifest import OCI_INDEX, is_media_type
 VERSION_FILE = "oci-layout"
 INDEX_FILE = "index.json"
 DOCKER_FILE = "manifest.json"
+REFERRERS_FILE = "referrers.json"
 
 MOST_IMAGES = 10_000
 """Of one layout; whoever writes an index of more wants something else than to have them read."""
@@ -131,28 +137,28 @@ def make_index(images: Iterable[NamedImage], *, made_at: float) -> bytes:
     )
 
 
-def parse_index(content: bytes) -> Layout:
-    """Read an `index.json`. Raises BadLayout."""
-    document = _object(content, INDEX_FILE)
+def parse_index(content: bytes, file: str = INDEX_FILE) -> Layout:
+    """Read an `index.json`, or another `file` of that form. Raises BadLayout."""
+    document = _object(content, file)
     entries = document.get("manifests")
     if not isinstance(entries, list):
-        raise BadLayout("its index.json names no images")
+        raise BadLayout(f"its {file} names no images")
     if len(entries) > MOST_IMAGES:
-        raise BadLayout(f"its index.json names more than {MOST_IMAGES} images")
-    images = dict.fromkeys(_image(entry) for entry in entries)
+        raise BadLayout(f"its {file} names more than {MOST_IMAGES} images")
+    images = dict.fromkeys(_image(entry, file) for entry in entries)
     return Layout(tuple(images), _time(_annotations(document).get(_CREATED)))
 
 
-def _image(entry: object) -> NamedImage:
+def _image(entry: object, file: str) -> NamedImage:
     if not isinstance(entry, dict):
-        raise BadLayout("its index.json has an entry that is no descriptor")
+        raise BadLayout(f"its {file} has an entry that is no descriptor")
     annotations = _annotations(entry)
     name = annotations.get(_WHOLE_NAME) or annotations.get(_REF_NAME) or ""
     media_type, size = entry.get("mediaType"), entry.get("size")
     try:
         digest = parse_digest(str(entry.get("digest")))
     except RegistryError as error:
-        raise BadLayout(f"its index.json has an entry without a digest: {error.message}") from None
+        raise BadLayout(f"its {file} has an entry without a digest: {error.message}") from None
     return NamedImage(
         name if isinstance(name, str) else "",
         digest,

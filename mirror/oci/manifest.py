@@ -116,6 +116,20 @@ def parse_references(content: bytes) -> References:
         raise RegistryError(ErrorCode.MANIFEST_INVALID, "not a manifest") from error
 
 
+def find_subject(content: bytes) -> Digest | None:
+    """What a manifest refers to as its subject (spec, "Pushing Manifests with Subject").
+
+    None: nothing, or nothing that is known here, or in what is larger than artifacts are.
+    """
+    if len(content) > _LARGE:
+        return None
+    try:
+        subject = _object(_object(json.loads(content)).get("subject"))
+        return parse_digest(str(subject.get("digest")))
+    except (ValueError, TypeError, RecursionError, RegistryError):
+        return None
+
+
 def _blobs_of_artifact(document: dict[str, Any]) -> list[dict[str, Any]]:
     """What an artifact's manifest of 2022 names (image-spec 1.1.0-rc2); nothing, if it is none."""
     blobs = document.get("blobs")

@@ -4,11 +4,14 @@ A list is an index. Its entries stay as upstream wrote them, byte for byte, what
 list: they carry annotations that are nobody's business here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct, field
 
+from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import ErrorCode, RegistryError
 
 
@@ -17,6 +20,14 @@ class _Entry(Struct):
 
     digest: str
     artifact_type: str | None = field(default=None, name="artifactType")
+    media_type: object = field(default=None, name="mediaType")  # of another type, it says nothing
+
+
+class Referrer(NamedTuple):
+    """A manifest that refers to something, and what the list calls its type."""
+
+    digest: Digest
+    media_type: str
 
 
 _document = msgspec.json.Decoder(dict[str, Raw])
@@ -45,6 +56,44 @@ def filter_referrers(content: bytes, artifact_type: str) -> bytes:
     """
     document, found = _read(content)
     return _written(document, [raw for raw, entry in found if entry.artifact_type == artifact_type])
+
+
+def list_referrers(content: bytes) -> list[Referrer]:
+    """What a list names, without what is called by an algorithm that is not known here.
+
+    Raises:
+        RegistryError: `MANIFEST_INVALID`: that is no list of referrers.
+    """
+    found: list[Referrer] = []
+    for _, entry in _read(content)[1]:
+        with suppress(RegistryError):
+            kind = entry.media_type if isinstance(entry.media_type, str) else ""
+            found.append(Referrer(parse_digest(entry.digest), kind))
+    return found
+
+
+def keep_referrers(content: bytes, digests: Collection[Digest]) -> bytes:
+    """The list of those of `content` that are one of these; the same bytes, where all are.
+
+    Raises:
+        RegistryError: `MANIFEST_INVALID`: that is no list of referrers.
+    """
+    document, found = _read(content)
+    kept = {str(digest) for digest in digests}
+    entries = [raw for raw, entry in found if entry.digest in kept]
+    return content if len(entries) == len(found) else _written(document, entries)
+
+
+def add_referrers(content: bytes, more: bytes) -> bytes:
+    """The list of `content`, and of those of `more` that are not in it; else the same bytes.
+
+    Raises:
+        RegistryError: `MANIFEST_INVALID`: one of them is no list of referrers.
+    """
+    document, found = _read(content)
+    known = {entry.digest for _, entry in found}
+    added = [raw for raw, entry in _read(more)[1] if entry.digest not in known]
+    return _written(document, [*(raw for raw, _ in found), *added]) if added else content
 
 
 def _read(content: bytes) -> tuple[dict[str, Raw], list[tuple[Raw, _Entry]]]:

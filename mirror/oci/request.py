@@ -151,14 +151,24 @@ def origin_form(raw: str, host: str) -> tuple[str, str]:
     return raw[match.end() :], match["authority"]
 
 
-def _parse_target(raw: str) -> Target:
+def split_target(raw: str) -> tuple[str, Mapping[str, str]]:
+    """A request target's path, and the parameters of its query.
+
+    Raises:
+        RegistryError: `NAME_INVALID`, for what is none, or has too many parameters.
+    """
     if not raw.isascii():
         raise RegistryError(ErrorCode.NAME_INVALID, "a request target is ASCII (RFC 9112, 3.2)")
     path, _, query = raw.partition("?")
     parameters = _parse_query(query) if query else {}
     if "%" in path:  # Some clients escape the colon of a digest; nothing else needs it.
         path = path.replace("%3A", ":").replace("%3a", ":")
-    return Target(_parse_path(path, parameters), _namespace(parameters.get("ns")))
+    return path, parameters
+
+
+def _parse_target(raw: str) -> Target:
+    path, parameters = split_target(raw)
+    return Target(_parse_path(path, parameters), parse_namespace(parameters.get("ns")))
 
 
 _remember_target = lru_cache(maxsize=_REMEMBERED)(_parse_target)
@@ -188,7 +198,7 @@ def _parse_path(path: str, parameters: Mapping[str, str]) -> Request:
     name, _, noun = head.rpartition("/")
     if not path.startswith("/v2/") or noun not in {"manifests", "blobs", "tags", "referrers"}:
         raise RegistryError(ErrorCode.NAME_UNKNOWN, "no such path in a registry's API")
-    repository = _parse_name(name.removeprefix("/v2/"))
+    repository = parse_name(name.removeprefix("/v2/"))
     if noun == "manifests":
         return ManifestRequest(repository, parse_reference(last))
     if noun == "blobs":
@@ -210,8 +220,12 @@ def _parse_token_request(raw: str) -> TokenRequest:
     return TokenRequest(unquote(upstream).lower(), server, query or "")
 
 
-def _parse_name(text: str) -> str:
-    """A repository's name, perhaps behind its registry's, as in `registry.local:5000/org/app`."""
+def parse_name(text: str) -> str:
+    """A repository's name, perhaps behind its registry's, as in `registry.local:5000/org/app`.
+
+    Raises:
+        RegistryError: `NAME_INVALID`.
+    """
     first, _, rest = text.partition("/")
     if rest and _PORT.fullmatch(first):
         parse_repository(rest)
@@ -227,6 +241,6 @@ def _page(parameters: Mapping[str, str]) -> Page:
     return Page(None if n is None else int(n), parameters.get("last"), extra)
 
 
-def _namespace(text: str | None) -> str | None:
-    """A lookup key and never an address, so its grammar does not matter here."""
+def parse_namespace(text: str | None) -> str | None:
+    """What `ns` says: a lookup key and never an address, so its grammar does not matter here."""
     return None if text is None else text.lower()

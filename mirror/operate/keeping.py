@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from mirror.aio.tasks import owned_tasks
-from mirror.config import Config
+from mirror.config import Config, aliases_of
 from mirror.control import acts
 from mirror.control.keeping import Keeping
 from mirror.control.units import printable, size
@@ -27,6 +27,9 @@ from mirror.pull.pins import Pinning
 from mirror.pull.removal import Removal
 from mirror.pull.retention import Retention
 from mirror.pull.versions import Version
+from mirror.records.ports import Records
+from mirror.records.sqlite import SqliteRecords
+from mirror.records.wishes import Wishes
 from mirror.storage.files import InUse
 from mirror.telemetry.metrics import Metrics
 
@@ -96,6 +99,7 @@ async def _at_rest(config: Config) -> AsyncIterator[Keeping]:
     metrics, forgetting = Metrics(), Forgetting()
     async with (
         open_at_rest(config) as (store, records),
+        _told_later(config, records) as (said, wishes),
         owned_tasks(metrics.faults.note) as tasks,
     ):
         memory = Memory(0, missing_for=0.0, clock=time.monotonic)
@@ -105,19 +109,31 @@ async def _at_rest(config: Config) -> AsyncIterator[Keeping]:
         )  # fmt: skip
         nobody = _NobodyToAsk()
         pinning = Pinning(
-            config.pin, upstreams=config.upstream, wishes=records.wishes, store=store,
+            config.pin, upstreams=config.upstream, wishes=wishes, store=store,
             records=records, versions=nobody, fills=nobody, registries={}, tasks=tasks,
             metrics=metrics, random=random.Random(),  # noqa: S311 - for jitter
         )  # fmt: skip
         await pinning.begin()
         yield Keeping(
             upstreams=config.upstream, store=store, pinning=pinning,
-            removal=Removal(store, records, forgetting),
+            removal=Removal(store, said, forgetting),
             collecting=Collecting(
-                store, records, retention, upstreams=config.upstream.keys(),
+                store, records, retention, upstreams=config.upstream.keys(), arriving=(),
                 keep_partial_for=config.fill.keep_partial_for, clock=_wall_clock,
             ),
         )  # fmt: skip
+
+
+@asynccontextmanager
+async def _told_later(config: Config, own: SqliteRecords) -> AsyncIterator[tuple[Records, Wishes]]:
+    """What others are to know of what is done, they are told at the mirror's next start."""
+    if config.shared is None:
+        yield own, own.wishes
+        return
+    from mirror.joining import tell_later  # noqa: PLC0415 - only where it is asked for
+
+    async with tell_later(own, config, clock=_wall_clock) as both:
+        yield both
 
 
 class _NobodyToAsk:
@@ -151,7 +167,9 @@ async def pin(
         before = {it.image for it in (await its.list_pins()).pins}
         after = (await its.pin(acts.ToPin(image=image, platforms=list(platforms)))).pins
         for pin in after:
-            if pin.image not in before or pin.image == full_name(image):
+            if pin.image not in before or pin.image == full_name(
+                image, aliases_of(config.upstream)
+            ):
                 _say(pin if as_json else _described(pin))
 
     return await _each(config, images, one)
@@ -161,9 +179,10 @@ async def unpin(config: Config, images: Sequence[str], *, as_json: bool) -> bool
     """Pin images no longer; whether none is any more. Raises NoAnswer, StoreError."""
 
     async def one(its: Keeper, image: str) -> None:
-        await its.unpin(acts.ImageName(image=image))
-        if as_json:
-            _say(acts.ImageName(image=full_name(image)))
+        before = {pin.image: pin for pin in (await its.list_pins()).pins}
+        after = {pin.image for pin in (await its.unpin(acts.ImageName(image=image))).pins}
+        for gone in before.keys() - after:
+            _say(before[gone] if as_json else f"{gone}: pinned no longer")
 
     return await _each(config, images, one)
 

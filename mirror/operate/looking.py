@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from mirror.config import Config
+from mirror.config import Config, aliases_of
 from mirror.contents.contents import Contents
 from mirror.contents.manifests import NotHere
 from mirror.control.api.contents import ASKING, Asking
@@ -61,7 +61,9 @@ async def looking(config: Config) -> AsyncIterator[Looker]:
         try:
             async with (
                 open_at_rest(config) as (store, records),
-                Contents.open(store, records, _personal(config)) as contents,
+                Contents.open(
+                    store, records, _personal(config), aliases_of(config.upstream)
+                ) as contents,
             ):
                 yield Looker(running, contents)
         except InUse:

@@ -20,7 +20,7 @@ from mirror.control.units import duration, size
 from mirror.history.ports import Arrival, Pull, PullFilter, Waste
 from mirror.history.sqlite import Bounds, SqliteHistory
 from mirror.oci.errors import StoreError
-from mirror.oci.image import parse_image
+from mirror.oci.image import Aliases, parse_image
 from mirror.operate.asking import NoAnswer, RunningMirror
 from mirror.operate.at_rest import require_store
 from mirror.operate.printing import json_text
@@ -41,7 +41,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     arrivals: list[Arrival]
 
 
-def parse_pulled(name: str) -> PullFilter:
+def parse_pulled(name: str, aliases: Aliases) -> PullFilter:
     """Whose pulls a name means: of a digest, an image, or (without a tag) a repository.
 
     Raises:
@@ -49,7 +49,7 @@ def parse_pulled(name: str) -> PullFilter:
     """
     if name.startswith(("sha256:", "sha512:")):
         return PullFilter(digest=name)
-    repository, reference = parse_image(name)
+    repository, reference = parse_image(name, aliases)
     last = name.rpartition("/")[2]
     if "@" in last:
         return PullFilter(repository=str(repository), digest=str(reference))

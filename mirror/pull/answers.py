@@ -191,7 +191,8 @@ class BlobAnswer:
     """A blob and how it was had; `size` in bytes, None where nobody knows it yet.
 
     `body` is None in the answer to a HEAD. `rest` is read from where a `Reader` comes no farther
-    since the disk refuses what is still to come (StoreError).
+    since the disk refuses what is still to come (StoreError). `location` is where the client gets
+    it from, if not from here.
     """
 
     digest: Digest
@@ -199,6 +200,7 @@ class BlobAnswer:
     body: bytes | Reader | Stream | None
     outcome: Outcome
     rest: Stream | None = None
+    location: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import HIT, JOINED, LINKED, MISS, STORED, BlobAnswer, Outcome, WholeFile
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.others import Others
 from mirror.pull.fill.wants import Want
 from mirror.pull.keeping import try_to_open, try_to_read
 from mirror.pull.links import Links, Verdict
@@ -54,6 +55,7 @@ class Blobs:
         *,
         transfers: Transfers,
         registries: Mapping[str, Registry],
+        others: Others | None = None,
     ) -> None:
         self._store = store
         self._memory = memory
@@ -61,6 +63,7 @@ class Blobs:
         self._fills = fills
         self._transfers = transfers
         self._registries = registries
+        self._others = others
 
     async def head(self, scope: Scope, digest: Digest) -> BlobAnswer:
         """The size of a blob, without transferring it.
@@ -90,6 +93,11 @@ class Blobs:
             outcome = await self._confirmed(digest)
             return BlobAnswer(digest, _size(found), None, outcome)
 
+    async def may_be_served(self, scope: Scope, digest: Digest) -> bool:
+        """Whether a blob may be had of this repository without asking upstream, if it is here."""
+        link = await self._links.find(scope.repository, digest)
+        return await self._links.judge(scope.repository, digest, link) is Verdict.SERVE
+
     @asynccontextmanager
     async def open(
         self, scope: Scope, digest: Digest, ranges: Sequence[ByteRange] = ()
@@ -100,6 +108,10 @@ class Blobs:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
         link = await self._links.find(scope.repository, digest)
+        elsewhere = await self._find_elsewhere(scope, digest, link)
+        if elsewhere is not None:
+            yield elsewhere
+            return
         # Before looking: between that and joining the fill, nothing is waited for.
         why = await self._links.why_missed(scope.repository, digest, link, is_manifest=False)
         async with self._find(digest) as found:
@@ -127,6 +139,25 @@ class Blobs:
         find_cut = partial(self._fills.find_cut, source.upstream, digest)
         async with self._transfers.go_on(source, digest, find_cut) as stream:
             yield BlobAnswer(digest, stream.size, stream, MISS)
+
+    async def _find_elsewhere(
+        self, scope: Scope, digest: Digest, link: Link | None
+    ) -> BlobAnswer | None:
+        """Where the client gets it from that all mirrors have in common, if it may have it."""
+        if self._others is None:
+            return None
+        found = await self._others.find_elsewhere(scope.repository.namespace, digest)
+        if found is None:
+            return None
+        verdict = await self._links.judge(scope.repository, digest, link)
+        if verdict is Verdict.FETCH:
+            return None
+        outcome = HIT
+        if verdict is Verdict.CONFIRM:
+            outcome = await self._confirmed(digest)
+            await self._links.confirm_blob(scope, digest)
+        location, size = found
+        return BlobAnswer(digest, size, None, outcome, location=location)
 
     async def _confirmed(self, digest: Digest) -> Outcome:
         """What it is called when upstream has confirmed that the repository has what is here."""
@@ -212,7 +243,8 @@ class Blobs:
         """See that upstream lets the repository have what is coming; remember it, and its size."""
         size = fill.readers.size
         is_sent_to_it = fill.authorities.has_accepted(self._source(scope))
-        if link is None and not is_sent_to_it:
+        is_named = link is not None and not link.is_confirmed
+        if not is_sent_to_it and (link is None or (is_named and fill.is_of_another)):
             await self._links.confirm_blob(scope, fill.digest)
         elif is_sent_to_it and size is not None and (link is None or link.size != size):
             await self._links.record(scope.repository, fill.digest, size)

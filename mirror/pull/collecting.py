@@ -1,6 +1,7 @@
 """Collecting by command: what nothing on record names any more goes now, and what it took is free.
 
-    blobs         that no repository is linked to, and nobody has asked for in the last hour
+    blobs         that no repository is linked to, nobody has asked for in the last hour, and no
+                  import that is under way needs
     records       of digests that are not here, and were of no use for `store.forget_after`
     partials      older than `fill.keep_partial_for`, or of blobs that no repository is linked to
     quarantine    beyond `store.max_quarantine`
@@ -9,7 +10,7 @@
 All of this goes by itself in time, but for the blobs: those leave when there is need of room.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,7 +67,7 @@ class CollectedStorage(Protocol):
 
 
 class Collecting:
-    """Collects. `upstreams` are those that are configured.
+    """Collects. `upstreams` are those that are configured; what is `arriving` stays.
 
     `clock` in seconds since the epoch, `keep_partial_for` in seconds.
     """
@@ -78,6 +79,7 @@ class Collecting:
         retention: Retention,
         *,
         upstreams: Collection[str],
+        arriving: Container[Digest],
         keep_partial_for: float,
         clock: Callable[[], float],
     ) -> None:
@@ -85,6 +87,7 @@ class Collecting:
         self._records = records
         self._retention = retention
         self._upstreams = upstreams
+        self._arriving = arriving
         self._keep_partial_for = keep_partial_for
         self._clock = clock
 
@@ -113,7 +116,9 @@ class Collecting:
         async for batch in self._store.list_unused(since=self._clock() - _YOUNG):
             digests = [digest for digest, _ in batch]
             linked = await self._records.count_links(digests)
-            unnamed = self._store.find_removable([it for it in digests if it not in linked])
+            unnamed = self._store.find_removable(
+                [it for it in digests if it not in linked and it not in self._arriving]
+            )
             before = await self._store.measure(unnamed)
             if not is_dry:
                 await self._store.remove_unused(unnamed)

@@ -19,8 +19,18 @@ class TagOf(Struct, frozen=True, tag="tag of", array_like=True):
     name: Tag
 
 
-Forgettable = Digest | TagOf | Repository
-"""Content wherever it is served, what one tag means, or all that is known of a repository."""
+class Moved(Struct, frozen=True, tag="moved", array_like=True):
+    """A tag of one repository, of which another mirror has just learnt what it means."""
+
+    repository: Repository
+    name: Tag
+
+
+Forgettable = Digest | TagOf | Moved | Repository
+"""Content wherever it is served, what one tag means, or all that is known of a repository.
+
+What is under way when a tag has `Moved` is kept all the same: it is as new as that.
+"""
 
 
 class Forgetting:

@@ -151,7 +151,9 @@ class Listings:
             return await self._flights.join(key, lambda: self._fetch_referrers(scope, digest))
         except (Unavailable, Sealed) as error:
             is_sealed = isinstance(error, Sealed)
-            if record is None or (age is Freshness.DEAD and not is_sealed):
+            if record is None:
+                raise
+            if age is Freshness.DEAD and not (is_sealed or record.is_imported):
                 raise
             if not record.content:
                 raise _no_list() from None

@@ -6,7 +6,7 @@ the manifest is needed next. A tag that has expired is checked by one HEAD, whic
 
 import math
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +30,12 @@ from mirror.pull.answers import (
     ManifestAnswer,
     Outcome,
 )
+from mirror.pull.elsewhere import Elsewhere
 from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep, try_to_read
 from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import Memory
-from mirror.records.ports import Records, TagRecord
+from mirror.records.ports import Fleet, Records, TagRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
@@ -45,6 +46,7 @@ class Manifests:
     """Answers pulls of manifests. `clock` in seconds since the epoch: it outlives the process.
 
     `note_tag` is told what a tag meant before, as far as that is known, and what it means now.
+    `fleet` are the mirrors that share their records with this one, if there are any.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Manifests:
         patience: float,
         clock: Callable[[], float],
         note_tag: Callable[[Repository, Digest | None, Digest], None],
+        fleet: Fleet,
     ) -> None:
         self._store = store
         self._records = records
@@ -71,6 +74,8 @@ class Manifests:
         self._patience = patience  # seconds to wait for upstream where a stale answer is at hand
         self._clock = clock
         self._note_tag = note_tag
+        self._fleet = fleet
+        self._elsewhere = Elsewhere(fleet, store, records, links)
         # The flight on which an upstream keeps somebody waiting: as long as it is in the air,
         # nobody else waits for that upstream, and it is asked about no other tag.
         self._slow: dict[str, object] = {}
@@ -116,7 +121,7 @@ class Manifests:
         record = await self._find_tag(scope.repository, tag)
         if record is None:
             key = ("tag", scope, tag, self._memory.generation)
-            return await self._fly(key, lambda: self._fetch_tag(scope, tag, None))
+            return await self._fly(key, lambda: self._fetch_unknown_tag(scope, tag))
         freshness = self._freshness(scope, record)
         is_word = not record.is_fallback or not self._registry(scope).tells_tags(
             scope.repository.name
@@ -135,7 +140,7 @@ class Manifests:
         key = ("tag", scope, tag, self._memory.generation)
         try:
             return await self._flights.join(
-                key, lambda: self._check_tag(scope, tag, record), within=patience
+                key, lambda: self._check_tag_in_turn(scope, tag, record), within=patience
             )
         except (Unavailable, Missing, Refused, DigestMismatch, TimeoutError) as error:
             if isinstance(error, TimeoutError):
@@ -213,6 +218,35 @@ class Manifests:
             why = await self._links.why_missed(scope.repository, digest, link, is_manifest=True)
         return await self._fetch(scope, digest, why)
 
+    async def _fetch_unknown_tag(self, scope: Scope, tag: Tag) -> ManifestAnswer:
+        with self._memory.remembering_missing(scope, f"manifest {tag}"):
+            pass  # nobody else has to be asked for what is remembered
+        async with self._turn(scope, tag) as told:
+            if told is not None:
+                with suppress(Missing):  # gone there meanwhile: the tag must mean something else
+                    return await self._by_anothers_word(scope, tag, told, None)
+            return await self._fetch_tag(scope, tag, None)
+
+    async def _check_tag_in_turn(self, scope: Scope, tag: Tag, record: TagRecord) -> ManifestAnswer:
+        async with self._turn(scope, tag) as told:
+            if told is not None:
+                with suppress(Missing):
+                    return await self._by_anothers_word(scope, tag, told, record.digest)
+            return await self._check_tag(scope, tag, record)
+
+    def _turn(self, scope: Scope, tag: Tag) -> AbstractAsyncContextManager[TagRecord | None]:
+        since = self._clock() - self._policy.fresh_for
+        return self._fleet.turn(scope.repository, tag.name, since=since)
+
+    async def _by_anothers_word(
+        self, scope: Scope, tag: Tag, told: TagRecord, was: Digest | None
+    ) -> ManifestAnswer:
+        """What upstream has just told another mirror."""
+        answer = _since(await self.get_by_digest(scope, told.digest), was)
+        self._memory.keep_tag(scope.repository, tag.name, told)
+        self._note_tag(scope.repository, was, told.digest)
+        return _marked(answer, is_fallback=told.is_fallback)
+
     async def _fetch_tag(self, scope: Scope, tag: Tag, was: Digest | None) -> ManifestAnswer:
         """What a tag means that meant something else, or (None) nothing, for all that we know."""
         generation = self._memory.generation
@@ -253,6 +287,20 @@ class Manifests:
         await self._links.record_manifest(repository, manifest, references, is_sent=True)
         self._memory.keep_manifest(upstream, manifest)
         await self._store.keep(upstream, manifest.digest, manifest.content, is_manifest=True)
+        await self._fleet.put_manifest(manifest.digest, manifest.content)
+
+    async def note_pushed(
+        self, repository: Repository, manifest: Manifest, references: References, tag: Tag | None
+    ) -> None:
+        """Upstream has taken a manifest, and the tag means that now.
+
+        Whoever remembers what the tag meant before has been told to forget it.
+        """
+        if not manifest.is_signed:
+            await try_to_keep(self._keep(repository, manifest, references))
+        if tag is not None:
+            record = TagRecord(manifest.digest, self._clock())
+            await self._record_tag(repository, tag, record, self._memory.generation)
 
     async def _find_tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
         record = self._memory.find_tag(repository, tag.name)
@@ -286,6 +334,8 @@ class Manifests:
         content = self._memory.find_blob(digest)
         if content is None:  # of a layer, no client's word brings more than this into memory
             content = await try_to_read(self._store, digest, limit=MAX_SIZE)
+        if content is None:
+            content = await self._elsewhere.find(scope.repository, digest)
         if content is None:
             return None
         media_type = await self._records.find_media_type(upstream, digest)

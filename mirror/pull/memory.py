@@ -16,7 +16,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, ErrorCode, Missing
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
-from mirror.pull.forget import Forgettable, TagOf
+from mirror.pull.forget import Forgettable, Moved, TagOf
 from mirror.records.ports import Link, TagRecord
 from mirror.sources.registry.endpoint import Scope
 
@@ -147,7 +147,7 @@ class Memory:
 
     def forget(self, what: Forgettable) -> None:
         """Drop what is remembered of it; forgetting is rare, so that no index is kept for it."""
-        self.generation += 1
+        self.generation += not isinstance(what, Moved)
         match what:
             case Digest():
                 self._content.pop(what, None)
@@ -156,7 +156,7 @@ class Memory:
                 _drop(self._tags, lambda key: self._tags[key].digest == what)
                 _drop(self._missing, lambda key: key.what.endswith(f" {what}"))
                 _drop(self._denied, lambda key: key.what.endswith(f" {what}"))
-            case TagOf():
+            case TagOf() | Moved():
                 self._tags.pop((what.repository, what.name.name), None)
                 missing = what.repository, f"manifest {what.name}"
                 _drop(self._missing, lambda key: (key.repository, key.what) == missing)
@@ -166,6 +166,15 @@ class Memory:
                 _drop(self._tags, lambda key: key[0] == what)
                 _drop(self._missing, lambda key: key.repository == what)
                 _drop(self._denied, lambda key: key.repository == what)
+
+    def note_there(self, repository: Repository, digest: Digest) -> None:
+        """It is there now: that upstream did not have it, or denied it, is of the past."""
+        for cache in (self._missing, self._denied):
+            if cache:
+                _drop(
+                    cache,
+                    lambda key: key.repository == repository and key.what.endswith(f" {digest}"),
+                )
 
     def forget_records(self, digests: AbstractSet[Digest]) -> None:
         """Drop links and senders of what is forgotten on record: else it is not recorded anew.

@@ -30,7 +30,8 @@ class Mirror:
     (`access = "client"`), and goes nowhere else. What asks (`mirror.front`) faces the network: it
     is believed what it names, and not whose authority counts for that. `relaying` are the upstreams
     whose token servers clients may ask by way of us (`relay_tokens`); `served` has the repositories
-    of each upstream that are (`allow`, `deny`).
+    of each upstream that are (`allow`, `deny`); `with_logins` are the upstreams that clients show
+    their own credentials to, to pull or to push.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Mirror:
         *,
         registries: Mapping[str, Registry],
         personal: Collection[str],
+        with_logins: Collection[str],
         served: Mapping[str, Selection],
         relaying: Collection[str],
         grants: Grants,
@@ -50,6 +52,7 @@ class Mirror:
     ) -> None:
         self._registries = registries
         self._personal = personal
+        self._with_logins = with_logins
         self._served = served
         self._relaying = relaying
         self._grants = grants
@@ -123,6 +126,16 @@ class Mirror:
         async with self._blobs.open_rest(scope, digest) as answer:
             yield answer
 
+    async def may_read(
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> bool:
+        """Whether a client may have a blob of this repository, if it is here."""
+        try:
+            scope = await self._scope_for_blob(repository, digest, authorization)
+        except RegistryError:
+            return False
+        return await self._blobs.may_be_served(scope, digest)
+
     async def list_tags(
         self, repository: Repository, page: Page, authorization: str | None
     ) -> TagsAnswer:
@@ -152,7 +165,7 @@ class Mirror:
         """Return where that upstream lets a client in with what it sent."""
         if upstream not in self._served:
             raise _not_configured()
-        if upstream in self._personal:
+        if upstream in self._with_logins:
             await self._logins.check(upstream, authorization or "")
 
     async def ask_token_server(

@@ -187,6 +187,27 @@ class Pinning:
             await self._store.pins.pin(name, ())
         self._count()
 
+    async def take_over(self) -> None:
+        """Have pinned what operators have pinned since, at another mirror. Raises StoreError."""
+        wanted: dict[str, Pin] = {}
+        for record in await self._wishes.list_pins():
+            with suppress(ValueError):  # not any more as things are configured here
+                pin = make_pin(record.image, record.platforms, record.refresh, self._upstreams)
+                wanted[pin.name] = pin
+        for name, pinned in [*self._pinned.items()]:
+            if pinned.source == "operator" and wanted.get(name) != pinned.pin:
+                await self._stop_following(pinned)
+                del self._pinned[name]
+                if name not in wanted:
+                    await self._store.pins.pin(name, ())
+        for name, pin in wanted.items():
+            if name not in self._pinned:
+                self._pinned[name] = pinned = Pinned(pin, "operator")
+                await self._begin(pinned)
+                if self._has_started:
+                    self._follow(pinned)
+        self._count()
+
     async def _begin(self, pinned: Pinned) -> None:
         pins, pin = self._store.pins, pinned.pin
         if not pins.of(pin.name):  # a new one, or the index was lost

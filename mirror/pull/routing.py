@@ -8,16 +8,33 @@ What looks like a registry (as in image names: a dot, a colon, or "localhost") a
 is never looked for under the default: a private name would be shown to a stranger.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mirror.config import DOCKER_HUB, Config
+from msgspec import Struct
+
 from mirror.oci.errors import ErrorCode, RegistryError
+from mirror.oci.image import DOCKER_HUB
 from mirror.oci.reference import Repository, parse_repository
 from mirror.oci.repositories import Selection
 
 _REMEMBERED = 4096  # routes
 _LONGEST_HOST = 255 + len(":65535")
+
+
+class Named(Struct, frozen=True):
+    """How an upstream is meant, and which of its repositories are served: as configured."""
+
+    aliases: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    is_default: bool = False
+    access: str = "mirror"
+    push: str = "off"
+    relay: str | None = None  # by which scheme its token server is asked by way of us, if it is
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    is_sealed: bool = False  # for what this means to what a worker has cached: with it, it all goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +43,7 @@ class Route:
 
     repository: Repository
     access: str  # "mirror" or "client", as configured
+    push: str = "off"  # as configured: "client", "mirror"
     relay: str | None = None  # by which scheme its token server is asked by way of us, if it is
 
     @property
@@ -42,21 +60,26 @@ class Route:
 class Router:
     """The configured names of upstreams, looked up."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, upstreams: Mapping[str, Named]) -> None:
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._route)
         self._names: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
         self._access: dict[str, str] = {}
+        self._push: dict[str, str] = {}
+        self._logins: set[str] = set()
         self._relay: dict[str, str | None] = {}
         self._served: dict[str, Selection] = {}
         self._default: str | None = None
-        for name, upstream in config.upstream.items():
+        for name, upstream in upstreams.items():
             self._access[name] = upstream.access
-            self._relay[name] = upstream.relay_scheme
-            self._served[name] = upstream.served
+            self._push[name] = upstream.push
+            if "client" in {upstream.access, upstream.push}:
+                self._logins.add(name)
+            self._relay[name] = upstream.relay
+            self._served[name] = Selection(upstream.allow, upstream.deny)
             self._names.update(dict.fromkeys((name, *upstream.aliases), name))
             self._hosts.update(dict.fromkeys(upstream.hosts, name))
-            if upstream.default:
+            if upstream.is_default:
                 self._default = name
 
     def route(self, name: str, *, ns: str | None, host: str) -> Route:
@@ -76,7 +99,12 @@ class Router:
         The name of none is in the path of `/v2/`, and what is there for all wants no login.
         """
         named = self._find_host(host) if ns is None else self._names.get(ns)
-        return named if named is not None and self._access[named] == "client" else None
+        return named if named in self._logins else None
+
+    @property
+    def takes_pushes(self) -> bool:
+        """Whether anything may be pushed at all."""
+        return any(push != "off" for push in self._push.values())
 
     def relay_scheme(self, upstream: str) -> str | None:
         """By which scheme its token server is asked by way of us; None where it is not."""
@@ -91,7 +119,10 @@ class Router:
         if namespace == DOCKER_HUB and "/" not in name:
             name = parse_repository(f"library/{name}")  # it may have become too long
         self._served[namespace].require(name)
-        return Route(Repository(namespace, name), self._access[namespace], self._relay[namespace])
+        return Route(
+            Repository(namespace, name), self._access[namespace], self._push[namespace],
+            self._relay[namespace],
+        )  # fmt: skip
 
     def _find(self, name: str, ns: str | None, host: str) -> tuple[str | None, str]:
         first, _, rest = name.partition("/")

@@ -56,7 +56,7 @@ class BoundedRecords:
         self.list_repositories = records.list_repositories
         self.list_links = records.list_links
         self.forget_links = records.forget_links
-        self.forget_tag = records.forget_tag
+        self.forget_tag, self.forget_referrers = records.forget_tag, records.forget_referrers
         self.list_unseen = records.list_unseen
         self.note_seen = records.note_seen
         self.forget_unseen = records.forget_unseen

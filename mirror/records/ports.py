@@ -15,6 +15,7 @@ proved.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -74,10 +75,14 @@ class TagRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersRecord:
-    """What refers to a digest: upstream's whole list."""
+    """What refers to a digest: upstream's whole list.
+
+    `is_imported`: by a bundle's word; `checked_at` is when that was made.
+    """
 
     content: bytes
     checked_at: float
+    is_imported: bool = False
 
 
 class Seen(NamedTuple):
@@ -220,6 +225,9 @@ class Records(Protocol):
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
 
+    async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
+        """What refers to this is to be asked for anew."""
+
     # What has become of no use
 
     async def list_unseen(self, *, before: float, after: Seen | None, limit: int) -> list[Seen]:
@@ -245,3 +253,35 @@ class Records(Protocol):
 
     async def give_back(self, most: int) -> None:
         """Have the file shrink by so many bytes, as far as they are of no use."""
+
+
+class Shelved(NamedTuple):
+    """A manifest that another mirror has: proved, and who has sent it."""
+
+    content: bytes
+    senders: frozenset[str]
+
+
+class Fleet(Protocol):
+    """What the mirrors that share records do for each other; nobody waits for them for long.
+
+    `mirror.records.alone` is a mirror by itself, `mirror.records.together` one of several.
+    """
+
+    def turn(
+        self, repository: Repository, tag: str, *, since: float
+    ) -> AbstractAsyncContextManager[TagRecord | None]:
+        """Whose turn it is to ask upstream what a tag means, where nobody has asked `since`.
+
+        None: this mirror's, inside the block; what it finds out it records there. Else what another
+        one has found out meanwhile.
+
+        Raises:
+            Unavailable: Another one has waited for upstream in vain, as long as who asks here.
+        """
+
+    async def find_manifest(self, digest: Digest) -> Shelved | None:
+        """A manifest that another mirror has been sent."""
+
+    async def put_manifest(self, digest: Digest, content: bytes) -> None:
+        """This mirror has been sent a manifest; who has sent it is on record."""

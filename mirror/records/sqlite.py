@@ -36,6 +36,7 @@ SCHEMA = Schema(
         "records-4.sql",
         "records-5.sql",
         "records-6.sql",
+        "records-7.sql",
     ),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
@@ -278,10 +279,12 @@ class SqliteRecords:
     ) -> ReferrersRecord | None:
         """Upstream's last word on what refers to this."""
         return await self._database.first(
-            "SELECT content, checked_at FROM referrers"
+            "SELECT content, checked_at, is_imported FROM referrers"
             f" WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
             (str(repository), pack(digest)),
-            ReferrersRecord,
+            lambda content, checked_at, is_imported: ReferrersRecord(
+                content, checked_at, bool(is_imported)
+            ),
         )
 
     async def record_referrers(
@@ -336,6 +339,15 @@ class SqliteRecords:
             Statement(
                 f"DELETE FROM tags WHERE repository = {REPOSITORY} AND name = ?",
                 [(str(repository), tag)],
+            )
+        )
+
+    async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
+        """What refers to this is to be asked for anew."""
+        await self._write(
+            Statement(
+                f"DELETE FROM referrers WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
+                [(str(repository), pack(digest))],
             )
         )
 

@@ -144,10 +144,19 @@ def tag(repository: Repository, name: str, record: TagRecord) -> Statement:
 def referrers(repository: Repository, digest: Digest, record: ReferrersRecord) -> Statement:
     """Upstream has said what refers to this."""
     return Statement(
-        "INSERT INTO referrers (repository, digest, checked_at, content)"
-        f" VALUES ({REPOSITORY}, {DIGEST}, ?, ?) ON CONFLICT DO UPDATE SET"
-        " content = excluded.content, checked_at = excluded.checked_at",
-        [(str(repository), pack(digest), record.checked_at, record.content)],
+        "INSERT INTO referrers (repository, digest, checked_at, content, is_imported)"
+        f" VALUES ({REPOSITORY}, {DIGEST}, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        " content = excluded.content, checked_at = excluded.checked_at,"
+        " is_imported = excluded.is_imported",
+        [
+            (
+                str(repository),
+                pack(digest),
+                record.checked_at,
+                record.content,
+                int(record.is_imported),
+            )
+        ],
     )
 
 

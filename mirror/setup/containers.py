@@ -16,6 +16,7 @@ def podman(view: View) -> Guide:
     """A pair of tables for each registry."""
     notes = [
         *_notes(view),
+        *view.list_pushes("podman"),
         _SHORT_NAMES,
         "`skopeo list-tags` asks the registry itself, unless it is given the mirror's name.",
     ]

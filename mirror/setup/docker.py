@@ -69,6 +69,7 @@ def _notes(
     known = [place for place in places.values() if place is not None]
     if view.wants_certificate and view.address.is_loopback:
         yield "The Engine shows no certificate to a mirror on its own machine (127.0.0.0/8)."
+    yield from view.list_pushes("docker")
     if known:
         yield f"Other images are pulled by the mirror's name: docker pull {known[0]}/..."
 
@@ -140,7 +141,8 @@ def _then(view: View) -> Iterator[str]:
         yield IN_BASE64
     yield "systemctl reload docker   # the other files are read at each pull"
     hub = view.find(DOCKER_HUB)
-    hubs = None if hub is None or hub.own is None else hub.own.authority
+    is_pushed_to = hub is not None and hub.push == "client"
+    hubs = None if hub is None or hub.own is None or is_pushed_to else hub.own.authority
     for login in view.logins:
         if view.wants_password or login != hubs:
             yield f"docker login {login}"

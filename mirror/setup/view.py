@@ -33,7 +33,8 @@ class Registry:
 
     `names`: of it in image names, its own first. `is_plain`: it speaks no TLS. `is_default`: a
     request that names no registry means it. `is_personal`: each client's own credentials decide.
-    `own` is an address of the mirror's that means this registry alone.
+    `own` is an address of the mirror's that means this registry alone. `push`: with whose
+    credentials what is pushed goes there by way of the mirror ("off": it does not).
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Registry:
     is_default: bool
     is_personal: bool
     own: Address | None
+    push: str = "off"
 
     @property
     def name(self) -> str:
@@ -88,8 +90,38 @@ class View:
         """Addresses of the mirror's at which users log in."""
         if self.wants_password:
             return (self.address.authority,)
-        owned = [it.own for it in self.registries if it.is_personal and it.own is not None]
+        owned = [
+            it.own for it in self.registries
+            if (it.is_personal or it.push == "client") and it.own is not None
+        ]  # fmt: skip
         return tuple(it.authority for it in owned)
+
+    def pushed_at(self, registry: Registry) -> str | None:
+        """What names of images begin with that are pushed there; None: that cannot be.
+
+        Clients that push with credentials of their own log in where `/v2/` asks them to.
+        """
+        if registry.push == "client":
+            return None if registry.own is None else registry.own.authority
+        return self.place_of(registry) if registry.push == "mirror" else None
+
+    def list_pushes(self, program: str) -> Iterator[str]:
+        """How to push with that program, in a sentence for each registry that takes it."""
+        for registry in self.registries:
+            if registry.push == "off":
+                continue
+            place = self.pushed_at(registry)
+            if place is None:
+                yield (
+                    f"Nothing is pushed to {registry.name}: it has no address at which to log in."
+                    f' Give it a name of the mirror\'s own (hosts in [upstream."{registry.name}"]).'
+                )
+            else:
+                image = f"{place}/ORG/APP:TAG"
+                yield (
+                    f"Pushes to {registry.name} go by way of the mirror:"
+                    f" {program} tag IMAGE {image} && {program} push {image}"
+                )
 
     def place_of(self, registry: Registry) -> str | None:
         """Where a client finds it that says by address and path alone what it means.
@@ -166,6 +198,7 @@ def _registries(config: Config, address: Address) -> Iterator[Registry]:
             is_default=upstream.default,
             is_personal=upstream.access == "client",
             own=address.at(upstream.hosts[0]) if upstream.hosts else None,
+            push=upstream.push,
         )
 
 

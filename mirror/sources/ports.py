@@ -84,6 +84,8 @@ class Body:
     sender: Sender
     is_range: bool  # the range that was asked for is sent, and nothing else
     is_from_elsewhere: bool = False  # another host sends it than was asked: to where it redirected
+    copied_from: str | None = None
+    """Another mirror sends what this upstream has sent: no word on who may have it."""
 
 
 class BlobSource(Protocol):
@@ -131,3 +133,30 @@ class BlobSource(Protocol):
 
         `is_disproved`: the hash says so, and not only a size. Where all have, it is Missing then.
         """
+
+
+class NoteLimits(Protocol):
+    """Is told what an endpoint says of how often it wants to be asked."""
+
+    def paused(self, upstream: str, endpoint: str, requests: str, seconds: float) -> None:
+        """For so many seconds not at all, with this kind of request (429)."""
+
+    def told_quota(
+        self, upstream: str, endpoint: str, limit: int | None, remaining: int | None
+    ) -> None:
+        """So many pulls are allowed, and left."""
+
+
+class NobodyNotes:
+    """There is no other mirror to be told of limits."""
+
+    def paused(self, upstream: str, endpoint: str, requests: str, seconds: float) -> None:
+        """Nobody wants to know."""
+
+    def told_quota(
+        self, upstream: str, endpoint: str, limit: int | None, remaining: int | None
+    ) -> None:
+        """Nobody wants to know."""
+
+
+NOBODY = NobodyNotes()

@@ -61,13 +61,20 @@ class Target(Protocol):
     ) -> Standing:
         """Send what follows (PATCH, spec end-5): `length` bytes, or until `chunks` end.
 
+        What comes back may stand before the end of them: the target takes so much at a time, or
+        has kept no more. What follows from there is to be sent next. The memory of a chunk may be
+        used again once the next is asked for; what `chunks` raise is raised as it is.
+
         Raises:
             Missing: The target knows this upload no longer.
             Unavailable: It broke in the middle: `ask` how far it has come.
         """
 
     async def ask(self, at: Standing) -> Standing:
-        """How far it has come (GET, spec end-13). Raises Missing where the target has it not."""
+        """How far it has come (GET, spec end-13); never less than `at`, which it has acknowledged.
+
+        Raises Missing where the target has it not, or does not tell: it is to be begun anew.
+        """
 
     async def finish(
         self,
@@ -77,7 +84,11 @@ class Target(Protocol):
         *,
         length: int = 0,
     ) -> None:
-        """End it with its last bytes, if any (PUT, spec end-6): now the target has the blob."""
+        """End it with its last bytes, if any (PUT, spec end-6): now the target has the blob.
+
+        Raises:
+            Unavailable: It broke, and may have been ended all the same: `find_blob` tells.
+        """
 
     async def cancel(self, at: Standing) -> None:
         """Give it up (DELETE, spec end-14); that it cannot be told is no trouble."""

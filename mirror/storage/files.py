@@ -14,6 +14,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -28,6 +29,7 @@ from mirror.storage.quarantine import Quarantine
 from mirror.storage.states import PartialKey
 from mirror.storage.threads import Lane, Threads
 
+_USUAL = "sha256"  # by which nearly everything is called
 _PROBED = 4096  # bytes: an empty file can be made on a full disk, too
 _OURS_ALONE = 0o700  # private images are among them, whatever the umask
 _CATCH_UP = 16 * 2**20  # bytes hashed in one go, so that others get their turn
@@ -68,6 +70,11 @@ class Files:
             await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
             self._lock = await self._threads.open(_lock, self.root / "lock")
 
+    async def make_shelves(self) -> None:
+        """Create the directories of blobs now: each would be synced, and its parents, by a pull."""
+        with suppress(OSError):  # it is too full, or there are no more inodes: then one by one
+            await self._threads.slow(self._make_shelves)
+
     async def probe(self) -> None:
         """Prove that bytes can be written to the directories. Raises StoreError."""
         with translated():
@@ -93,6 +100,11 @@ class Files:
         """All of an open file of `size` bytes; None where that is not what `digest` names."""
         with translated():
             return await self._threads.quick(_read, file, size, digest)
+
+    async def read_piece(self, file: FileIO, offset: int, length: int) -> bytes:
+        """At most `length` bytes of an open file."""
+        with translated():
+            return await self._threads.quick(os.pread, file.fileno(), length, offset)
 
     async def remove(self, digests: Iterable[Digest]) -> None:
         """Delete blobs; what is open stays readable until it is closed."""
@@ -157,6 +169,12 @@ class Files:
         """Open a partial, with what an earlier process left of it."""
         with translated():
             return await self._threads.open(_open_partial, key.digest, self._partial_path(key))
+
+    async def take_partial(self, key: PartialKey, path: Path, hasher: Hasher) -> Partial:
+        """Make a file, which `hasher` has taken in, the partial: all of it, whatever was there."""
+        with translated():
+            partial_path = self._partial_path(key)
+            return await self._threads.open(_take_partial, key.digest, partial_path, path, hasher)
 
     async def catch_up(self, partial: Partial) -> None:
         """Hash what an earlier process left."""
@@ -228,6 +246,16 @@ class Files:
                 probe.write_bytes(content)
             finally:
                 probe.unlink(missing_ok=True)  # somebody else may be asking, too
+
+    def _make_shelves(self) -> None:
+        top = self._blobs / _USUAL
+        top.mkdir(_OURS_ALONE, exist_ok=True)
+        missing = {f"{number:02x}" for number in range(256)} - {path.name for path in top.iterdir()}
+        for name in missing:
+            (top / name).mkdir(_OURS_ALONE, exist_ok=True)
+        if missing:
+            _sync_directory(top)
+            _sync_directory(self._blobs)
 
     def _unlink(self, digests: list[Digest]) -> None:
         for digest in digests:
@@ -311,6 +339,13 @@ def _open_partial(digest: Digest, path: Path) -> Partial:
     except FileNotFoundError:  # the first one of its upstream
         path.parent.mkdir(_OURS_ALONE, exist_ok=True)
         return Partial(digest, path)
+
+
+def _take_partial(digest: Digest, path: Path, spool: Path, hasher: Hasher) -> Partial:
+    path.parent.mkdir(_OURS_ALONE, exist_ok=True)
+    partials.remove(path)
+    spool.rename(path)
+    return Partial.of_whole(digest, path, hasher)
 
 
 def _remove_all(paths: list[Path]) -> None:

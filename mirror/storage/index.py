@@ -24,13 +24,14 @@ SCHEMA = Schema(
         "index_proofs.sql",
         "index_pins.sql",
         "index_worth.sql",
+        "index_pinned.sql",
     ),
     functions=(worth.asked, worth.rank),
     remedy=(
         ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
         " again, and they are adopted"
     ),
-    summary="SELECT blobs, bytes, adopted, taken, block FROM totals",
+    summary="SELECT blobs, bytes, adopted, taken, block, pinned FROM totals",
 )
 
 DAY = 86400.0
@@ -39,7 +40,11 @@ DAY = 86400.0
 _BATCH = 1000  # rows at a time, where there may be any number
 _VALUES = 500  # in one statement
 
-_IS_PINNED = "digest IN (SELECT digest FROM pins)"
+LEAST = (
+    "SELECT is_manifest, digest, size, rank FROM blobs"
+    " WHERE NOT leaving AND NOT pins ORDER BY rank LIMIT ?"
+)
+"""Asked whenever there is need of room: it reads no more rows than it gives."""
 
 MOST_REMEMBERED = 200_000  # blobs that have gone; some 11 MB
 
@@ -146,28 +151,19 @@ class Index:
 
     async def list_least(self, *, limit: int) -> list[Candidate]:
         """What is worth least and not pinned, in order, so many at most."""
-        return await self._database.rows(
-            "SELECT is_manifest, digest, size, rank FROM blobs"
-            f" WHERE NOT leaving AND NOT {_IS_PINNED} ORDER BY rank LIMIT ?",
-            (limit,),
-            _candidate,
-        )
+        return await self._database.rows(LEAST, (limit,), _candidate)
 
     async def weigh_staying(self, digests: Sequence[Digest]) -> int:
         """Bytes of the disk that what is pinned takes, and these beside it."""
-        total = await self._weigh(_IS_PINNED, [])
+        total = 0
         for some in _batches(digests):
-            one_of = f"digest IN ({', '.join('?' * len(some))})"
-            which = f"{one_of} AND NOT {_IS_PINNED}"
-            total += await self._weigh(which, [pack(digest) for digest in some])
-        return total
-
-    async def _weigh(self, which: str, values: Row) -> int:
-        sql = (
-            "SELECT coalesce(sum((size + block - 1) / block * block), 0) FROM blobs, totals"
-            f" WHERE NOT leaving AND {which}"
-        )
-        return await self._database.first(sql, values, int) or 0
+            sql = (
+                "SELECT coalesce(sum((size + block - 1) / block * block), 0) FROM blobs, totals"
+                f" WHERE NOT leaving AND NOT pins AND digest IN ({', '.join('?' * len(some))})"
+            )
+            packed = [pack(digest) for digest in some]
+            total += await self._database.first(sql, packed, int) or 0
+        return total + int(self._database.summary[5])
 
     async def find_meant(self, digests: Sequence[Digest]) -> set[Digest]:
         """Which of these are here, and not superseded."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from threading import Lock
+from typing import Self
 
 from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.storage import extents
@@ -43,6 +44,13 @@ class Partial:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def of_whole(cls, digest: Digest, path: Path, hasher: Hasher) -> Self:
+        """Of a file that has all of the blob, and that `hasher` has taken in."""
+        partial = cls(digest, path)
+        partial.hashed, partial._hasher = extents.total(partial.present), hasher
+        return partial
 
     def write(self, offset: int, chunks: Sequence[Chunk]) -> None:
         """Write `chunks` at `offset`, and hash as far as the prefix then reaches.

@@ -167,6 +167,9 @@ class Storage(Writers, Protocol):
         What is no longer what its digest says is dropped.
         """
 
+    async def read_piece(self, blob: OpenBlob, offset: int, length: int) -> bytes:
+        """At most `length` bytes of an open blob."""
+
     async def keep(
         self, upstream: str, digest: Digest, content: bytes, *, is_manifest: bool = False
     ) -> None:

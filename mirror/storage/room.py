@@ -78,7 +78,7 @@ class Room:
     async def _can_admit(self, promise: Promise, size: int) -> bool:
         free, stored = await self._look()
         if self._space.admits(promise, size, stored=stored, free=free, evictable=0):
-            return True  # whatever may go: to weigh that takes a while, where much is pinned
+            return True  # whatever may go
         staying = await self._index.weigh_staying(self._list_staying())
         partials = sum(one.promise.size for one in self._states.list_evictable())
         free, stored = await self._look()
@@ -204,6 +204,11 @@ class Room:
             ]
         else:
             beyond = 0
+        may_go = sum(one.size for one in candidates) + beyond
+        if request.promise is None and may_go < excess:
+            # What is beyond max_size goes as far as it can. For the disk's sake, which others fill,
+            # nothing does where that is in vain.
+            excess = min(may_go, self._space.beyond_max_size(stored=self._index.taken))
         chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
         if not chosen:
             return False

@@ -138,6 +138,10 @@ class Space:
             free - unwritten - self._limits.min_free,
         )
 
+    def beyond_max_size(self, *, stored: int) -> int:
+        """Bytes that are here beyond `max_size`, however much of the disk is free."""
+        return max(0, stored + self.promised - self.capacity)
+
     # What is not proved yet
 
     @property

@@ -66,7 +66,9 @@ FORGET_PARTIAL = "DELETE FROM partials WHERE upstream = ? AND digest = ?"
 
 COUNT_IN_BLOCKS = (
     "UPDATE totals SET block = ?1,"
-    " taken = (SELECT coalesce(sum((size + ?1 - 1) / ?1 * ?1), 0) FROM blobs)"
+    " taken = (SELECT coalesce(sum((size + ?1 - 1) / ?1 * ?1), 0) FROM blobs),"
+    " pinned = (SELECT coalesce(sum((size + ?1 - 1) / ?1 * ?1), 0) FROM blobs"
+    "  WHERE pins AND NOT leaving)"
 )
 
 

@@ -5,6 +5,7 @@ space     who has been promised how much; `room` makes more, by a `policy`, of w
 files     the files, `index` what is recorded of them
 changes   what changes all of these together
 openings  reading; `damage` is what is not as it should be, and `scrub` looks for it
+spools    what comes in order, and is named by its last byte
 writers   writing, as promised; `usage` is what the disk really gives
 adoption  what was on disk before the index was
 upkeep    recovery after a crash, and tidying
@@ -28,10 +29,11 @@ from mirror.storage.index import Index
 from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.pins import Pins
 from mirror.storage.policy import LeastWorth, Policy
-from mirror.storage.ports import IdlePartial
+from mirror.storage.ports import IdlePartial, OpenBlob
 from mirror.storage.room import Room
 from mirror.storage.scrub import Scrub, ScrubPace
 from mirror.storage.space import Limits, Space
+from mirror.storage.spools import Spool, Spools
 from mirror.storage.states import BlobFile, PartialKey, States
 from mirror.storage.threads import Threads
 from mirror.storage.upkeep import Upkeep
@@ -64,6 +66,7 @@ class _Parts:
     pins: Pins
     upkeep: Upkeep
     scrub: Scrub
+    spools: Spools
     dropped: Callable[[Digest], None]
 
 
@@ -78,6 +81,7 @@ async def _tended(parts: _Parts, note_fault: NoteFault, *, is_served: bool) -> A
                 tasks.keep(parts.scrub.run_forever, name="scrub")
             yield
     finally:
+        parts.spools.close()
         await parts.room.close()
         await parts.changes.flush_accesses()
 
@@ -137,6 +141,8 @@ class LocalStorage:
             async with Index.open(root / "index.sqlite3", block=usage.block) as index:
                 adoption = Adoption(root, files, index, now=clock())
                 await adoption.begin()
+                if is_served:
+                    await files.make_shelves()
                 pins = await Pins.load(index)
                 accesses = Accesses(clock, latest=await index.latest_access())
                 changes = Changes(files, index, states, space, accesses, usage=usage)
@@ -159,7 +165,8 @@ class LocalStorage:
                     files, usage, index, states, space, accesses, changes, room, adoption, damage,
                     Openings(files, index, states, adoption, damage, clock=clock),
                     writers, pins, upkeep,
-                    Scrub(index, states, damage, scrub, metrics=metrics, clock=clock), dropped,
+                    Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
+                    Spools(root, threads=threads, space=space, room=room, usage=usage), dropped,
                 )  # fmt: skip
                 space.overhead = (await usage.look()).overhead
                 async with _tended(parts, note_fault, is_served=is_served):
@@ -246,6 +253,10 @@ class LocalStorage:
         if content is None:
             await self._parts.damage.set_aside(blob.digest, OTHER_CONTENT)
         return content
+
+    async def read_piece(self, blob: OpenBlob, offset: int, length: int) -> bytes:
+        """As `Storage.read_piece`."""
+        return await self._files.read_piece(blob.file, offset, length)
 
     def note_access(self, digest: Digest) -> None:
         """A blob was served from elsewhere (memory): it is in use all the same."""
@@ -358,6 +369,35 @@ class LocalStorage:
             async with writer.pen() as pen:
                 await pen.write(0, [content])
             await writer.commit(is_manifest=is_manifest)
+        finally:
+            try:
+                await writer.discard()
+            finally:
+                writer.close()
+
+    @property
+    def spools(self) -> Spools:
+        """What is pushed, and has no name yet."""
+        return self._parts.spools
+
+    async def keep_spool(self, upstream: str, digest: Digest, spool: Spool) -> None:
+        """Make a spool, which is what `digest` names, the blob; it is gone then.
+
+        Raises:
+            StoreError: It cannot be kept; or somebody writes this blob. It is there still, unless
+                the disk has refused in the middle of it.
+        """
+        hasher = await spool.hasher(digest.algorithm)
+        if not digest.matches(hasher):
+            raise StoreError(f"{spool} is not {digest}")
+        if await self.is_stored(digest):
+            self.note_access(digest)
+            await spool.remove()
+            return
+        writer = await self._parts.writers.take(PartialKey(upstream, digest), spool.path, hasher)
+        try:
+            await spool.remove()  # its note, and what it takes in the ledger
+            await writer.commit()
         finally:
             try:
                 await writer.discard()

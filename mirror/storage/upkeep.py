@@ -89,7 +89,8 @@ class Upkeep:
                 await self.tidy()
             except NoRoom:
                 _logger.warning(
-                    "the disk is fuller than store.min_free allows, and nothing more can be evicted"
+                    "more is here than store.max_size allows, or the disk is fuller than"
+                    " store.min_free allows, and nothing more can be evicted"
                 )
             except StoreError as error:
                 _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all

@@ -22,7 +22,7 @@ _LOG = 2**22 + 2**16  # bytes: SQLite tidies a log up at 4,000 pages of 1 KiB, a
 _LOGS = ("index.sqlite3-wal", "records.sqlite3-wal", "history.sqlite3-wal")
 _SPREAD = 256  # directories that blobs of one algorithm are spread over
 _DIRECTORIES_EVERY = 100  # looks; they hardly grow
-_COUNTED = ("blobs", "partial", "quarantine")  # directories whose files the ledger counts
+_COUNTED = ("blobs", "partial", "push", "quarantine")  # directories whose files the ledger counts
 _ST_BLOCK = 512  # bytes, whatever the file system's are
 
 

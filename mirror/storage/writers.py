@@ -1,8 +1,11 @@
 """Opening blobs for writing: begun, or continued where an earlier writer or process has stopped."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 
 from mirror.aio.waiting import to_the_end
+from mirror.oci.digest import Hasher
 from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes, over
@@ -45,6 +48,27 @@ class LocalWriters:
     async def open(self, key: PartialKey, size: int | None, *, is_size_proved: bool) -> LocalWriter:
         """As `Storage.open_writer`. `size` is a hint, until `expect` says it."""
         self._room.check_ever(size or 0)
+        return await self._open(
+            key, partial(self._files.open_partial, key), size, is_size_proved=is_size_proved
+        )
+
+    async def take(self, key: PartialKey, path: Path, hasher: Hasher) -> LocalWriter:
+        """Of a file that has all of the blob, and that `hasher` has taken in; `commit` is next.
+
+        Raises:
+            StoreError: The disk refuses, or somebody writes it already; then it is where it was.
+        """
+        taking = partial(self._files.take_partial, key, path, hasher)
+        return await self._open(key, taking, None, is_size_proved=True)
+
+    async def _open(
+        self,
+        key: PartialKey,
+        opening: Callable[[], Awaitable[Partial]],
+        size: int | None,
+        *,
+        is_size_proved: bool,
+    ) -> LocalWriter:
         while (change := self._states.find_change_of_partial(key)) is not None:
             await over(change)
         if self._states.is_written(key):
@@ -53,26 +77,28 @@ class LocalWriters:
         self._space.add(entry.promise)
         try:
             entry.promise.is_proved = is_size_proved
-            return await self._begin(entry, size)
+            return await self._begin(entry, opening, size)
         except BaseException:
             await to_the_end(self._fail(entry))
             raise
 
-    async def _begin(self, entry: PartialEntry, size: int | None) -> LocalWriter:
+    async def _begin(
+        self, entry: PartialEntry, opening: Callable[[], Awaitable[Partial]], size: int | None
+    ) -> LocalWriter:
         promise = entry.promise
         await self._index.record_partial(entry.key, now=self._clock())
-        partial = await self._files.open_partial(entry.key)
+        found = await opening()
         try:
-            promise.size = promise.written = self._usage.of_partial(partial.present)
-            await self._files.catch_up(partial)
+            promise.size = promise.written = self._usage.of_partial(found.present)
+            await self._files.catch_up(found)
         except BaseException:
-            partial.close()
+            found.close()
             raise
         self._states.end_opening_of_writer(entry)
-        if size is not None and partial.present:
-            size = _judged(partial, size)
+        if size is not None and found.present:
+            size = _judged(found, size)
         return LocalWriter(
-            entry, partial, size,
+            entry, found, size,
             files=self._files, states=self._states, changes=self._changes, room=self._room,
             usage=self._usage, costs=self._costs, clock=self._clock,
         )  # fmt: skip
@@ -82,11 +108,11 @@ class LocalWriters:
         self._states.fail_writer(entry)
 
 
-def _judged(partial: Partial, hint: int) -> int | None:
+def _judged(found: Partial, hint: int) -> int | None:
     """What the size is by what is there already; None where that and the hint cannot both be right.
 
     Somebody has lied then: who sent what is there, or who gave the hint.
     """
-    if partial.is_proved(None):
-        return partial.hashed
-    return hint if extents.clip(partial.present, hint) == partial.present else None
+    if found.is_proved(None):
+        return found.hashed
+    return hint if extents.clip(found.present, hint) == found.present else None

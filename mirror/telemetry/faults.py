@@ -14,7 +14,8 @@ _logger = logging.getLogger(__name__)
 
 TASKS = (
     "adopt", "answer", "api", "count references", "dispatch", "fill", "forget", "history",
-    "notify", "passthrough", "pin", "prefetch", "probe", "request", "scrub", "single flight",
+    "notify", "passthrough", "pin", "prefetch", "probe", "push", "request", "scrub",
+    "single flight",
     "supervise", "tidy", "watch",
 )  # fmt: skip
 """What faults may happen in; the metric shows each from the start."""

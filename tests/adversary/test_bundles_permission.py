@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from mirror.control.bundles import Depot, Wanted
+from mirror.control.bundles import ArrivedList, Depot, Wanted
 from mirror.operate.bundles.archive import Archive
 from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.remote import RemoteDepot
@@ -20,10 +20,10 @@ from mirror.operate.bundles.steps import Imported, Meter
 from tests.conformance.depot import DepotConformance
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth
-from tests.support.bundles import files_of, write
+from tests.support.bundles import files_of, path_of, write
 from tests.support.client import client
 from tests.support.clock import FakeClock
-from tests.support.images import Image, image, random_layer
+from tests.support.images import OCI_INDEX, Image, digest_of, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
@@ -125,6 +125,38 @@ async def test_a_name_in_a_bundle_gives_nobody_what_is_here_for_others(
     [step] = await take(mirror, write(tmp_path / "bundle.tar", files_of({name: secret})))
     assert step.outcome == "imported"  # who has the bytes knows what is in them
     assert await pull(mirror, "library/evil", secret) == {200}
+
+
+async def test_a_list_of_referrers_in_a_bundle_gives_nobody_what_is_here_for_others(
+    mirror: InnerMirror, secret: Image, tmp_path: Path
+) -> None:
+    assert await pull(mirror, HERS, secret, headers=ANNA) == {200}
+    await mirror.until_metric("mirror_store_blobs", 3)
+    evil = image(random_layer(1000, seed=9))
+    content = json.dumps({"schemaVersion": 2, "manifests": [secret.descriptor]}).encode()
+    entry = {
+        "mediaType": OCI_INDEX, "digest": digest_of(content), "size": len(content),
+        "annotations": {
+            "org.opencontainers.image.ref.name": f"docker.io/library/evil@{evil.digest}"
+        },
+    }  # fmt: skip
+    files = [
+        *files_of({"docker.io/library/evil:1": evil}),
+        ("referrers.json", json.dumps({"manifests": [entry]}).encode()),
+        (path_of(digest_of(content)), content),
+    ]
+    [step] = await take(mirror, write(tmp_path / "bundle.tar", files))
+    assert step.outcome == "imported"
+    paths = [f"manifests/{secret.digest}", *(f"blobs/{digest}" for digest in secret.blobs)]
+    for path in paths:
+        assert (await mirror.client.get(f"/v2/library/evil/{path}")).status == 404
+    async with aiohttp.ClientSession(headers=key_of(mirror)) as session:
+        depot = RemoteDepot(session, mirror.admin_host)
+        subject = f"docker.io/library/evil@{evil.digest}"
+        told = await depot.record_referrers(ArrivedList(subject, digest_of(content), 1.0))
+        assert told.outcome == "incomplete"
+        plan = await depot.plan(Wanted("docker.io/library/evil:1"))
+        assert [json.loads(it.content)["manifests"] for it in plan.companions] == [[]]
 
 
 async def test_what_a_repository_may_not_have_is_not_exported_in_its_name(

@@ -171,20 +171,20 @@ async def _rush(stage: Stage, peer: str) -> Figures:
     async with stage.fresh(peer) as server:
         await prove(server, manifest_path("large"), held.digest)
         await idle(server.pid, stage.registry.process.pid)
-        asked, sent = _sent(stage, digest)
+        asked, came = sent(stage, digest)
         await asyncio.to_thread(have_memory, server.directory, _TIMES_OVER * stage.scale.large)
         figures = await _streamed(server, target, size, clients=_RUSH)
         await idle(server.pid, stage.registry.process.pid)
-        asked_after, sent_after = _sent(stage, digest)
+        asked_after, came_after = sent(stage, digest)
         await prove(server, target, digest)
     return {
         **figures,
         "upstream requests": asked_after - asked,
-        "upstream bytes": (sent_after - sent) / size,
+        "upstream bytes": (came_after - came) / size,
     }
 
 
-def _sent(stage: Stage, digest: str) -> tuple[int, int]:
+def sent(stage: Stage, digest: str) -> tuple[int, int]:
     """How often upstream was asked for a blob so far, and how many bytes it sent of it."""
     marks = f'/blobs/{digest} HTTP/1.1" ', '"GET '
     lines = [line for line in stage.registry.process.log().splitlines() if marks[0] in line]

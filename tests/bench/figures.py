@@ -30,6 +30,7 @@ UNITS = {
     "CPU per 1,000 requests": "s",
     "upstream bytes": "x",
     "upstream requests": "",
+    "client bytes": "x",
     "slowest client": "x",  # of a single client's time
     "round trips": "",
     "first failure": "s",
@@ -38,6 +39,13 @@ UNITS = {
     "p99": "ms",
     "p99 growth": "x",  # while fills run, of that at rest
     "memory growth": "x",
+    "memory": "MiB",  # of all processes, each page once
+    "hit growth": "x",  # in CPU time, of that with little on record
+    "CPU to first hit": "s",
+    "longest hold": "ms",  # of the event loop, in CPU time
+    "evicted": "",
+    "catalog": "MiB",
+    "largest meanwhile": "MiB",
     "descriptor growth": "",
 }
 HIGHER_IS_BETTER = {"requests", "throughput"}

@@ -29,12 +29,20 @@ class Line:
 
     async def set(self, **attributes: float | None) -> int:
         """Set attributes of the `Relay`; gives the bytes that it has carried to the client."""
-        answer = await get(self._control + json.dumps(attributes, separators=(",", ":")))
-        return int(answer.body)
+        return (await self._tell(**attributes))[0]
 
     async def carried(self) -> int:
         """Bytes to the client so far."""
         return await self.set()
+
+    async def sent(self) -> int:
+        """Bytes from the client so far."""
+        return (await self._tell())[1]
+
+    async def _tell(self, **attributes: float | None) -> tuple[int, int]:
+        answer = await get(self._control + json.dumps(attributes, separators=(",", ":")))
+        to_client, to_server = json.loads(answer.body)
+        return to_client, to_server
 
 
 @asynccontextmanager
@@ -56,7 +64,7 @@ async def _serve(target_port: int, port: int, control_port: int) -> None:
         attributes: Mapping[str, Any] = json.loads(request.query_string)
         for name, value in attributes.items():
             setattr(relay, name, value)
-        return web.Response(text=str(relay.bytes_to_client))
+        return web.json_response([relay.bytes_to_client, relay.bytes_to_server])
 
     app = web.Application()
     app.router.add_get("/", control)

@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from tests.bench.figures import Figures
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PATH = 5  # of the fields of a mapping in smaps
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 2**20
 _RESET_PEAK = "5"  # proc(5): clear_refs
@@ -55,6 +56,30 @@ def cpu_seconds(pid: int) -> float:
 def resident_mib(pid: int) -> float:
     """Memory in use now."""
     return sum(int(_stat(process)[21]) for process in family(pid)) * _PAGE / _MIB
+
+
+def memory_mib(pid: int) -> float:
+    """Memory in use now, each page once, whoever of the family shares it.
+
+    Of files (programs, libraries), whose pages other programs of this machine may share, the most
+    that any one process of the family has of each counts.
+    """
+    anonymous, files = 0, dict[str, int]()
+    for process in family(pid):
+        of_files = dict[str, int]()
+        name = ""
+        for line in (process / "smaps").read_text().splitlines():
+            words = line.split()
+            if not words[0].endswith(":"):
+                name = words[_PATH] if len(words) > _PATH else ""
+            elif words[0] == "Rss:":
+                of_files[name] = of_files.get(name, 0) + int(words[1])
+            elif words[0] == "Anonymous:":
+                of_files[name] -= int(words[1])
+        for path, size in of_files.items():
+            files[path] = max(size, files.get(path, 0))
+        anonymous += _kib(process / "smaps_rollup", "Pss_Anon")
+    return (anonymous + sum(files.values())) / 1024
 
 
 def descriptors(pid: int) -> int:
@@ -102,5 +127,9 @@ def _stat(process: Path) -> list[str]:
 
 
 def _status_kib(process: Path, name: str) -> int:
-    lines = (process / "status").read_text().splitlines()
+    return _kib(process / "status", name)
+
+
+def _kib(file: Path, name: str) -> int:
+    lines = file.read_text().splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

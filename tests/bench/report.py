@@ -61,12 +61,14 @@ def read(file: Path, bounds: Mapping[str, str]) -> tuple[list[Row], Facts]:
 def renew(
     rows: Sequence[Row], facts: Facts, newer: Sequence[Row], their_facts: Facts
 ) -> tuple[list[Row], Facts]:
-    """Rows of which some have been measured again, and facts that say which and when."""
+    """Rows of which some have been measured again, or are new; and facts that say which."""
     again = {row.name: row for row in newer}
     when = f"{', '.join(again)}: {their_facts['Commit']}, {their_facts['Date']}"
     earlier = facts.get("Measured again", "")
     told = {**facts, "Measured again": f"{earlier}; {when}".removeprefix("; ")}
-    return [again.get(row.name, row) for row in rows], told
+    known = {row.name for row in rows}
+    added = [row for row in newer if row.name not in known]
+    return [*(again.get(row.name, row) for row in rows), *added], told
 
 
 def as_document(rows: Iterable[Row], facts: Facts) -> Mapping[str, Any]:

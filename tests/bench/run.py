@@ -5,12 +5,19 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from tests.bench import cases, clients, slow_link
+from tests.bench import cases, clients, fleet, pushes, slow_link, years
 from tests.bench.cases import Case
 from tests.bench.figures import Outcome, Row
 from tests.bench.stage import FAILURES, Scale, Stage, running_stage
 
-ALL: tuple[Case, ...] = (*cases.CASES, *slow_link.CASES, *clients.CASES)
+ALL: tuple[Case, ...] = (
+    *cases.CASES,
+    *slow_link.CASES,
+    *pushes.CASES,
+    *clients.CASES,
+    *years.CASES,
+    *fleet.CASES,
+)
 
 Announce = Callable[[Case, str, int], None]
 """Told before each sample: the row, the peer and the round."""

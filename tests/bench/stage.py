@@ -66,6 +66,8 @@ class Scale:
     slow_seconds: float = 10
     soak_seconds: int = 600
     stored_blobs: int = 1000
+    recorded: int = 1_000_000  # blobs
+    pulled: int = 500_000  # images
     real_layer: int = 16 * MIB  # of files, before they are compressed
     line_bandwidth: int = 1_000_000  # bytes per second and connection
 
@@ -78,6 +80,8 @@ QUICK = Scale(
     slow_seconds=4,
     soak_seconds=10,
     stored_blobs=200,
+    recorded=50_000,
+    pulled=10_000,
     real_layer=4 * MIB,
     line_bandwidth=4_000_000,
 )
@@ -162,9 +166,9 @@ class Stage:
         defaults: dict[str, Any] = {"upstream": self.registry.url, "files": self._files}
         return Setting(**defaults | wanted)
 
-    def cold_server(self, name: str) -> Server:
+    def cold_server(self, name: str, **setting: Any) -> Server:
         """A server with a directory of its own that is yet to be started."""
-        return server(name, self.new_directory(), self.setting())
+        return server(name, self.new_directory(), self.setting(**setting))
 
     @property
     def _files(self) -> Path:

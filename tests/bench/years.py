@@ -1,27 +1,24 @@
-"""`python -m tests.bench.years`: what years of use make of the catalog.
+"""Rows about years of use: a million blobs on record, and half a million images pulled once each.
 
-    pulled    so many images are pulled once each, in a month, by a store that holds 25,000 blobs:
-              what the databases take meanwhile and at the end
-    million   a catalog of 1,000,000 blobs, 100,000 manifests, 20,000 repositories and 200,000 tags:
-              first hit after the start, memory, the longest hold of the loop, a page of the list
-
-No image is transferred: what pulls leave in the databases is written as pulls write it.
+No image is transferred for them: what pulls leave in the databases is written as pulls write it
+(`catalog`), or into the files directly where the row is about what is served then (`bulk.py`).
+What holds the loop counts in CPU time of its thread, and memory counts each page once, however many
+of the mirror's processes share it.
 """
 
 import asyncio
-import json
 import random
-import sys
+import shutil
+import sqlite3
 import tempfile
 import time
+import tomllib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from http import HTTPStatus
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from statistics import median
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
@@ -33,87 +30,206 @@ from mirror.records.sqlite import SqliteRecords
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry.metrics import Metrics
-from tests.bench.measure import resident_mib
+from tests.bench import load
+from tests.bench.bulk import record_blobs
+from tests.bench.cases import Case
+from tests.bench.figures import MIRROR, Failed, Figures
+from tests.bench.measure import cpu_seconds, idle, memory_mib, metered
+from tests.bench.peers import Server
+from tests.bench.stage import Stage, blob_path, fill, manifest_path, prove
+from tests.support.client import client
 from tests.support.clock import FakeClock
-from tests.support.images import Image, image, random_layer
 from tests.support.loop_watch import watching_the_loop
-from tests.support.mirror import (
-    Mirror,
-    Settings,
-    document,
-    running_mirror,
-    start_inner_mirror,
-    upstream_at,
-)
-from tests.support.upstream import ScriptedRegistry
+from tests.support.mirror import document, start_inner_mirror
+from tests.support.process import until
+
+YEARS = "Years of use"
 
 _HUB = "docker.io"
 _MIB = 2**20
+_STARTS = 3
 _BATCH = 500  # images
 _MONTH = 30 * 86400.0  # seconds
 _OWN = 4  # blobs of an image that no other has: its configuration and layers
 _BASES = 2000
+_REPOSITORIES, _KEPT = 25, 20  # images for each repository, and for each blob that is here
 _WATCHED = 30.0  # seconds
-
-cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@cli.command()
-def pulled(
-    images: Annotated[int, typer.Option(min=1000)] = 500_000,
-    repositories: Annotated[int, typer.Option(min=1)] = 20_000,
-    blobs: Annotated[int, typer.Option(min=1)] = 25_000,
-) -> None:
-    """Pull so many images once, and say what the catalog takes."""
-    asyncio.run(_pull(images, repositories, blobs))
+_YEARS = 1000 * 86400.0  # seconds, after which nothing is of use
+_HITTING = 10  # seconds
+_CONNECTIONS, _PAUSE_MS = 8, 5  # of paced hits
+_SCRUB_BEGINS = 120.0  # seconds within which it does
+_NO_LIMIT = {"store": {"max_size": "900 TiB"}}
 
 
-@cli.command()
-def million(
-    blobs: Annotated[int, typer.Option(min=1000)] = 1_000_000,
-) -> None:
-    """Fill a catalog, start a mirror with it, and say what that costs."""
-    asyncio.run(_start_with(blobs))
+async def _million(stage: Stage, peer: str) -> Figures:
+    """With so much on record, and with next to nothing, for the costs of hits."""
+    full = await stage.once(("recorded", peer), partial(_recorded, stage, peer))
+    few = await stage.once(("few", peer), partial(_filled, stage, peer))
+    # By turns: whatever else this machine does meanwhile is then the same for both.
+    starts = [(await _first_hit(stage, few), await _first_hit(stage, full)) for _ in range(_STARTS)]
+    costs = [
+        (await _cost_of_hits(stage, few), await _cost_of_hits(stage, full)) for _ in range(_STARTS)
+    ]
+    async with full.running():
+        await fill(full, "many", await stage.image("many"))
+        await idle(full.pid)
+        memory = memory_mib(full.pid)
+    return {
+        "time": median(time for _, (time, _) in starts),
+        "CPU to first hit": median(cpu for _, (_, cpu) in starts),
+        "start growth": median(with_all / with_few for (_, with_few), (_, with_all) in starts),
+        "memory": memory,
+        "CPU per 1,000 requests": median(with_all for _, with_all in costs),
+        "hit growth": median(with_all / with_few for with_few, with_all in costs),
+    }
+
+
+async def _filled(stage: Stage, peer: str) -> Server:
+    """One that has "many" and does not run."""
+    server = stage.cold_server(peer, mirror=_NO_LIMIT)
+    async with server.running():
+        await fill(server, "many", await stage.image("many"))
+    return server
+
+
+async def _recorded(stage: Stage, peer: str) -> Server:
+    server = await _filled(stage, peer)
+    await asyncio.to_thread(record_blobs, server.directory / "store", stage.scale.recorded)
+    return server
+
+
+async def _first_hit(stage: Stage, server: Server) -> tuple[float, float]:
+    """Seconds since the start, and CPU seconds of all processes."""
+    held = await stage.image("many")
+    began = time.perf_counter()
+    async with server.running():
+        await prove(server, manifest_path("many"), held.digest)
+        return time.perf_counter() - began, cpu_seconds(server.pid)
+
+
+async def _cost_of_hits(stage: Stage, server: Server) -> float:
+    """CPU seconds for a thousand blobs, each of which is asked for the first time since a start."""
+    held = await stage.image("many")
+    async with server.running():
+        await prove(server, manifest_path("many"), held.digest)
+        await idle(server.pid)
+        with metered(server.pid) as cost:
+            sizes = {blob_path("many", digest): len(it) for digest, it in held.blobs.items()}
+            await load.pull(server, sizes)
+            await idle(server.pid)
+    return cost.cpu_seconds / len(sizes) * 1000
+
+
+async def _held(stage: Stage, peer: str) -> Figures:
+    """All that is on record expires, and the store is far too large, while requests come."""
+    full = await stage.once(("recorded", peer), partial(_recorded, stage, peer))
+    root = stage.new_directory() / "store"
+    await asyncio.to_thread(shutil.copytree, full.directory / "store", root)
+    clock = FakeClock()
+    clock.advance(_YEARS)
+    settings = document(
+        {_HUB: {"endpoints": [{"url": stage.registry.url}]}}, store_root=root,
+        store={"max_size": "2 GiB"},
+    )  # fmt: skip
+    with watching_the_loop(limit=0.002) as holds:
+        mirror = await start_inner_mirror(settings, clock)
+        until_then = time.monotonic() + _WATCHED
+        while time.monotonic() < until_then:
+            await mirror.client.get("/v2/")
+            await asyncio.sleep(0.01)
+        done = [
+            await mirror.metric(name)
+            for name in ("mirror_forgotten_digests_total", "mirror_evicted_blobs_total")
+        ]
+        await mirror.stop()
+    if not all(done):
+        raise Failed(f"nothing was forgotten, or evicted: {done}")
+    return {
+        "longest hold": 1000 * max((hold.seconds for hold in holds), default=0.0),
+        "evicted": done[1],
+    }
+
+
+async def _scrub(stage: Stage, peer: str) -> Figures:
+    """Hits at rest, and while everything is hashed again at `store.scrub_rate`."""
+    small, large = await stage.image("small"), await stage.image("large")
+    server = stage.cold_server(peer)
+    async with server.running():
+        for name, held in (("small", small), ("large", large)):
+            await fill(server, name, held)
+    await asyncio.to_thread(_prove_nothing, server.directory / "store")
+    hits = partial(
+        load.hit, server, manifest_path("small"), size=len(small.manifest),
+        connections=_CONNECTIONS, pause_ms=_PAUSE_MS, seconds=_HITTING,
+    )  # fmt: skip
+    async with server.running():
+        await prove(server, manifest_path("small"), small.digest)
+        rest = await hits()
+        before = await _scrubbed(server)
+
+        async def has_begun() -> bool:
+            return await _scrubbed(server) > before
+
+        await until(has_begun, within=_SCRUB_BEGINS)
+        busy = await hits()
+        hashed = await _scrubbed(server) - before
+    if not hashed:
+        raise Failed("nothing was hashed meanwhile")
+    return {"p99": busy.p99_ms, "p99 growth": busy.p99_ms / rest.p99_ms}
+
+
+def _prove_nothing(root: Path) -> None:
+    """Have all of a store be due, and urgent."""
+    with closing(sqlite3.connect(root / "index.sqlite3")) as stored:
+        stored.execute("UPDATE blobs SET proved_on = 0")
+        stored.commit()
+
+
+async def _scrubbed(server: Server) -> float:
+    settings = tomllib.loads((server.directory / "mirror.toml").read_text("utf-8"))
+    async with client(f"http://{settings['server']['admin_listen']}") as admin:
+        text = (await admin.get("/metrics")).body.decode()
+    name = "mirror_scrubbed_bytes_total "
+    return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(name))
+
+
+async def _catalog(stage: Stage, _: str) -> Figures:
+    """So many images are pulled once each, in a month: what the databases take then."""
+    images = stage.scale.pulled
+    rng, clock = random.Random(12), FakeClock()  # noqa: S311 - not a secret
+    bases = [_digest(rng) for _ in range(_BASES)]
+    here: deque[Digest] = deque()
+    most = 0
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        async with _databases(root, clock) as (store, records, retention):
+            for start in range(0, images, _BATCH):
+                clock.advance(_MONTH * _BATCH / images)
+                new: list[Digest] = []
+                async with asyncio.TaskGroup() as tasks:
+                    for number in range(start, min(start + _BATCH, images)):
+                        name = f"library/image-{number % (images // _REPOSITORIES):05}"
+                        names = [_digest(rng) for _ in range(_OWN)] + [rng.choice(bases)]
+                        manifest = _digest(rng)
+                        new += [manifest, *names[:_OWN]]
+                        tag = TagRecord(manifest, clock())
+                        work = _record(records, Repository(_HUB, name), names, tag, f"v{number}")
+                        tasks.create_task(work)
+                await _exchange(store, here, new, images // _KEPT, clock())
+                if start % (8 * _BATCH) == 0:
+                    await retention.sweep()
+                    most = max(most, _size(root))
+            await retention.sweep()
+        at_the_end = _size(root)
+    return {"catalog": at_the_end / _MIB, "largest meanwhile": most / _MIB}
 
 
 def _digest(rng: random.Random) -> Digest:
     return Digest("sha256", rng.randbytes(32).hex())
 
 
-async def _pull(images: int, repositories: int, blobs: int) -> None:
-    rng, clock = random.Random(12), FakeClock()  # noqa: S311 - not a secret
-    bases = [_digest(rng) for _ in range(_BASES)]
-    here: deque[Digest] = deque()
-    most = 0
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        async with _catalog(root, clock) as (store, records, retention):
-            for start in range(0, images, _BATCH):
-                clock.advance(_MONTH * _BATCH / images)
-                new: list[Digest] = []
-                async with asyncio.TaskGroup() as tasks:
-                    for number in range(start, min(start + _BATCH, images)):
-                        repository = Repository(_HUB, f"library/image-{number % repositories:05}")
-                        names = [_digest(rng) for _ in range(_OWN)] + [rng.choice(bases)]
-                        manifest = _digest(rng)
-                        new += [manifest, *names[:_OWN]]
-                        work = _record(
-                            records, repository, names, TagRecord(manifest, clock()), f"v{number}"
-                        )
-                        tasks.create_task(work)
-                await _exchange(store, here, new, blobs, clock())
-                if start % (8 * _BATCH) == 0:
-                    await retention.sweep()
-                    took = _sizes(root)
-                    most = max(most, sum(took.values()))
-                    print(f"\r{start:>8} images, {_told(took)}", end="", file=sys.stderr)
-            print(f"\nmeanwhile at most {most / _MIB:.1f} MiB")
-            await retention.sweep()
-            print(f"after the last sweep: {_told(_sizes(root))}")
-            extent = await records.measure()
-            print(f"in use in the records: {extent.used / _MIB:.1f} MiB")
-        print(f"closed: {_told(_sizes(root))}; {time.monotonic() - began:.0f} s")
+def _size(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.glob("*.sqlite3*"))
 
 
 async def _record(
@@ -139,7 +255,7 @@ async def _exchange(
 
 
 @asynccontextmanager
-async def _catalog(
+async def _databases(
     root: Path, clock: FakeClock
 ) -> AsyncIterator[tuple[LocalStorage, SqliteRecords, Retention]]:
     metrics = Metrics()
@@ -156,101 +272,26 @@ async def _catalog(
         )  # fmt: skip
 
 
-async def _start_with(blobs: int) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        async with ScriptedRegistry() as upstream:
-            first = upstream.add(image(random_layer(1000, seed=1)), "library/first", "1")
-            upstreams = {_HUB: upstream_at(upstream.url)}
-            async with running_mirror(root, upstreams) as mirror:
-                await _pull_first(mirror, first)
-            began = time.monotonic()
-            await _fill(root / "store", blobs)
-            print(f"filled in {time.monotonic() - began:.0f} s: {_told(_sizes(root / 'store'))}")
-            began = time.monotonic()
-            async with running_mirror(root, upstreams, store={"max_size": "900 TiB"}) as mirror:
-                ready = time.monotonic()
-                await _pull_first(mirror, first)
-                hit = time.monotonic()
-                print(f"ready after {ready - began:.2f} s, first pull in {hit - ready:.3f} s more")
-                await asyncio.sleep(5)
-                print(f"memory of all processes: {resident_mib(mirror.process.pid):.0f} MiB")
-                for query in ("n=100", "n=100&last=docker.io/library/image-10000", "n=1000"):
-                    await _list(mirror, query)
-            await _watch(root / "store", upstreams)
-
-
-async def _pull_first(mirror: Mirror, first: Image) -> None:
-    answers = [await mirror.client.manifest("library/first", "1")]
-    answers += [await mirror.client.blob("library/first", digest) for digest in first.blobs]
-    if any(answer.status != HTTPStatus.OK for answer in answers):
-        raise RuntimeError(f"the first image cannot be pulled: {answers}")
-
-
-async def _list(mirror: Mirror, query: str) -> None:
-    began = time.monotonic()
-    answer = await mirror.client.get(f"/v2/_catalog?{query}")
-    took = 1000 * (time.monotonic() - began)
-    print(f"_catalog?{query}: {len(json.loads(answer.body)['repositories'])} in {took:.1f} ms")
-
-
-async def _watch(store: Path, upstreams: Mapping[str, Settings]) -> None:
-    """How long the loop is held, while all that is on record is walked through."""
-    clock = FakeClock()
-    clock.advance(1000 * 86400.0)
-    settings = document(upstreams, store_root=store, store={"max_size": "900 TiB"})
-    with watching_the_loop(limit=0.002) as holds:
-        mirror = await start_inner_mirror(settings, clock)
-        slowest = 0.0
-        until = time.monotonic() + _WATCHED
-        while time.monotonic() < until:
-            began = time.monotonic()
-            await mirror.client.get("/v2/")
-            slowest = max(slowest, time.monotonic() - began)
-            await asyncio.sleep(0.01)
-        forgotten = await mirror.metric("mirror_forgotten_digests_total")
-        await mirror.stop()
-    longest = max((hold.seconds for hold in holds), default=0.0)
-    print(
-        f"{forgotten:.0f} digests forgotten in {_WATCHED:.0f} s: the loop held for at most"
-        f" {1000 * longest:.0f} ms, the slowest answer {1000 * slowest:.0f} ms"
-    )
-
-
-async def _fill(root: Path, blobs: int) -> None:
-    rng, clock = random.Random(13), FakeClock()  # noqa: S311 - not a secret
-    digests = [_digest(rng) for _ in range(blobs)]
-    manifests = blobs // 10
-    async with _catalog(root, clock) as (store, records, _):
-        for start in range(0, blobs, _BATCH):
-            rows = [(str(it), 30_000, 0, clock(), 1) for it in digests[start : start + _BATCH]]
-            await store.index.adopt(rows, [])
-        for start in range(0, manifests, _BATCH):
-            async with asyncio.TaskGroup() as tasks:
-                for number in range(start, min(start + _BATCH, manifests)):
-                    manifest, *names = digests[10 * number : 10 * number + 10]
-                    name = Repository(_HUB, f"library/image-{number % (blobs // 50):05}")
-                    tag = TagRecord(manifest, clock())
-                    tasks.create_task(_record(records, name, names, tag, f"v{number}"))
-                    tasks.create_task(records.record_tag(name, f"v{number}-alpine", tag))
-        # A tenth of what is on record is not here any more.
-        gone = [digest for digest in digests if digest.encoded < "1a"]
-        for start in range(0, len(gone), _BATCH):
-            await store.index.forget_blobs(gone[start : start + _BATCH])
-
-
-def _sizes(root: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(root.glob("*.sqlite3*"))}
-
-
-def _told(sizes: Mapping[str, int]) -> str:
-    each = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in sizes.items())
-    return f"{sum(sizes.values()) / _MIB:.1f} MiB ({each})"
-
-
 def _fail(task: str, error: Exception) -> None:
     raise RuntimeError(task) from error
 
 
-if __name__ == "__main__":
-    cli()
+CASES: tuple[Case, ...] = (
+    Case(
+        "million", "1,000,000 blobs, 100,000 manifests, 200,000 tags on record: start to first hit",
+        "time", "≤ 1.0 s, start growth ≤ 1.2 x, memory ≤ 120 MiB, hit growth ≤ 1.1 x", _million,
+        table=YEARS, peers=(MIRROR,), most_rounds=1,
+    ),
+    Case(
+        "held", "all of that expires, and the limit is far below what is stored: the loop",
+        "longest hold", "≤ 50 ms", _held, table=YEARS, peers=(MIRROR,), most_rounds=1,
+    ),
+    Case(
+        "scrub", "paced hits while everything is hashed again",
+        "p99", "p99 growth ≤ 2 x", _scrub, table=YEARS, peers=(MIRROR,), most_rounds=1,
+    ),
+    Case(
+        "catalog", "500,000 images pulled once each, in a month: the databases",
+        "catalog", "≤ 64 MiB", _catalog, table=YEARS, peers=(MIRROR,), most_rounds=1,
+    ),
+)  # fmt: skip

@@ -1,13 +1,14 @@
 """What every depot does: the store itself, and that of a mirror that runs."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from mirror.control.bundles import MOST_ASKED, Arrived, Depot, Sent, Wanted
+from mirror.control.bundles import MOST_ASKED, Arrived, ArrivedList, Depot, Sent, Wanted
 from mirror.oci.digest import Digest, digest_of, parse_digest
 from mirror.oci.errors import DigestMismatch, RegistryError
-from tests.support.images import image, random_layer
+from tests.support.images import artifact, image, random_layer
 
 CONTENT = bytes(range(256)) * 4096
 PIECES = [CONTENT[start : start + 2**16] for start in range(0, len(CONTENT), 2**16)]
@@ -75,6 +76,30 @@ class DepotConformance:
         older = Arrived(NAME, APP.digest, APP.media_type, 900.0)
         assert (await depot.record(older)).outcome == "imported"  # it says the same
 
+    async def test_what_refers_to_an_image_goes_where_that_goes(self, depot: Depot) -> None:
+        sbom = artifact(b"made of", subject=APP)
+        content = json.dumps({"schemaVersion": 2, "manifests": [sbom.descriptor]}).encode()
+        arrived = ArrivedList(f"docker.io/library/app@{APP.digest}", str(digest_of(content)), 1.0)
+        assert (await depot.record_referrers(arrived)).missing == [str(digest_of(content))]
+        for digest, blob in APP.blobs.items():
+            await write(depot, parse_digest(digest), len(blob), [blob])
+        for manifest in (APP.manifest, sbom.manifest):
+            await write(depot, digest_of(manifest), len(manifest), [manifest], is_manifest=True)
+        assert (await depot.record(Arrived(NAME, APP.digest, APP.media_type, 1.0))).missing == []
+        for digest, blob in sbom.blobs.items():
+            await write(depot, digest_of(content), len(content), [content])
+            told = await depot.record_referrers(arrived)
+            assert (told.outcome, digest in told.missing) == ("incomplete", True)
+            await write(depot, parse_digest(digest), len(blob), [blob])
+        await write(depot, digest_of(content), len(content), [content])
+        assert (await depot.record_referrers(arrived)).outcome == "imported"
+        plan = await depot.plan(Wanted("app:1"))
+        [companion] = plan.companions
+        assert (companion.image, companion.referrers) == (arrived.image, 1)
+        assert (companion.digest, companion.content) == (arrived.digest, content.decode())
+        names = {APP.digest, *APP.blobs, sbom.digest, *sbom.blobs}
+        assert {blob.digest for blob in plan.blobs} == names
+
     async def test_what_makes_no_sense_is_refused(self, depot: Depot) -> None:
         many = [digest_of(b"%d" % number) for number in range(MOST_ASKED + 1)]
         with pytest.raises(ValueError, match="at a time"):
@@ -85,5 +110,12 @@ class DepotConformance:
             await depot.note_sent(Sent([], ["quay.io"]))
         with pytest.raises(ValueError, match="there is no"):
             await depot.record(Arrived("quay.io/org/app:1", str(DIGEST), "", 0))
+        await write(depot, DIGEST, len(CONTENT), PIECES)
+        with pytest.raises(ValueError, match="not a list of referrers"):
+            await depot.record_referrers(
+                ArrivedList(f"docker.io/library/app@{DIGEST}", str(DIGEST), 0)
+            )
+        with pytest.raises(ValueError, match="refers to a tag"):
+            await depot.record_referrers(ArrivedList(NAME, str(DIGEST), 0))
         with pytest.raises(ValueError, match="no platform"):
             await depot.plan(Wanted("app", ["amd64"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import Containerd, Containers, Docker, containers, running_docker
-from tests.support.images import ARCHITECTURE, Image, files, image, index, random_layer
+from tests.support.images import ARCHITECTURE, Image, artifact, files, image, index, random_layer
 from tests.support.mirror import MirrorProcess, running_mirror
 from tests.support.process import run
 from tests.support.registry import Registry
@@ -72,11 +72,14 @@ async def test_skopeo_copies_an_image_of_a_bundle_byte_for_byte(
     ]
     hello = await hub.push(index(*members, docker=docker), "library/hello", "1")
     other = await ghcr.push(image(random_layer(1000, seed=7), docker=docker), "org/other", "2")
+    tag = f"sha256-{hello.digest[7:]}.sig"  # what refers to an image is beside it
+    signature = await hub.push(artifact(b"signed", subject=hello), "library/hello", tag)
     await _pull(mirror, "library/hello", "1", hello)
+    await _pull(mirror, "library/hello", tag, signature)
     await _pull(mirror, "ghcr.io/org/other", "2", other)
     one, both = tmp_path / "one.tar", tmp_path / "both.tar"
     said = await _mirror(tmp_path / "mirror", "export", HELLO, OTHER, "-o", both)
-    assert f"{HELLO}: linux/amd64, linux/arm64" in said
+    assert f"{HELLO}: linux/amd64, linux/arm64; 1 that refer to it" in said
     await _mirror(tmp_path / "mirror", "export", HELLO, "-o", one)
     copies = [(f"oci-archive:{one}", hello)]
     if not docker:  # it finds none of Docker's types by name

@@ -14,7 +14,8 @@ import pytest
 from mirror.aio.tasks import owned_tasks
 from mirror.app import run
 from mirror.config import parse
-from mirror.front.ports import Clients, Front, Leases, Pulls, Report, Worker
+from mirror.front.ports import Clients, Front, Leases, Pulls, Pushes, Report, Worker
+from mirror.front.settings import Settings
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.lender import Lender, OpenBlob, OpenRest
@@ -45,7 +46,7 @@ class Hand(Worker):
 
     forgotten: "asyncio.Queue[Forgettable]" = field(default_factory=asyncio.Queue)
 
-    async def start(self, settings: dict[str, Any], last_good: dict[str, bytes]) -> None:
+    async def start(self, settings: Settings, last_good: dict[str, bytes]) -> None:
         self.settings, self.last_good = settings, last_good
 
     def connect(self, connection: socket, number: int) -> None:
@@ -58,7 +59,7 @@ class Hand(Worker):
     async def report(self) -> Report:
         return Report([], set(), {}, [])
 
-    async def reload(self, settings: dict[str, Any]) -> list[str]:
+    async def reload(self, settings: Settings) -> list[str]:
         del settings
         return []
 
@@ -85,9 +86,11 @@ class _Nobody:
 class Itself:
     """The mirror's own implementation, as it is served to a worker."""
 
-    def __init__(self, mirror: Pulls, leases: Leases) -> None:
+    def __init__(self, mirror: Pulls, pushing: Pushes, leases: Leases) -> None:
         clients: Clients = _Nobody()
-        for port, implementation in ((Pulls, mirror), (Leases, leases), (Clients, clients)):
+        for port, implementation in (
+            (Pulls, mirror), (Pushes, pushing), (Leases, leases), (Clients, clients)
+        ):  # fmt: skip
             for name, (_, method) in serve(port, implementation).items():
                 setattr(self, name, method)
 
@@ -123,7 +126,7 @@ async def start(
             **others: Any,
         ) -> None:
             super().__init__(config, mirror, open_blob, open_rest, **others)
-            itself: Any = Itself(mirror, Lender(open_blob, open_rest))
+            itself: Any = Itself(mirror, others["pushing"], Lender(open_blob, open_rest))
             made.append((self, itself))
 
     @asynccontextmanager

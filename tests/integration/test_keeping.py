@@ -391,11 +391,39 @@ async def test_a_stopped_mirrors_images_are_pinned_removed_and_collected(
         await _until_pinned(mirror, app)
         status, said, _ = await command(mirror, "pins")
         assert said.startswith(f"{APP}: complete, 3 blobs, ")
-        assert (await command(mirror, "unpin", "app:1"))[0] == 0
+        status, said, _ = await command(mirror, "unpin", "app:1", "--json")
+        assert (status, json.loads(said)["image"]) == (0, APP)
         status, said, _ = await command(mirror, "gc", "--dry-run")
         assert (status, said.splitlines()[-1]) == (0, "nothing was removed: --dry-run")
         status, _, complaint = await command(mirror, "unpin", "app:1")
         assert (status, complaint) == (1, f"mirror: {APP} is not pinned\n")
+
+
+async def test_commands_know_an_image_by_every_name_that_its_registry_has(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    app = _app(upstream, 1)
+    alias, called = "index.docker.io/app:1", "hub.example/library/app:1"
+    hub = {**upstream_at(upstream.url), "aliases": ["index.docker.io", "hub.example"]}
+    async with running_mirror(tmp_path, {"docker.io": hub}) as mirror:
+        await pull(mirror.client, "app", app)
+        await mirror.until_metric("mirror_store_blobs", 3)
+        for name in (alias, called):
+            if name is called:
+                await mirror.process.stop()
+            status, said, _ = await command(mirror, "pin", name, "--json")
+            assert (status, json.loads(said)["image"]) == (0, APP)
+            assert await command(mirror, "unpin", name) == (0, f"{APP}: pinned no longer\n", "")
+            for verb in ("inspect", "ls", "verify"):
+                status, said, _ = await command(mirror, verb, name)
+                assert (status, said != "") == (0, True), verb
+        assert "app" in (await command(mirror, "why", called))[1]
+        await mirror.process.start()
+        assert (await command(mirror, "compare", alias))[0] == 0
+        status, said, _ = await command(mirror, "warm", called)
+        assert (status, APP in said) == (0, True)
+        assert (await command(mirror, "rm", alias))[0] == 0
+        assert on_disk(mirror.store_root) == set()
 
 
 async def test_where_nothing_uses_a_store_and_there_is_none_it_is_said(tmp_path: Path) -> None:

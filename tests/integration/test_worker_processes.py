@@ -283,8 +283,8 @@ async def test_a_mirror_without_descriptors_refuses_a_client_and_serves_the_next
 
 
 def is_worker(pid: int) -> bool:
-    """Not so at first: whoever starts it waits until it runs a program of its own."""
-    return b"mirror.front.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Not so at first: it is the mirror's own process, once more."""
+    return b"mirror: worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @asynccontextmanager
@@ -300,7 +300,8 @@ async def starting(directory: Path) -> AsyncIterator[Process]:
     file.write_text(tomli_w.dumps(settings), encoding="utf-8")
 
     async def are_there() -> bool:
-        return [*map(is_worker, children_of(process))] == [True] * WORKERS
+        has_begun = (directory / "store" / "lock").exists()
+        return has_begun and [*map(is_worker, children_of(process))] == [True] * WORKERS
 
     command = (sys.executable, "-m", "mirror", "serve", "--config", file)
     process = Process(command, log=directory / "mirror.log", ready=are_there)
@@ -330,6 +331,27 @@ async def test_a_worker_that_hangs_while_the_mirror_starts_does_not_keep_it_from
             assert await process.wait() == 0
             await are_gone(before)
     assert process.log().endswith(" INFO stopped before it served\n")
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """KiB that it has in memory, by the kernel's words."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+    return {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+
+
+def open_in(pid: int) -> list[Path]:
+    return [it.readlink() for it in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+async def test_workers_share_what_importing_makes_and_have_nothing_of_the_mirrors_open(
+    mirror: MirrorProcess, tmp_path: Path
+) -> None:
+    async with clients_of(mirror):
+        for pid in workers_of(mirror):
+            memory = memory_of(pid)
+            assert memory["Private_Dirty"] < memory["Anonymous"] / 2
+            assert not [it for it in open_in(pid) if it.is_relative_to(tmp_path / "store")]
+            assert os.getsid(pid) == pid
 
 
 # The mirror ends

@@ -4,6 +4,7 @@ import msgspec
 from hypothesis import example, given, strategies as st
 
 from mirror.config import parse
+from mirror.front.workers.settings import settings_for_workers
 from mirror.oci.digest import Subject
 from mirror.oci.errors import RegistryError
 from mirror.oci.reference import Reference, Repository
@@ -12,14 +13,16 @@ from mirror.pull.routing import Router
 
 ENDPOINTS = [{"url": "https://registry.test"}]
 ROUTER = Router(
-    parse(
-        {
-            "upstream": {
-                "docker.io": {"default": True, "endpoints": ENDPOINTS},
-                "ghcr.io": {"endpoints": ENDPOINTS},
+    settings_for_workers(
+        parse(
+            {
+                "upstream": {
+                    "docker.io": {"default": True, "endpoints": ENDPOINTS},
+                    "ghcr.io": {"endpoints": ENDPOINTS},
+                }
             }
-        }
-    )
+        )
+    ).upstreams
 )
 PARTS = st.text("ab0", min_size=1, max_size=260)
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)

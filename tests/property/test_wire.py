@@ -164,6 +164,45 @@ class Door:
         assert type(page) is Page
         return [], None
 
+    async def find_pushed_blob(self, *asked: Any) -> None:
+        await self.get_manifest(*asked)
+
+    async def begin_upload(
+        self, repository: Repository, mount: Any, source: Any, authorization: Any
+    ) -> None:
+        assert mount is None or type(mount) is Digest
+        await self.get_manifest(source or repository, mount or Tag("1"), authorization)
+
+    async def get_upload(self, repository: Repository, identity: str, authorization: Any) -> None:
+        assert len(identity) == 32
+        assert identity.isalnum()
+        await self.get_manifest(repository, Tag("1"), authorization)
+
+    cancel_upload = get_upload
+
+    @asynccontextmanager
+    async def open_upload(self, *asked: Any) -> AsyncIterator[None]:
+        await self.get_upload(*asked)
+        yield None
+
+    async def write_upload(
+        self, repository: Repository, identity: str, offset: int, piece: bytes
+    ) -> None:
+        assert 0 <= offset < 2**63
+        assert len(piece) <= 2**18
+        await self.get_upload(repository, identity, None)
+
+    async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:
+        assert type(digest) is Digest
+        await self.get_upload(repository, identity, None)
+
+    async def push_manifest(
+        self, repository: Repository, reference: Any, kind: str, content: bytes, who: Any
+    ) -> None:
+        assert kind.isprintable()
+        assert len(content) <= 4 * 2**20
+        await self.get_manifest(repository, reference, who)
+
     async def follow(self, number: int, seen: Any) -> Any:
         assert 0 <= number < 2**53
         return seen

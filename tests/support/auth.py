@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qs
@@ -19,11 +19,13 @@ class BearerAuth:
     """A token service, as Docker Hub's and ACR's; `clock` decides when its tokens are over.
 
     Anonymous clients get tokens unless `anonymous` is false. A repository in `private` is open only
-    to its users; anyone else gets a token that does not help, as at Docker Hub.
+    to its users; anyone else gets a token that does not help, as at Docker Hub. Only `pushers` may
+    push (None: every user that has a name); others get a token that is good for pulls.
     """
 
     users: Mapping[str, str] = field(default_factory=dict)  # name: password
     private: Mapping[str, set[str]] = field(default_factory=dict)  # repository: names
+    pushers: set[str] | None = None
     anonymous: bool = True
     service: str = "registry.test"
     realm: str = ""  # its URL: a registry's own /token, or that of one that has the same `auth`
@@ -31,26 +33,26 @@ class BearerAuth:
     omit_expires_in: bool = False
     key: Literal["token", "access_token", "both"] = "token"
 
-    _grants: dict[str, tuple[float, str, str]] = field(default_factory=dict)
+    _grants: dict[str, tuple[float, str, set[str]]] = field(default_factory=dict)
     issued: int = 0  # tokens, so far
 
     def challenge(self, asked: Asked, clock: Callable[[], float]) -> str | None:
         """The `WWW-Authenticate` that this request is answered with; None: let it in."""
         scheme, _, token = asked.headers.get("Authorization", "").partition(" ")
-        expires_at, user, scope = self._grants.get(token, (0.0, "", ""))
-        wanted = f"repository:{asked.repository}:pull" if asked.repository else ""
+        expires_at, user, granted = self._grants.get(token, (0.0, "", set()))
+        wanted = _wanted(asked)
         problem = ""
         if scheme == "Bearer":
             if clock() >= expires_at:
                 problem = "invalid_token"
-            elif wanted in {"", scope} and self._may(user, asked.repository):
+            elif _single(wanted) <= granted and self._may(user, asked.repository):
                 return None
             else:
                 problem = "insufficient_scope"
         fields = {
             "realm": self.realm,
             "service": self.service,
-            "scope": wanted,
+            "scope": " ".join(wanted),
             "error": problem,
         }
         return "Bearer " + ",".join(f'{key}="{value}"' for key, value in fields.items() if value)
@@ -65,7 +67,10 @@ class BearerAuth:
             return None
         self.issued += 1
         token = f"token-{self.issued}-{user or 'anonymous'}"
-        self._grants[token] = (clock() + self.life, user, query.get("scope", [""])[0])
+        asked_for = [scope for text in query.get("scope", ()) for scope in text.split()]
+        may_push = user in self.pushers if self.pushers is not None else bool(user)
+        granted = {it for it in _single(asked_for) if may_push or not it.endswith(":push")}
+        self._grants[token] = (clock() + self.life, user, granted)
         answer: dict[str, str | int] = {
             key: token for key in ("token", "access_token") if self.key in {key, "both"}
         }
@@ -79,6 +84,22 @@ class BearerAuth:
 
     def _may(self, user: str, repository: str) -> bool:
         return repository not in self.private or user in self.private[repository]
+
+
+def _wanted(asked: Asked) -> list[str]:
+    """The scopes that a request takes, as distribution has them."""
+    if not asked.repository:
+        return []
+    actions = "pull,push" if asked.is_push else "pull"
+    source = parse_qs(asked.query).get("from") if asked.kind == "upload" else None
+    wanted = [f"repository:{asked.repository}:{actions}"]
+    return wanted + [f"repository:{name}:pull" for name in source or ()]
+
+
+def _single(scopes: Iterable[str]) -> set[str]:
+    """Each with one action only."""
+    parts = (scope.rpartition(":") for scope in scopes)
+    return {f"{name}:{action}" for name, _, actions in parts for action in actions.split(",")}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -75,7 +75,7 @@ class Client:
         *,
         method: str = "GET",
         headers: Headers | None = None,
-        data: bytes | None = None,
+        data: Any = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and give the response as soon as its headers are there."""
         url = URL(self._url + target, encoded=True)

@@ -12,9 +12,10 @@ from multidict import CIMultiDictProxy
 class Asked:
     """A request that a scripted registry got, and what became of it.
 
-    `kind`: ping, manifest (by digest), tag (a manifest by tag), blob, tags, referrers, token, cdn,
-    other. `reference`: the digest or tag that was asked for. `target` is the request target as it
-    arrived, `query` its raw query. `sent`: bytes of the body so far. `ended`: no more will come.
+    `kind`: ping, manifest (by digest), tag (a manifest by tag), blob, upload, tags, referrers,
+    token, cdn, other. `reference`: the digest, tag or upload that was asked for. `target` is the
+    request target as it arrived, `query` its raw query. `sent`: bytes of the answer's body so far,
+    `received`: of its own. `ended`: no more will come.
     """
 
     kind: str
@@ -27,8 +28,15 @@ class Asked:
     reference: str = ""
     status: int = 0
     sent: int = 0
+    received: int = 0
     ended: bool = False
     changed: Callable[[], None] = lambda: None  # called when it did
+
+    @property
+    def is_push(self) -> bool:
+        """Whether it is to change what is there."""
+        is_manifest = self.kind in {"manifest", "tag"} and self.method == "PUT"
+        return self.kind == "upload" or is_manifest
 
     @property
     def offset(self) -> int:
@@ -73,6 +81,12 @@ class Fault:
     reset_at: int | None = None  # resets it after so many bytes have arrived
     stall_at: int | None = None  # sends no more after so many bytes, keeps the connection
     corrupt_at: int | None = None  # the byte at this offset of the content is wrong
+
+    # About the body of a push; all count the bytes of this request.
+    cut_body_at: int | None = None  # resets the connection after so many bytes, which are kept
+    stall_body_at: int | None = None  # takes no more after so many bytes, keeps the connection
+    body_status_at: tuple[int, int] | None = None  # after so many bytes, answers with this status
+    vanish: bool = False  # the upload is forgotten before it is looked at
 
     struck: list[Asked] = field(default_factory=list)
     _passed: list[Asked] = field(default_factory=list)
@@ -120,6 +134,14 @@ class Faults(list[Fault]):
                 return int(position)
         return None
 
+    def find_body_status(self, asked: Asked, start: int, end: int) -> tuple[int, int] | None:
+        """As `find_position`: where a body is answered in its middle, and with which status."""
+        for fault in self:
+            found = fault.body_status_at
+            if found is not None and start <= found[0] < end and fault.strikes(asked):
+                return found
+        return None
+
 
 class Gate:
     """Holds the requests for one reference, until it is opened or cuts them off."""
@@ -131,6 +153,11 @@ class Gate:
         self._reached = asyncio.Event()
         self._decided = asyncio.Event()
         self._cuts = False
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it holds nobody any more."""
+        return self._decided.is_set()
 
     async def reached(self) -> Asked:
         """The first request held, once there is one."""

@@ -17,7 +17,7 @@ from mirror.config import Config, parse
 from mirror.config.units import parse_size
 from tests.support.client import Client, client, get
 from tests.support.clock import FakeClock
-from tests.support.process import Process, answers, free_port, until
+from tests.support.process import PATIENCE, Process, answers, free_port, until
 
 Settings = Mapping[str, Any]
 
@@ -146,6 +146,7 @@ async def running_mirror(
         (sys.executable, "-m", "mirror", "serve", "--config", _write(directory, settings)),
         log=directory / "mirror.log",
         ready=partial(answers, f"http://{admin_host}/readyz"),
+        start_within=PATIENCE,
     )
     async with process, client(f"http://{host}") as connected:
         yield MirrorProcess(

@@ -15,6 +15,12 @@ if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
   exit 0
 fi
 
+# Debian makes a cluster of databases with PostgreSQL: tests make their own.
+if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
+  mkdir -p /etc/postgresql-common
+  echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+fi
+
 # The daemons among them must not start by themselves: tests start their own.
 policy=/usr/sbin/policy-rc.d
 saved=$(mktemp --directory)

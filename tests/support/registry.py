@@ -1,7 +1,7 @@
 """A real registry (distribution, Debian's docker-registry), also as a pull-through cache."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,11 @@ class Registry:
         self.host = f"127.0.0.1:{port}"
         self.url = f"http://{self.host}"
 
-    async def push(self, image: Image, repository: str, tag: str) -> Image:
-        await push(image, self.url, repository, tag, headers=self._headers)
+    async def push(
+        self, image: Image, repository: str, tag: str, *, token: str | None = None
+    ) -> Image:
+        headers = self._headers if token is None else {"Authorization": f"Bearer {token}"}
+        await push(image, self.url, repository, tag, headers=headers)
         return image
 
     def asked(self) -> Sequence[str]:
@@ -41,30 +44,42 @@ class Registry:
 
 @asynccontextmanager
 async def running_registry(
-    directory: Path, *, cache_of: str | None = None, user: User | None = None
+    directory: Path,
+    *,
+    cache_of: str | None = None,
+    user: User | None = None,
+    auth: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Registry]:
     """Run a registry in `directory`; with the URL of another one, as its pull-through cache.
 
-    With a `user`, nobody else is let in (htpasswd).
+    With a `user`, nobody else is let in (htpasswd); `auth` is another section of its configuration.
     """
     require("docker-registry")
     port = free_port()
     process = Process(
-        ("docker-registry", "serve", _configure(directory, port, cache_of, user)),
+        ("docker-registry", "serve", _configure(directory, port, cache_of, user, auth)),
         log=directory / "registry.log",
-        ready=partial(answers, f"http://127.0.0.1:{port}/v2/", 401 if user else 200),
+        ready=partial(answers, f"http://127.0.0.1:{port}/v2/", 401 if user or auth else 200),
     )
     async with process:
         yield Registry(process, port, user)
 
 
-def _configure(directory: Path, port: int, cache_of: str | None, user: User | None) -> Path:
+def _configure(
+    directory: Path,
+    port: int,
+    cache_of: str | None,
+    user: User | None,
+    auth: Mapping[str, Any] | None,
+) -> Path:
     settings: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "info"},
         "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
         "http": {"addr": f"127.0.0.1:{port}"},
     }
+    if auth is not None:
+        settings["auth"] = dict(auth)
     if cache_of is not None:
         settings["proxy"] = {"remoteurl": cache_of}
     directory.mkdir(parents=True, exist_ok=True)

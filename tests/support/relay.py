@@ -4,6 +4,7 @@ async with Relay(registry.port) as relay:
     relay.latency, relay.bandwidth = 0.05, 1_000_000
     ...
     relay.cut_after = 500_000
+    relay.cut_up_after = 500_000  # of what is sent to the registry
 """
 
 import asyncio
@@ -30,7 +31,8 @@ class Relay:
         self.latency: float = 0  # seconds, one way; connecting costs a round trip
         self.bandwidth: float | None = None  # bytes per second, each connection, each direction
         self.cut_after: int | None = None  # bytes from the server on one connection; then a RST
-        self.cuts: int | None = None  # how often `cut_after` may still strike; None: always
+        self.cut_up_after: int | None = None  # the same of bytes from the client
+        self.cuts: int | None = None  # how often either may still strike; None: always
         self.connections = 0  # accepted so far
         self.bytes_to_server = 0
         self.bytes_to_client = 0
@@ -132,32 +134,41 @@ class Relay:
             del self._pairs[task]
 
     async def _to_server(self, line: Line, writer: asyncio.StreamWriter) -> None:
+        passed = 0
         while chunk := await self._next(line):
-            writer.write(chunk)
-            await writer.drain()
-            self.bytes_to_server += len(chunk)
+            end = await self._pass(chunk, writer, passed, self.cut_up_after)
+            passed += end
+            self.bytes_to_server += end
+            if end < len(chunk):
+                await _cut(writer)
         writer.write_eof()
 
     async def _to_client(self, line: Line, writer: asyncio.StreamWriter) -> None:
         passed = 0
         while chunk := await self._next(line):
-            end = self._end(passed, len(chunk))
-            writer.write(chunk[:end])
-            await writer.drain()
+            end = await self._pass(chunk, writer, passed, self.cut_after)
             passed += end
             self.bytes_to_client += end
             if end < len(chunk):
-                await reset(writer.transport)
-                raise ConnectionResetError("cut")
+                await _cut(writer)
         writer.write_eof()
 
-    def _end(self, passed: int, length: int) -> int:
+    async def _pass(
+        self, chunk: bytes, writer: asyncio.StreamWriter, passed: int, cut_after: int | None
+    ) -> int:
+        """Hand on as much of a chunk as passes: how much that is."""
+        end = self._end(passed, len(chunk), cut_after)
+        writer.write(chunk[:end])
+        await writer.drain()
+        return end
+
+    def _end(self, passed: int, length: int, cut_after: int | None) -> int:
         """How much of a chunk passes; counts the cut if it is not all."""
-        if self.cut_after is None or self.cuts == 0 or passed + length <= self.cut_after:
+        if cut_after is None or self.cuts == 0 or passed + length <= cut_after:
             return length
         if self.cuts is not None:
             self.cuts -= 1
-        return max(0, self.cut_after - passed)
+        return max(0, cut_after - passed)
 
     async def _feed(self, reader: asyncio.StreamReader, line: Line) -> None:
         """Take in what `reader` gives, at this line's pace."""
@@ -182,6 +193,11 @@ class Relay:
         if self.bandwidth is None:
             return _LONGEST_CHUNK
         return min(_LONGEST_CHUNK, max(1, int(self.bandwidth / _CHUNKS_PER_SECOND)))
+
+
+async def _cut(writer: asyncio.StreamWriter) -> None:
+    await reset(writer.transport)
+    raise ConnectionResetError("cut")
 
 
 def _limit_buffers(transport: asyncio.WriteTransport) -> None:

@@ -6,9 +6,10 @@
         ...
         assert [asked.reference for asked in registry.asked("blob")] == [...]
 
-It speaks the distribution spec's pull side on 127.0.0.1. Its token service, once `auth` is set, is
-at /token; its CDN, where blobs are redirected to once `cdn` is set, on a port of its own. A second
-registry with the same `auth` object makes a token service elsewhere.
+It speaks the distribution spec on 127.0.0.1, its push side once `push` is set (`uploads`). Its
+token service, once `auth` is set, is at /token; its CDN, where blobs are redirected to once `cdn`
+is set, on a port of its own. A second registry with the same `auth` object makes a token service
+elsewhere.
 """
 
 import asyncio
@@ -34,10 +35,12 @@ from tests.support.delivery import Reply, send
 from tests.support.faults import Asked, Fault, Faults, Gate
 from tests.support.images import OCI_INDEX, Image, digest_of
 from tests.support.reset import reset
+from tests.support.uploads import Pushes
 
 _TARGET = re.compile(
     r"/v2/(?P<repository>.+)/(?P<what>manifests|blobs|referrers|tags/list)(?:/(?P<reference>[^/]+))?"
 )
+_UPLOAD = re.compile(r"/v2/(?P<repository>.+)/blobs/uploads/(?P<reference>[^/]*)")
 _KINDS = {"manifests": "manifest", "blobs": "blob", "referrers": "referrers", "tags/list": "tags"}
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CODES = {
@@ -108,6 +111,7 @@ class ScriptedRegistry:
         self.faults = Faults()
         self.auth: BearerAuth | BasicAuth | None = None
         self.cdn: Cdn | None = None
+        self.push: Pushes | None = None
         self.rate_limit: RateLimit | None = None
         self.max_page: int | None = None
         self.ignores_pagination = False
@@ -239,7 +243,8 @@ class ScriptedRegistry:
     async def _at_cdn(self, request: web.BaseRequest) -> web.StreamResponse:
         repository, digest, _ = self._links.get(request.raw_path, ("", "", 0))
         asked = _asked(request)
-        asked.kind, asked.repository, asked.reference = "cdn", repository, digest
+        if asked.kind != "upload":
+            asked.kind, asked.repository, asked.reference = "cdn", repository, digest
         return await self._answer(request, asked)
 
     async def _answer(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
@@ -251,7 +256,11 @@ class ScriptedRegistry:
             if not await self._reaches_headers(asked, gates):
                 await reset(request.transport)
                 return web.StreamResponse()
-            reply = self._with_faults(asked)
+            is_push = self.push is not None and asked.is_push
+            reply = await self._push(request, asked) if is_push else self._with_faults(asked)
+            if reply is None:
+                await reset(request.transport)
+                return web.StreamResponse()
             asked.status = reply.status
             return await send(request, asked, reply, self.faults, gates)
 
@@ -262,6 +271,29 @@ class ScriptedRegistry:
             return False
         await asyncio.sleep(self.faults.find("delay", asked) or 0)
         return all([await gate.wait(asked) for gate in gates if gate.after is None])
+
+    async def _push(self, request: web.BaseRequest, asked: Asked) -> Reply | None:
+        """What a push is answered with; None: its connection is to be broken."""
+        assert self.push is not None
+        self.push.base = f"{self.url.partition(':')[0]}://{request.host}"
+        self.push.elsewhere = f"http://localhost:{self.cdn_port}"
+        refusal = self._refusal_of_push(request, asked)
+        self.repositories.setdefault(asked.repository, Repository())
+        reply = refusal or await self.push.answer(request, asked, self.repositories, self.faults)
+        if reply is not None:
+            reply.headers.update(self.faults.find("headers", asked) or {})
+        return reply
+
+    def _refusal_of_push(self, request: web.BaseRequest, asked: Asked) -> Reply | None:
+        if status := self.faults.find("status", asked):
+            return _error(status, asked)
+        if _is_at(request, self.cdn_port):
+            is_signed = "Authorization" not in asked.headers
+            return None if is_signed else _error(400, asked, message="Only one auth mechanism")
+        challenge = self.auth.challenge(asked, self._clock) if self.auth else None
+        if challenge is not None:
+            return _error(401, asked, headers={"WWW-Authenticate": challenge})
+        return None
 
     def _with_faults(self, asked: Asked) -> Reply:
         status = self.faults.find("status", asked)
@@ -398,7 +430,10 @@ def _asked(request: web.BaseRequest) -> Asked:
     path, _, query = request.raw_path.partition("?")
     asked = Asked("other", request.method, request.raw_path, path, query, request.headers)
     match = _TARGET.fullmatch(path)
-    if path in {"/v2/", "/token"}:
+    if (upload := _UPLOAD.fullmatch(path)) is not None:
+        asked.kind = "upload"
+        asked.repository, asked.reference = upload["repository"], upload["reference"]
+    elif path in {"/v2/", "/token"}:
         asked.kind = "ping" if path == "/v2/" else "token"
     elif match is not None:
         asked.kind = _KINDS[match["what"]]
@@ -406,6 +441,12 @@ def _asked(request: web.BaseRequest) -> Asked:
         if asked.kind == "manifest" and ":" not in asked.reference:
             asked.kind = "tag"
     return asked
+
+
+def _is_at(request: web.BaseRequest, port: int) -> bool:
+    """Whether a request has come by this port."""
+    transport = request.transport
+    return transport is not None and transport.get_extra_info("sockname")[1] == port
 
 
 def _referrers(asked: Asked, here: Repository) -> Reply:

@@ -28,6 +28,7 @@ PROMISED = {
     "tag", "tag-head", "digest", "blob-1k", "blob-16k", "blob-256k", "large-1", "large-4",
     "large-32", "range", "cold", "rush", "slow-readers", "tls", "start", "soak",
     "throttled", "throttled-20", "cut", "crash", "black-hole", "first-byte",
+    "million", "held", "scrub", "catalog",
 }  # fmt: skip
 PULLS = {
     f"{client}-{state}"

@@ -69,6 +69,10 @@ def operations_of_bundles(depot: Depot) -> tuple[Operation, ...]:
         with _refusing():
             return await depot.record(image)
 
+    async def record_referrers(arrived: bundles.ArrivedList) -> bundles.Recorded:
+        with _refusing():
+            return await depot.record_referrers(arrived)
+
     return (
         Operation(
             "planExport", "POST", "/bundles/plan", "What a bundle of an image would hold.",
@@ -85,6 +89,10 @@ def operations_of_bundles(depot: Depot) -> tuple[Operation, ...]:
         Operation(
             "recordImage", "POST", "/bundles/images", "An image of a bundle is here.",
             bundles.Recorded, record, bundles.Arrived,
+        ),
+        Operation(
+            "recordReferrers", "POST", "/bundles/referrers", "What refers to an image is here.",
+            bundles.Recorded, record_referrers, bundles.ArrivedList,
         ),
     )  # fmt: skip
 

@@ -1,24 +1,26 @@
 """Who may pull from this mirror at all: networks and passwords (client certificates are TLS's)."""
 
 import ipaddress
+from pathlib import Path
 
 from aiohttp import web
 
-from mirror.config import Server
 from mirror.front.api.passwords import Passwords, read_htpasswd
+from mirror.front.settings import Settings
 
 
 class Access:
     """The rules of `[server]`: `allowed_networks` and `htpasswd_file`."""
 
-    def __init__(self, server: Server) -> None:
-        self.renew(server)
+    def __init__(self, settings: Settings) -> None:
+        self.renew(settings)
 
-    def renew(self, server: Server) -> None:
-        """Go by these from now on: who was let in before is asked anew. Raises ConfigError."""
-        file = server.htpasswd_file
-        passwords = None if file is None else Passwords(read_htpasswd(file))
-        self._networks, self._passwords = server.allowed_networks, passwords
+    def renew(self, settings: Settings) -> None:
+        """Go by these from now on: who was let in before is asked anew. Raises UnusableFile."""
+        file = settings.files.htpasswd_file
+        passwords = None if file is None else Passwords(read_htpasswd(Path(file)))
+        self._networks = tuple(map(ipaddress.ip_network, settings.allowed_networks))
+        self._passwords = passwords
 
     @property
     def is_open(self) -> bool:

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Reference, Repository
 from mirror.pull.answers import HIT, ManifestAnswer
-from mirror.pull.forget import Forgettable, TagOf
+from mirror.pull.forget import Forgettable, Moved, TagOf
 
 _OVERHEAD = 1024  # bytes that an entry costs beyond its content
 _MANIFEST, _BLOB = True, False  # the same digest may be asked for as either
@@ -96,7 +96,7 @@ def _holds(key: "_Key", entry: "_Kept | bytes", what: Forgettable) -> bool:
     match what:
         case Repository():
             return repository == what
-        case TagOf():
+        case TagOf() | Moved():
             return repository == what.repository and reference == what.name
         case Digest():
             found = entry.answer.manifest.digest if isinstance(entry, _Kept) else reference

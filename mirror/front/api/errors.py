@@ -53,13 +53,12 @@ def render(
     `relay` is the address at which the client may ask for tokens, if not at the token server's.
     """
     if isinstance(error, Refused) and error.errors:
-        return _passed_on(error)
+        return _passed_on(error, error.status, {})
     status, code = error.status, error.code
     headers = CIMultiDict[str]()
     if code in {ErrorCode.UNAVAILABLE, ErrorCode.TOOMANYREQUESTS}:
         status = _status_of_outage(error, agent)
-        if status == HTTPStatus.NOT_FOUND:
-            code = missing
+        code = missing if status == HTTPStatus.NOT_FOUND else code
     if isinstance(error, Denied) and code is ErrorCode.UNAUTHORIZED:
         if is_personal and error.challenges:
             headers.update(responses.API_VERSION)
@@ -68,13 +67,21 @@ def render(
                 headers.add("WWW-Authenticate", told)
         else:
             status, code = HTTPStatus.FORBIDDEN, ErrorCode.DENIED
-    if (
-        status == HTTPStatus.TOO_MANY_REQUESTS
-        and isinstance(error, Unavailable)
-        and error.retry_after is not None
-    ):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    headers.update(_retry_after(error, status))
+    if error.errors:
+        return _passed_on(error, status, headers)
     return _response(status, code, error.message, error.detail, headers)
+
+
+def out_of_order(headers: Mapping[str, str]) -> web.Response:
+    """A chunk that does not follow (spec, "Pushing a blob in chunks")."""
+    return _response(
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+        ErrorCode.BLOB_UPLOAD_INVALID,
+        "this does not follow what is there of the upload",
+        None,
+        headers,
+    )
 
 
 def unsupported() -> web.Response:
@@ -118,10 +125,17 @@ def unknown(request_id: str) -> web.Response:
     )
 
 
-def _passed_on(error: Refused) -> web.Response:
+def _retry_after(error: RegistryError, status: int) -> Mapping[str, str]:
+    """When to come again, where somebody has said so."""
+    if status != HTTPStatus.TOO_MANY_REQUESTS or not isinstance(error, Unavailable):
+        return {}
+    return {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+
+
+def _passed_on(error: RegistryError, status: int, headers: Mapping[str, str]) -> web.Response:
     """Upstream's own words."""
     body = json.dumps({"errors": error.errors}).encode()
-    return web.Response(status=error.status, body=body, content_type="application/json")
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 def _status_of_outage(error: RegistryError, agent: str) -> int:

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from mirror.front.api import errors, responses
 from mirror.front.api.access import Access
-from mirror.front.api.handlers import Facts, Handlers
+from mirror.front.api.facts import Facts
+from mirror.front.api.handlers import Handlers
 from mirror.front.api.welcome import welcome
 from mirror.front.ports import FaultElsewhere
 from mirror.oci.errors import (
@@ -25,6 +26,7 @@ from mirror.oci.errors import (
     RegistryError,
     Unavailable,
 )
+from mirror.oci.push_request import may_be_push, parse_push
 from mirror.oci.request import TOKENS, origin_form, parse_target
 from mirror.telemetry.asked import LONGEST_AGENT, Requests, Told
 from mirror.telemetry.faults import Faults
@@ -108,14 +110,15 @@ class Frontend:
         return response
 
     async def _admitted(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
-        if not self._access.is_open:
-            if not self._access.admits_address(request):
-                raise Denied(ErrorCode.DENIED, "this mirror does not serve your network")
-            if not await self._access.admits_password(request):
-                return errors.unauthorized()
+        if not self._access.is_open and not await self._is_let_in(request):
+            return errors.unauthorized()
         raw, facts.host = request.raw_path, request.headers.get("Host", "")
         if not raw.startswith("/"):
             raw, facts.host = origin_form(raw, facts.host)
+        if self._handlers.takes_pushes and may_be_push(request.method, raw):
+            pushed = parse_push(request.method, raw)
+            if pushed is not None:
+                return await self._handlers.pushes.answer(request, pushed, facts)
         if request.method not in _METHODS and not _takes_form(request.method, raw):
             return errors.unsupported()
         if raw == "/" and (shown := welcome(request, self.page, facts.host)) is not None:
@@ -127,6 +130,12 @@ class Frontend:
         if type(response) is web.Response and request.method == "GET":
             facts.sent = len(response.body) if isinstance(response.body, bytes) else 0
         return response
+
+    async def _is_let_in(self, request: web.BaseRequest) -> bool:
+        """Whether its password is right, if one is wanted. Raises Denied for its network."""
+        if not self._access.admits_address(request):
+            raise Denied(ErrorCode.DENIED, "this mirror does not serve your network")
+        return await self._access.admits_password(request)
 
     def _explain(
         self, request: web.BaseRequest, error: Exception, facts: Facts, identity: str
@@ -182,6 +191,8 @@ class Frontend:
             result or "-", facts.upstream or "-", repository.name if repository else "-",
             facts.digest or "-", client, agent,
         )  # fmt: skip
+        if facts.received:
+            told["received"] = facts.received
         if why is not None and why is not Why.HERE:
             told["why"] = why
         if facts.endpoint is not None:

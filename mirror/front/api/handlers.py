@@ -1,7 +1,6 @@
 """One handler for each kind of request: ask the mirror, shape the answer."""
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import assert_never
 
 import msgspec
@@ -9,11 +8,13 @@ from aiohttp import web
 
 from mirror.front.api import errors, responses, token_relay
 from mirror.front.api.agents import takes_all_from_one
+from mirror.front.api.facts import Facts, authorization_of
 from mirror.front.api.pulls import CachedPulls
-from mirror.front.ports import Pulls
+from mirror.front.api.pushes import PushHandlers
+from mirror.front.ports import Front
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Denied, ErrorCode, Missing
-from mirror.oci.reference import Reference, Repository, Tag
+from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
+from mirror.oci.reference import Tag
 from mirror.oci.request import (
     BlobRequest,
     CatalogRequest,
@@ -25,52 +26,30 @@ from mirror.oci.request import (
     TokenRequest,
 )
 from mirror.oci.token import TokenQuestion
-from mirror.pull.answers import BlobAnswer, Outcome
+from mirror.pull.answers import MISS, BlobAnswer
 from mirror.pull.routing import Route, Router
-from mirror.telemetry.asked import Told
 from mirror.telemetry.traffic import Kind
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
 
-@dataclass(slots=True)
-class Facts:
-    """What log and metrics tell of a request; filled in while it is answered."""
-
-    host: str = ""  # what the client calls us
-    upstream: str = ""
-    namespace: str | None = None  # that the client named (`ns`)
-    kind: Kind | None = None
-    told: Told | None = None  # how it went
-    repository: Repository | None = None
-    reference: Reference | None = None
-    digest: Digest | None = None  # that was meant, or is answered
-    endpoint: str | None = None  # that sent them, where they were fetched for this
-    sent: int = 0  # bytes of content
-    missing: ErrorCode = ErrorCode.NAME_UNKNOWN  # what it is called if it is not there
-    error: str | None = None  # why it could not be answered, for the log
-    response: web.StreamResponse | None = None  # once its first bytes are out
-    is_personal: bool = False  # the client's own authorization decides (access = "client")
-    relay: str | None = None  # where this client may ask for tokens (front.api.token_relay)
-    is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
-
-    def note_sent(self, length: int) -> None:
-        """So many bytes of content have gone to the client."""
-        self.sent += length
-
-    def note(self, outcome: Outcome) -> Outcome:
-        """How the lookup went."""
-        self.told = outcome.result, outcome.why, outcome.was
-        self.endpoint = outcome.endpoint
-        return outcome
-
-
 class Handlers:
     """Answers parsed requests; `cached` knows what need not be asked of the `mirror`."""
 
+    takes_pushes = False
+    """Whether anything may be pushed at all; every pull asks."""
+
     def __init__(
-        self, mirror: Pulls, cached: CachedPulls, router: Router, *, request_timeout: float
+        self,
+        mirror: Front,
+        cached: CachedPulls,
+        router: Router,
+        *,
+        request_timeout: float,
+        send_timeout: float,
     ) -> None:
+        self.pushes = PushHandlers(mirror, router, patience=send_timeout)
+        self.takes_pushes = router.takes_pushes
         self._mirror = mirror
         self._cached = cached
         self._router = router
@@ -79,6 +58,8 @@ class Handlers:
     def renew(self, router: Router) -> None:
         """Go by this from now on."""
         self._router = router
+        self.pushes.renew(router)
+        self.takes_pushes = router.takes_pushes
 
     def answer(
         self, request: web.BaseRequest, target: Target, facts: Facts
@@ -126,7 +107,7 @@ class Handlers:
             facts.upstream, facts.is_personal, facts.is_login = upstream, True, True
             scheme = self._router.relay_scheme(upstream)
             facts.relay = token_relay.relay_address(request, scheme, upstream)
-            await self._mirror.check_login(upstream, _authorization(request))
+            await self._mirror.check_login(upstream, authorization_of(request))
         return web.Response(
             body=b"{}", content_type="application/json", headers=responses.API_VERSION
         )
@@ -138,7 +119,7 @@ class Handlers:
         facts.missing = ErrorCode.MANIFEST_UNKNOWN
         facts.reference = asked.reference
         route = self._route(request, asked.name, ns, facts)
-        authorization = _authorization(request)
+        authorization = authorization_of(request)
         answer = self._cached.find_manifest(route, asked.reference)
         if answer is None:
             answer = await self._cached.get_manifest(route, asked.reference, authorization)
@@ -161,7 +142,11 @@ class Handlers:
         facts.missing = ErrorCode.BLOB_UNKNOWN
         facts.reference = facts.digest = asked.digest
         route = self._route(request, asked.name, ns, facts)
-        authorization = _authorization(request)
+        authorization = authorization_of(request)
+        if request.method == "HEAD" and route.push != "off":
+            pushed = await self._head_for_pusher(route, asked.digest, authorization, facts)
+            if pushed is not None:
+                return responses.blob_head(request, pushed)[0]
         found = self._cached.find_blob(route, asked.digest)
         if found is not None:
             facts.note(found.outcome)
@@ -177,9 +162,34 @@ class Handlers:
             facts.note(answer.outcome)
             return await self._send_blob(request, answer, ns, facts)
 
+    async def _head_for_pusher(
+        self, route: Route, digest: Digest, authorization: str | None, facts: Facts
+    ) -> BlobAnswer | None:
+        """Whether the registry has a blob, for who may be about to push it if it has not.
+
+        What is here says nothing of that. None: it is nobody who may push, or the registry cannot
+        be asked; then the answer is the one for pulls.
+        """
+        if route.push == "client" and authorization is None:
+            return None
+        facts.is_personal = facts.is_personal or route.push == "client"
+        try:
+            size = await self._mirror.find_pushed_blob(route.repository, digest, authorization)
+        except Unavailable:
+            return None
+        except Denied as error:
+            if route.push == "client" and error.code is ErrorCode.UNAUTHORIZED:
+                raise  # it has more to show
+            return None
+        if size is None:
+            raise Missing(ErrorCode.BLOB_UNKNOWN, "upstream does not have it")
+        return BlobAnswer(digest, size, None, facts.note(MISS))
+
     async def _send_blob(
         self, request: web.BaseRequest, answer: BlobAnswer, ns: str | None, facts: Facts
     ) -> web.StreamResponse:
+        if answer.location is not None:
+            return responses.elsewhere(answer, answer.location)
         response, layout = responses.blob_head(request, answer)
         if isinstance(response, web.Response):  # from memory, or 304
             return response
@@ -197,7 +207,9 @@ class Handlers:
     ) -> web.StreamResponse:
         facts.kind = Kind.TAGS
         route = self._route(request, asked.name, ns, facts)
-        answer = await self._mirror.list_tags(route.repository, asked.page, _authorization(request))
+        answer = await self._mirror.list_tags(
+            route.repository, asked.page, authorization_of(request)
+        )
         name = msgspec.json.encode(asked.name)
         content = b'{"name":%b,"tags":%b}' % (name, answer.content)
         response = responses.page(request, content, answer.next_query, ns)
@@ -215,7 +227,7 @@ class Handlers:
             asked.subject,
             asked.artifact_type,
             asked.page,
-            _authorization(request),
+            authorization_of(request),
         )
         headers = dict(responses.outcome_headers(facts.note(answer.outcome)))
         following = answer.next_query
@@ -244,7 +256,7 @@ class Handlers:
             form = await token_relay.read_form(request, self._request_timeout)
         question = TokenQuestion(asked.server, asked.query, form)
         return token_relay.response_of(
-            await self._mirror.ask_token_server(asked.upstream, question, _authorization(request))
+            await self._mirror.ask_token_server(asked.upstream, question, authorization_of(request))
         )
 
     def _route(self, request: web.BaseRequest, name: str, ns: str | None, facts: Facts) -> Route:
@@ -254,11 +266,3 @@ class Handlers:
         if route.relay is not None:
             facts.relay = token_relay.relay_address(request, route.relay, route.upstream)
         return route
-
-
-def _authorization(request: web.BaseRequest) -> str | None:
-    """What the client sent. Raises Denied for what no registry could be sent."""
-    header = request.headers.get("Authorization")
-    if header is not None and not (header.isascii() and header.isprintable()):
-        raise Denied(ErrorCode.DENIED, "the Authorization header is not ASCII (RFC 9110, 11.4)")
-    return header

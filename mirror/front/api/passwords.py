@@ -24,7 +24,7 @@ from cachetools import TTLCache
 from mirror.aio.addresses import client_of
 from mirror.aio.guessing import Guesses
 from mirror.aio.waiting import finish
-from mirror.config import ConfigError
+from mirror.front.settings import UnusableFile
 
 _logger = logging.getLogger(__name__)
 
@@ -113,8 +113,7 @@ class PasswordFile:
     """Those of a file as it is now; one that makes no sense changes nothing, and is told.
 
     Raises:
-        ConfigError: It makes no sense to begin with.
-        OSError: It cannot be read.
+        UnusableFile: It makes no sense to begin with.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,7 +128,7 @@ class PasswordFile:
             self._seen = seen
             try:
                 hashes = await asyncio.to_thread(read_htpasswd, self._path)
-            except (ConfigError, OSError) as error:
+            except UnusableFile as error:
                 _logger.error("what was read before stays in use: %s", error)  # noqa: TRY400 - no fault
             else:
                 self._passwords = Passwords(hashes, self._clock)
@@ -199,11 +198,14 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
     """Apache's format, as `htpasswd -B` writes it.
 
     Raises:
-        ConfigError: A line is not a name and a bcrypt hash.
+        UnusableFile: It cannot be read, or a line is not a name and a bcrypt hash.
     """
     hashes = {}
     problems = []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UnusableFile(str(path), [f"cannot be read: {error.strerror}"]) from error
     for number, line in enumerate(text.splitlines(), start=1):
         name, _, secret = line.strip().partition(":")
         if _BCRYPT.fullmatch(secret):
@@ -211,5 +213,5 @@ def read_htpasswd(path: Path) -> dict[str, bytes]:
         elif line.strip() and not line.startswith("#"):
             problems.append(f"line {number}: not name:bcrypt-hash; write it with `mirror password`")
     if problems:
-        raise ConfigError(str(path), problems)
+        raise UnusableFile(str(path), problems)
     return hashes

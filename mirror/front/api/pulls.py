@@ -111,6 +111,9 @@ class CachedPulls:
         async with opening as lease:
             if lease.content is not None and not route.is_personal:
                 self._cache.keep_blob(route.repository, digest, lease.content, generation)
+            if lease.location is not None:
+                yield BlobAnswer(digest, lease.size, None, lease.outcome, location=lease.location)
+                return
             rest = _Rest(self._front, route.repository, digest, authorization)
             yield BlobAnswer(digest, lease.size, self._body(lease), lease.outcome, rest)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from http import HTTPStatus
 from io import FileIO
 from urllib.parse import urlencode
 
@@ -146,6 +147,13 @@ def blob_head(request: web.BaseRequest, answer: BlobAnswer) -> tuple[web.StreamR
     if isinstance(answer.body, bytes):
         return web.Response(headers=headers, body=answer.body), layout
     return web.StreamResponse(headers=headers), layout
+
+
+def elsewhere(answer: BlobAnswer, location: str) -> web.Response:
+    """Have the client get a blob from there; the link is good for a while only."""
+    headers = {"Docker-Content-Digest": str(answer.digest), **outcome_headers(answer.outcome)}
+    headers |= {"Location": location, "Cache-Control": "no-store"}
+    return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
 
 
 def _partial_head(answer: BlobAnswer, layout: Layout) -> web.StreamResponse:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from mirror.config import ConfigError
 from mirror.front.ports import FaultElsewhere
+from mirror.front.settings import UnusableFile
 from mirror.oci.errors import (
     Denied,
     DigestMismatch,
@@ -56,7 +56,7 @@ Kind = Literal[
     "unavailable",
     "mismatch",
     "store",
-    "config",
+    "file",
     "fault",
 ]
 
@@ -75,13 +75,14 @@ class Failure(Struct, frozen=True, tag=3, array_like=True, forbid_unknown_fields
     timed_out: bool = False
     status_seen: int | None = None
     problems: list[str] = []
+    errors: tuple[dict[str, Any], ...] = ()  # upstream's own words
 
 
 def failure(number: int, error: Exception) -> Failure:
     """Tell of an error; what is of no kind that travels is a fault, and its text stays here."""
     match error:
-        case ConfigError():
-            return Failure(number, "config", error.source, problems=error.problems)
+        case UnusableFile():
+            return Failure(number, "file", error.file, problems=error.problems)
         case StoreError():
             return Failure(number, "store", error.explanation)
         case DigestMismatch():
@@ -94,16 +95,18 @@ def failure(number: int, error: Exception) -> Failure:
 
 def _registry_failure(number: int, error: RegistryError) -> Failure:
     said = (error.message, error.code, error.detail)
+    errors = tuple(dict(it) for it in error.errors)
     match error:
         case Missing():
-            return Failure(number, "missing", *said, is_remembered=error.is_remembered)
+            return Failure(
+                number, "missing", *said, is_remembered=error.is_remembered, errors=errors
+            )
         case Denied():
-            return Failure(number, "denied", *said, challenges=error.challenges)
+            return Failure(number, "denied", *said, challenges=error.challenges, errors=errors)
         case Refused():
             return Failure(
-                number, "refused", error.message, detail=error.errors,
-                status_seen=error.status_seen,
-            )  # fmt: skip
+                number, "refused", error.message, status_seen=error.status_seen, errors=errors
+            )
         case Unavailable():
             return Failure(
                 number, "unavailable", *said, retry_after=error.retry_after,
@@ -116,8 +119,8 @@ def _registry_failure(number: int, error: RegistryError) -> Failure:
 def error_of(told: Failure) -> Exception:
     """The error as it was raised."""
     match told.kind:
-        case "config":
-            return ConfigError(told.message, told.problems)
+        case "file":
+            return UnusableFile(told.message, told.problems)
         case "store":
             return StoreError(told.message)
         case "mismatch":
@@ -129,6 +132,13 @@ def error_of(told: Failure) -> Exception:
 
 
 def _registry_error(told: Failure) -> RegistryError:
+    error = _bare_error(told)
+    if told.errors:
+        error.errors = told.errors
+    return error
+
+
+def _bare_error(told: Failure) -> RegistryError:
     match told.kind:
         case "missing":
             missing = Missing(told.code, told.message, told.detail)
@@ -138,7 +148,7 @@ def _registry_error(told: Failure) -> RegistryError:
         case "denied":
             return Denied(told.code, told.message, told.detail, challenges=told.challenges)
         case "refused":
-            return Refused(told.status_seen or 400, told.message, told.detail or ())
+            return Refused(told.status_seen or 400, told.message)
         case "unavailable":
             return Unavailable(
                 told.message, code=told.code, retry_after=told.retry_after,

@@ -22,8 +22,8 @@ import msgspec
 
 from mirror.aio.slots import client
 from mirror.aio.tasks import NoteFault, Tasks
-from mirror.config import ConfigError
 from mirror.front.ports import FaultElsewhere, connection as asked_over
+from mirror.front.settings import UnusableFile
 from mirror.front.wire.channel import Channel, Packet
 from mirror.front.wire.interface import (
     Codec,
@@ -41,7 +41,7 @@ from mirror.telemetry.log import request_id
 _ENDED = "the process that was asked has ended"
 _NO_DESCRIPTOR = "the mirror has too many files and connections open"
 _NO_DESCRIPTOR_ERRORS = {errno.EMFILE, errno.ENFILE}
-_EXPECTED = (RegistryError, ConfigError)  # whoever asked knows what to make of them
+_EXPECTED = (RegistryError, UnusableFile)  # whoever asked knows what to make of them
 _MOST_CALLS = 65536  # of one process, being answered at once
 
 Message = Call | Answer | Leave | Failure
@@ -114,7 +114,7 @@ class Peer:
 
         Raises:
             Unavailable: The other side has gone.
-            RegistryError, ConfigError, FaultElsewhere: What the method raises.
+            RegistryError, UnusableFile, FaultElsewhere: What the method raises.
         """
         return await self._ask(next(self._numbers), method, method.arguments(*arguments, **named))
 

@@ -5,36 +5,29 @@ on with that: otherwise one mistake, and then one crash, would be the end of the
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from mirror.config import Server
+from msgspec import structs
 
-NAMES = ("tls_certificate_file", "tls_private_key_file", "client_ca_file", "htpasswd_file")
+from mirror.front.settings import Files
 
 Contents = dict[str, bytes]
 """By the setting that names the file."""
 
 
-def files_of(server: Server) -> dict[str, Path]:
-    """Those of `NAMES` that are configured."""
-    found = {name: getattr(server, name) for name in NAMES}
-    return {name: file for name, file in found.items() if file is not None}
-
-
-def read_files(server: Server) -> Contents:
+def read_files(files: Files) -> Contents:
     """What is in them now. Raises OSError."""
-    return {name: file.read_bytes() for name, file in files_of(server).items()}
+    return {name: Path(file).read_bytes() for name, file in files.named().items()}
 
 
 @contextmanager
-def instead(settings: Mapping[str, Any], contents: Contents) -> Iterator[dict[str, Any]]:
-    """The settings, with files in memory that hold these contents, inside the block."""
+def instead(files: Files, contents: Contents) -> Iterator[Files]:
+    """These, as files in memory that hold such contents, inside the block."""
     with ExitStack() as stack:
         paths = {name: stack.enter_context(_in_memory(it)) for name, it in contents.items()}
-        yield {**settings, "server": {**settings["server"], **paths}}
+        yield structs.replace(files, **paths)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from mirror.aio.addresses import client_of
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import owned_tasks
 from mirror.config import Config, ConfigError
-from mirror.front.ports import Clients, Leases, Pulls, Worker
+from mirror.front.ports import Clients, Leases, Pulls, Pushes, Worker
+from mirror.front.settings import UnusableFile
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Violation, serve
 from mirror.front.wire.peer import Peer, proxy
@@ -28,7 +29,7 @@ from mirror.front.workers.connections import Connections, Given, room_for
 from mirror.front.workers.last_good import Contents, read_files
 from mirror.front.workers.lender import Lender, OpenBlob, OpenRest
 from mirror.front.workers.reports import check_report
-from mirror.front.workers.settings import settings_for_workers
+from mirror.front.workers.settings import files_of, settings_for_workers
 from mirror.front.workers.spawn import EXIT_WITHIN, Kill, Spawn
 from mirror.oci.digest import Digest
 from mirror.pull.forget import Forgettable
@@ -85,6 +86,7 @@ class Pool:
         open_blob: OpenBlob,
         open_rest: OpenRest,
         *,
+        pushing: Pushes,
         spawn: Spawn,
         traffic: Traffic,
         faults: Faults,
@@ -98,6 +100,7 @@ class Pool:
         self._config = config
         self._upstreams = {*config.upstream}  # also those that are configured no longer
         self._mirror = mirror
+        self._pushing = pushing
         self._open_blob = open_blob
         self._open_rest = open_rest
         self._spawn = spawn
@@ -189,7 +192,7 @@ class Pool:
     async def _note_good(self) -> None:
         """What is in the files has just made sense to everyone."""
         with suppress(OSError):  # it is being replaced
-            self._last_good = await asyncio.to_thread(read_files, self._config.server)
+            self._last_good = await asyncio.to_thread(read_files, files_of(self._config.server))
 
     def find_problem(self) -> str | None:
         """Why nobody is served now, if that is so."""
@@ -234,7 +237,8 @@ class Pool:
     ) -> None:
         leases: Leases = Lender(self._open_blob, self._open_rest)
         given = Given(self.connections)
-        served = serve(Pulls, self._mirror) | serve(Leases, leases) | serve(Clients, given)
+        served = serve(Pulls, self._mirror) | serve(Pushes, self._pushing)
+        served |= serve(Leases, leases) | serve(Clients, given)
         peer = Peer(
             connection, served, tasks=self._tasks, note_fault=self._faults.note,
             client_at=given.find_client,
@@ -351,6 +355,8 @@ def _descriptors() -> int:
 
 def _first(error: Exception) -> Exception:
     """Why the mirror cannot start, as the command line tells it."""
-    if isinstance(error, ConfigError | OSError):
+    if isinstance(error, UnusableFile):
+        return ConfigError(error.file, error.problems)
+    if isinstance(error, OSError):
         return error
     return OSError(f"a worker cannot be started: {error}")

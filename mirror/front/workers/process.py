@@ -2,24 +2,21 @@
 
 import signal
 import socket
-import sys
 
 import uvloop
 
 from mirror.aio.garbage import spare_what_is_there
-from mirror.config import is_journal
 from mirror.front.workers.worker import serve_until_lost
 from mirror.telemetry import log
 from mirror.telemetry.service import call_this_process
 
 
-def main(descriptor: str, level: str, style: str, number: str) -> None:
-    """Its end of the channel, how it logs, and its number."""
+def main(descriptor: str, level: str, style: str, number: str, journal: str) -> None:
+    """Its end of the channel, how it logs, its number, and whether a journal reads the log."""
     call_this_process(f"mirror: worker {number}")
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)  # they are for the mirror's process, which tells us
-    to_journal = is_journal(sys.stderr.fileno())
-    writer = log.start(level, "json" if style == "json" else "text", to_journal=to_journal)
+    writer = log.start(level, "json" if style == "json" else "text", to_journal=bool(journal))
     spare_what_is_there()
     try:
         uvloop.run(serve_until_lost(socket.socket(fileno=int(descriptor))))

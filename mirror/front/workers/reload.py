@@ -9,7 +9,7 @@ from pathlib import Path
 from mirror.config import Config, ConfigError, parse
 from mirror.config.changing import change
 from mirror.front.workers.certificates import find_ends
-from mirror.front.workers.last_good import files_of
+from mirror.front.workers.settings import files_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, ReloadOutcome
 from mirror.telemetry.service import ServiceManager
@@ -91,7 +91,7 @@ class Reloading:
             self.manager.tell(READY="1")
 
     async def _look(self) -> _Look:
-        files = [*files_of(self.config.server).values()]
+        files = [*map(Path, files_of(self.config.server).named().values())]
         return await asyncio.to_thread(lambda: tuple(map(_look_at, files)))
 
     async def _note_ends(self) -> None:

@@ -1,47 +1,42 @@
-"""What of the configuration a worker is told: what it serves by, and nothing of upstreams' own.
+"""What workers are told, made of the configuration."""
 
-It travels in the notation of the file, and is validated again where it arrives.
-"""
-
-from typing import Any
-
-from mirror.config import Config, parse
-
-PAGE = "page"
-"""Beside the sections: what browsers are shown."""
+from mirror.config import Config, Server
+from mirror.front.settings import Files, Settings
+from mirror.pull.routing import Named
 
 
-def settings_for_workers(config: Config, page: str = "") -> dict[str, Any]:
+def files_of(server: Server) -> Files:
+    """The files of `[server]` that workers read."""
+    found = {name: getattr(server, name) for name in Files.__struct_fields__}
+    return Files(**{name: str(file) for name, file in found.items() if file is not None})
+
+
+def settings_for_workers(config: Config, page: str = "") -> Settings:
     """The part of the configuration that workers need, and what they show browsers."""
-    document = config.model_dump(
-        mode="json",
-        exclude_none=True,
-        include={
-            "server": True,
-            "store": {"memory_cache"},
-            "fill": {"prefetch"},
-            "log": {"level"},
-            "upstream": {
-                "__all__": {
-                    "default",
-                    "aliases",
-                    "hosts",
-                    "access",
-                    "relay_tokens",
-                    "allow",
-                    "deny",
-                    "sealed",  # for what this means to what is cached: with it, all of it goes
-                }
-            },
+    server = config.server
+    return Settings(
+        files=files_of(server),
+        allowed_networks=tuple(map(str, server.allowed_networks)),
+        request_timeout=server.request_timeout,
+        keep_alive_timeout=server.keep_alive_timeout,
+        send_timeout=server.send_timeout,
+        drain_timeout=server.drain_timeout,
+        memory_share=config.memory_share,
+        prefetches=config.fill.prefetch != "off",
+        log_level=config.log.level,
+        upstreams={
+            name: Named(
+                aliases=its.aliases,
+                hosts=its.hosts,
+                is_default=its.default,
+                access=its.access,
+                push=its.push,
+                relay=its.relay_scheme,
+                allow=its.allow,
+                deny=its.deny,
+                is_sealed=its.sealed,
+            )
+            for name, its in config.upstream.items()
         },
+        page=page,
     )
-    document["server"]["workers"] = config.server.worker_count  # one count, for every share
-    for upstream in document["upstream"].values():
-        upstream["endpoints"] = [{"url": "http://nowhere.invalid"}]  # a worker asks none of them
-    document[PAGE] = page
-    return document
-
-
-def parse_settings(document: dict[str, Any]) -> Config:
-    """The configuration as a worker sees it. Raises ConfigError."""
-    return parse({name: it for name, it in document.items() if name != PAGE})

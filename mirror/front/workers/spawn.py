@@ -1,4 +1,4 @@
-"""Where workers live: in processes of their own or, for tests, in this one."""
+"""Where workers live: in processes of their own (`forked.py`) or, for tests, in this one."""
 
 import asyncio
 import itertools
@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from mirror.aio.tasks import owned_tasks
-from mirror.config import Log
+from mirror.config import Log, is_journal
+from mirror.front.workers.forked import Forked, working
 from mirror.front.workers.worker import Worker
 from mirror.telemetry.faults import Faults
 
@@ -46,17 +47,26 @@ def spawn_here(clock: Callable[[], float], monotonic: Callable[[], float]) -> Sp
     return spawn
 
 
-def spawn_process(settings: Log) -> Spawn:
-    """Workers that are processes, and log as `settings` say."""
-    numbers = itertools.count(1)
+def spawn_process(settings: Log, forked: list[Forked] | None = None) -> Spawn:
+    """Workers that are processes, and log as `settings` say: at first those that are `forked`.
+
+    These are taken out of that list.
+    """
+    waiting = forked or []
+    numbers = itertools.count(len(waiting) + 1)
 
     @asynccontextmanager
     async def spawn(connection: socket.socket) -> AsyncIterator[Kill]:
+        if waiting:
+            async with working(waiting.pop(0), connection, within=EXIT_WITHIN) as kill:
+                yield kill
+            return
         with connection:
             descriptor = connection.fileno()
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-c", _BOOT, os.pathsep.join(sys.path),
                 str(descriptor), settings.level, settings.format, str(next(numbers)),
+                "journal" if is_journal(sys.stderr.fileno()) else "",
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=[descriptor],
                 start_new_session=True,  # Ctrl-C is for the mirror's process, which tells them
             )  # fmt: skip

@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from aiohttp import web
+from msgspec import structs
 
 from mirror.aio.tasks import Tasks, owned_tasks
-from mirror.config import Config, ConfigError, Server as ServerSettings
 from mirror.front import ports
 from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
@@ -28,10 +26,10 @@ from mirror.front.api.handlers import Handlers
 from mirror.front.api.handshakes import explain
 from mirror.front.api.pulls import CachedPulls
 from mirror.front.api.server import Server
+from mirror.front.settings import Files, Settings, UnusableFile
 from mirror.front.wire.interface import serve
 from mirror.front.wire.peer import Peer, proxy
 from mirror.front.workers.last_good import Contents, instead
-from mirror.front.workers.settings import PAGE, parse_settings
 from mirror.pull.forget import Forgettable
 from mirror.pull.routing import Router
 from mirror.telemetry import log
@@ -66,9 +64,9 @@ class Worker:
         self._requests = Requests(self._traffic, clock=clock, steady=time.perf_counter)
         self._cache = Cache(0, clock=clock)
         self._tls: ssl.SSLContext | None = None
-        self._settings = ServerSettings()
+        self._settings = Settings()
         self._access = Access(self._settings)
-        self._told: dict[str, Any] = {}  # the settings, as they came
+        self._told: Settings | None = None  # as they came: with files as the configuration names
         self._handlers: Handlers | None = None
         self._frontend: Frontend | None = None
         self._send_timeout = 0  # milliseconds
@@ -83,76 +81,72 @@ class Worker:
         """End at once."""
         self._peer.close()
 
-    async def start(self, settings: dict[str, Any], last_good: Contents) -> None:
+    async def start(self, settings: Settings, last_good: Contents) -> None:
         """Get ready to serve.
 
         Raises:
-            ConfigError: A file that the configuration names makes no sense, and never did.
+            UnusableFile: A file that the configuration names makes no sense, and never did.
         """
         try:
-            config = await self._read(settings)
-        except ConfigError as error:
+            await self._read(settings)
+        except UnusableFile as error:
             if not last_good:
                 raise
             _logger.error("what was read before is used: %s", error)  # noqa: TRY400 - no fault
-            with instead(settings, last_good) as whole:
-                config = await self._read(whole)
-            files = {name: Path(settings["server"][name]) for name in last_good}
-            self._settings = config.server.model_copy(update=files)
-        self._told = settings
-        server, access = config.server, self._access
-        self._send_timeout = min(round(server.send_timeout * 1000), _LONGEST_TIMEOUT)
-        self._cache = Cache(config.memory_share, clock=self._clock)
+            with instead(settings.files, last_good) as files:
+                await self._read(structs.replace(settings, files=files))
+        self._told = self._settings = settings
+        self._send_timeout = min(round(settings.send_timeout * 1000), _LONGEST_TIMEOUT)
+        self._cache = Cache(settings.memory_share, clock=self._clock)
         cached = CachedPulls(
             self._front,
             self._cache,
-            prefetches=config.fill.prefetch != "off",
+            prefetches=settings.prefetches,
             tasks=self._tasks,
             monotonic=self._monotonic,
         )
         handlers = self._handlers = Handlers(
-            self._front, cached, Router(config), request_timeout=server.request_timeout
+            self._front,
+            cached,
+            Router(settings.upstreams),
+            request_timeout=settings.request_timeout,
+            send_timeout=settings.send_timeout,
         )
         frontend = self._frontend = Frontend(
-            handlers, access, self._traffic, self._requests, self._faults
+            handlers, self._access, self._traffic, self._requests, self._faults
         )
-        frontend.page = settings.get(PAGE, "")
+        frontend.page = settings.page
         self._server = Server(
             frontend,
-            request_timeout=server.request_timeout,
-            keep_alive_timeout=server.keep_alive_timeout,
+            request_timeout=settings.request_timeout,
+            keep_alive_timeout=settings.keep_alive_timeout,
         )
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=server.drain_timeout)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=settings.drain_timeout)
         await self._runner.setup()
 
-    async def _read(self, settings: dict[str, Any]) -> Config:
-        """The configuration, and what is in the files that it names. Raises ConfigError."""
-        config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
-        self._access = await asyncio.to_thread(Access, config.server)
-        self._tls = await asyncio.to_thread(_tls, config.server)
-        self._settings = config.server
-        return config
+    async def _read(self, settings: Settings) -> None:
+        """What is in the files that the settings name. Raises UnusableFile."""
+        self._access = await asyncio.to_thread(Access, settings)
+        self._tls = await asyncio.to_thread(_tls, settings.files)
 
-    async def reload(self, settings: dict[str, Any]) -> list[str]:
+    async def reload(self, settings: Settings) -> list[str]:
         """As the port says."""
         problems: list[str] = []
         if settings != self._told:
-            with _noted(problems):
-                await self._change(settings)
+            self._change(settings)
         with _noted(problems):
-            self._tls = await asyncio.to_thread(_tls, self._settings)
+            self._tls = await asyncio.to_thread(_tls, self._settings.files)
         with _noted(problems):
             await asyncio.to_thread(self._access.renew, self._settings)
         return problems
 
-    async def _change(self, settings: dict[str, Any]) -> None:
-        """Serve by other settings. Raises ConfigError."""
-        config = await asyncio.to_thread(parse_settings, settings)  # it looks at files
-        self._told, self._settings = settings, config.server
+    def _change(self, settings: Settings) -> None:
+        """Serve by other settings."""
+        self._told = self._settings = settings
         if self._handlers is not None and self._frontend is not None:
-            self._handlers.renew(Router(config))
-            self._frontend.page = settings.get(PAGE, "")
-        log.set_level(config.log.level)
+            self._handlers.renew(Router(settings.upstreams))
+            self._frontend.page = settings.page
+        log.set_level(settings.log_level)
         self._cache.clear()  # who may have what is in it may have changed
 
     def connect(self, connection: socket.socket, number: int) -> None:
@@ -215,15 +209,15 @@ async def serve_until_lost(connection: socket.socket) -> None:
         await worker.lost.wait()
 
 
-def _tls(server: ServerSettings) -> ssl.SSLContext | None:
-    if server.tls_certificate_file is None:
+def _tls(files: Files) -> ssl.SSLContext | None:
+    if files.tls_certificate_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    with _readable_as("a certificate and its private key", server.tls_certificate_file):
-        context.load_cert_chain(server.tls_certificate_file, server.tls_private_key_file)
-    if server.client_ca_file is not None:
-        with _readable_as("certificates", server.client_ca_file):
-            context.load_verify_locations(server.client_ca_file)
+    with _readable_as("a certificate and its private key", files.tls_certificate_file):
+        context.load_cert_chain(files.tls_certificate_file, files.tls_private_key_file)
+    if files.client_ca_file is not None:
+        with _readable_as("certificates", files.client_ca_file):
+            context.load_verify_locations(files.client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -232,13 +226,15 @@ def _tls(server: ServerSettings) -> ssl.SSLContext | None:
 def _noted(problems: list[str]) -> Iterator[None]:
     try:
         yield
-    except (ConfigError, OSError) as error:
+    except UnusableFile as error:
         problems.append(str(error))
 
 
 @contextmanager
-def _readable_as(what: str, file: Path) -> Iterator[None]:
+def _readable_as(what: str, file: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLError as error:
-        raise ConfigError(str(file), [f"not {what} ({error.reason or error})"]) from error
+        raise UnusableFile(file, [f"not {what} ({error.reason or error})"]) from error
+    except OSError as error:
+        raise UnusableFile(file, [f"cannot be read: {error.strerror}"]) from error

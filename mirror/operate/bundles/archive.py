@@ -16,6 +16,7 @@ from typing import BinaryIO
 from mirror.oci.digest import Digest
 from mirror.oci.layout import (
     INDEX_FILE,
+    REFERRERS_FILE,
     VERSION_FILE,
     BadLayout,
     Layout,
@@ -28,6 +29,7 @@ _MOST_MEMBERS = 100_000
 _LONGEST_HEADER = 2**15  # bytes of a member's headers, all together
 _LONGEST_INDEX = 8 * 2**20  # bytes
 _CHUNK = 2**20  # bytes
+_FILES = frozenset({VERSION_FILE, INDEX_FILE, REFERRERS_FILE})
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 
@@ -77,6 +79,12 @@ class Archive:
         """What its index says. Raises BadLayout."""
         require_version(self._read_file(VERSION_FILE))
         return parse_index(self._read_file(INDEX_FILE))
+
+    def companions(self) -> Layout:
+        """What refers to its images. Raises BadLayout."""
+        if REFERRERS_FILE not in self._places:
+            return Layout((), 0.0)
+        return parse_index(self._read_file(REFERRERS_FILE), REFERRERS_FILE)
 
     def size_of(self, digest: Digest) -> int:
         """Of a blob that it holds, in bytes."""
@@ -176,7 +184,7 @@ def _name_of(member: tarfile.TarInfo, size: int) -> str | Digest | None:
     if member.isdir():
         return None
     name = str(path)
-    return name if name in {VERSION_FILE, INDEX_FILE} else parse_blob_path(name)
+    return name if name in _FILES else parse_blob_path(name)
 
 
 def header(name: str, size: int) -> bytes:

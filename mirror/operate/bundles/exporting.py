@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.control.bundles import Blob, Depot, Plan, Wanted
+from mirror.control.bundles import Blob, Companion, Depot, Plan, Wanted
 from mirror.control.verify import Total
 from mirror.oci import layout
 from mirror.oci.digest import Digest, parse_digest
@@ -67,10 +67,12 @@ async def export(
     wanted.sort(key=lambda it: (not it.is_manifest, it.digest))
     size = sum(blob.size for blob in wanted)
     yield Total(len(wanted), size)
+    companions = list({it.image: it for plan in plans for it in plan.companions}.values())
     for name, content in (
         (layout.VERSION_FILE, layout.version()),
         (layout.INDEX_FILE, layout.make_index(_named(plans), made_at=made_at)),
         (layout.DOCKER_FILE, layout.make_docker_manifest(_runnable(plans, wanted))),
+        *_lists(companions, {*blobs}, made_at=made_at),
     ):
         write(archive.header(name, len(content)))
         write(content + archive.padding(len(content)))
@@ -79,7 +81,8 @@ async def export(
         yield Moved(blob.digest, blob.size, "written")
     write(archive.end())
     for plan in plans:
-        yield Exported(plan.image, plan.digest, plan.platforms)
+        referrers = sum(it.referrers or not it.content for it in plan.companions)
+        yield Exported(plan.image, plan.digest, plan.platforms, referrers, plan.absent)
     yield Done(len(plans), len(wanted), size, len(blobs) - len(wanted))
 
 
@@ -88,6 +91,22 @@ def _named(plans: Iterable[Plan]) -> list[layout.NamedImage]:
         layout.NamedImage(it.image, parse_digest(it.digest), it.size, it.media_type)
         for it in {plan.image: plan for plan in plans}.values()
     ]
+
+
+def _lists(
+    companions: Sequence[Companion], written: Collection[str], *, made_at: float
+) -> Iterator[tuple[str, bytes]]:
+    """The files of what refers to the images, beside the blobs that are `written` anyway."""
+    if not companions:
+        return
+    named = [
+        layout.NamedImage(it.image, parse_digest(it.digest), it.size, it.media_type)
+        for it in companions
+    ]
+    yield layout.REFERRERS_FILE, layout.make_index(named, made_at=made_at)
+    for digest, content in {it.digest: it.content for it in companions if it.content}.items():
+        if digest not in written:
+            yield layout.blob_path(parse_digest(digest)), content.encode()
 
 
 def _runnable(plans: Iterable[Plan], written: Iterable[Blob]) -> Iterator[layout.Runnable]:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from mirror.control.bundles import MOST_ASKED, Arrived, Depot, Recorded, Sent
+from mirror.control.bundles import MOST_ASKED, Arrived, ArrivedList, Depot, Recorded, Sent
 from mirror.control.verify import Total
 from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, RegistryError
@@ -17,7 +17,14 @@ from mirror.oci.image import parse_image
 from mirror.oci.layout import BadLayout, NamedImage
 from mirror.oci.manifest import MAX_SIZE, parse_references
 from mirror.operate.bundles.archive import Archive
-from mirror.operate.bundles.steps import BundleStep, Done, Imported, Meter, Moved
+from mirror.operate.bundles.steps import (
+    Accompanied,
+    BundleStep,
+    Done,
+    Imported,
+    Meter,
+    Moved,
+)
 
 _DEEPEST = 4  # indexes in indexes
 _MOST_OF_ONE = 10_000  # blobs of an image
@@ -26,10 +33,14 @@ _MOST_NAMED = 1_000_000  # digests that all manifests of a bundle name
 
 @dataclass(slots=True)
 class _Content:
-    """What a bundle holds of an image, by what its manifests name."""
+    """What a bundle holds of an image, or (`is_companion`) of what refers to one.
+
+    That is what its manifests name.
+    """
 
     image: NamedImage
     upstream: str
+    is_companion: bool = False
     manifests: dict[Digest, None] = field(default_factory=dict)
     blobs: dict[Digest, None] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -48,11 +59,14 @@ async def import_bundle(depot: Depot, bundle: Archive, meter: Meter) -> AsyncGen
     """
     layout = bundle.layout()
     reader, contents = _Contents(bundle), list[_Content]()
-    for image in layout.images:
+    wanted = [(image, False) for image in layout.images]
+    wanted += [(image, True) for image in bundle.companions().images]
+    for image, is_companion in wanted:
         try:
-            contents.append(await asyncio.to_thread(reader.of, image))
+            content = await asyncio.to_thread(reader.of, image, is_companion=is_companion)
+            contents.append(content)
         except (BadLayout, ValueError) as error:
-            yield Imported(image.name or str(image.digest), "refused", reason=str(error))
+            yield _refused(image, error, is_companion=is_companion)
     everything = {digest for content in contents for digest, _ in content}
     yield Total(len(everything), sum(map(bundle.size_of, everything)))
     intake = _Intake(depot, bundle, meter)
@@ -61,18 +75,33 @@ async def import_bundle(depot: Depot, bundle: Archive, meter: Meter) -> AsyncGen
         try:
             async for step in intake.take(content):
                 yield step
-            done = await depot.record(
-                Arrived(
-                    content.image.name, str(content.image.digest), content.image.media_type,
-                    layout.made_at,
-                )
-            )  # fmt: skip
+            told = await _record(depot, content, layout.made_at)
         except ValueError as error:
-            yield Imported(content.image.name, "refused", reason=str(error))
+            yield _refused(content.image, error, is_companion=content.is_companion)
             continue
-        images += done.outcome != "incomplete"
-        yield _told(done, content)
+        images += isinstance(told, Imported) and told.outcome != "incomplete"
+        yield told
     yield Done(images, intake.written, intake.size, intake.present)
+
+
+async def _record(depot: Depot, content: _Content, made_at: float) -> Imported | Accompanied:
+    """Put on record what has arrived: an image, or what refers to one."""
+    image, digest = content.image, str(content.image.digest)
+    if not content.is_companion:
+        arrived = Arrived(image.name, digest, image.media_type, made_at)
+        return _told(await depot.record(arrived), content)
+    if isinstance(parse_image(image.name)[1], Digest):
+        done = await depot.record_referrers(ArrivedList(image.name, digest, made_at))
+    else:
+        done = await depot.record(Arrived(image.name, digest, image.media_type, made_at))
+    return Accompanied(done.image, done.outcome, done.missing)
+
+
+def _refused(image: NamedImage, error: Exception, *, is_companion: bool) -> Imported | Accompanied:
+    name = image.name or str(image.digest)
+    if is_companion:
+        return Accompanied(name, "refused", reason=str(error))
+    return Imported(name, "refused", reason=str(error))
 
 
 def _told(done: Recorded, content: _Content) -> Imported:
@@ -164,7 +193,7 @@ class _Contents:
         self._read: dict[Digest, tuple[list[Digest], list[Digest]]] = {}
         self._named = 0
 
-    def of(self, image: NamedImage) -> _Content:
+    def of(self, image: NamedImage, *, is_companion: bool = False) -> _Content:
         """What the bundle holds of an image. Raises BadLayout, and ValueError for its name."""
         registry = image.name.partition("/")[0]
         if "." not in registry and ":" not in registry and registry != "localhost":
@@ -175,7 +204,8 @@ class _Contents:
             )
         if image.digest not in self._bundle:
             raise BadLayout(f"its manifest {image.digest} is not in the bundle")
-        content = _Content(image, parse_image(image.name)[0].namespace)
+        upstream = parse_image(image.name)[0].namespace
+        content = _Content(image, upstream, is_companion)
         level = [image.digest]
         for _ in range(_DEEPEST):
             level = [child for digest in level for child in self._add(digest, content)]

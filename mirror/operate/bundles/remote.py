@@ -9,7 +9,16 @@ import aiohttp
 import msgspec
 
 from mirror.control.api.bundles import BLOB, OCTETS, Kept, OneDigest
-from mirror.control.bundles import CHUNK, Arrived, Digests, Plan, Recorded, Sent, Wanted
+from mirror.control.bundles import (
+    CHUNK,
+    Arrived,
+    ArrivedList,
+    Digests,
+    Plan,
+    Recorded,
+    Sent,
+    Wanted,
+)
 from mirror.control.problems import ProblemDetails
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, StoreError
@@ -76,6 +85,10 @@ class RemoteDepot:
     async def record(self, image: Arrived) -> Recorded:
         """Put an image on record: so it can be pulled."""
         return await self._ask("images", image, Recorded)
+
+    async def record_referrers(self, arrived: ArrivedList) -> Recorded:
+        """Put on record what refers to something, as far as it is here."""
+        return await self._ask("referrers", arrived, Recorded)
 
     async def _ask(self, what: str, sent: msgspec.Struct, wanted: type[_Answer]) -> _Answer:
         async with self._send("POST", f"/bundles/{what}", msgspec.json.encode(sent)) as answer:

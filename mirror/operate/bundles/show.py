@@ -10,7 +10,16 @@ from rich.console import Console
 from mirror.config.units import format_size
 from mirror.control.units import printable
 from mirror.control.verify import Total
-from mirror.operate.bundles.steps import BundleStep, Done, Exported, Imported, Lacking, Meter, Moved
+from mirror.operate.bundles.steps import (
+    Accompanied,
+    BundleStep,
+    Done,
+    Exported,
+    Imported,
+    Lacking,
+    Meter,
+    Moved,
+)
 from mirror.operate.printing import json_text
 from mirror.operate.progress import bar_of_bytes
 
@@ -43,6 +52,8 @@ def _is_problem(step: BundleStep) -> bool:
     match step:
         case Imported(outcome=outcome):
             return outcome in {"partly", "incomplete", "refused"}
+        case Accompanied(outcome=outcome):
+            return outcome in {"incomplete", "refused"}
         case Moved(outcome=outcome):
             return outcome == "damaged"
         case _:
@@ -51,8 +62,10 @@ def _is_problem(step: BundleStep) -> bool:
 
 def _lines(step: BundleStep, what: str) -> Iterator[str]:
     match step:
-        case Exported(image=image, platforms=platforms):
-            yield image + (f": {', '.join(platforms)}" if platforms else "")
+        case Exported():
+            yield from _exported(step)
+        case Accompanied():
+            yield from _accompanied(step)
         case Lacking(image=image, missing=missing):
             yield f"{image}: not exported; it lacks"
             yield from _missing(missing)
@@ -67,6 +80,26 @@ def _lines(step: BundleStep, what: str) -> Iterator[str]:
                 f" written, {step.left_out} {rest}"
             )
         case _:
+            pass
+
+
+def _exported(step: Exported) -> Iterator[str]:
+    platforms = f": {', '.join(step.platforms)}" if step.platforms else ""
+    referrers = f"; {step.referrers} that refer to it" if step.referrers else ""
+    yield f"{step.image}{platforms}{referrers}"
+    if step.absent:
+        yield "  not in the bundle, since it is not here:"
+        yield from _missing(step.absent)
+
+
+def _accompanied(step: Accompanied) -> Iterator[str]:
+    match step.outcome:
+        case "refused":
+            yield f"{step.image}: what refers to it is not imported: {step.reason}"
+        case "incomplete":
+            yield f"{step.image}: of what refers to it, this is lacking"
+            yield from _missing(step.missing)
+        case "imported" | "newer":
             pass
 
 

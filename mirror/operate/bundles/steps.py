@@ -16,11 +16,16 @@ class Meter:
 
 
 class Exported(Struct, frozen=True, tag="exported", tag_field="step"):
-    """An image is in the bundle, for these platforms where it is for several."""
+    """An image is in the bundle, for these platforms where it is for several.
+
+    So are so many `referrers`; others that upstream has told of are `absent`: they are not here.
+    """
 
     image: str
     digest: str
     platforms: list[str]
+    referrers: int = 0
+    absent: list[str] = []
 
 
 class Imported(Struct, frozen=True, tag="imported", tag_field="step"):
@@ -35,6 +40,18 @@ class Imported(Struct, frozen=True, tag="imported", tag_field="step"):
 
     image: str
     outcome: Literal["imported", "partly", "newer", "incomplete", "refused"]
+    missing: list[str] = []
+    reason: str = ""
+
+
+class Accompanied(Struct, frozen=True, tag="referrers", tag_field="step"):
+    """What has become of what refers to an image; as with `Imported`.
+
+    `image` is what it refers to, by digest, or the tag that it has.
+    """
+
+    image: str
+    outcome: Literal["imported", "newer", "incomplete", "refused"]
     missing: list[str] = []
     reason: str = ""
 
@@ -66,4 +83,4 @@ class Done(Struct, frozen=True, tag="done", tag_field="step"):
     left_out: int
 
 
-BundleStep = Total | Exported | Imported | Moved | Lacking | Done
+BundleStep = Total | Exported | Imported | Accompanied | Moved | Lacking | Done

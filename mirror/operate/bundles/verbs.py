@@ -24,6 +24,7 @@ from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.remote import RemoteDepot
 from mirror.operate.bundles.show import show
 from mirror.operate.bundles.steps import BundleStep, Lacking, Meter
+from mirror.pull.arriving import Arriving
 from mirror.pull.memory import Memory
 from mirror.storage.files import InUse
 
@@ -105,7 +106,7 @@ async def open_depot(config: Config) -> AsyncIterator[Depot]:
             return
         memory = Memory(0, missing_for=0.0, clock=time.monotonic)
         yield StoreDepot(
-            store, records, memory, config.upstream,
+            store, records, memory, config.upstream, arriving=Arriving(time.monotonic),
             forget=memory.forget, note_tag=lambda *_: None, clock=_wall_clock,
         )  # fmt: skip
 

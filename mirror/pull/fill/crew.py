@@ -75,6 +75,7 @@ class Crew:
     """Fetches what `plan` has to do into `writer`.
 
     `accept` is told of each body before it is read, and raises Odd for one that is not to be;
+    `through` gives where to take bytes from on a source's authority: itself, or other mirrors.
     `progressed` is called whenever there is more to read, `resumed` when a sender continues where
     another one broke. `is_read`: somebody may want more of it. Tell it by `wake`.
     """
@@ -87,6 +88,7 @@ class Crew:
     urgency: Urgency
     clock: Callable[[], float]
     random: Random
+    through: Callable[[BlobSource], BlobSource]
     accept: Callable[[Body], Awaitable[int | None]]
     progressed: Callable[[], None]
     resumed: Callable[[Sender], None]
@@ -192,7 +194,7 @@ class Crew:
     async def _fetch(self, claim: Claim, source: BlobSource, avoid: Sender | None) -> bool:
         """Fetch one claim; False: this connection is of no use."""
         stop = None if self.plan.is_whole(claim) else claim.stop
-        async with source.open_blob(
+        async with self.through(source).open_blob(
             self.digest, claim.start, stop, avoid=avoid, urgency=self.urgency
         ) as body:
             has_sent_range = (claim.start, stop) != (0, None)
@@ -205,7 +207,7 @@ class Crew:
                 self.plan.forgo_ranges(claim, now=self.clock())
                 return True
             size = await self.accept(body)
-            self.authorities.note_accepted(source)
+            self._note_accepted(source, body)
             claim.body_stop = body.stop
             if not body.is_range:
                 self.plan.take_rest(claim, size, ignores_ranges=ignores_ranges)
@@ -219,6 +221,11 @@ class Crew:
                 self.resumed(body.sender)
             await self._receive(body, claim)
         return True
+
+    def _note_accepted(self, source: BlobSource, body: Body) -> None:
+        """It is upstream's word that it sends the blob itself: another mirror's copy is none."""
+        if body.copied_from is None:
+            self.authorities.note_accepted(source)
 
     async def _receive(self, body: Body, claim: Claim) -> None:
         try:

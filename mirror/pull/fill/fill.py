@@ -41,6 +41,7 @@ from mirror.oci.errors import (
 )
 from mirror.pull.fill.authorities import Authorities
 from mirror.pull.fill.crew import Crew, Odd, Pace, Rested
+from mirror.pull.fill.others import Others, Part
 from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.readers import Readers
 from mirror.pull.fill.sizes import Sizes
@@ -91,10 +92,14 @@ class Fill:
     """One download. `run` does it; `authorities` and `readers` are of those who wait for it.
 
     `is_doubted`: what came before was not what its digest says, so that ranges too are proved.
+    `others` are the mirrors that are one with this one, if there are any.
     """
 
     _resumes = 0
     first_sender: str | None = None  # of a body that was taken
+    _part: Part | None = None
+    is_of_another = False  # another upstream has sent what comes, to another mirror
+    is_too_large = False  # for the store, ever
 
     def __init__(
         self,
@@ -116,6 +121,7 @@ class Fill:
         note_sent: NoteSent,
         clock: Callable[[], float],
         random: Random,
+        others: Others | None = None,
     ) -> None:
         self.digest = digest
         self.upstream = source.upstream
@@ -137,13 +143,13 @@ class Fill:
         self._note_sent = note_sent
         self._clock = clock
         self._random = random
+        self._others = others
         self._writer: Writer | None = None
         self._crew: Crew | None = None
         self._senders: set[Sender] = set()
         self._is_held = False  # what there is came from elsewhere, and might be anything
         self._was_given_up = was_given_up
         self._awaits_news = False  # readers do, of something new
-        self.is_too_large = False  # for the store, ever
         self.cut: Cut | None = None  # where the disk has refused to go on
         self.is_given_up = False  # for want of an answer, or of bytes
         self.began = clock()
@@ -229,7 +235,7 @@ class Fill:
                     self._end(Unavailable("nobody waits for it any more"))
                     return
                 self._move(State.CONNECTING)
-                await self._download()
+                await self._download_with_others()
             outcome = FillOutcome.COMMITTED
         except Exception as error:  # noqa: BLE001 - a fill has no caller to tell
             outcome = self._explain(error)
@@ -241,6 +247,19 @@ class Fill:
             self._tell(outcome)
             self.readers.end(self._writer)
 
+    async def _download_with_others(self) -> None:
+        if self._others is not None:
+            self._part = self._others.take_part(self.upstream, self.digest)
+        error: BaseException | None = None
+        try:
+            await self._download()
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            if self._part is not None:
+                self._part.ended(error)
+
     async def _download(self) -> None:
         writer = self._writer = await self._open()
         try:
@@ -248,6 +267,8 @@ class Fill:
                 await self._fetch(writer)
             except _StartOver as news:
                 # What is there, and nobody has read, is not what anybody sends: once, it goes.
+                if self._part is not None:
+                    self._part.starts_over()
                 await writer.discard()
                 writer.close()
                 self._sizes = Sizes(news.size)
@@ -264,7 +285,8 @@ class Fill:
 
     async def _keep(self, writer: Writer) -> None:
         """Keep what is proved; first it is on record who has sent it."""
-        await self._note_sent(self.upstream, self.digest)
+        for upstream in {self.upstream} if self._part is None else self._part.senders:
+            await self._note_sent(upstream, self.digest)
         await writer.commit()
 
     async def _open(self) -> Writer:
@@ -276,6 +298,8 @@ class Fill:
         )
         if writer.size is None:
             self._sizes.promised = None  # more is there than was promised: that was no promise
+        if self._part is not None:
+            self._part.write_to(writer)
         return writer
 
     def _is_worth_keeping(self, error: BaseException) -> bool:
@@ -300,6 +324,7 @@ class Fill:
         self._crew = Crew(
             digest=self.digest, authorities=self.authorities, writer=writer, plan=plan,
             pace=self._pace, urgency=self._urgency, clock=self._clock, random=self._random,
+            through=_directly if self._part is None else self._part.through,
             accept=self._accept, progressed=self._progressed, resumed=self._count_resume,
             is_read=lambda: self.readers.count > 0,
         )  # fmt: skip
@@ -317,11 +342,14 @@ class Fill:
         sizes, writer = self._sizes, self._writer
         assert writer is not None  # noqa: S101 - a crew has one
         if not sizes.accepts(body.size, reach=writer.reach):
+            if self._part is not None and body.copied_from is not None:
+                self._part.disagrees()
             self.authorities.current.distrust(self.digest, [body.sender], is_disproved=False)
             raise Odd(body.sender)
         if body.size is not None and body.size < writer.reach:
             raise _StartOver(body.size)
         self._senders.add(body.sender)
+        self.is_of_another = body.copied_from not in {None, self.upstream}
         self.first_sender = self.first_sender or body.sender.name
         is_news = sizes.told is None
         sizes.begin(body.size)  # before anything is awaited: another body may come meanwhile
@@ -360,6 +388,8 @@ class Fill:
             self._let_in()
         if self._is_held and self._writer is not None and self._writer.written > _FIRST:
             self._let_in()
+        if self._part is not None:
+            self._part.progressed()
         self.readers.wake()
 
     def _count_resume(self, sender: Sender) -> None:
@@ -396,6 +426,8 @@ class Fill:
             self._metrics.mismatches.note(Mismatch(self.upstream, str(self.digest), senders))
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
         self.readers.prove(writer)
+        if self._part is not None:
+            self._part.proved(writer.written)
         self._move(State.PROVED)
 
     def _end(self, error: RegistryError) -> None:
@@ -436,6 +468,11 @@ class Fill:
                 kept=writer.written, readers=self.readers.count,
             ),
         )  # fmt: skip
+
+
+def _directly(source: BlobSource) -> BlobSource:
+    """There are no other mirrors."""
+    return source
 
 
 class _StartOver(Exception):

@@ -25,6 +25,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import DigestMismatch, RegistryError, Unavailable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill, NoteSent
+from mirror.pull.fill.others import Others
 from mirror.pull.fill.wants import Want
 from mirror.pull.prefix import Cut
 from mirror.sources.ports import BlobSource
@@ -60,7 +61,7 @@ class Fills:
 
     `is_shared`: there are several upstreams, and each has a share of the slots only.
     `patience` is for how many seconds a client waits until bytes can be read; `note_sent` is told
-    of each upstream that has sent a blob.
+    of each upstream that has sent a blob. `others`: the mirrors that are one with this one.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Fills:
         note_fault: NoteFault,
         random: Random,
         note_sent: NoteSent,
+        others: Others | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage = storage
@@ -87,6 +89,7 @@ class Fills:
         self._metrics = metrics
         self._note_fault = note_fault
         self._note_sent = note_sent
+        self._others = others
         self._clock = clock
         self._random = random
         self._flights: dict[_Key, _Flight] = {}
@@ -228,7 +231,7 @@ class Fills:
             pace=self._pace, slots=self._slots, is_shared=self._is_shared, urgency=urgency,
             deserted=self._make_way, metrics=self._metrics,
             note_fault=self._note_fault, note_sent=self._note_sent, clock=self._clock,
-            random=self._random,
+            random=self._random, others=self._others,
         )  # fmt: skip
         flight = _Flight(fill)
         self._flights[key] = flight

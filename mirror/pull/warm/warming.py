@@ -17,7 +17,13 @@ from aiolimiter import AsyncLimiter
 
 from mirror.aio.group import Group
 from mirror.aio.tasks import Tasks
-from mirror.config import Upstream, parse_platforms, require_platforms, why_not_fetchable
+from mirror.config import (
+    Upstream,
+    aliases_of,
+    parse_platforms,
+    require_platforms,
+    why_not_fetchable,
+)
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.oci.image import Images, name_of, parse_images
@@ -167,11 +173,7 @@ class Warming:
 
     def _parse(self, image: str) -> Images:
         """What an image's name means here, where an upstream may have other names, too."""
-        images = parse_images(image)
-        namespace, name = images.repository.namespace, images.repository.name
-        for upstream, its in self._upstreams.items():
-            if namespace in its.aliases:
-                images = Images(Repository(upstream, name), images.reference, images.pattern)
+        images = parse_images(image, aliases_of(self._upstreams))
         why = why_not_fetchable(images.repository, self._upstreams)
         if why is not None:
             raise ValueError(f"{image}: {why}")

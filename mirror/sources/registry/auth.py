@@ -33,6 +33,7 @@ from mirror.sources.registry.credentials import (
 )
 from mirror.sources.registry.exchange import Exchange
 from mirror.sources.registry.tokens import (
+    Access,
     SecretRefused,
     TokenWanted,
     is_trusted,
@@ -45,7 +46,7 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _MARGIN = 0.1  # of a token's life: it is replaced before it can expire on its way
-_TOKENS = 4 * 2**20  # bytes of tokens, one for each repository; a server may make one of 256 KiB
+_TOKENS = 4 * 2**20  # bytes of tokens, one for each access; a server may make one of 256 KiB
 _CHALLENGED = 2**20  # bytes of repositories' names
 _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
 # How token servers say that they do not know a method (Pulp: 400).
@@ -62,7 +63,7 @@ class _Token:
 
 
 class Authorizer:
-    """What to send as `Authorization`, for each repository of one endpoint."""
+    """What to send as `Authorization`, for each access to repositories of one endpoint."""
 
     def __init__(
         self,
@@ -79,13 +80,13 @@ class Authorizer:
         self._registry = URL(config.url)
         self._exchange = exchange
         self._clock = clock
-        self._tokens: LruBytes[str, _Token] = LruBytes(
-            _TOKENS, lambda repository, token: len(repository) + len(token.header)
+        self._tokens: LruBytes[Access, _Token] = LruBytes(
+            _TOKENS, lambda access, token: access.weight + len(token.header)
         )
-        self._flights: SingleFlight[str, str] = SingleFlight(tasks)
+        self._flights: SingleFlight[Access, str] = SingleFlight(tasks)
         self._bearer: Challenge | None = None  # as last seen; only its scope varies
-        self._challenged: LruBytes[str, None] = LruBytes(
-            _CHALLENGED, lambda repository, _: len(repository)
+        self._challenged: LruBytes[Access, None] = LruBytes(
+            _CHALLENGED, lambda access, _: access.weight
         )
         self._basic: str | None = None
         self._basic_good_until = 0.0
@@ -98,7 +99,7 @@ class Authorizer:
         """Changes when the mirror's credentials have: what was refused may be granted now."""
         return None if self._credentials is None else self._credentials.version()
 
-    async def known(self, repository: str) -> str | None:
+    async def known(self, access: Access) -> str | None:
         """What has convinced, or what can be had without being challenged first.
 
         Raises:
@@ -107,12 +108,12 @@ class Authorizer:
         self._forget_what_changed()
         if self._basic is not None:
             return self._basic
-        token = self._tokens.get(repository)
+        token = self._tokens.get(access)
         if token is not None and self._clock() < token.good_until:
             return token.header
-        return await self._fetch(repository) if self._bearer is not None else None
+        return await self._fetch(access) if self._bearer is not None else None
 
-    async def answer(self, repository: str, headers: Iterable[str], sent: str | None) -> str | None:
+    async def answer(self, access: Access, headers: Iterable[str], sent: str | None) -> str | None:
         """What to send after a 401 with these `WWW-Authenticate` headers, having sent `sent`.
 
         None where there is nothing better to send.
@@ -123,26 +124,26 @@ class Authorizer:
         challenges = {challenge.scheme: challenge for challenge in parse_challenges(headers)}
         if bearer := challenges.get("bearer"):
             self._bearer, self._basic = bearer, None
-            self._challenged[repository] = None
-            token = self._tokens.get(repository)
+            self._challenged[access] = None
+            token = self._tokens.get(access)
             if token is not None and token.header == sent:
-                del self._tokens[repository]  # revoked, or our clocks differ
-            return _other_than(sent, await self.known(repository))
+                del self._tokens[access]  # revoked, or our clocks differ
+            return _other_than(sent, await self.known(access))
         if "basic" in challenges and self._credentials is not None:
             return await self._answer_basic(sent)
         return None
 
-    def has_challenged(self, repository: str) -> bool:
+    def has_challenged(self, access: Access) -> bool:
         """Whether a token is known to be wanted for it; others may be open to everybody."""
-        return repository in self._challenged
+        return access in self._challenged
 
-    def convinced(self, repository: str, sent: str) -> None:
+    def convinced(self, access: Access, sent: str) -> None:
         """A request with this was let in."""
-        token = self._tokens.get(repository)
+        token = self._tokens.get(access)
         if token is not None and token.header == sent:
             token.has_convinced = True
 
-    async def instead_of(self, repository: str, sent: str, status: int) -> str | None:
+    async def instead_of(self, access: Access, sent: str, status: int) -> str | None:
         """What to send after a refusal that is no challenge, to `sent`.
 
         None where there is nothing better to send.
@@ -150,10 +151,10 @@ class Authorizer:
         Raises:
             Denied, Unavailable: The token server says no, or nothing.
         """
-        token = self._tokens.get(repository)
+        token = self._tokens.get(access)
         if token is not None and token.header == sent and token.has_convinced:
-            del self._tokens[repository]
-            return _other_than(sent, await self._fetch(repository))
+            del self._tokens[access]
+            return _other_than(sent, await self._fetch(access))
         if sent != self._basic or status not in _REFUSALS:
             return None
         return await self._answer_basic(sent, is_doubtful=status == HTTPStatus.UNAUTHORIZED)
@@ -234,14 +235,14 @@ class Authorizer:
             extra=fields(endpoint=self._config.url),
         )
 
-    async def _fetch(self, repository: str) -> str:
-        return await self._flights.join(repository, lambda: self._fetch_token(repository))
+    async def _fetch(self, access: Access) -> str:
+        return await self._flights.join(access, lambda: self._fetch_token(access))
 
-    async def _fetch_token(self, repository: str) -> str:
+    async def _fetch_token(self, access: Access) -> str:
         assert self._bearer is not None  # noqa: S101 - no token is fetched without a challenge
         realm, service = read_challenge(self._bearer.parameters)
-        question = TokenWanted(realm, service, self._config.name_there(repository))
-        self._admit(repository)
+        question = TokenWanted(realm, service, access.scopes(self._config.name_there))
+        self._admit(access.repository)
         credential = None
         if self._credentials is not None and self._may_have_credentials(question.realm):
             credential = await self._credential()
@@ -260,7 +261,7 @@ class Authorizer:
         header, life = parse_token(answer)
         if version == self.credentials_version():
             self._version = version
-            self._tokens[repository] = _Token(header, asked_at + life * (1 - _MARGIN))
+            self._tokens[access] = _Token(header, asked_at + life * (1 - _MARGIN))
         return header
 
     async def _is_of(self, credential: Credential, question: TokenWanted, denial: Denied) -> bool:
@@ -268,7 +269,7 @@ class Authorizer:
         if isinstance(denial, SecretRefused):
             return True
         try:
-            await self._ask_as(replace(question, repository=None), credential)
+            await self._ask_as(replace(question, scopes=()), credential)
         except Denied:
             return True
         except Unavailable:

@@ -17,6 +17,7 @@ from yarl import URL
 from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
+from mirror.sources.ports import NOBODY, NoteLimits
 from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.headers import parse_quota
 from mirror.sources.registry.health import Health, Question, Quota, Trouble
@@ -35,7 +36,7 @@ _LONGEST_PAUSE_OF_STORAGE = 300.0  # seconds; the next link may lead elsewhere
 
 
 class Condition:
-    """What is known of one endpoint."""
+    """What is known of one endpoint. `limits` is told what it says of being asked too often."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Condition:
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
+        limits: NoteLimits = NOBODY,
     ) -> None:
         self.health = Health()
         self.answered = 0  # questions, ever
@@ -59,6 +61,7 @@ class Condition:
         self._metrics = metrics
         self._clock = clock
         self._random = random
+        self._limits = limits
         self._up = metrics.upstream_up.labels(label.upstream, label.endpoint)
         self._up.set(1)
         self._doubting: asyncio.Task[None] | None = None
@@ -126,6 +129,20 @@ class Condition:
             metrics.ratelimit_remaining.labels(*names).set(remaining)
         if limit is not None or remaining is not None:
             self.quota = limit, remaining
+            self._limits.told_quota(*names, limit, remaining)
+
+    def hear_quota(self, limit: int | None, remaining: int | None) -> None:
+        """Another mirror was told how many pulls are left."""
+        metrics, names = self._metrics, (self._label.upstream, self._label.endpoint)
+        if limit is not None:
+            metrics.ratelimit_limit.labels(*names).set(limit)
+        if remaining is not None:
+            metrics.ratelimit_remaining.labels(*names).set(remaining)
+        self.quota = limit, remaining
+
+    def hear_pause(self, quota: Quota, seconds: float) -> None:
+        """Another mirror was told not to ask this for so long."""
+        self.health.pause(quota, self._clock() + min(seconds, _LONGEST_PAUSE))
 
     @contextmanager
     def watching(self, question: Question | None) -> Iterator[None]:
@@ -158,7 +175,9 @@ class Condition:
         """
         if isinstance(error, (Senseless, Closed)):
             return
-        trouble = trouble_of(error, others_answered=others_answered)
+        # A registry that is silent may be busy with what it was sent.
+        is_push = question is not None and question.quota is Quota.PUSHES
+        trouble = trouble_of(error, others_answered=others_answered or is_push)
         if trouble is not None:
             self.trouble = str(error)
             self._failed(question, trouble)
@@ -178,6 +197,9 @@ class Condition:
                 error.retry_after = _PAUSE
             pause = min(error.retry_after, _LONGEST_PAUSE)
             self.health.pause(question.quota, now + pause)
+            self._limits.paused(
+                self._label.upstream, self._label.endpoint, question.quota.name.lower(), pause
+            )
             _logger.warning(
                 "upstream limits our rate",
                 extra=fields(

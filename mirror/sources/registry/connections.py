@@ -3,8 +3,9 @@
 A registry's node is replaced, a NAT forgets, a firewall drops: of a kept connection nobody knows
 that it still leads anywhere before it is used. So a request over one that was used before, and
 that dies or stays silent, says nothing of the registry: it is asked again over a fresh one. Where
-the old one is only slow, the first answer counts; only GET and HEAD are sent, which may be repeated
-(RFC 9110, 9.2.2).
+the old one is only slow, the first answer counts: of GET and HEAD, which may be repeated (RFC 9110,
+9.2.2). What begins or ends an upload is asked again where the old one is dead, and no sooner: of
+two that are begun one is forgotten, and of one that is ended twice the second is not there.
 """
 
 import asyncio
@@ -46,9 +47,11 @@ def _note(*, is_reused: bool) -> Any:
 
 
 async def over_a_living_one(
-    send: Send, session: aiohttp.ClientSession, url: URL, *, patience: float
+    send: Send, session: aiohttp.ClientSession, url: URL, *, patience: float | None
 ) -> aiohttp.ClientResponse:
-    """The answer to a request to `url`; a dead connection costs it `patience` seconds at most.
+    """The answer to a request to `url`; a silent connection costs it `patience` seconds at most.
+
+    None: it may not be sent twice at once.
 
     Raises:
         aiohttp.ClientError, OSError, TimeoutError: What `send` raises over a fresh connection.
@@ -65,7 +68,7 @@ async def over_a_living_one(
 
 
 async def _hedged(
-    send: Send, trip: Trip, session: aiohttp.ClientSession, url: URL, patience: float
+    send: Send, trip: Trip, session: aiohttp.ClientSession, url: URL, patience: float | None
 ) -> aiohttp.ClientResponse:
     """Send; where what was used before stays silent, once more, and the first answer counts."""
     loop = asyncio.get_running_loop()
@@ -104,10 +107,14 @@ async def _give_up(requests: list[asyncio.Task[aiohttp.ClientResponse]]) -> None
             request.result().close()
 
 
-def close_idle(session: aiohttp.ClientSession, url: URL) -> None:
-    """Close the connections to a host that are kept and that nobody uses."""
+def close_idle(session: aiohttp.ClientSession, url: URL, *, is_alone: bool = False) -> None:
+    """Close the connections to a host that are kept and that nobody uses.
+
+    `is_alone`: only those that are to carry one request, which have the host's name in their key.
+    """
     # aiohttp can close all of a session's, but not one host's.
     kept: dict[Any, Any] = getattr(session.connector, "_conns", {})
-    for key in [key for key in kept if (key.host, key.port) == (url.raw_host, url.port)]:
+    keys = [key for key in kept if (key.host, key.port) == (url.raw_host, url.port)]
+    for key in [key for key in keys if key.server_hostname or not is_alone]:
         for protocol, _ in kept.pop(key):
             protocol.close()

@@ -13,6 +13,7 @@ from yarl import URL
 from mirror.config import Endpoint as EndpointConfig
 from mirror.sources.registry.auth import Authorizer
 from mirror.sources.registry.sites import repository_at
+from mirror.sources.registry.tokens import Access
 
 _REMEMBERED = 16  # registries that one endpoint redirects to
 
@@ -26,8 +27,8 @@ class Elsewhere:
 
     def authorizer_for(
         self, response: aiohttp.ClientResponse, path: str
-    ) -> tuple[Authorizer, str] | None:
-        """What convinces who has answered, and its name of the repository; None: it is storage.
+    ) -> tuple[Authorizer, Access] | None:
+        """What convinces who has answered, to pull by its name there; None: it is storage.
 
         `path` is what was asked of a repository.
         """
@@ -38,7 +39,7 @@ class Elsewhere:
         authorizer = self._authorizers.get(origin)
         if authorizer is None:
             authorizer = self._authorizers[origin] = self._make(EndpointConfig(url=str(origin)))
-        return authorizer, repository
+        return authorizer, Access(repository)
 
 
 def registry_that_answered(response: aiohttp.ClientResponse, asked: URL, path: str) -> URL:

@@ -17,8 +17,16 @@ from mirror.aio.slots import Slots, Urgency
 from mirror.aio.tasks import Tasks
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Denied, ErrorCode, Refused, RegistryError, Unavailable
+from mirror.oci.errors import (
+    Denied,
+    ErrorCode,
+    Missing,
+    Refused,
+    RegistryError,
+    Unavailable,
+)
 from mirror.oci.reference import Repository
+from mirror.sources.ports import NOBODY, NoteLimits
 from mirror.sources.registry.auth import Authorizer
 from mirror.sources.registry.condition import Condition
 from mirror.sources.registry.elsewhere import Elsewhere, registry_that_answered
@@ -26,11 +34,14 @@ from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.headers import field_value
 from mirror.sources.registry.heads import Heads
 from mirror.sources.registry.health import Question, Quota
+from mirror.sources.registry.intake import Intake
+from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.status import (
     parse_errors,
     raise_for_status,
 )
 from mirror.sources.registry.token_servers import TokenServers
+from mirror.sources.registry.tokens import Access
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.mismatches import Mismatch
 
@@ -54,11 +65,19 @@ class Scope:
     """Where content is asked for, and on whose authority.
 
     `authorization` is the client's own, for an `access = "client"` upstream ("" if it sent none);
-    None stands for the mirror's credentials.
+    None stands for the mirror's credentials. `is_push`: it is also to be pushed to; `source` is
+    another repository there, from which a blob is to be mounted.
     """
 
     repository: Repository
     authorization: str | None = None
+    is_push: bool = False
+    source: str | None = None
+
+    @property
+    def access(self) -> Access:
+        """What a token for it is to allow."""
+        return Access(self.repository.name, self.is_push, self.source)
 
 
 class Endpoint:
@@ -74,15 +93,18 @@ class Endpoint:
         metrics: Metrics,
         clock: Callable[[], float],
         random: Random,
+        limits: NoteLimits = NOBODY,
     ) -> None:
         self.config = config
         self.exchange = exchange
         self.condition = Condition(
-            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random
-        )
+            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=random,
+            limits=limits,
+        )  # fmt: skip
         self.ranges = True  # until it ignores one
         self.heads = Heads(clock)  # of manifests
         self.heads_of_blobs = Heads(clock)
+        self.intake = Intake()
         self.token_servers = TokenServers(config, exchange)
         self.label = label
         self._metrics = metrics
@@ -166,19 +188,57 @@ class Endpoint:
                 which has let us in, redirects to. `Closed`: it is known to be of no use to ask.
         """
         quota = Quota.CHECKS if (method, kind) in _CHECKS else _QUOTAS[kind]
+        if scope.is_push:
+            quota = Quota.PUSHES
         question = Question(quota, scope.repository.name, path)
         self.condition.require(question)
-        there = self.config.name_there(scope.repository.name)
-        url = URL(f"{self.config.url}/v2/{there}/{path}", encoded=True)
+        url = self.address(scope, path)
         async with AsyncExitStack() as stack:
-            if body_for is None:
-                await stack.enter_async_context(self._slot_for_question())
-            else:
-                await stack.enter_async_context(self._body_slots.take(body_for))
-                await stack.enter_async_context(self._slots.take(body_for))
+            await stack.enter_async_context(
+                self._slot_for_question() if body_for is None else self._slot_for_body(body_for)
+            )
             yield await stack.enter_async_context(
                 self._authorized(method, url, scope, headers, question, kind=kind)
             )
+
+    def address(self, scope: Scope, path: str) -> URL:
+        """Of what is at `path` in a repository."""
+        there = self.config.name_there(scope.repository.name)
+        return URL(f"{self.config.url}/v2/{there}/{path}", encoded=True)
+
+    @asynccontextmanager
+    async def push(
+        self,
+        method: str,
+        url: URL,
+        scope: Scope,
+        headers: dict[str, str],
+        *,
+        kind: str,
+        body: Outgoing | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask for something that changes what is at `url`, which the registry may have named.
+
+        Yields a response of 2xx or 3xx. Nobody is told who we are but the registry itself.
+
+        Raises:
+            Missing, Denied, Refused, Unavailable: As `ask`. Unavailable, too, where it was let in
+                no longer and `body` has begun: what is asked next goes with what convinces now.
+        """
+        thing = url.path.rpartition(f"/{self.config.name_there(scope.repository.name)}/")[2]
+        question = Question(Quota.PUSHES, scope.repository.name, thing)
+        self.condition.require(question)
+        slot = self._slot_for_question()
+        if body is not None:
+            slot = self._slot_for_body(Urgency.of_client())
+        sending = self._authorized(method, url, scope, headers, question, kind=kind, body=body)
+        async with slot, sending as response:
+            yield response
+
+    @asynccontextmanager
+    async def _slot_for_body(self, urgency: Urgency) -> AsyncIterator[None]:
+        async with self._body_slots.take(urgency), self._slots.take(urgency):
+            yield
 
     async def ask_in(self, authorization: str) -> None:
         """Ask for `/v2/` as a client would, with its own authorization ("": none).
@@ -220,11 +280,15 @@ class Endpoint:
         question: Question,
         *,
         kind: str,
+        body: Outgoing | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        at, sent = url, await self._first_header(scope)
+        at, sent = url, None
+        if url.origin() == URL(self.config.url).origin():
+            sent = await self._first_header(scope)
         answered = list[URL]()
         while True:
-            async with self._send(question, method, at, headers, sent, kind=kind) as response:
+            sending = self._send(question, method, at, headers, sent, kind=kind, body=body)
+            async with sending as response:
                 origin, better = response.url.origin(), None
                 is_new = origin not in answered or (sent or "").startswith("Basic ")
                 if is_new and len(answered) < _MOST_ANSWERS:
@@ -234,9 +298,13 @@ class Endpoint:
                 if better is None:
                     await self._understand(question, response, at)
                     if sent:
-                        self._authorizer.convinced(scope.repository.name, sent)
+                        self._authorizer.convinced(scope.access, sent)
                     yield response
                     return
+                if body is not None and not body.may_repeat:
+                    raise Unavailable(
+                        "upstream has let us in no longer", status_seen=response.status
+                    )
                 answered.append(origin)
                 sent = better
 
@@ -250,25 +318,26 @@ class Endpoint:
         authorization: str | None,
         *,
         kind: str,
+        body: Outgoing | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if authorization:
             headers = headers | {"Authorization": authorization}
+        within = self.exchange.stall_timeout if question.quota is Quota.PUSHES else None
         async with AsyncExitStack() as stack:
             with self.condition.watching(question):
                 response = await stack.enter_async_context(
-                    self.exchange.send(method, url, headers, kind=kind)
+                    self.exchange.send(method, url, headers, kind=kind, body=body, within=within)
                 )
             yield response
 
     async def _first_header(self, scope: Scope) -> str | None:
         if self._is_personal(scope):
             return _sendable(scope.authorization or "")
-        repository = scope.repository.name
         try:
-            with self.condition.watching(Question(Quota.TOKENS, repository)):
-                return await self._authorizer.known(repository)
+            with self.condition.watching(Question(Quota.TOKENS, scope.repository.name)):
+                return await self._authorizer.known(scope.access)
         except Unavailable:
-            if self._authorizer.has_challenged(repository):
+            if self._authorizer.has_challenged(scope.access):
                 raise
             return None  # a token server in trouble is no trouble of a repository that wants none
 
@@ -289,7 +358,7 @@ class Endpoint:
             return None
         origin = response.url.origin()
         is_own = origin == URL(self.config.url).origin()
-        own = (self._authorizer, scope.repository.name) if is_own else None
+        own = (self._authorizer, scope.access) if is_own else None
         challenges = response.headers.getall("WWW-Authenticate", [])
         if response.status != HTTPStatus.UNAUTHORIZED or not challenges:
             if own is None or not sent:
@@ -312,13 +381,13 @@ class Endpoint:
             with self.condition.watching(question):
                 raise_for_status(response, url)
                 self.condition.succeeded(question)
-        except Denied as denial:
-            self.token_servers.note(denial.challenges)
-            raise
-        except Refused as refusal:
-            with suppress(RegistryError):
-                document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
-                refusal.errors = tuple(parse_errors(document, without=self.config.prefix))
+        except (Denied, Missing, Refused) as refusal:
+            if isinstance(refusal, Denied):
+                self.token_servers.note(refusal.challenges)
+            if isinstance(refusal, Refused) or question.quota is Quota.PUSHES:
+                with suppress(RegistryError):
+                    document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
+                    refusal.errors = tuple(parse_errors(document, without=self.config.prefix))
             raise
 
 

@@ -4,15 +4,22 @@ Redirects are followed by hand: `Authorization` stays with the origin that it wa
 presigned address is sent as it came, and https leads to http only where the operator said so.
 Addresses of others' choice are judged where the connection is made, after resolution, and lead
 inside (`reach`) only from an endpoint that is inside itself, or where the operator said so.
-aiohttp's exceptions end here.
+aiohttp's exceptions end here (`breakage`).
 """
 
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+)
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -20,35 +27,34 @@ from yarl import URL
 from mirror.aio.slots import Urgency
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
-from mirror.oci.errors import RegistryError, Unavailable
+from mirror.oci.errors import Unavailable
 from mirror.sources.ports import TooSlow
-from mirror.sources.registry.addresses import parse_location
 from mirror.sources.registry.arrival import Line
-from mirror.sources.registry.connections import Trip, over_a_living_one
+from mirror.sources.registry.breakage import decoding, receiving, sending
+from mirror.sources.registry.connections import Send, Trip, close_idle, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
+from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.reading import Broken, Senseless
 from mirror.sources.registry.receiver import arriving
-from mirror.sources.registry.routes import INSIDE, Routes, host_of
+from mirror.sources.registry.redirects import MOST_REDIRECTS, leads_on, redirected
+from mirror.sources.registry.request import Form, Request
+from mirror.sources.registry.routes import Routes, host_of
 from mirror.sources.registry.sessions import Sessions
-from mirror.sources.registry.sites import is_same_site, repository_at
 from mirror.sources.registry.throttle import Throttle
 from mirror.telemetry.metrics import Metrics
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MOST_REDIRECTS = 5
 _DRAINED = 2**16  # bytes
 _DRAINED_WITHIN = 0.5  # seconds; a connection is worth no more
-_ON_SITE = frozenset({"tags", "referrers", "token"})  # kinds whose content nothing proves
-_BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
+_REPEATABLE = frozenset({"GET", "HEAD"})  # sent once more where the first stays silent
 _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stall_timeout`
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
 _ASKED_AGAIN = "again"  # the status of a request that was asked again over another connection
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
+_ANSWERED_WITHIN = 3  # times `stall_timeout`, once a registry has all of a body
 
 
-Form = dict[str, str] | bytes
-"""The body of a POST, or the fields to make it of."""
+_Send = Callable[..., Coroutine[Any, Any, aiohttp.ClientResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,13 @@ class Exchange:
         self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
         self.answer_timeout = connect_timeout
-        self._stall_timeout = stall_timeout
+        self.stall_timeout = stall_timeout
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=stall_timeout
         )
+        self._body_timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
         self.throttle = Throttle(config.max_bandwidth, clock)
+        self._throttle_out = Throttle(config.max_bandwidth, clock)
         if config.ca_file is not None:
             self._ssl = ssl.create_default_context(cafile=config.ca_file)
 
@@ -101,22 +109,45 @@ class Exchange:
         *,
         kind: str,
         form: Form | None = None,
+        body: Outgoing | None = None,
+        within: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield the final response, whatever its status.
 
-        `form` is the body of a POST; it holds secrets, and follows no redirect.
+        `form` is the body of a POST; it holds secrets, and follows no redirect. `body` follows one
+        where it can be sent again. What has no body has `within` seconds for its answer
+        (None: `answer_timeout`).
 
         Raises:
-            Unavailable: No (sensible) response.
+            Unavailable: No (sensible) response, or whoever brings the body could not (its `error`).
         """
-        response = await self._follow(method, url, headers, kind, form)
+        request = Request(method, headers, kind, form, body, within or self.answer_timeout)
         try:
-            yield response
+            response = await self._follow(url, request)
+            try:
+                yield response
+            finally:
+                if response.content.at_eof() and request.may_serve_again:
+                    response.release()  # the connection serves again
+                else:
+                    response.close()
         finally:
-            if response.content.at_eof():
-                response.release()  # the connection serves again
-            else:
-                response.close()
+            if body is not None:
+                await body.end()
+
+    def outgoing(
+        self,
+        content: AsyncIterable[Chunk] | bytes,
+        *,
+        length: int | None = None,
+        patience: int = _ANSWERED_WITHIN,
+        is_alone: bool = False,
+    ) -> Outgoing:
+        """A body to send from here; once it is there, the answer has so many stalls' time."""
+        stall = self.stall_timeout
+        return Outgoing(
+            content, length=length, patience=stall, answer=stall * patience, is_alone=is_alone
+        )
 
     async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
         """The whole body, decoded where it is encoded.
@@ -129,14 +160,14 @@ class Exchange:
             raise Senseless(f"upstream's answer is larger than {limit} bytes")
         content = bytearray()
         decoder = Decoder(response.headers.get("Content-Encoding"))
-        due = asyncio.get_running_loop().time() + self._stall_timeout
-        with _receiving(response.url):
+        due = asyncio.get_running_loop().time() + self.stall_timeout
+        with receiving(response.url):
             async with asyncio.timeout_at(due) as patience:
                 async for chunk in response.content.iter_any():
                     self.count(len(chunk))
                     await self._decode(decoder, chunk, content, limit=limit)
                     patience.reschedule(due + len(content) / _SLOWEST)
-        with _decoding():
+        with decoding():
             content += decoder.end()
         return bytes(content)
 
@@ -144,7 +175,7 @@ class Exchange:
         self, decoder: Decoder, chunk: bytes, content: bytearray, *, limit: int
     ) -> None:
         """Add what a chunk stands for. Raises Senseless."""
-        with _decoding():
+        with decoding():
             for piece in decoder.feed(chunk):
                 content += piece
                 if len(content) > limit:
@@ -161,9 +192,9 @@ class Exchange:
             Unavailable: It stalls or breaks. `TooSlow`: it drips.
         """
         urgency, line, now = urgency or Urgency(), self._line, asyncio.get_running_loop().time
-        with _receiving(response.url), line.arriving(now()) as arrival:
+        with receiving(response.url), line.arriving(now()) as arrival:
             asked_at = now()
-            async for chunk in arriving(response, patience=self._stall_timeout):
+            async for chunk in arriving(response, patience=self.stall_timeout):
                 self.count(len(chunk))
                 if arrival.drips(len(chunk), now() - asked_at, now()):
                     self._slow.inc()
@@ -188,101 +219,112 @@ class Exchange:
         self.received += size
         self._bytes.inc(size)
 
-    async def _follow(
-        self,
-        method: str,
-        url: URL,
-        headers: dict[str, str],
-        kind: str,
-        form: Form | None,
-    ) -> aiohttp.ClientResponse:
+    async def _follow(self, url: URL, request: Request) -> aiohttp.ClientResponse:
         status, asked = 0, url
-        for _ in range(_MOST_REDIRECTS + 1):
+        for _ in range(MOST_REDIRECTS + 1):
             try:
-                with _sending(url):
-                    response = await self._send_once(method, url, headers, kind, form)
+                with sending(url):
+                    response = await self._send_once(url, request)
             except Unavailable as error:
                 error.status_seen = status or None  # the registry is there, if its storage is not
                 raise
             status = response.status
             location = response.headers.get("Location")
-            if status not in _REDIRECTS or not location or form is not None:
+            if not (location and request.may_follow and leads_on(request.method, status)):
                 return response
             try:
                 await self.drain(response)
-                target = self._target(url, location, kind, status)
-                _require_own_site(asked, target, kind, status)
+                target = redirected(
+                    asked, url, location, config=self._config, kind=request.kind, status=status
+                )
             finally:
-                response.release()
+                request.let_go(response)
             if target.origin() != url.origin():
-                headers = {k: v for k, v in headers.items() if k != "Authorization"}
+                request.forget_who_asks()
             url = target
         raise Unavailable("upstream redirects in circles", status_seen=status)
 
-    def _target(self, url: URL, location: str, kind: str, status: int) -> URL:
-        try:
-            target = parse_location(location, asked=url)
-        except ValueError as error:
-            raise Unavailable(
-                "upstream redirects to what is no address", status_seen=status
-            ) from error
-        if target.scheme not in {"http", "https"} or not target.host:
-            raise Unavailable("upstream redirects to what is no web address", status_seen=status)
-        is_downgrade = (url.scheme, target.scheme) == ("https", "http")
-        if is_downgrade and not (self._config.allow_http_redirect and kind in _BY_DIGEST):
-            raise Unavailable(
-                "upstream redirects from https to http;"
-                " allow_http_redirect = true lets content by digest come that way",
-                status_seen=status,
-            )
-        return target
-
-    async def _send_once(
-        self,
-        method: str,
-        url: URL,
-        headers: dict[str, str],
-        kind: str,
-        form: Form | None,
-    ) -> aiohttp.ClientResponse:
+    async def _send_once(self, url: URL, request: Request) -> aiohttp.ClientResponse:
         route = await self._routes.find(url)
-        session, proxy_headers = route.session, route.http_proxy_headers
+        session, headers, method = route.session, request.headers, request.method
+        proxy_headers = route.http_proxy_headers
         if url.scheme == "http":
             headers, proxy_headers = headers | proxy_headers, {}
 
         tries = 0
 
-        async def send(trip: Trip) -> aiohttp.ClientResponse:
+        async def send(trip: Trip, data: Form | Outgoing | None = None) -> aiohttp.ClientResponse:
             nonlocal tries
             tries += 1
             return await session.request(
-                method, url, headers=headers, allow_redirects=False, timeout=self._timeout,
-                ssl=self._ssl, read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=form,
+                method, url, headers=headers, allow_redirects=False, ssl=self._ssl,
+                timeout=self._timeout if request.body is None else self._body_timeout,
+                read_bufsize=_READ_BUFFER, trace_request_ctx=trip, data=data,
+                # Connections that have it in their key are kept apart from the others.
+                server_hostname=url.raw_host if request.is_alone else None,
                 proxy=route.http_proxy, proxy_headers=proxy_headers or None,
             )  # fmt: skip
 
         began = time.monotonic()
         status = "none"
-        patience = min(_HEDGED_AFTER, self.answer_timeout * _HEDGED_SHARE)
         try:
             # A client is waiting, and wants to be sent elsewhere rather than to wait in vain.
             with route.explained(url):
-                async with asyncio.timeout(self.answer_timeout):
-                    # Only what may be repeated is (RFC 9110, 9.2.2): not a form.
-                    response = await (
-                        send(Trip())
-                        if form is not None
-                        else over_a_living_one(send, session, url, patience=patience)
-                    )
+                if request.body is not None:
+                    response = await self._send_body(url, request.body, send, session)
+                else:
+                    async with asyncio.timeout(request.within):
+                        response = await self._send_question(url, request, send, session)
             status = str(response.status)
             route.check(response)
             self._routes.note(route, response)
             self._metrics.upstream_seconds.labels(
-                self._label.upstream, self._label.endpoint, kind
+                self._label.upstream, self._label.endpoint, request.kind
             ).observe(time.monotonic() - began)
         finally:
-            self._count_requests(kind, method, status, tries)
+            self._count_requests(request.kind, method, status, tries)
         return response
+
+    async def _send_question(
+        self, url: URL, request: Request, send: _Send, session: aiohttp.ClientSession
+    ) -> aiohttp.ClientResponse:
+        """Only what may be repeated is (RFC 9110, 9.2.2): not a form."""
+        if request.form is not None:
+            return await send(Trip(), request.form)
+        patience = min(_HEDGED_AFTER, self.answer_timeout * _HEDGED_SHARE)
+        is_repeatable = request.method in _REPEATABLE
+        return await over_a_living_one(
+            send, session, url, patience=patience if is_repeatable else None
+        )
+
+    async def _send_body(
+        self, url: URL, body: Outgoing, send: _Send, session: aiohttp.ClientSession
+    ) -> aiohttp.ClientResponse:
+        """Raises Broken: it stalls, or is answered before it has come to its end."""
+
+        async def begin(trip: Trip) -> aiohttp.ClientResponse:
+            return await send(trip, body.begin(deadline, self._keep_to_bandwidth_out))
+
+        deadline = asyncio.timeout(None)
+        try:
+            async with deadline:
+                response = await _over_its_kind(begin, body, session, url)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise  # there is no connection
+            raise Broken(f"{host_of(url)} takes no more", timed_out=True) from error
+        except aiohttp.ClientConnectionError as error:
+            if body.error is None:
+                raise
+            raise Senseless("what was to be sent could not be had") from error
+        if response.ok and not body.is_over:
+            response.close()
+            raise Broken(f"{host_of(url)} answers before it has everything")
+        return response
+
+    async def _keep_to_bandwidth_out(self, size: int) -> None:
+        """Wait until `size` bytes fit into `max_bandwidth`, which each way of the line has."""
+        await self._throttle_out.take(size, Urgency())
 
     def _count_requests(self, kind: str, method: str, status: str, tries: int) -> None:
         """The last of them had this status; the others were over kept connections that are dead."""
@@ -293,56 +335,12 @@ class Exchange:
                 ).inc(number)
 
 
-def _require_own_site(asked: URL, target: URL, kind: str, status: int) -> None:
-    """See that what no digest proves comes from its own site, or from another registry's API.
-
-    Raises:
-        Unavailable: It would come from somewhere else.
-    """
-    if kind not in _ON_SITE or is_same_site(target.host or "", asked.host or ""):
-        return
-    _, found, rest = asked.path.rpartition(f"/{kind}/")
-    if kind == "token" or repository_at(target, f"{found}{rest}".lstrip("/")) is None:
-        raise Unavailable(
-            "upstream redirects to another site for what no digest proves", status_seen=status
-        )
-
-
-@contextmanager
-def _sending(url: URL) -> Iterator[None]:
-    """What comes out of sending a request: it did not get there, or the answer makes no sense."""
-    try:
-        with _receiving(url):
-            yield
-    except RegistryError:
-        raise
-    except Exception as error:  # what a parser says of what upstream has sent
-        raise Senseless(
-            f"{host_of(url)} answered with something that is no HTTP: {type(error).__name__}"
-        ) from error
-
-
-@contextmanager
-def _decoding() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise Senseless(f"upstream's answer is {error}") from error
-
-
-@contextmanager
-def _receiving(url: URL) -> Iterator[None]:
-    """Turn aiohttp's exceptions into ours, which name the host only: a query may hold secrets."""
-    try:
-        yield
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise Unavailable(f"{host_of(url)} has a certificate that cannot be trusted") from error
-    except TimeoutError as error:
-        raise Unavailable(f"{host_of(url)} is silent", timed_out=True) from error
-    except aiohttp.ClientConnectorDNSError as error:
-        why = INSIDE if error.strerror == "no public address" else error.strerror
-        raise Unavailable(f"{host_of(url)} cannot be reached: {why}") from error
-    except aiohttp.ClientConnectorError as error:
-        raise Unavailable(f"{host_of(url)} cannot be reached: {error.strerror}") from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise Broken(f"the connection to {host_of(url)} broke: {type(error).__name__}") from error
+async def _over_its_kind(
+    begin: Send, body: Outgoing, session: aiohttp.ClientSession, url: URL
+) -> aiohttp.ClientResponse:
+    """Send a body over a connection that suits it."""
+    if body.is_alone:
+        close_idle(session, url, is_alone=True)
+    elif body.is_whole:
+        return await over_a_living_one(begin, session, url, patience=None)
+    return await begin(Trip())

@@ -10,6 +10,7 @@ An answer about one thing closes that thing, and nothing beside it :
     either where /v2/ is asked for                 the endpoint
     429                                            this kind of request, for as long as it says
     429 or 503 by storage that one was sent to     that one thing, for as long as it says
+    anything of a push, but that nobody is there   nothing: who pushes has a patience of their own
 
 Each breaker is a machine of its own :
 
@@ -45,6 +46,7 @@ class Quota(Enum):
     REFERRERS = auto()
     TOKENS = auto()
     LOGINS = auto()  # `/v2/`, asked for by clients
+    PUSHES = auto()  # uploads and manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ class Health:
             return
         self._host(question).succeeded()
         self._kinds.pop(question.kind, None)
-        if question.quota is not Quota.TOKENS:
+        if question.quota not in {Quota.TOKENS, Quota.PUSHES}:
             self._failing.clear()
 
     def failed(
@@ -200,6 +202,9 @@ class Health:
         host = self._host(question)
         if trouble is Trouble.UNREACHABLE:
             host.failed(now, roll=roll, grave=True)
+            return
+        if question.quota is Quota.PUSHES:
+            host.probe_told_nothing()
             return
         kind = self._kinds.setdefault(question.kind, Breaker())
         kind.failed(now, roll=roll, grave=trouble is Trouble.SLOW)

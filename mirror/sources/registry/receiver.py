@@ -9,15 +9,16 @@ has got to, and with the last byte the connection is aiohttp's again, to serve t
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from mmap import mmap
 
 import aiohttp
 
 from mirror.oci.digest import Chunk
+from mirror.sources.registry.buffers import SIZE, Buffers
 
-_SIZE = 2**21  # bytes; touched only as far as they are filled, so a slow line takes no memory
-_ENOUGH = _SIZE // 2  # bytes; less is not worth a thread's while if more is on its way
-_BUFFERS = 3  # one is filled while two are in use
+_ENOUGH = SIZE // 2  # bytes; less is not worth a thread's while if more is on its way
+_AT_ONCE = 3  # buffers: one is filled while two are in use
+
+_buffers = Buffers()
 
 
 def arriving(response: aiohttp.ClientResponse, *, patience: float) -> AsyncGenerator[Chunk, None]:
@@ -47,13 +48,14 @@ async def _receive(
     error = response.content.exception()
     early = _arrived(response.content)
     left = size - response.content.total_bytes
-    receiver = Receiver(response, left, patience=patience) if left and error is None else None
-    if early:
-        yield early
-    if left and error is not None:
-        raise error
-    while receiver is not None and (chunk := await receiver.take()) is not None:
-        yield chunk
+    with _buffers.receiving():
+        receiver = Receiver(response, left, patience=patience) if left and error is None else None
+        if early:
+            yield early
+        if left and error is not None:
+            raise error
+        while receiver is not None and (chunk := await receiver.take()) is not None:
+            yield chunk
 
 
 def _arrived(content: aiohttp.StreamReader) -> bytes:
@@ -80,7 +82,7 @@ class Receiver(asyncio.BufferedProtocol):
         self._transport = connection.transport
         self._patience = patience
         self._left = left
-        self._used = deque(memoryview(mmap(-1, min(_SIZE, left))) for _ in range(_BUFFERS))
+        self._used = deque(_buffers.take(left) for _ in range(_AT_ONCE))
         self._filling = self._used.popleft()
         self._filled = 0
         self._is_over = False

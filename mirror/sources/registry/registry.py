@@ -14,8 +14,15 @@ from typing import TypeVar
 from aiolimiter import AsyncLimiter
 
 from mirror.oci.digest import Digest, Subject
-from mirror.oci.errors import DigestMismatch, ErrorCode, Missing, RegistryError, Unavailable
-from mirror.oci.reference import Reference, Tag
+from mirror.oci.errors import (
+    DigestMismatch,
+    ErrorCode,
+    Missing,
+    RegistryError,
+    Sealed,
+    Unavailable,
+)
+from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.request import Page
 from mirror.oci.token import ServerKey, TokenAnswer, TokenQuestion
 from mirror.sources.ports import NoteComing, note_nothing
@@ -28,6 +35,7 @@ from mirror.sources.registry.listings import Referrers
 from mirror.sources.registry.manifests import SentManifest, TagState
 from mirror.sources.registry.reading import reading
 from mirror.sources.registry.tag_lists import TagsPage
+from mirror.sources.registry.target import RegistryTarget
 
 _Word = TypeVar("_Word", SentManifest, TagState, TagsPage, Referrers)
 
@@ -94,6 +102,13 @@ class Registry:
         return RegistryBlobs(
             self.name, scope, tuple(self.endpoints), self._distrust, self.note_coming, limit
         )
+
+    def target(self, repository: Repository, authorization: str | None = None) -> RegistryTarget:
+        """A repository to push to; `authorization` as `Scope` has it. Raises Sealed."""
+        if self.is_sealed:
+            raise Sealed(ErrorCode.NAME_UNKNOWN)
+        scope = Scope(repository, authorization, is_push=True)
+        return RegistryTarget(self.name, scope, self._tag_endpoints[0])
 
     def require_hope(self, digest: Digest, *, unknown: ErrorCode) -> None:
         """Raises Missing where every endpoint has sent something else under this digest.

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, cast
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
+from aiohttp.connector import AddrInfoType, Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from python_socks import (
     ProxyConnectionError,
@@ -32,6 +33,18 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": f"mirror/{__version__}",
 }
+
+
+_OPTIONS = {
+    # What is pushed would seem to be there by megabytes before it is, and be lost with the line.
+    "TCP_NOTSENT_LOWAT": 2**19,  # bytes
+    # Nobody answers what does not arrive, and a registry may be silent for long while it hashes.
+    "TCP_USER_TIMEOUT": 30_000,  # milliseconds
+    "TCP_KEEPIDLE": 15,  # seconds
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+}
+_ELSEWHERE = {"TCP_NOTSENT_LOWAT": 25} if sys.platform == "linux" else {}  # Python 3.12 knows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +147,19 @@ class _Connector(aiohttp.TCPConnector):
     """aiohttp's, for connections that read heads as leniently as Go's client does."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
-        super().__init__(limit=0, resolver=resolver)  # bounds are per endpoint, and ours
+        # Bounds are per endpoint, and ours.
+        super().__init__(limit=0, resolver=resolver, socket_factory=_socket)
         self._factory = cast("partial[ResponseHandler]", partial(_Connection, loop=self._loop))
+
+
+def _socket(address: AddrInfoType) -> socket.socket:
+    """One that takes in little more than the line does, and finds out when that is dead."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    for name, value in _OPTIONS.items():
+        if (option := getattr(socket, name, _ELSEWHERE.get(name))) is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 class ProxyRefusal(aiohttp.ClientConnectionError):

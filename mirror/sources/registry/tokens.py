@@ -1,7 +1,7 @@
 """What a token server is asked for, and what it answers (distribution, spec/auth)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -36,31 +36,53 @@ def is_trusted(realm: URL, *, registry: URL, token_hosts: Iterable[str]) -> bool
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """What a token is to allow: to pull from a repository, or to push to it too.
+
+    `source` is another one, from which a blob is to be mounted (spec end-11).
+    """
+
+    repository: str
+    is_push: bool = False
+    source: str | None = None
+
+    @property
+    def weight(self) -> int:
+        """Characters of its names."""
+        return len(self.repository) + len(self.source or "")
+
+    def scopes(self, name_there: Callable[[str], str]) -> tuple[str, ...]:
+        """In the token servers' words (distribution, spec/auth/scope.md)."""
+        actions = "pull,push" if self.is_push else "pull"
+        own = f"repository:{name_there(self.repository)}:{actions}"
+        if self.source is None:
+            return (own,)
+        return own, f"repository:{name_there(self.source)}:pull"
+
+
+@dataclass(frozen=True, slots=True)
 class TokenWanted:
-    """What a token server is asked: one repository, and only pull; None: who one is, at all."""
+    """What a token server is asked: for these scopes and no more; none: who one is, at all."""
 
     realm: URL
     service: str
-    repository: str | None
+    scopes: tuple[str, ...]
 
     @property
     def url(self) -> URL:
         """For a GET (distribution, spec/auth/token.md)."""
-        return self.realm.update_query(self._wanted())
+        service = {"service": self.service} if self.service else {}
+        return self.realm.update_query(service | ({"scope": self.scopes} if self.scopes else {}))
 
     def form(self, credential: Credential) -> dict[str, str]:
         """For a POST (distribution, spec/auth/oauth.md)."""
-        form = self._wanted() | {"client_id": _CLIENT_ID}
+        form = {"client_id": _CLIENT_ID}
+        form |= {"service": self.service} if self.service else {}
+        form |= {"scope": " ".join(self.scopes)} if self.scopes else {}
         if credential.is_identity_token:
             return form | {"grant_type": "refresh_token", "refresh_token": credential.secret}
         user = {"username": credential.username, "password": credential.secret}
         return form | user | {"grant_type": "password"}
-
-    def _wanted(self) -> dict[str, str]:
-        wanted = {"service": self.service} if self.service else {}
-        if self.repository is not None:
-            wanted["scope"] = f"repository:{self.repository}:pull"
-        return wanted
 
 
 def read_challenge(parameters: dict[str, str]) -> tuple[URL, str]:

@@ -60,7 +60,7 @@ async def tokens_by_post(scene: Scene) -> None:
         if (form.get("username"), form.get("password")) != ("me", "secret"):
             return web.Response(status=401)
         scope = "repository:library/app:pull"
-        tokens._grants["by-post"] = (float("inf"), "me", scope)  # noqa: SLF001 - ours, for this
+        tokens._grants["by-post"] = (float("inf"), "me", {scope})  # noqa: SLF001 - ours, for this
         return web.json_response({"access_token": "by-post", "expires_in": 300})
 
     server = web.Application()

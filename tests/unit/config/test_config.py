@@ -15,6 +15,7 @@ from mirror.config import (
     Endpoint,
     Notify,
     Pin,
+    Shared,
     Upstream,
     Warm,
     inherited_sockets,
@@ -110,6 +111,7 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
         for name, field in model.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
+    found["# [shared]"] = Shared
     hub = '[upstream."docker.io"]'
     return found | {hub: Upstream, f"[{hub.replace(']', '.endpoints]')}]": Endpoint}
 
@@ -122,7 +124,7 @@ def test_the_reference_file_explains_every_setting(header: str, section: type[Ba
     for name, field in section.model_fields.items():
         if name == "endpoints":  # tables of their own
             continue
-        commented = field.default is None
+        commented = field.default is None or section is Shared
         line = re.search(rf"^{'# ' if commented else ''}{name} = .+", table, flags=re.MULTILINE)
         assert line, f"{header} {name}"
         assert commented or "#" in line[0], f"{header} {name} has no comment"
@@ -134,7 +136,8 @@ def test_the_commented_settings_of_the_reference_can_be_used(tmp_path: Path) -> 
     secret.write_text("x")
     text = re.sub(r'"/etc/mirror/[^"]*"', f'"{secret}"', text)
     text = re.sub(r"^# credential_helper = .*", "", text, flags=re.MULTILINE)  # instead of others
-    config = parse(tomllib.loads(re.sub(r"^# (\w+ = |\[\[)", r"\1", text, flags=re.MULTILINE)))
+    settings = r"^# (\w+ = |\[\[|\[shared\])"
+    config = parse(tomllib.loads(re.sub(settings, r"\1", text, flags=re.MULTILINE)))
     (hub,) = config.upstream["docker.io"].endpoints
     assert config.server.htpasswd_file == hub.password_file == hub.ca_file == secret
     assert (hub.username, hub.max_connections) == ("someone", 8)
@@ -142,6 +145,8 @@ def test_the_commented_settings_of_the_reference_can_be_used(tmp_path: Path) -> 
     [pin] = config.pin
     assert set(pin.model_fields_set) == set(Pin.model_fields)
     assert pin.refresh == Pin(image="a").refresh
+    assert config.shared is not None
+    assert set(config.shared.model_fields_set) == set(Shared.model_fields)
     [warm] = config.warm
     assert set(warm.model_fields_set) == set(Warm.model_fields)
     [hook] = config.notify

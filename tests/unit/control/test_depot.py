@@ -10,6 +10,7 @@ from mirror.control.bundles import Depot, Sent
 from mirror.control.depot import StoreDepot
 from mirror.oci.errors import DigestMismatch, StoreError
 from mirror.operate.bundles.verbs import open_depot
+from mirror.pull.arriving import Arriving
 from mirror.pull.memory import Memory
 from mirror.records.sqlite import SqliteRecords
 from tests.conformance.depot import CONTENT, DIGEST, PIECES, DepotConformance, write
@@ -83,7 +84,8 @@ async def test_what_a_bundle_holds_too_is_in_use_from_then_on(tmp_path: Path) ->
         config = parse(document({"docker.io": {}}, store_root=tmp_path))
         depot = StoreDepot(
             store, records, Memory(0, missing_for=0.0, clock=clock.monotonic), config.upstream,
-            forget=lambda _: None, note_tag=lambda *_: None, clock=clock,
+            arriving=Arriving(clock.monotonic), forget=lambda _: None, note_tag=lambda *_: None,
+            clock=clock,
         )  # fmt: skip
         await depot.note_sent(Sent([str(old)], ["docker.io"]))
         unused = [it async for batch in store.list_unused(since=clock() - 3600) for it, _ in batch]

@@ -1,6 +1,7 @@
 import pytest
 
 from mirror.config import parse
+from mirror.front.workers.settings import settings_for_workers
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.pull.routing import Router
 
@@ -9,23 +10,25 @@ from mirror.pull.routing import Router
 def router() -> Router:
     endpoints = [{"url": "https://registry.test"}]
     return Router(
-        parse(
-            {
-                "upstream": {
-                    "docker.io": {
-                        "default": True,
-                        "aliases": ["index.docker.io", "registry-1.docker.io"],
-                        "endpoints": endpoints,
-                    },
-                    "ghcr.io": {
-                        "hosts": ["ghcr.mirror.test"],
-                        "access": "client",
-                        "endpoints": endpoints,
-                    },
-                    "registry.test:5000": {"endpoints": endpoints},
+        settings_for_workers(
+            parse(
+                {
+                    "upstream": {
+                        "docker.io": {
+                            "default": True,
+                            "aliases": ["index.docker.io", "registry-1.docker.io"],
+                            "endpoints": endpoints,
+                        },
+                        "ghcr.io": {
+                            "hosts": ["ghcr.mirror.test"],
+                            "access": "client",
+                            "endpoints": endpoints,
+                        },
+                        "registry.test:5000": {"endpoints": endpoints},
+                    }
                 }
-            }
-        )
+            )
+        ).upstreams
     )
 
 
@@ -73,7 +76,7 @@ def test_an_unknown_namespace_is_an_unknown_name_and_never_an_address(
 def test_without_a_default_an_unnamed_registry_is_unknown() -> None:
     config = parse({"upstream": {"ghcr.io": {"endpoints": [{"url": "https://ghcr.io"}]}}})
     with pytest.raises(RegistryError):
-        _lead(Router(config), "org/app")
+        _lead(Router(settings_for_workers(config).upstreams), "org/app")
 
 
 def test_a_route_tells_whose_credentials_decide(router: Router) -> None:

@@ -406,3 +406,18 @@ def _with_passwords(tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "htpasswd"
     file.touch()
     return upstreams() | {"server": {"htpasswd_file": str(file)}}
+
+
+def test_it_is_said_at_which_name_users_log_in_to_push_and_how() -> None:
+    hub = {"push": "client", "hosts": ["hub.example"], "default": True}
+    config = parse({"upstream": {"docker.io": hub}})
+    guide = make_guide("docker", config, address="mirror.example:5000")
+    assert "docker login hub.example:5000" in guide.then
+    assert any("docker push hub.example:5000/ORG/APP:TAG" in note for note in guide.notes)
+
+
+def test_where_there_is_no_name_to_log_in_to_push_that_is_said() -> None:
+    config = parse({"upstream": {"docker.io": {"push": "client"}}})
+    guide = make_guide("docker", config, address="mirror.example:5000")
+    assert any("Nothing is pushed to docker.io" in note for note in guide.notes)
+    assert not any("docker push" in note for note in guide.notes)

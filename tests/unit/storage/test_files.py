@@ -1,3 +1,4 @@
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from mirror.oci.errors import StoreError
 from mirror.storage.files import Files
 from mirror.storage.partial import Partial
 from mirror.storage.states import PartialKey
-from tests.unit.storage.opening import UPSTREAM, blob_path, content, on_disk, partials
+from tests.unit.storage.opening import UPSTREAM, blob_path, content, on_disk, open_store, partials
 
 DATA = content(5_000)
 DIGEST = digest_of(DATA)
@@ -44,6 +45,35 @@ async def test_a_committed_blob_is_found_by_its_digest_alone(files: Files, tmp_p
     assert (file.size, file.read()) == (5_000, DATA)
     assert await files.read(file, 5_000, DIGEST) == DATA
     file.close()
+
+
+async def test_a_blob_costs_two_syncs_its_own_and_that_of_its_directory(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await files.make_shelves()
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    await _put(files, DATA)
+    [of_blob, of_directory] = synced
+    assert of_blob.startswith(str(tmp_path / "partial"))
+    assert of_directory == str(blob_path(tmp_path, DIGEST).parent)
+
+
+async def test_the_directories_of_blobs_are_there_from_the_first_start_on_for_nobody_else(
+    tmp_path: Path,
+) -> None:
+    for _ in range(2):
+        async with open_store(tmp_path):
+            shelves = list((tmp_path / "blobs" / "sha256").iterdir())
+        assert len(shelves) == 256
+        assert {path.stat().st_mode & 0o777 for path in shelves} == {0o700}
+        shelves[7].rmdir()
 
 
 async def test_what_is_not_what_its_digest_says_is_not_read(files: Files) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
-from mirror.storage.index import SCHEMA, Index
+from mirror.storage.index import LEAST, SCHEMA, Index
 from mirror.storage.policy import Kind
 from mirror.storage.states import PartialKey
 from mirror.storage.worth import HALF_LIFE
@@ -202,19 +202,63 @@ async def test_an_index_of_the_first_version_keeps_its_order_and_its_totals(path
         assert await _least(index) == [TWO, ONE, THREE]
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "SELECT digest, size FROM blobs WHERE NOT leaving ORDER BY rank LIMIT 9",
-    ],
-)
-async def test_the_order_of_going_is_read_from_a_table_of_its_own(
-    index: Index, path: Path, query: str
-) -> None:
+async def test_the_order_of_going_is_read_from_a_table_of_its_own(index: Index, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {LEAST}", (9,)).fetchall())
     assert "blobs_by_rank" in plan
     assert "TEMP B-TREE" not in plan
+
+
+async def test_what_is_pinned_costs_nothing_when_room_is_made(index: Index, path: Path) -> None:
+    pinned = [digest_of(b"pinned %d" % number) for number in range(2000)]
+    await index.adopt([(str(digest), 10, 0, 1.0, 1) for digest in pinned], [])
+    await index.record_blob(ONE, 10, now=1e9)
+    await index.record_blob(TWO, 10, now=2e9)
+
+    def steps() -> int:
+        with closing(sqlite3.connect(path)) as connection:
+            counted = 0
+
+            def count() -> None:
+                nonlocal counted
+                counted += 1
+
+            connection.execute(LEAST, (1,)).fetchall()  # it has read the schema then
+            connection.set_progress_handler(count, 1)
+            connection.execute(LEAST, (2,)).fetchall()
+            return counted
+
+    await index.record_pin("app:1", pinned)
+    assert await _least(index) == [ONE, TWO]
+    assert await index.weigh_staying([ONE]) == 2001 * 10
+    assert steps() < 100
+
+
+async def test_pinned_bytes_are_known_whatever_becomes_of_a_blob(path: Path) -> None:
+    async with Index.open(path, block=100) as index:
+        await index.record_pin("app:1", [ONE, TWO])
+        await index.record_pin("app:2", [ONE])
+        assert await index.weigh_staying([]) == 0
+        await index.record_blob(ONE, 150, now=1.0)
+        await index.record_blob(TWO, 150, now=1.0)
+        assert await index.weigh_staying([]) == 400
+        await index.record_pin("app:1", [TWO])
+        assert await index.weigh_staying([ONE]) == 400  # another one pins it
+        await index.record_pin("app:2", [])
+        assert await index.weigh_staying([]) == 200
+        assert await _least(index) == [ONE]
+        await index.record_blob(TWO, 250, now=2.0)
+        assert await index.weigh_staying([]) == 300
+        await index.mark_leaving([TWO])
+        assert await index.weigh_staying([]) == 0
+        await index.forget_blobs([TWO])
+        await index.record_blob(TWO, 50, now=3.0)
+        assert (await index.weigh_staying([]), await _least(index)) == (100, [ONE])
+        await index.forget_blobs([TWO])
+        assert await index.weigh_staying([]) == 0
+    async with Index.open(path, block=4096) as index:
+        await index.record_blob(TWO, 50, now=3.0)
+        assert await index.weigh_staying([]) == 4096
 
 
 async def test_a_leaving_blob_is_on_disk_for_nobody_until_it_comes_anew(index: Index) -> None:

@@ -25,6 +25,7 @@ DAY = 86_400.0
 PROVED, UNPROVED, FOUND = 20_000, 1, 0
 _HAVE_PROOFS = 3
 _HAVE_PINS = 4
+_HAVE_WORTH = 5
 
 
 def _lay_out(path: Path, version: int) -> None:
@@ -33,6 +34,8 @@ def _lay_out(path: Path, version: int) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.create_function("packed", 1, try_to_pack)
+        for function in SCHEMA.functions:
+            connection.create_function(function.__name__, -1, function)
         for script in SCHEMA.scripts[:version]:
             connection.executescript(files(SCHEMA.package).joinpath(script).read_text("utf-8"))
         connection.execute(f"PRAGMA application_id = {SCHEMA.application_id}")
@@ -55,6 +58,10 @@ def _lay_out(path: Path, version: int) -> None:
             connection.execute("UPDATE blobs SET proved_on = ? WHERE size = 20", (FOUND,))
         if version >= _HAVE_PINS:
             connection.execute("INSERT INTO pins VALUES ('app:1', ?)", (name(TWO),))
+        if version >= _HAVE_WORTH:
+            connection.execute("UPDATE blobs SET score = asked(NULL, accessed_at)")
+            connection.execute("UPDATE blobs SET rank = rank(score, size)")
+            connection.execute("UPDATE totals SET latest = ?", (NOW + 3,))
 
 
 @pytest.mark.parametrize("version", range(1, len(SCHEMA.scripts)))
@@ -109,3 +116,5 @@ async def test_what_was_proved_and_pinned_stays_so(tmp_path: Path, version: int)
         assert await index.find(TWO) == (20, False)
         pinned = {"app:1": frozenset({TWO})} if version >= _HAVE_PINS else {}
         assert await index.list_pins() == pinned
+        assert await index.weigh_staying([]) == (20 if pinned else 0)
+        assert TWO not in {one.digest for one in await index.list_least(limit=9)} or not pinned

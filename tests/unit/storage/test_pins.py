@@ -85,6 +85,20 @@ async def test_a_cap_that_was_lowered_below_what_is_pinned_evicts_the_rest(
         assert len(on_disk(tmp_path)) == 2
 
 
+async def test_a_cap_below_what_is_pinned_evicts_all_the_rest_though_that_is_not_enough(
+    tmp_path: Path,
+) -> None:
+    async with open_store(tmp_path) as store:
+        for data in (ONE, *(content(1_000, seed) for seed in range(3, 9)), TWO):
+            await put(store, data)
+        await store.pins.pin("a", [digest_of(ONE), digest_of(TWO)])
+    async with open_store(tmp_path, max_size=1_500, is_served=False) as store:
+        for _ in range(2):
+            with pytest.raises(NoRoom):
+                await store.tidy()
+            assert on_disk(tmp_path) == {digest_of(ONE).encoded, digest_of(TWO).encoded}
+
+
 async def test_what_is_being_pinned_or_unpinned_counts_once_whatever_is_on_record(
     tmp_path: Path,
 ) -> None:

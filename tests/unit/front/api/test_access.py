@@ -3,8 +3,8 @@
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from mirror.config import parse
 from mirror.front.api.access import Access
+from mirror.front.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from mirror.front.api.access import Access
     ],
 )
 def test_an_address_is_looked_up_in_the_allowed_networks(address: str, *, may: bool) -> None:
-    networks = ["10.0.0.0/8", "fd00::/16", "fe80::/10"]
-    access = Access(parse({"server": {"allowed_networks": networks}}).server)
+    networks = ("10.0.0.0/8", "fd00::/16", "fe80::/10")
+    access = Access(Settings(allowed_networks=networks))
     request = make_mocked_request("GET", "/v2/").clone(remote=address)
     assert access.admits_address(request) is may

@@ -8,10 +8,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from mirror.config import Server
 from mirror.front.api.access import Access
 from mirror.front.api.frontend import Frontend
 from mirror.front.api.handlers import Handlers
+from mirror.front.settings import Settings
 from mirror.telemetry.asked import Requests
 from mirror.telemetry.faults import Faults
 from mirror.telemetry.traffic import Traffic
@@ -34,7 +34,7 @@ async def test_a_fault_of_our_own_tells_the_client_an_id_and_the_log_the_rest(
     traffic = Traffic()
     frontend = Frontend(
         Broken(),
-        Access(Server()),
+        Access(Settings()),
         traffic,
         Requests(traffic, clock=time.monotonic, steady=time.perf_counter),
         Faults(),

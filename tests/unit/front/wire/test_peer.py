@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import pytest
 
 from mirror.aio.tasks import owned_tasks
-from mirror.config import ConfigError
 from mirror.front.ports import FaultElsewhere
+from mirror.front.settings import UnusableFile
 from mirror.front.wire.channel import make_pair
 from mirror.front.wire.interface import Served, serve
 from mirror.front.wire.peer import Peer, proxy
@@ -189,7 +189,7 @@ ERRORS: list[Exception] = [
     StoreError("/data/blobs is read-only"),
     NoRoom("no room for 5 GiB"),
     TooLarge("larger than store.max_size"),
-    ConfigError("mirror.toml", ["server.lisen: unknown key", "store.max_size: 5"]),
+    UnusableFile("htpasswd", ["line 1: no hash", "line 3: no hash"]),
     ZeroDivisionError("by nought, with a password"),
     RegistryError(ErrorCode.UNKNOWN, "it holds what cannot travel", threading.Lock()),
 ]
@@ -329,12 +329,12 @@ async def test_an_error_arrives_with_all_that_a_client_is_told_of_it(
     assert caplog.records == []  # whoever asked knows what to make of it
 
 
-async def test_a_configuration_that_makes_no_sense_arrives_with_its_problems(shelf: Shelf) -> None:
-    [error] = [error for error in ERRORS if isinstance(error, ConfigError)]
+async def test_a_file_that_makes_no_sense_arrives_with_its_problems(shelf: Shelf) -> None:
+    [error] = [error for error in ERRORS if isinstance(error, UnusableFile)]
     async with connected(shelf) as pair:
-        with pytest.raises(ConfigError) as arrived:
+        with pytest.raises(UnusableFile) as arrived:
             await pair.other.fail(ERRORS.index(error))
-    assert (arrived.value.source, arrived.value.problems) == (error.source, error.problems)
+    assert (arrived.value.file, arrived.value.problems) == (error.file, error.problems)
     assert str(arrived.value) == str(error)
 
 

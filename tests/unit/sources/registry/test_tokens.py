@@ -1,7 +1,8 @@
 import pytest
 from yarl import URL
 
-from mirror.sources.registry.tokens import is_trusted
+from mirror.sources.registry.credentials import Credential
+from mirror.sources.registry.tokens import Access, TokenWanted, is_trusted
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,25 @@ def test_credentials_go_to_the_registrys_own_token_server(registry: str, realm: 
 def test_credentials_go_nowhere_else(registry: str, realm: str) -> None:
     hosts = ("sso.example", "other.example:8443")
     assert not is_trusted(URL(realm), registry=URL(registry), token_hosts=hosts)
+
+
+def test_a_token_is_asked_for_as_much_as_there_is_to_do_and_no_more() -> None:
+    def scopes(access: Access) -> tuple[str, ...]:
+        return access.scopes(lambda name: f"prefix/{name}")
+
+    assert scopes(Access("app")) == ("repository:prefix/app:pull",)
+    assert scopes(Access("app", is_push=True)) == ("repository:prefix/app:pull,push",)
+    assert scopes(Access("app", is_push=True, source="base")) == (
+        "repository:prefix/app:pull,push",
+        "repository:prefix/base:pull",
+    )
+
+
+def test_several_scopes_are_asked_for_in_the_way_of_each_method() -> None:
+    wanted = TokenWanted(URL("https://t.test/token?a=1"), "a:b:c", ("one", "two"))
+    assert wanted.url.query.getall("scope") == ["one", "two"]
+    assert wanted.url.query["service"] == "a:b:c"
+    assert wanted.form(Credential("me", "secret"))["scope"] == "one two"
+    nothing = TokenWanted(URL("https://t.test/token"), "", ())
+    assert str(nothing.url) == "https://t.test/token"
+    assert "scope" not in nothing.form(Credential("me", "secret"))

@@ -1,0 +1,74 @@
+"""`mirror shared ...`: several mirrors that are one cache."""
+
+import json
+
+import typer
+import uvloop
+
+from mirror.cli.verbs import FAILED, ConfigFile, Document, cli, fail, load, read_proxies
+from mirror.config.units import format_size
+from mirror.oci.errors import StoreError
+
+shared = typer.Typer(
+    name="shared",
+    no_args_is_help=True,
+    add_completion=False,
+    help="What several mirrors have in common ([shared]): its database and its bucket.",
+)
+cli.add_typer(shared)
+
+
+@shared.command()
+def init(config_file: ConfigFile = None) -> None:
+    """Make in database and bucket what mirrors need, or bring it up to date.
+
+    Mirrors see to that themselves when they start; this says beforehand whether they can.
+    """
+    config, proxies = load(config_file), read_proxies()
+    try:
+        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
+
+        deployment = uvloop.run(operate.init(config, proxies))
+    except ModuleNotFoundError as error:
+        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+    except StoreError as error:
+        fail(str(error), FAILED)
+    typer.echo(f"database and bucket belong to deployment {deployment}")
+
+
+@shared.command()
+def status(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
+    """Show whose database and bucket are, which mirrors belong to them, and what there is."""
+    config, proxies = load(config_file), read_proxies()
+    try:
+        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
+
+        found = uvloop.run(operate.status(config, proxies))
+    except ModuleNotFoundError as error:
+        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+    except StoreError as error:
+        fail(str(error), FAILED)
+    typer.echo(json.dumps(found) if as_json else "\n".join(operate.in_words(found)))
+
+
+@shared.command()
+def sweep(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
+    """Remove from the bucket what belongs to nothing on record; mirrors do so once a day.
+
+    That is what mirrors have left that died in the middle; only what is older than a day.
+    """
+    config, proxies = load(config_file), read_proxies()
+    try:
+        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
+
+        swept = uvloop.run(operate.sweep_now(config, proxies))
+    except ModuleNotFoundError as error:
+        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+    except StoreError as error:
+        fail(str(error), FAILED)
+    typer.echo(
+        json.dumps(swept._asdict())
+        if as_json
+        else f"{swept.looked_at} objects, {swept.removed} of them removed:"
+        f" {format_size(swept.removed_bytes)}"
+    )

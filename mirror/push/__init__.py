@@ -1,0 +1,1 @@
+"""Pushes: uploads that go through the mirror to the registry that they are meant for."""

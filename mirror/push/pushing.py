@@ -1,0 +1,239 @@
+"""Every question of a push that a client may ask, and the one way to each answer."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+from mirror.aio.slots import client
+from mirror.config import Upstream
+from mirror.oci.digest import Digest
+from mirror.oci.errors import Denied, ErrorCode, RegistryError, Unavailable
+from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Reference, Repository
+from mirror.oci.repositories import Selection
+from mirror.push.answers import PushedManifest, UploadState
+from mirror.push.content import Stored
+from mirror.push.recording import Recording
+from mirror.push.uploads import Upload, Uploads
+from mirror.sources.registry.registry import Registry
+from mirror.sources.targets import Standing, Target
+from mirror.storage.ports import Storage
+from mirror.telemetry.log import fields
+from mirror.telemetry.push_metrics import PushCounts, PushKind, PushOutcome
+
+_logger = logging.getLogger(__name__)
+
+_OUTCOMES: tuple[tuple[type[Exception], PushOutcome], ...] = (
+    (Denied, PushOutcome.DENIED),
+    (Unavailable, PushOutcome.UNAVAILABLE),
+    (RegistryError, PushOutcome.REFUSED),
+)
+
+MayRead = Callable[[Repository, Digest, str | None], Awaitable[bool]]
+"""Whether who shows this authorization may have a digest of a repository, without a transfer."""
+
+
+class Pushing:
+    """Answers pushes. All of it may raise RegistryError, in upstream's own words where it has any.
+
+    `authorization` is what the client sent; it counts where `push = "client"`, and goes nowhere
+    else. As for pulls, what asks faces the network, and is believed nothing but its question.
+    """
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        recording: Recording,
+        store: Storage,
+        *,
+        registries: Mapping[str, Registry],
+        upstreams: Mapping[str, Upstream],
+        may_read: MayRead,
+        counts: PushCounts,
+    ) -> None:
+        self._uploads = uploads
+        self._recording = recording
+        self._store = store
+        self._registries = registries
+        self._upstreams = upstreams
+        self._may_read = may_read
+        self._counts = counts
+
+    async def find_pushed_blob(
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> int | None:
+        """The size of a blob that the registry has in this repository, by its own word."""
+        target = self._target(repository, authorization)
+        with self._counted(repository, PushKind.BLOB):
+            return await target.find_blob(digest)
+
+    async def begin_upload(
+        self,
+        repository: Repository,
+        mount: Digest | None,
+        source: Repository | None,
+        authorization: str | None,
+    ) -> UploadState | None:
+        """Begin an upload; None: what was to be mounted is there."""
+        target = self._target(repository, authorization)
+        with self._counted(repository, PushKind.BEGIN):
+            self._uploads.require_place(client.get())
+            if source is not None and not self._is_served(source):
+                mount = source = None
+            is_same = source is None or source.namespace == repository.namespace
+            name = source.name if source is not None and is_same else None
+            standing = await target.begin(mount=mount if is_same else None, source=name)
+            if standing is not None and mount is not None and source is not None:
+                standing = await self._push_from_here(
+                    repository, mount, source, authorization, target=target, standing=standing
+                )
+            if standing is None:
+                return None
+            return _state(self._uploads.begin(repository, target, standing, client.get()))
+
+    async def get_upload(
+        self, repository: Repository, identity: str, authorization: str | None
+    ) -> UploadState:
+        """How far an upload has come."""
+        self._target(repository, authorization)
+        with self._counted(repository, PushKind.STATUS):
+            return _state(self._uploads.get(repository, identity))
+
+    @asynccontextmanager
+    async def open_upload(
+        self, repository: Repository, identity: str, authorization: str | None
+    ) -> AsyncIterator[UploadState]:
+        """Go on with an upload inside the block."""
+        target = self._target(repository, authorization)
+        with self._counted(repository, PushKind.BYTES):
+            upload = self._uploads.get(repository, identity)
+            await self._uploads.let_in(upload, target)
+        with self._uploads.request(upload, target):
+            yield _state(upload)
+
+    async def write_upload(
+        self, repository: Repository, identity: str, offset: int, piece: bytes
+    ) -> None:
+        """Take what follows in an upload that is open, once there is reason to want more."""
+        upload = self._uploads.get(repository, identity)
+        if not upload.requests:
+            raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
+        await self._uploads.write(upload, offset, piece)
+        self._counts.received(repository.namespace, len(piece))
+
+    async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:
+        """An upload that is open is all there: return when the registry has it."""
+        with self._counted(repository, PushKind.FINISH):
+            upload = self._uploads.get(repository, identity)
+            if not upload.requests:
+                raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
+            await self._uploads.finish(upload, digest)
+
+    async def cancel_upload(
+        self, repository: Repository, identity: str, authorization: str | None
+    ) -> None:
+        """An upload is not wanted any more."""
+        self._target(repository, authorization)
+        with self._counted(repository, PushKind.CANCEL):
+            await self._uploads.cancel(self._uploads.get(repository, identity))
+
+    async def push_manifest(
+        self,
+        repository: Repository,
+        reference: Reference,
+        media_type: str,
+        content: bytes,
+        authorization: str | None,
+    ) -> PushedManifest:
+        """Push a manifest, as it is."""
+        target = self._target(repository, authorization)
+        with self._counted(repository, PushKind.MANIFEST):
+            if isinstance(reference, Digest) and not reference.names(content):
+                raise RegistryError(
+                    ErrorCode.DIGEST_INVALID, "the digest is not that of the manifest"
+                )
+            pushed = await target.put_manifest(reference, media_type, content)
+            manifest = Manifest(pushed.digest, media_type, content)
+            await self._recording.note_manifest(repository, reference, manifest)
+            return PushedManifest(pushed.digest, pushed.subject)
+
+    async def _push_from_here(
+        self,
+        repository: Repository,
+        digest: Digest,
+        source: Repository,
+        authorization: str | None,
+        *,
+        target: Target,
+        standing: Standing,
+    ) -> Standing | None:
+        """Send from this disk what upstream would not mount; else the standing for the client.
+
+        Raises:
+            RegistryError: What the registry says to that.
+        """
+        # What it shows is for the registry that it pushes to, and for no other.
+        shown = authorization if source.namespace == repository.namespace else None
+        if not await self._may_read(source, digest, shown):
+            return standing
+        blob = await self._store.open_blob(digest)
+        if blob is None:
+            return standing
+        content = Stored(self._store, blob)
+        try:
+            await self._uploads.push_stored(repository, content, digest, target, standing)
+        except Unavailable as error:
+            _logger.info(
+                "a blob that is here could not be pushed: the client sends it: %s", error,
+                extra=fields(digest=digest, repository=repository),
+            )  # fmt: skip
+            return await target.begin()
+        return None
+
+    def _is_served(self, source: Repository) -> bool:
+        """Whether anybody may have anything of it here; what asks should have known."""
+        settings = self._upstreams.get(source.namespace)
+        return settings is not None and source.name in settings.served
+
+    def _target(self, repository: Repository, authorization: str | None) -> Target:
+        """Where it goes, and on whose authority.
+
+        Raises:
+            RegistryError, Denied: Nothing may be pushed there by way of this mirror.
+        """
+        settings = self._upstreams.get(repository.namespace)
+        if settings is None:
+            raise RegistryError(
+                ErrorCode.NAME_UNKNOWN, "this mirror is not configured for that registry"
+            )
+        allowed = settings.pushed_to
+        if allowed is None:
+            raise RegistryError(ErrorCode.UNSUPPORTED, "pushes do not go through this mirror")
+        settings.served.require(repository.name)
+        require_pushable(allowed, repository.name)
+        own = None if settings.push == "mirror" else authorization or ""
+        return self._registries[repository.namespace].target(repository, own)
+
+    @contextmanager
+    def _counted(self, repository: Repository, kind: PushKind) -> Iterator[None]:
+        upstream, outcome = repository.namespace, PushOutcome.FAILED
+        try:
+            yield
+            outcome = PushOutcome.DONE
+        except RegistryError as error:
+            outcome = next(it for kind, it in _OUTCOMES if isinstance(error, kind))
+            raise
+        finally:
+            self._counts.answered(upstream, kind, outcome)
+
+
+def require_pushable(allowed: Selection, name: str) -> None:
+    """See that a repository may be pushed to. Raises Denied."""
+    if name not in allowed:
+        raise Denied(
+            ErrorCode.DENIED, "this mirror is configured not to take pushes to this repository"
+        )
+
+
+def _state(upload: Upload) -> UploadState:
+    return UploadState(upload.identity, upload.position, upload.least)

@@ -1,0 +1,458 @@
+"""Uploads, as clients know them; and the courses that their bytes take.
+
+    state        means                                             next
+    begun        the client has a location, and no byte has come   following, ended
+    following    its bytes are those of one course, or of several  following, ended
+    ended        the registry has it, or nobody wants it           -
+
+An upload begins with one at the registry, on the client's own authority: whoever may not push is
+told so there. Where its bytes are those of a course in the same repository, it follows that
+(`following`), and its own upload at the registry is given up. A client that starts over so sends
+what is here already as fast as it can, and the registry is sent what it lacks.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mirror.config import Push
+from mirror.oci.digest import Digest
+from mirror.oci.errors import (
+    ErrorCode,
+    Refused,
+    RegistryError,
+    StoreError,
+    Unavailable,
+)
+from mirror.oci.reference import Repository
+from mirror.push.caution import Caution
+from mirror.push.content import Content, Spooled, read_head
+from mirror.push.course import Course, CourseState, Follower, Means
+from mirror.push.following import Extend, Follow, decide
+from mirror.push.remains import parse
+from mirror.sources.targets import Standing, Target
+from mirror.storage.spools import Spools
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+_TIDIED_EVERY = 10.0  # seconds
+_DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares what is done
+_QUIET = 60.0  # seconds without a request, before an upload makes place for its client's next one
+_COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with the same few
+_COMPARED = 64  # courses that the first bytes of an upload are compared with
+_COPIED = 2**20  # bytes at a time
+_RETRY_AFTER = 30.0  # seconds
+_FULL = 507  # RFC 4918, 11.5
+_TOO_LARGE = 413
+
+
+class Upload(Follower):
+    """One of a client, at `position`; `least` is the registry's word (OCI-Chunk-Min-Length)."""
+
+    def __init__(
+        self, identity: str, repository: Repository, *, now: float, client: str | None = None,
+        target: Target | None = None, standing: Standing | None = None,
+    ) -> None:  # fmt: skip
+        self.identity = identity
+        self.repository = repository
+        self.client = client
+        self.target = target
+        self.let_in = target  # the last that the registry has let in to push
+        self.standing = standing  # of its own, while it follows nothing
+        self.least = 0 if standing is None else standing.least
+        self.position = 0
+        self.followed: list[Course] = []
+        self.since = now
+        self.first = bytearray()  # bytes that are too few to compare
+        self.turn = asyncio.Lock()  # pieces are taken one after another
+        self.has_ended = False
+
+    def follow(self, courses: list[Course]) -> None:
+        """Follow these, and no others."""
+        for course in self.followed:
+            if course not in courses:
+                course.followers.discard(self)
+                course.go_on()
+        for course in courses:
+            course.followers.add(self)
+        self.followed, self.is_settled = courses, len(courses) == 1
+
+
+class Uploads:
+    """All of them, and their courses. `capacity` gives the bytes that the store may take."""
+
+    def __init__(
+        self,
+        spools: Spools,
+        means: Means,
+        settings: Push,
+        *,
+        capacity: Callable[[], int],
+    ) -> None:
+        self._spools = spools
+        self._means = means
+        self._settings = settings
+        self._capacity = capacity
+        self._uploads: dict[str, Upload] = {}
+        self._courses: dict[Repository, list[Course]] = {}
+        self._cautions: dict[str, Caution] = {}
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    @property
+    def spooled(self) -> int:
+        """Bytes of the disk that all of them take."""
+        return sum(
+            it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
+        )
+
+    # What clients do
+
+    def require_place(self, client: str | None) -> None:
+        """See that a client may begin one more.
+
+        Raises:
+            Unavailable: It has as many as one may (429).
+        """
+        theirs = [upload for upload in self._uploads.values() if upload.client == client]
+        if len(theirs) < self._settings.max_uploads:
+            return
+        now = self._means.clock()
+        quiet = [it for it in theirs if not it.requests and now - it.since >= _QUIET]
+        if not quiet:
+            raise Unavailable(
+                "you have as many uploads under way as push.max_uploads allows",
+                code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
+            )  # fmt: skip
+        self._forget(min(quiet, key=lambda it: it.since))
+
+    def begin(
+        self, repository: Repository, target: Target, standing: Standing, client: str | None
+    ) -> Upload:
+        """One more, which the registry has begun with this standing."""
+        upload = Upload(
+            secrets.token_hex(16), repository,
+            now=self._means.clock(), client=client, target=target, standing=standing,
+        )  # fmt: skip
+        self._uploads[upload.identity] = upload
+        return upload
+
+    def get(self, repository: Repository, identity: str) -> Upload:
+        """One of a repository's. Raises RegistryError, `BLOB_UPLOAD_UNKNOWN`."""
+        upload = self._uploads.get(identity)
+        if upload is None or upload.repository != repository:
+            raise RegistryError(
+                ErrorCode.BLOB_UPLOAD_UNKNOWN, "there is no such upload here (any more)"
+            )
+        return upload
+
+    async def let_in(self, upload: Upload, target: Target) -> None:
+        """See that whoever goes on with an upload may push; before any of its bytes is taken.
+
+        Upstream has let in who has begun it. Tokens are renewed, and some clients show nothing
+        before they are asked to: another authorization is shown to upstream, as for a new upload.
+
+        Raises:
+            RegistryError: What the registry says to that.
+        """
+        if target == upload.let_in:
+            return
+        standing = await target.begin()
+        if standing is not None:
+            self._give_up(target, standing)
+        upload.let_in = target
+
+    @contextmanager
+    def request(self, upload: Upload, target: Target) -> Iterator[None]:
+        """Inside the block, a request of it is under way, on this authority."""
+        upload.target = target
+        upload.requests += 1
+        try:
+            for course in upload.followed:
+                course.go_on(target)
+            yield
+        finally:
+            upload.requests -= 1
+            upload.since = self._means.clock()
+            for course in upload.followed:
+                course.touch()
+
+    async def write(self, upload: Upload, offset: int, piece: bytes) -> None:
+        """Take what follows, once there is no need to hold the client back.
+
+        Raises:
+            RegistryError: It does not follow; it is too much; the registry refuses it; or it can
+                neither be kept nor sent on.
+        """
+        async with upload.turn:
+            if upload.has_ended or offset != upload.position:
+                raise RegistryError(
+                    ErrorCode.BLOB_UPLOAD_INVALID, f"the upload is at {upload.position}"
+                )
+            if offset + len(piece) > self._settings.max_blob_size:
+                raise _refused(_TOO_LARGE, "a blob larger than push.max_blob_size")
+            if upload.followed:
+                await self._place(upload, offset, piece)
+            else:
+                upload.first += piece
+            upload.position += len(piece)
+            if len(upload.first) >= _COMPARABLE:
+                await self._place_first(upload)
+        if upload.is_settled:
+            for course in upload.followed:
+                await course.keep_pace(upload.position)
+
+    async def finish(self, upload: Upload, digest: Digest) -> None:
+        """This is all of it: return when the registry has it. Raises RegistryError."""
+        async with upload.turn:
+            await self._place_first(upload)
+            try:
+                course = await self._find_whole(upload, digest)
+            except RegistryError:
+                await self.cancel(upload)
+                raise
+            assert upload.target is not None  # noqa: S101 - a request is under way
+            upload.follow([course])
+            await course.finish(digest, upload.target)
+        self._forget(upload)
+
+    async def cancel(self, upload: Upload) -> None:
+        """It is not wanted any more. Raises StoreError."""
+        followed = upload.followed
+        self._forget(upload)
+        for course in followed:
+            if not course.followers and course.state is not CourseState.DONE:
+                await self._drop(course)
+
+    async def push_stored(
+        self, repository: Repository, content: Content, digest: Digest, target: Target,
+        standing: Standing,
+    ) -> None:  # fmt: skip
+        """Send a blob that is here; return when the registry has it. Raises RegistryError."""
+        waiting = Follower()
+        waiting.requests = 1
+        for course in self._courses.get(repository, ()):
+            if course.sealed == digest and course.state is not CourseState.FAILED:
+                content.close()
+                self._give_up(target, standing)
+                break
+        else:
+            course = self._add(repository, content, standing)
+        course.followers.add(waiting)
+        try:
+            await course.finish(digest, target)
+        finally:
+            course.followers.discard(waiting)
+            if not course.followers:
+                await self._drop(course)
+
+    # Where bytes go
+
+    async def _place_first(self, upload: Upload) -> None:
+        """Find a course for the first bytes of an upload, now that they are enough."""
+        if upload.followed:
+            return
+        first, upload.first = bytes(upload.first), bytearray()
+        try:
+            await self._place(upload, 0, first)
+        except BaseException:
+            upload.first = bytearray(first)
+            raise
+
+    async def _place(self, upload: Upload, offset: int, piece: bytes) -> None:
+        while True:
+            courses = upload.followed or self._list_candidates(upload)
+            compared = [await course.compare(offset, piece) for course in courses]
+            match decide(len(piece), compared):
+                case Follow(kept) if courses:
+                    self._follow(upload, [courses[place] for place in kept])
+                    self._means.counts.spared(upload.repository.namespace, len(piece))
+                    return
+                case Extend(chosen, there):
+                    course = courses[chosen]
+                    await self._make_room(course, len(piece) - there)
+                    if await course.extend(offset + there, piece[there:], upload.identity):
+                        self._follow(upload, [course])
+                        self._means.counts.spared(upload.repository.namespace, there)
+                        return
+                case _:
+                    self._follow(upload, [await self._make_own(upload, offset)])
+                    if not piece:
+                        return
+
+    def _follow(self, upload: Upload, courses: list[Course]) -> None:
+        if courses != upload.followed:
+            upload.follow(courses)
+            for course in courses:
+                course.go_on(upload.target)
+
+    def _list_candidates(self, upload: Upload) -> list[Course]:
+        """What its first bytes are compared with: the latest."""
+        there = self._courses.get(upload.repository, [])
+        return [it for it in there if it.size and it.state is not CourseState.FAILED][-_COMPARED:]
+
+    async def _make_own(self, upload: Upload, length: int) -> Course:
+        """A course of its own, with so many bytes of what it has followed."""
+        spool = await self._spools.begin(secrets.token_hex(16))
+        content = Spooled(spool)
+        try:
+            while content.size < length:
+                await self._make_room(None, _COPIED)
+                step = min(_COPIED, length - content.size)
+                await content.append(await upload.followed[0].content.read(content.size, step))
+        except BaseException:
+            content.close()
+            await spool.remove()
+            raise
+        standing, upload.standing = upload.standing, None
+        course = self._add(upload.repository, content, standing)
+        course.leader = upload.identity
+        await self._means.keep(course)
+        return course
+
+    async def _find_whole(self, upload: Upload, digest: Digest) -> Course:
+        """The course that is all of the upload, and is what `digest` names.
+
+        Raises:
+            RegistryError: `DIGEST_INVALID`.
+        """
+        is_known = False
+        for course in upload.followed:
+            if course.size == upload.position and course.sealed == digest:
+                return course
+        for course in upload.followed:
+            if course.size != upload.position or course.sealed or course.is_over:
+                continue
+            await self._prove(course, digest)
+            is_known = True
+            if course.size == upload.position and not course.sealed:
+                return course
+        course = await self._make_own(upload, upload.position)
+        if not is_known:
+            try:
+                await self._prove(course, digest)
+            except RegistryError:
+                await self._drop(course)
+                raise
+        return course
+
+    async def _prove(self, course: Course, digest: Digest) -> None:
+        if not digest.matches(await course.hasher(digest.algorithm)):
+            raise RegistryError(
+                ErrorCode.DIGEST_INVALID, "the digest is not that of what was uploaded"
+            )
+
+    def _add(
+        self, repository: Repository, content: Content, standing: Standing | None, *,
+        is_found: bool = False,
+    ) -> Course:  # fmt: skip
+        upstream = repository.namespace
+        caution = self._cautions.setdefault(upstream, Caution())
+        course = Course(
+            repository, content, self._means, caution, standing=standing, is_found=is_found
+        )
+        self._courses.setdefault(repository, []).append(course)
+        return course
+
+    def _all(self) -> Iterator[Course]:
+        for courses in self._courses.values():
+            yield from courses
+
+    async def _make_room(self, growing: Course | None, size: int) -> None:
+        """See that `push.max_spool` is kept; what nobody goes on with makes room, oldest first.
+
+        Raises:
+            Refused: It is full (507).
+        """
+        limit = min(self._settings.max_spool, self._capacity() // 2)
+        while self.spooled + size > limit:
+            idle = [
+                it for it in self._all()
+                if not (it.is_active or it.is_over or it is growing or it.is_busy)
+                and isinstance(it.content, Spooled)
+            ]  # fmt: skip
+            if not idle:
+                raise _refused(
+                    _FULL, "the mirror has no room for more uploads (push.max_spool); try later"
+                )
+            await self._drop(min(idle, key=lambda it: it.since))
+
+    # Ends
+
+    def _forget(self, upload: Upload) -> None:
+        """It has ended; its courses go on without it."""
+        upload.has_ended = True
+        self._uploads.pop(upload.identity, None)
+        upload.follow([])
+        if upload.standing is not None and upload.target is not None:
+            self._give_up(upload.target, upload.standing)
+            upload.standing = None
+
+    def _give_up(self, target: Target, standing: Standing) -> None:
+        """Have the registry forget an upload that nothing has come of."""
+        _ = self._means.tasks.create_task(target.cancel(standing), name="push")
+
+    async def _drop(self, course: Course) -> None:
+        for upload in [it for it in course.followers if isinstance(it, Upload)]:
+            self._forget(upload)
+        self._remove(course)
+        await course.drop()
+
+    def _remove(self, course: Course) -> None:
+        courses = self._courses.get(course.repository, [])
+        if course in courses:
+            courses.remove(course)
+        if not courses:
+            self._courses.pop(course.repository, None)
+
+    async def tidy_forever(self) -> None:
+        """Let go what nobody goes on with, every now and then."""
+        while True:
+            await asyncio.sleep(_TIDIED_EVERY)
+            try:
+                await self.tidy()
+            except StoreError as error:
+                _logger.warning("uploads not tidied: %s", error)
+
+    async def tidy(self) -> None:
+        """Let go what nobody goes on with. Raises StoreError."""
+        now, keep_for = self._means.clock(), self._settings.keep_for
+        for upload in [*self._uploads.values()]:
+            if not upload.requests and now - upload.since >= keep_for:
+                await self.cancel(upload)
+        for course in [*self._all()]:
+            patience = _DONE_FOR if course.is_over else keep_for
+            if not (course.is_active or course.is_busy) and now - course.since >= patience:
+                await self._drop(course)
+
+    async def recover(self, is_wanted: Callable[[Repository], bool]) -> None:
+        """Take up what an earlier process has left of repositories that are wanted.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        for spool, record in await self._spools.find_all():
+            left = parse(record)
+            if left is None or not is_wanted(left.where):
+                await spool.remove()
+                spool.close()
+                continue
+            content = Spooled(spool, await read_head(spool))
+            course = self._add(left.where, content, left.standing, is_found=True)
+            course.leader = left.upload
+            upload = Upload(left.upload, left.where, now=self._means.clock())
+            upload.position, upload.least = spool.size, left.least
+            upload.follow([course])
+            self._uploads[upload.identity] = upload
+            _logger.info(
+                "an upload can go on", extra=fields(repository=left.where, bytes=spool.size)
+            )
+
+
+def _refused(status: int, message: str) -> Refused:
+    """What the mirror itself will not take, in the words that clients show."""
+    return Refused(status, message, [{"code": ErrorCode.SIZE_INVALID, "message": message}])

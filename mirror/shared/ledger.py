@@ -1,0 +1,257 @@
+"""The ledger of turns and pieces, in PostgreSQL.
+
+Every statement is by itself a whole change, fenced by the turn's epoch: a mirror that was stopped
+for a while, and comes back believing that it has the turn, touches no row. Times are the
+database's.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from mirror.oci.digest import Digest
+from mirror.shared.database import Database
+from mirror.shared.pieces import Piece
+from mirror.shared.ports import Claimed, Copy
+
+CHANNEL = "mirror_pieces"
+"""Where it is told that something has changed about a blob: its number, and no more."""
+
+_COPY = """
+  b.blob, b.upstream, b.size, b.proved_at IS NOT NULL AS is_proved,
+  b.proved_at IS NULL AND (
+    b.holder IS NULL OR b.holder = $3 OR b.until < now()
+    OR b.moved_at < now() - $4::float8 * interval '1 second'
+  ) AS is_free
+"""
+
+_PIECES = """
+  LEFT JOIN LATERAL (
+    SELECT array_agg(p.start ORDER BY p.start) AS starts,
+      array_agg(p.stop ORDER BY p.start) AS stops,
+      array_agg(p.key ORDER BY p.start) AS keys
+    FROM mirror.pieces p WHERE p.blob = b.blob AND p.stop > $2
+  ) p ON true
+"""
+
+_FIND = f"""
+  SELECT {_COPY}, b.leaving_at IS NOT NULL AS is_leaving, p.*
+  FROM mirror.blobs b {_PIECES}
+  WHERE b.digest = $5
+    AND (b.upstream = $1 OR b.proved_at IS NOT NULL AND NOT b.upstream = ANY($6::text[]))
+  ORDER BY b.proved_at IS NULL, b.upstream <> $1 LIMIT 1
+"""  # noqa: S608 - nothing of anybody's is in it
+
+_RESCUE = """
+  UPDATE mirror.blobs SET leaving_at = NULL, used_at = now()
+  WHERE blob = $1 AND proved_at IS NOT NULL RETURNING blob
+"""
+
+_LOOK = f"SELECT {_COPY}, p.* FROM mirror.blobs b {_PIECES} WHERE b.blob = $1"  # noqa: S608
+
+# Where the database was not there, nobody could renew: what has lapsed by that is not free yet.
+_CLAIM = """
+  INSERT INTO mirror.blobs AS b (upstream, digest, epoch, holder, until)
+  VALUES ($1, $2, nextval('mirror.epochs'), $3, now() + $4::float8 * interval '1 second')
+  ON CONFLICT (upstream, digest) DO UPDATE SET
+    epoch = nextval('mirror.epochs'), holder = excluded.holder, until = excluded.until,
+    moved_at = now()
+  WHERE b.proved_at IS NULL AND (
+    b.holder IS NULL OR b.holder = excluded.holder OR b.until < now() - interval '1 second' * CASE
+      WHEN $6 OR pg_postmaster_start_time() > now() - 2 * $5::float8 * interval '1 second'
+      THEN $5::float8 ELSE 0
+    END OR b.moved_at < now() - $7::float8 * interval '1 second'
+  )
+  RETURNING b.blob, b.epoch
+"""
+
+_RENEW = """
+  UPDATE mirror.blobs SET until = now() + $3::float8 * interval '1 second'
+  WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL RETURNING blob
+"""
+
+_TELL = f"""
+  WITH t AS (
+    UPDATE mirror.blobs SET size = $3, moved_at = now()
+    WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL RETURNING blob
+  )
+  SELECT pg_notify('{CHANNEL}', blob::text) FROM t
+"""  # noqa: S608
+
+_RECORD = f"""
+  WITH t AS (
+    UPDATE mirror.blobs SET moved_at = now()
+    WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL RETURNING blob
+  ), i AS (
+    INSERT INTO mirror.pieces (blob, start, stop, key, epoch) SELECT $1, $3, $4, $5, $2 FROM t
+    ON CONFLICT (blob, start) DO UPDATE
+      SET stop = excluded.stop, key = excluded.key, epoch = excluded.epoch
+    RETURNING blob
+  )
+  SELECT pg_notify('{CHANNEL}', blob::text) FROM i
+"""  # noqa: S608
+
+_PROVE = f"""
+  WITH t AS (
+    UPDATE mirror.blobs SET
+      proved_at = now(), size = $3, holder = NULL, until = now(), used_at = now(), leaving_at = NULL
+    WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL AND (
+      SELECT coalesce(bool_and(p.key = ANY($4::text[]) AND p.start = p.follows), true)
+        AND coalesce(max(p.stop), 0) = $3
+      FROM (
+        SELECT key, start, stop, coalesce(lag(stop) OVER (ORDER BY start), 0) AS follows
+        FROM mirror.pieces WHERE blob = $1
+      ) p
+    )
+    RETURNING blob
+  )
+  SELECT pg_notify('{CHANNEL}', blob::text) FROM t
+"""  # noqa: S608
+
+_RELEASE = f"""
+  WITH t AS (
+    UPDATE mirror.blobs SET holder = NULL, until = now()
+    WHERE blob = $1 AND epoch = $2 AND proved_at IS NULL RETURNING blob
+  )
+  SELECT pg_notify('{CHANNEL}', blob::text) FROM t
+"""  # noqa: S608
+
+_ABANDON = f"""
+  WITH t AS (
+    DELETE FROM mirror.blobs
+    WHERE blob = $1 AND CASE WHEN $2::bigint IS NULL THEN proved_at IS NOT NULL
+      ELSE epoch = $2 AND proved_at IS NULL END
+    RETURNING blob
+  )
+  SELECT pg_notify('{CHANNEL}', blob::text) FROM t
+"""  # noqa: S608
+
+_LOCK = "SELECT blob FROM mirror.blobs WHERE blob = $1 AND proved_at IS NOT NULL FOR UPDATE"
+
+_FORGET_PIECES = "DELETE FROM mirror.pieces WHERE blob = $1"
+
+_PUT_WHOLE = """
+  INSERT INTO mirror.pieces (blob, start, stop, key, epoch) VALUES ($1, $2, $3, $4, 0)
+"""
+
+_NOTE_USED = """
+  UPDATE mirror.blobs SET used_at = now(), leaving_at = NULL
+  WHERE blob = ANY($1::bigint[]) AND proved_at IS NOT NULL
+"""
+
+_FIND_PROVED = """
+  SELECT DISTINCT digest FROM mirror.blobs WHERE digest = ANY($1::text[]) AND proved_at IS NOT NULL
+"""
+
+
+class PostgresLedger:
+    """A `mirror.shared.ports.Ledger`. `holder` names this mirror, also after it was restarted.
+
+    `patience`: seconds after which a turn is over that has got nowhere, however alive its holder
+    is. `read_private` gives the upstreams whose bytes no other upstream's fill may take;
+    `had_trouble` says whether the database could not be asked a moment ago.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        holder: str,
+        *,
+        patience: float,
+        read_private: Callable[[], Collection[str]],
+        had_trouble: Callable[[float], bool],
+    ) -> None:
+        self._database = database
+        self._holder = holder
+        self._patience = patience
+        self._read_private = read_private
+        self._had_trouble = had_trouble
+
+    async def find(self, upstream: str, digest: Digest) -> Copy | None:
+        """As `Ledger.find`."""
+        private = sorted(self._read_private())
+        row = await self._database.fetchrow(
+            _FIND, upstream, 0, self._holder, self._patience, str(digest), private
+        )
+        if row is None:
+            return None
+        if row["is_leaving"] and await self._database.fetchrow(_RESCUE, row["blob"]) is None:
+            return None  # too late: its pieces go
+        return _copy(row)
+
+    async def look(self, blob: int, after: int) -> Copy | None:
+        """As `Ledger.look`."""
+        row = await self._database.fetchrow(_LOOK, blob, after, self._holder, self._patience)
+        return None if row is None else _copy(row)
+
+    async def claim(
+        self, upstream: str, digest: Digest, term: float, lease: float
+    ) -> Claimed | None:
+        """As `Ledger.claim`."""
+        row = await self._database.fetchrow(
+            _CLAIM,
+            upstream,
+            str(digest),
+            self._holder,
+            term,
+            lease,
+            self._had_trouble(lease),
+            self._patience,
+        )
+        if row is None:
+            return None
+        copy = await self.look(row["blob"], 0)
+        return Claimed(row["blob"], row["epoch"], () if copy is None else copy.pieces)
+
+    async def renew(self, blob: int, epoch: int, term: float) -> bool:
+        """As `Ledger.renew`."""
+        return await self._touches(_RENEW, blob, epoch, term)
+
+    async def tell_size(self, blob: int, epoch: int, size: int) -> bool:
+        """As `Ledger.tell_size`."""
+        return await self._touches(_TELL, blob, epoch, size)
+
+    async def record(self, blob: int, epoch: int, piece: Piece) -> bool:
+        """As `Ledger.record`."""
+        return await self._touches(_RECORD, blob, epoch, piece.start, piece.stop, piece.key)
+
+    async def prove(self, blob: int, epoch: int, size: int, keys: Collection[str]) -> bool:
+        """As `Ledger.prove`."""
+        return await self._touches(_PROVE, blob, epoch, size, list(keys))
+
+    async def join(self, blob: int, whole: Piece) -> bool:
+        """As `Ledger.join`."""
+        async with self._database.transaction() as connection:
+            if await connection.fetchval(_LOCK, blob) is None:
+                return False
+            await connection.execute(_FORGET_PIECES, blob)
+            await connection.execute(_PUT_WHOLE, blob, whole.start, whole.stop, whole.key)
+        return True
+
+    async def release(self, blob: int, epoch: int) -> None:
+        """As `Ledger.release`."""
+        await self._touches(_RELEASE, blob, epoch)
+
+    async def abandon(self, blob: int, epoch: int | None) -> None:
+        """As `Ledger.abandon`."""
+        await self._touches(_ABANDON, blob, epoch)
+
+    async def note_used(self, blobs: Sequence[int]) -> None:
+        """These have been read."""
+        await self._database.execute(_NOTE_USED, list(blobs))
+
+    async def find_proved(self, digests: Sequence[Digest]) -> set[str]:
+        """Which of these are in the bucket, whole."""
+        rows = await self._database.fetch(_FIND_PROVED, [str(digest) for digest in digests])
+        return {row["digest"] for row in rows}
+
+    async def _touches(self, statement: str, *arguments: object) -> bool:
+        return await self._database.fetchrow(statement, *arguments) is not None
+
+
+def _copy(row: Mapping[str, Any]) -> Copy:
+    spans = zip(row["starts"] or (), row["stops"] or (), row["keys"] or (), strict=True)
+    pieces = tuple(Piece(start, stop, key) for start, stop, key in spans)
+    return Copy(
+        row["blob"], row["upstream"], row["size"],
+        is_proved=row["is_proved"], is_free=row["is_free"], pieces=pieces,
+    )  # fmt: skip

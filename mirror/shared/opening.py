@@ -1,0 +1,284 @@
+"""What several mirrors have in common, opened: the database, and a bucket that is theirs.
+
+Neither need be there. What is there and belongs to another deployment is refused: bytes and
+permissions of two of them must not mix.
+"""
+
+import asyncio
+import configparser
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from mirror.aio.backoff import Backoff
+from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
+from mirror.config.proxies import EnvironmentProxies
+from mirror.config.shared import Shared
+from mirror.oci.digest import Chunk
+from mirror.shared.bucket import CLIENT_OPTIONS, RETRIES, ObjectBucket, claim_bucket
+from mirror.shared.database import Database
+from mirror.shared.migrating import Unusable
+from mirror.shared.ports import BucketDown
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+_BACKOFF = Backoff(first=0.5, most=10.0)
+_FIRST = 5.0  # seconds at start, before the mirror begins without the bucket
+_CREDENTIALS_FOR = timedelta(minutes=5)  # then they are read anew
+_NOWHERE = "http://127.0.0.1:9"  # a proxy that nothing goes by
+_NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
+
+
+class OwnBucket:
+    """A `mirror.shared.ports.Bucket`, once it is known to be this deployment's; down until then."""
+
+    def __init__(self, bucket: ObjectBucket) -> None:
+        self._bucket = bucket
+        self._looked = asyncio.Event()
+        self._is_ours = False
+        self.refusal: Unusable | None = None
+        self.trouble: str | None = "nobody has asked it yet"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has done what it was last asked."""
+        return self.trouble is None
+
+    async def see_whose_it_is(self, database: Database, random: Random) -> None:
+        """Return when it is this deployment's. Raises Unusable."""
+        failures = 0
+        while True:
+            try:
+                deployment = database.deployment
+                if deployment is not None:
+                    await self._claim(deployment.id)
+                    self._looked.set()
+                    return
+            except BucketDown as error:
+                self._note(error)
+            failures += 1
+            await asyncio.sleep(_BACKOFF.delay(failures, roll=random.random()))
+
+    async def _claim(self, deployment: str) -> None:
+        other = await claim_bucket(self._bucket, deployment)
+        if other is None:
+            self._is_ours, self.trouble, self.refusal = True, None, None
+            return
+        self.refusal = Unusable(
+            f"the bucket belongs to deployment {other[:64]!r}, this mirror to {deployment!r}: name"
+            " another bucket, or another prefix in it"
+        )
+        if self.trouble != str(self.refusal):
+            _logger.error("%s", self.refusal)
+        self.trouble = str(self.refusal)
+        self._looked.set()
+        raise BucketDown(self.trouble)
+
+    async def looked(self) -> None:
+        """Return when it has been looked at for the first time."""
+        await self._looked.wait()
+
+    async def put(self, key: str, content: bytes) -> None:
+        """As `Bucket.put`."""
+        async with self._noting():
+            await self._bucket.put(key, content)
+
+    async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """As `Bucket.put_large`."""
+        async with self._noting():
+            await self._bucket.put_large(key, chunks)
+
+    async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
+        """As `Bucket.read`."""
+        async with self._noting(), aclosing(self._bucket.read(key, start, stop)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """As `Bucket.delete`."""
+        async with self._noting():
+            await self._bucket.delete(keys)
+
+    async def list(self) -> AsyncIterator[list[tuple[str, int, datetime]]]:
+        """As `ObjectBucket.list`."""
+        async with self._noting():
+            async for batch in self._bucket.list():
+                yield batch
+
+    def sign(self, key: str, seconds: float) -> str:
+        """As `Bucket.sign`."""
+        return self._bucket.sign(key, seconds)
+
+    @asynccontextmanager
+    async def _noting(self) -> AsyncIterator[None]:
+        if not self._is_ours:
+            raise BucketDown(self.trouble or "it is not known whose the bucket is")
+        try:
+            yield
+        except BucketDown as error:
+            self._note(error)
+            raise
+        self.trouble = None
+
+    def _note(self, error: BucketDown) -> None:
+        if self.trouble != str(error):
+            _logger.warning("the bucket is down: %s", error, extra=fields())
+        self.trouble = str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What several mirrors have in common. `name` is this mirror's, for as long as its store is."""
+
+    name: str
+    database: Database
+    bucket: OwnBucket
+    had_trouble: Callable[[float], bool]
+    """Whether the database was away within so many seconds."""
+
+
+@asynccontextmanager
+async def open_common(
+    settings: Shared,
+    root: Path,
+    *,
+    note_fault: NoteFault,
+    monotonic: Callable[[], float],
+    dice: Random,
+    proxies: EnvironmentProxies | None,
+) -> AsyncIterator[Common]:
+    """Open both for the mirror whose store is at `root`; neither need be there.
+
+    Raises:
+        Unusable: One of them is there, and another deployment's, or the database too new.
+    """
+    name, expected = await asyncio.to_thread(_read_names, root)
+    store = make_store(settings, proxies or EnvironmentProxies())
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            Database.open(
+                settings.database_file, name=name, expected=expected, note_fault=note_fault,
+                monotonic=monotonic, dice=dice,
+            )
+        )  # fmt: skip
+        tasks = await stack.enter_async_context(owned_tasks(note_fault))
+        bucket = OwnBucket(ObjectBucket(store))
+        tasks.keep(lambda: bucket.see_whose_it_is(database, dice), name="bucket")
+        ups = _Ups(monotonic, tasks, database, root / _DEPLOYMENT_FILE)
+        database.subscribe_up(ups.note)
+        if database.is_up:
+            try:
+                async with asyncio.timeout(_FIRST):
+                    await bucket.looked()
+            except TimeoutError:
+                _logger.warning("the mirror begins without the bucket: %s", bucket.trouble)
+        if bucket.refusal is not None:
+            raise bucket.refusal
+        yield Common(name, database, bucket, ups.were_within)
+
+
+class _Ups:
+    """When the database came back, for whom it was away."""
+
+    def __init__(
+        self, monotonic: Callable[[], float], tasks: Tasks, database: Database, file: Path
+    ) -> None:
+        self._monotonic = monotonic
+        self._tasks = tasks
+        self._database = database
+        self._file = file
+        self._was_away = not database.is_up
+        self._back_at: float | None = None
+
+    def note(self) -> None:
+        """It answers (again)."""
+        if self._was_away:
+            self._back_at = self._monotonic()
+        self._was_away = True  # by the next time
+        deployment = self._database.deployment
+        if deployment is not None:
+            _ = self._tasks.create_task(
+                asyncio.to_thread(self._file.write_text, deployment.id, "utf-8"), name="bucket"
+            )
+
+    def were_within(self, seconds: float) -> bool:
+        """Whether it came back so lately that others may not have been able to renew anything."""
+        return self._back_at is not None and self._monotonic() - self._back_at < 2 * seconds
+
+
+def _read_names(root: Path) -> tuple[str, str | None]:
+    """This mirror's name, and the deployment that it belongs to."""
+    file = root / _NAME_FILE
+    try:
+        name = file.read_text("utf-8").strip()
+    except FileNotFoundError:
+        name = uuid.uuid4().hex
+        file.write_text(name, "utf-8")
+    try:
+        return name, (root / _DEPLOYMENT_FILE).read_text("utf-8").strip() or None
+    except FileNotFoundError:
+        return name, None
+
+
+def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
+    """What obstore needs to know."""
+    url = urlsplit(settings.bucket)
+    options: dict[str, Any] = {
+        "prefix": url.path.strip("/") or None,
+        "client_options": CLIENT_OPTIONS | _way(settings.endpoint, proxies),
+        "retry_config": RETRIES,
+    }
+    name = url.netloc
+    match url.scheme:
+        case "gs":
+            return GCSStore(name, **options)
+        case "az":
+            return AzureStore(name, **options)
+        case _:
+            if settings.credentials_file is not None:
+                options["credential_provider"] = _Credentials(settings.credentials_file)
+            return S3Store(
+                name, endpoint=settings.endpoint, region=settings.region or "us-east-1",
+                unsigned_payload=True, virtual_hosted_style_request=False, **options,
+            )  # fmt: skip
+
+
+def _way(endpoint: str | None, proxies: EnvironmentProxies) -> dict[str, Any]:
+    """How the server is reached: obstore itself would go by way of a proxy also to this host."""
+    if endpoint is None:
+        return {}
+    host, is_in_clear = urlsplit(endpoint).hostname or "", endpoint.startswith("http://")
+    proxy = proxies.find_for(endpoint, own=None)
+    if proxy is None:
+        return {"allow_http": is_in_clear, "proxy_url": _NOWHERE, "proxy_excludes": host}
+    login = f"{quote(proxy.username)}:{quote(proxy.password)}@" if proxy.username else ""
+    url = str(proxy).replace("://", f"://{login}", 1)
+    return {"allow_http": is_in_clear, "proxy_url": url}
+
+
+class _Credentials:
+    """Reads an AWS credentials file whenever obstore needs to know; they may change."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self) -> dict[str, Any]:
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read_string(self._file.read_text("utf-8"))
+        section = parser["default"]
+        return {
+            "access_key_id": section["aws_access_key_id"],
+            "secret_access_key": section["aws_secret_access_key"],
+            "token": section.get("aws_session_token"),
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
+        }

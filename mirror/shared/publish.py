@@ -1,0 +1,183 @@
+"""Publishing: pieces are put from what a fill has written, and others told of them.
+
+A piece is put when all of its bytes are in the file, in order where there is a choice. Only then it
+is recorded, under the turn's epoch. The bucket may be slow, or away: the fill and its readers do
+not notice. What a mirror before has put is left as it is where it has been read here, and so is
+proved with the rest; where this mirror has the bytes from elsewhere, it puts its own in its place.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from random import Random
+
+from mirror.aio.backoff import Backoff
+from mirror.oci.errors import StoreError
+from mirror.shared.part import Part
+from mirror.shared.pieces import Piece, Span, key
+from mirror.shared.ports import BucketDown
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+LARGE = 2**25  # bytes; from there on clients may be sent to the bucket
+_READ = 2**23  # bytes at a time
+_LEAST_RATE = 2**18  # bytes a second, at which the bucket has to take a piece
+
+_BACKOFF = Backoff(first=0.2, most=5.0)
+
+
+class Publisher:
+    """Puts what one part has. `slots` bounds how many pieces are held in memory at once.
+
+    `joins`: what is large is put as a whole, too.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        *,
+        joins: bool,
+        slots: asyncio.Semaphore,
+        random: Random,
+        note_put: Callable[[int], None],
+    ) -> None:
+        self._part = part
+        self._slots = slots
+        self._joins = joins
+        self._random = random
+        self._note_put = note_put
+        self._word = f"{random.getrandbits(64):016x}"
+        self._told: tuple[int, int] | None = None  # the size, and under which epoch
+
+    async def publish(self) -> None:
+        """Put what there is whenever it is this mirror's turn, until the part is over."""
+        part = self._part
+        while not part.is_over:
+            epoch = part.turn.epoch
+            if not part.turn.leads or epoch is None or part.blob is None:
+                await part.news()
+            elif part.size is not None and self._told != (part.size, epoch):
+                await self._tell_size(part.blob, epoch, part.size)
+            elif (span := self._next_span()) is not None:
+                await self._put(part.blob, epoch, *span)
+            elif part.is_proved_here and part.size is not None:
+                await self._prove(part.blob, epoch, part.size)
+            else:
+                await part.news(within=part.turn.patience / 4)
+
+    def _next_span(self) -> Span | None:
+        """The first that is written here, and not in the bucket as it is written here."""
+        part = self._part
+        hurries = part.turn.must_hurry(part.monotonic())
+        return part.pieces.next_span(part.written(), part.size, part.vouched, hurries=hurries)
+
+    async def _tell_size(self, blob: int, epoch: int, size: int) -> None:
+        async def tell() -> bool:
+            return await self._part.ledger.tell_size(blob, epoch, size)
+
+        if await self._tell(epoch, tell):
+            self._told = (size, epoch)
+
+    async def _put(self, blob: int, epoch: int, start: int, stop: int) -> None:
+        part = self._part
+        piece = Piece(start, stop, key(part.digest, epoch, self._word, start))
+        async with self._slots:
+            if part.file is None:
+                return
+            content = await asyncio.to_thread(os.pread, part.file, stop - start, start)
+            if len(content) < stop - start:  # the disk has lost it
+                part.starts_over()
+                return
+            if not await self._try_to_put(piece, content, blob, epoch):
+                return
+
+        async def record() -> bool:
+            return await part.ledger.record(blob, epoch, piece)
+
+        if await self._tell(epoch, record):
+            part.pieces.add(piece)
+            part.vouched.add(piece.key)
+            part.turn.moved(part.monotonic())
+            self._note_put(stop - start)
+
+    async def _try_to_put(self, piece: Piece, content: bytes, blob: int, epoch: int) -> bool:
+        """Put it, however often that takes; False: it is another's turn, or nobody's now."""
+        part, failures = self._part, 0
+        patience = part.turn.lease + len(content) / _LEAST_RATE
+        while part.turn.epoch == epoch and part.turn.leads:
+            try:
+                async with asyncio.timeout(patience):
+                    await part.bucket.put(piece.key, content)
+            except (BucketDown, TimeoutError) as error:
+                failures += 1
+                if part.turn.refused(part.monotonic()):
+                    await self._give_up(blob, epoch, error)
+                    return False
+                await asyncio.sleep(_BACKOFF.delay(failures, roll=self._random.random()))
+            else:
+                return True
+        return False
+
+    async def _give_up(self, blob: int, epoch: int, error: Exception) -> None:
+        part = self._part
+        _logger.warning(
+            "the bucket takes nothing; others fetch this for themselves: %s",
+            str(error) or "it does not answer in time",
+            extra=fields(digest=part.digest, upstream=part.upstream),
+        )
+        part.wake()
+        with suppress(StoreError):
+            await part.ledger.release(blob, epoch)
+
+    async def _prove(self, blob: int, epoch: int, size: int) -> None:
+        part = self._part
+        if any(piece.stop > size for piece in part.pieces):
+            # There are pieces of what had another size.
+            async def abandon() -> bool:
+                await part.ledger.abandon(blob, epoch)
+                return False
+
+            await self._tell(epoch, abandon)
+            return
+
+        async def prove() -> bool:
+            keys = [piece.key for piece in part.pieces if piece.key in part.vouched]
+            return await part.ledger.prove(blob, epoch, size, keys)
+
+        if await self._tell(epoch, prove):
+            part.is_published = True
+            part.wake()
+            if self._joins and size >= LARGE and len(part.pieces) > 1:
+                with suppress(BucketDown, StoreError):
+                    await self._join(blob, epoch, size)
+
+    async def _join(self, blob: int, epoch: int, size: int) -> None:
+        """Have it as one object, too, to which clients can be sent."""
+        part, word = self._part, f"{self._random.getrandbits(64):016x}"
+        assert part.file is not None  # noqa: S101 - all of it has been put from there
+        whole = Piece(0, size, key(part.digest, epoch, word, 0))
+        await part.bucket.put_large(whole.key, _read(part.file, size))
+        await part.ledger.join(blob, whole)
+
+    async def _tell(self, epoch: int, tell: Callable[[], Awaitable[bool]]) -> bool:
+        """Have it on record, however long the database is away; False: the turn is another's."""
+        part, failures = self._part, 0
+        while part.turn.leads and part.turn.epoch == epoch:
+            try:
+                is_done = await tell()
+            except StoreError:
+                failures += 1
+                await part.news(within=_BACKOFF.delay(failures, roll=self._random.random()))
+            else:
+                if not is_done:
+                    part.lost(epoch)
+                return is_done
+        return False
+
+
+async def _read(file: int, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, size, _READ):
+        yield await asyncio.to_thread(os.pread, file, min(_READ, size - start), start)

@@ -1,0 +1,271 @@
+"""Sharing: what fills of this mirror have to do with the other mirrors, all together.
+
+Each fill gets a `Part`. What was filled while the database or the bucket was away is published when
+both are back, one blob after another; also what a mirror before has left, which was stopped too
+early.
+"""
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from mirror.aio.tasks import Tasks
+from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
+from mirror.shared.eviction import Eviction
+from mirror.shared.ledger import CHANNEL, PostgresLedger
+from mirror.shared.opening import Common
+from mirror.shared.part import Part
+from mirror.shared.ports import BucketDown
+from mirror.shared.publish import LARGE, Publisher
+from mirror.shared.sweep import sweep_forever
+from mirror.shared.turns import State, Turn
+from mirror.storage.ports import OpenBlob
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
+
+_LINK_LIVES = 900.0  # seconds; much less than the grace of eviction
+_PUTS = 4  # pieces held in memory, to be put
+_PAUSE = 0.1  # seconds between two looks at what has come, where nothing tells of it
+_PAUSE_TOLD = 1.0  # where the database does
+_USED_EVERY = 30.0  # seconds between two words on what has been read
+_AGAIN = 5.0  # seconds, before what could not be published is tried again
+_REMEMBERED = 10_000  # blobs that wait to be published
+
+
+class Disk(Protocol):
+    """What is complete on this disk (`mirror.storage.ports.Storage`)."""
+
+    async def open_blob(self, digest: Digest) -> OpenBlob | None:
+        """Open a blob for reading."""
+
+    def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
+        """Everything that is here, with its size, in batches."""
+
+
+class Sharing:
+    """Makes the parts of fills, and publishes what is left.
+
+    `patience`: seconds for which nothing may come from another mirror. `list_senders` gives the
+    upstreams that have sent the bytes of a digest, `read_private` those whose bytes are for
+    themselves alone, `read_pinned` what is never evicted from the bucket, which has room for
+    `max_size` bytes.
+    """
+
+    def __init__(
+        self,
+        common: Common,
+        disk: Disk,
+        *,
+        lease: float,
+        patience: float,
+        list_senders: Callable[[Digest], Awaitable[Collection[str]]],
+        read_private: Callable[[], Collection[str]],
+        read_pinned: Callable[[], Collection[Digest]],
+        max_size: int,
+        redirects: bool,
+        tasks: Tasks,
+        monotonic: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self._database = database = common.database
+        self._ledger = PostgresLedger(
+            database,
+            common.name,
+            patience=patience,
+            read_private=read_private,
+            had_trouble=common.had_trouble,
+        )
+        self._bucket = common.bucket
+        self._disk = disk
+        self._lease = lease
+        self._patience = patience
+        self._redirects = redirects
+        self._list_senders = list_senders
+        self._tasks = tasks
+        self._monotonic = monotonic
+        self._random = random
+        self._slots = asyncio.Semaphore(_PUTS)
+        self._parts: set[Part] = set()
+        self._used = set[int]()
+        self._unpublished: OrderedDict[Digest, str] = OrderedDict()
+        self._has_news = asyncio.Event()
+        self._must_walk = True
+        self.published = self.followed = self.put_bytes = 0
+        database.listen(CHANNEL, self._heard)
+        database.subscribe_up(self._has_news.set)
+        self._eviction = Eviction(
+            database, self._bucket, max_size=max_size, read_pinned=read_pinned, random=random
+        )
+        tasks.keep(self._eviction.look_forever, name="evict from the bucket")
+        tasks.keep(partial(sweep_forever, database, self._bucket, random), name="sweep the bucket")
+        tasks.keep(self.publish_forever, name="publish")
+        tasks.keep(self.note_used_forever, name="note what is used")
+
+    @property
+    def unpublished(self) -> int:
+        """How many blobs here the others cannot have yet."""
+        return len(self._unpublished)
+
+    def read_figures(self) -> dict[str, float]:
+        """What metrics tell of it."""
+        states = Counter(part.turn.state for part in self._parts)
+        return {
+            "bucket_up": float(self._bucket.is_up),
+            "bucket_bytes": float(self._eviction.size),
+            "leading": float(states[State.LEADING]),
+            "following": float(states[State.FOLLOWING] + states[State.READING]),
+            "unpublished": float(self.unpublished),
+            "published_blobs": float(self.published),
+            "published_bytes": float(self.put_bytes),
+            "followed_blobs": float(self.followed),
+            "evicted_blobs": float(self._eviction.evicted_blobs),
+            "evicted_bytes": float(self._eviction.evicted_bytes),
+        }
+
+    def take_part(self, upstream: str, digest: Digest) -> Part:
+        """What a fill that begins now has to do with the others."""
+        part = self._make(upstream, digest)
+        _ = self._tasks.create_task(self._see_to(part), name="share")
+        return part
+
+    async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
+        """As `mirror.pull.fill.others.Others.find_elsewhere`."""
+        if not self._redirects or not self._bucket.is_up:
+            return None
+        try:
+            copy = await self._ledger.find(upstream, digest)
+        except StoreError:
+            return None
+        if copy is None or not copy.is_proved or (copy.size or 0) < LARGE or len(copy.pieces) != 1:
+            return None
+        [whole] = copy.pieces
+        self._used.add(copy.blob)
+        return self._bucket.sign(whole.key, _LINK_LIVES), whole.stop
+
+    def _make(self, upstream: str, digest: Digest) -> Part:
+        pause = _PAUSE_TOLD if self._database.hears else _PAUSE
+        return Part(
+            upstream, digest, Turn(self._lease, self._patience, pause),
+            ledger=self._ledger, bucket=self._bucket, monotonic=self._monotonic,
+            is_down=lambda: not self._database.is_up,
+        )  # fmt: skip
+
+    def _heard(self, word: str) -> None:
+        for part in self._parts:
+            if str(part.blob) == word:
+                part.heard()
+
+    async def _see_to(self, part: Part) -> None:
+        try:
+            await self._share(part)
+        finally:
+            self._note(part)
+
+    async def _share(self, part: Part) -> None:
+        self._parts.add(part)
+        publisher = Publisher(
+            part,
+            joins=self._redirects,
+            slots=self._slots,
+            random=self._random,
+            note_put=self._note_put,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(publisher.publish())
+                await part.tend()
+                part.wake()
+        except BaseException:
+            part.turn.give_up()  # the fill goes on by itself
+            part.wake()
+            raise
+        finally:
+            self._parts.discard(part)
+            await part.finish()
+
+    def _note(self, part: Part) -> None:
+        if part.blob is not None and part.turn.state is State.READING:
+            self.followed += 1
+            self._used.add(part.blob)
+        if part.is_published:
+            self.published += 1
+        elif part.is_proved_here and part.turn.state is not State.READING:
+            self._leave(part.digest, part.upstream)
+
+    def _note_put(self, length: int) -> None:
+        self.put_bytes += length
+
+    # What is left
+
+    def _leave(self, digest: Digest, upstream: str) -> None:
+        """It is to be published another time."""
+        self._unpublished[digest] = upstream
+        self._unpublished.move_to_end(digest)
+        if len(self._unpublished) > _REMEMBERED:
+            self._unpublished.popitem(last=False)
+            self._must_walk = True
+        self._has_news.set()
+
+    async def publish_forever(self) -> None:
+        """Publish what is left, whenever there is somebody to take it."""
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            try:
+                if self._must_walk:
+                    await self._walk()
+                    self._must_walk = False
+                while self._unpublished:
+                    digest, upstream = next(iter(self._unpublished.items()))
+                    await self._publish(digest, upstream)
+                    self._unpublished.pop(digest, None)
+            except (StoreError, BucketDown) as error:
+                _logger.info("not published yet: %s", error, extra=fields(left=self.unpublished))
+                await asyncio.sleep(_AGAIN)
+                self._has_news.set()
+
+    async def _walk(self) -> None:
+        """Find what is here and not in the bucket. Raises StoreError."""
+        async for batch in self._disk.list_stored():
+            digests = [digest for digest, _ in batch]
+            there = await self._ledger.find_proved(digests)
+            for digest in digests:
+                if str(digest) not in there:
+                    for upstream in sorted(await self._list_senders(digest))[:1]:
+                        self._unpublished.setdefault(digest, upstream)
+
+    async def _publish(self, digest: Digest, upstream: str) -> None:
+        """Publish a blob from this disk. Raises StoreError, BucketDown."""
+        blob = await self._disk.open_blob(digest)
+        if blob is None:
+            return
+        part = self._make(upstream, digest)
+        try:
+            part.offer(blob)
+        finally:
+            blob.close()
+        await self._share(part)
+        if part.is_published:
+            self.published += 1
+        elif part.turn.state is State.ALONE:
+            raise BucketDown("the database or the bucket is away")
+
+    async def note_used_forever(self) -> None:
+        """Tell now and then what has been read: it is evicted last."""
+        while True:
+            await asyncio.sleep(_USED_EVERY)
+            self._used |= {
+                part.blob for part in self._parts
+                if part.blob is not None and part.turn.state is State.READING
+            }  # fmt: skip
+            used, self._used = self._used, set()
+            if used:
+                with suppress(StoreError):
+                    await self._ledger.note_used(sorted(used))

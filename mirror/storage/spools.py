@@ -1,0 +1,252 @@
+"""Spools: bytes that come in order, and whose digest nobody knows before the last of them.
+
+    push/3f0c…         the bytes, as far as they have come
+    push/3f0c….json    what their owner has to know to go on with them
+
+What a client pushes is kept here until the registry has it; then the file itself becomes the blob
+(`LocalStorage.keep_spool`). They count in the ledger as downloads do, and are evicted by nobody but
+their owner. Both files live in the page cache, which outlives the process: after `kill -9` they are
+exact. After a power cut the bytes may not be what they were; then the digest does not match.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+
+from mirror.aio.waiting import finish
+from mirror.oci.digest import Chunk, Digest, Hasher
+from mirror.oci.errors import StoreError
+from mirror.storage.errors import NoRoom, translated
+from mirror.storage.room import Room
+from mirror.storage.space import Promise, Space
+from mirror.storage.threads import Lane, Threads
+from mirror.storage.usage import Usage
+
+DIRECTORY = "push"
+"""Below the store's root."""
+
+_IDENTITY = re.compile(r"[0-9a-f]{32}")
+_OURS_ALONE = 0o700
+_BLOCK = 2**20  # bytes read back for hashing at a time
+_ALGORITHM = "sha256"
+_EMPTY = Digest(_ALGORITHM, "0" * 64)
+
+
+class Spool:
+    """One of them. `size`: bytes that are there, and hashed (unless it was found: `catch_up`)."""
+
+    def __init__(
+        self, path: Path, file: FileIO, promise: Promise, *, threads: Threads, room: Room,
+        usage: Usage, space: Space, closed: Callable[[], object],
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.file = file
+        self.size = 0
+        self._promise = promise
+        self._threads = threads
+        self._room = room
+        self._usage = usage
+        self._space = space
+        self._closed = closed
+        self._hasher = _EMPTY.hasher()
+        self._hashed = 0
+        self._lane: Lane | None = None
+        self._turn = asyncio.Lock()  # bytes are written one piece after another
+
+    def __repr__(self) -> str:
+        return f"<Spool {self.identity}: {self.size} bytes>"
+
+    @property
+    def identity(self) -> str:
+        """What it is called."""
+        return self.path.name
+
+    def rest(self) -> None:
+        """Nothing more comes for now: it takes what it has taken."""
+        self._promise.size = self._promise.written
+
+    async def append(self, chunk: bytes) -> None:
+        """Write what follows, and hash it. Where that fails, nothing has changed.
+
+        Raises:
+            NoRoom: It cannot be kept within the limits.
+            StoreError: The disk refuses.
+        """
+        async with self._turn:
+            needed = self._usage.whole(self.size + len(chunk))
+            if needed > self._promise.size:
+                await self._room.allow(self._promise, needed, None)
+            try:
+                await self._write(chunk)
+            except NoRoom:
+                await self._room.keep_limits()
+                await self._write(chunk)
+            self.size += len(chunk)
+            self._promise.written = needed
+
+    async def _write(self, chunk: bytes) -> None:
+        if self._lane is None:
+            self._lane = self._threads.lane(lambda: None)
+        offset, hasher, is_hashed = self.size, self._hasher, self._hashed == self.size
+
+        def write() -> None:
+            with translated():
+                _write_all(self.file, offset, chunk)
+            if is_hashed:
+                hasher.update(chunk)
+                self._hashed = offset + len(chunk)
+
+        await finish(self._lane.do(write))
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on. Raises StoreError."""
+        with translated():
+            length = min(length, self.size - offset)
+            found = await self._threads.quick(os.pread, self.file.fileno(), length, offset)
+        if len(found) < length:
+            raise StoreError(f"somebody else has truncated {self.path}")
+        return found
+
+    async def hasher(self, algorithm: str = _ALGORITHM) -> Hasher:
+        """What has taken in all of it. Raises StoreError."""
+        async with self._turn:
+            if algorithm == _ALGORITHM:
+                self._hashed = await self._hash(self._hasher, self._hashed)
+                return self._hasher.copy()
+            hasher = Digest(algorithm, "0" * 128).hasher()
+            await self._hash(hasher, 0)
+            return hasher
+
+    async def _hash(self, hasher: Hasher, offset: int) -> int:
+        while offset < self.size:
+            block = await self.read(offset, _BLOCK)
+            await self._threads.quick(hasher.update, block)
+            offset += len(block)
+        return offset
+
+    async def note(self, record: bytes) -> None:
+        """Keep beside it what its owner has to know after a restart. Raises StoreError."""
+        with translated():
+            await self._threads.quick(_replace, _record_path(self.path), record)
+
+    async def remove(self) -> None:
+        """It goes from the disk, and can be read until `close`. Raises StoreError."""
+        try:
+            with translated():
+                await self._threads.slow(_unlink, self.path)
+        finally:
+            self._let_go()
+
+    def close(self) -> None:
+        """Nobody reads or writes it any more; it stays on disk, if it was not removed."""
+        self.file.close()
+        self._let_go()
+        self._closed()
+
+    def _let_go(self) -> None:
+        """It is in the ledger no longer."""
+        self._space.remove(self._promise)
+        self._promise.size = self._promise.written = 0
+
+
+class Spools:
+    """Those below a store's root."""
+
+    def __init__(
+        self, root: Path, *, threads: Threads, space: Space, room: Room, usage: Usage
+    ) -> None:
+        self._directory = root / DIRECTORY
+        self._threads = threads
+        self._space = space
+        self._room = room
+        self._usage = usage
+        self._open: dict[str, Spool] = {}
+
+    async def begin(self, identity: str) -> Spool:
+        """A new one, empty. Raises StoreError."""
+        return await self._make(identity, is_new=True)
+
+    async def find_all(self) -> list[tuple[Spool, bytes]]:
+        """What an earlier process has left, with what it has noted; what makes no sense goes.
+
+        Raises StoreError.
+        """
+        with translated():
+            found = await self._threads.slow(_scan, self._directory)
+        return [(await self._make(name, is_new=False), record) for name, record in found]
+
+    def close(self) -> None:
+        """Close the files; they stay."""
+        for spool in [*self._open.values()]:
+            spool.close()
+
+    async def _make(self, identity: str, *, is_new: bool) -> Spool:
+        path = self._directory / identity
+        promise = Promise(is_proved=True)  # who pushes is let in by upstream, and bounded by [push]
+        with translated():
+            file = await self._threads.open(_create if is_new else _reopen, path)
+        spool = Spool(
+            path, file, promise,
+            threads=self._threads, room=self._room, usage=self._usage, space=self._space,
+            closed=lambda: self._open.pop(identity, None),
+        )  # fmt: skip
+        if not is_new:
+            spool.size = os.fstat(file.fileno()).st_size
+            promise.size = promise.written = self._usage.whole(spool.size)
+        self._space.add(promise)
+        self._open[identity] = spool
+        return spool
+
+
+def _write_all(file: FileIO, offset: int, chunk: Chunk) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, offset)
+        offset, rest = offset + written, rest[written:]
+
+
+def _create(path: Path) -> FileIO:
+    path.parent.mkdir(_OURS_ALONE, exist_ok=True)
+    return _open(path, os.O_CREAT | os.O_EXCL)
+
+
+def _reopen(path: Path) -> FileIO:
+    return _open(path, 0)
+
+
+def _open(path: Path, flags: int) -> FileIO:
+    return FileIO(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600), "r+")
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open
+        file.write(content)
+    new.replace(path)
+
+
+def _unlink(path: Path) -> None:
+    _record_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _scan(directory: Path) -> list[tuple[str, bytes]]:
+    """By name, what is noted; a spool without a note, and a note without its spool, go."""
+    if not directory.is_dir():
+        return []
+    found = []
+    for path in directory.iterdir():
+        record = _record_path(path)
+        if _IDENTITY.fullmatch(path.name) and record.exists():
+            found.append((path.name, record.read_bytes()))
+        elif path.suffix != ".json" or not path.with_suffix("").exists():
+            path.unlink(missing_ok=True)
+    return found

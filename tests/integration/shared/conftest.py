@@ -1,0 +1,66 @@
+"""A database server and a bucket for all tests here; each test has a deployment of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from obstore.store import MemoryStore
+
+from tests.support.fleet import Fleet, running_fleet
+from tests.support.mirror import upstream_at
+from tests.support.postgres import Postgres
+from tests.support.seaweed import Seaweed, running_seaweed
+from tests.support.upstream import ScriptedRegistry
+
+StartFleet = Callable[..., Awaitable[Fleet]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def obstore_has_begun() -> None:
+    """With its first work it opens descriptors that it keeps."""
+    store = MemoryStore()
+
+    async def work() -> None:
+        await obstore.put_async(store, "one", b"1")
+        await (await obstore.get_async(store, "one")).bytes_async()
+
+    asyncio.run(work())
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    with asyncio.Runner() as runner:
+        running = running_seaweed(tmp_path_factory.mktemp("seaweed"))
+        yield runner.run(running.__aenter__())
+        runner.run(running.__aexit__(None, None, None))
+
+
+@pytest.fixture
+async def start_fleet(
+    tmp_path: Path, upstream: ScriptedRegistry, postgres: Postgres, seaweed: Seaweed
+) -> AsyncIterator[StartFleet]:
+    """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`, or at a `url`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            count: int = 2, url: str | None = None, access: str = "mirror", **settings: Any
+        ) -> Fleet:
+            docker = upstream_at(url or upstream.url) | {"access": access}
+            return await stack.enter_async_context(
+                running_fleet(
+                    tmp_path, {"docker.io": docker},
+                    postgres=postgres, seaweed=seaweed, count=count, **settings,
+                )
+            )  # fmt: skip
+
+        yield start

@@ -1,0 +1,40 @@
+"""`redirect = "large"`: clients get large blobs from the bucket itself, if they may have them."""
+
+import pytest
+
+from tests.integration.shared.conftest import StartFleet
+from tests.support.client import get
+from tests.support.images import image, random_layer
+from tests.support.process import until
+from tests.support.upstream import ScriptedRegistry
+
+SIZE = 33 * 2**20
+APP = image(random_layer(SIZE, seed=1406), random_layer(1000, seed=1407))
+LARGE, SMALL = APP.layers
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+
+
+async def test_what_is_large_comes_from_the_bucket_for_those_who_may_have_it(
+    upstream: ScriptedRegistry, start_fleet: StartFleet
+) -> None:
+    upstream.add(APP, "org/app", "1")
+    fleet = await start_fleet(2, shared={"redirect": "large"})
+    first, second = fleet.mirrors
+    for layer in (LARGE, SMALL):
+        assert (await first.client.blob("org/app", layer)).digest == layer
+
+    async def is_sent_elsewhere() -> bool:
+        return (await second.client.blob("org/app", LARGE)).status == 307
+
+    await until(is_sent_elsewhere)
+    answer = await second.client.blob("org/app", LARGE)
+    assert answer.headers["Docker-Content-Digest"] == LARGE
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert (await get(answer.headers["Location"])).digest == LARGE
+    part = await get(answer.headers["Location"], headers={"Range": "bytes=5-9"})
+    assert (part.status, len(part.body)) == (206, 5)
+    assert (await second.client.blob("org/app", SMALL)).digest == SMALL
+    assert (await second.client.head(f"/v2/org/app/blobs/{LARGE}")).status == 200
+    assert (await second.client.blob("org/other", LARGE)).status == 404
+    assert upstream.bytes_sent(LARGE) == SIZE

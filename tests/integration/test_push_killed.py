@@ -1,0 +1,52 @@
+"""kill -9 of the mirror in the middle of a push."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+
+from tests.support.images import digest_of, random_bytes
+from tests.support.mirror import running_mirror, upstream_at
+from tests.support.process import until
+from tests.support.pusher import Pusher, in_pieces
+from tests.support.pushing import NAME, bytes_taken, held, spooled
+from tests.support.uploads import Pushes
+from tests.support.upstream import ScriptedRegistry
+
+LARGE = random_bytes(24 << 20, seed=15)
+DIGEST = digest_of(LARGE)
+SIXTY_PERCENT = len(LARGE) * 6 // 10
+
+
+async def test_killed_at_sixty_percent_the_next_try_sends_upstream_only_what_is_lacking(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    upstream.push = Pushes(style="3")
+    settings = {"docker.io": upstream_at(upstream.url) | {"push": "client"}}
+    async with running_mirror(tmp_path, settings) as mirror:
+        upload = await Pusher(mirror.client, NAME).begin()
+
+        async def most_has_come() -> bool:
+            return bytes_taken(upstream) >= SIXTY_PERCENT - (6 << 20)
+
+        async def bring() -> AsyncIterator[bytes]:
+            sent = 0
+            async for piece in in_pieces(LARGE):
+                yield piece
+                sent += len(piece)
+                if sent >= SIXTY_PERCENT:
+                    await until(most_has_come)
+                    await mirror.process.kill()
+
+        with suppress(aiohttp.ClientError, ConnectionError):
+            await upload.patch(bring())
+        assert len(spooled(mirror)) == 2
+        await mirror.process.start()
+        assert await Pusher(mirror.client, NAME).blob(LARGE) == DIGEST
+        assert held(upstream, DIGEST) == LARGE
+        assert bytes_taken(upstream) <= 1.05 * len(LARGE)
+        assert not spooled(mirror)
+        upstream.forget()
+        assert (await mirror.client.blob(NAME, DIGEST)).body == LARGE
+        assert not upstream.requests

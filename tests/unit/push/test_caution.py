@@ -1,0 +1,32 @@
+"""How much is sent at once to a registry that forgets."""
+
+from mirror.push.caution import Caution
+
+MIB = 1 << 20
+
+
+def test_all_is_sent_in_one_request_until_something_was_forgotten() -> None:
+    assert Caution().at(0) == 0
+
+
+def test_half_of_what_got_through_is_sent_next_and_never_more_than_before() -> None:
+    caution = Caution()
+    caution.note_forgotten(8 * MIB, now=0)
+    assert caution.at(1) == 4 * MIB
+    caution.note_forgotten(2 * MIB, now=1)
+    assert caution.at(2) == MIB
+    caution.note_forgotten(64 * MIB, now=2)
+    assert caution.at(3) == MIB
+
+
+def test_chunks_stay_large_enough_to_be_worth_a_request() -> None:
+    caution = Caution()
+    caution.note_forgotten(10, now=0)
+    assert caution.at(1) == 64 * 2**10
+
+
+def test_after_an_hour_all_is_sent_in_one_request_again() -> None:
+    caution = Caution()
+    caution.note_forgotten(8 * MIB, now=0)
+    assert caution.at(3599) == 4 * MIB
+    assert caution.at(3600) == 0

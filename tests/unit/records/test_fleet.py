@@ -1,0 +1,416 @@
+"""A mirror's own records and the shared ones, as one; with the shared ones at times away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import Unavailable
+from mirror.oci.manifest import OCI_MANIFEST
+from mirror.oci.reference import Repository
+from mirror.records.fleet import FleetRecords
+from mirror.records.fleet_wishes import FleetWishes
+from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
+from mirror.records.postgres import PostgresRecords
+from mirror.records.sqlite import SqliteRecords
+from mirror.records.telling import Teller
+from mirror.records.tidying import Tidying
+from mirror.records.together import Together
+from mirror.records.untold import LinkSaid, Untold
+from mirror.records.wishes import PinRecord
+from mirror.shared.database import Database
+from mirror.shared.events import (
+    Event,
+    Events,
+    LinksForgotten,
+    PinsChanged,
+    ReferrersForgotten,
+    TagForgotten,
+    TagMoved,
+)
+from mirror.sqlite import Statement
+from tests.conformance.records import ALPINE, APP, HUB, NGINX, ONE, THREE, TWO, RecordsConformance
+from tests.support.clock import FakeClock
+from tests.support.postgres import Postgres, opened
+from tests.support.process import until
+from tests.support.tasks import owned_tasks
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One mirror of several, as far as it has records."""
+
+    records: FleetRecords
+    own: SqliteRecords
+    shared: PostgresRecords
+    untold: Untold
+    together: Together
+    wishes: FleetWishes
+    database: Database
+    heard: list[Event]
+
+    async def told(self) -> None:
+        """Return when it has told all that it knows."""
+        await self.untold.wait_told(30)
+
+
+Join = Callable[[str], Awaitable[Member]]
+
+
+@pytest.fixture
+async def url(postgres: Postgres) -> str:
+    return await postgres.create_database()
+
+
+@pytest.fixture
+async def join(url: str, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Join]:
+    """`one = await join("one")`: a mirror with a store of that name."""
+    async with AsyncExitStack() as stack:
+
+        async def join(name: str) -> Member:
+            return await _join(stack, url, tmp_path, clock, name)
+
+        yield join
+
+
+async def _join(
+    stack: AsyncExitStack, url: str, directory: Path, clock: FakeClock, name: str
+) -> Member:
+    database = await stack.enter_async_context(opened(url, directory, name=name))
+    root = directory / name
+    root.mkdir()
+    own = await stack.enter_async_context(SqliteRecords.open(root / "records.sqlite3", clock=clock))
+    untold = await stack.enter_async_context(Untold.open(root))
+    shared = PostgresRecords(database, clock=clock, there=clock)
+    running = await stack.enter_async_context(owned_tasks())
+    heard: list[Event] = []
+
+    async def hear(event: Event) -> None:
+        heard.append(event)
+
+    async def note(at: float) -> None:
+        await untold.remember("heard", repr(at))
+
+    events = Events(database, origin=name, hear=hear, heard=None, note_heard=note)
+    running.keep(Teller(untold, database, shared, origin=name).tell_forever, name="tell")
+    running.keep(events.follow, name="hear")
+    together = Together(
+        database, shared, untold, name=name, lease=5.0, monotonic=asyncio.get_running_loop().time
+    )
+    wishes = FleetWishes(own.wishes, untold, database)
+    return Member(
+        FleetRecords(own, shared, untold, is_up=lambda: database.is_up),
+        own,
+        shared,
+        untold,
+        together,
+        wishes,
+        database,
+        heard,
+    )
+
+
+class TestFleetRecords(RecordsConformance):
+    @pytest.fixture
+    async def records(self, join: Join) -> Records:
+        return (await join("one")).records
+
+
+async def test_what_one_has_learnt_another_knows_and_keeps(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    await one.records.record_manifest(ALPINE, ONE, 5, [Named(TWO, 20)], sent_as=OCI_MANIFEST)
+    await one.records.record_sent(HUB, TWO)
+    await one.records.record_link(NGINX, THREE, 3)
+    await one.records.record_tag(ALPINE, "1", TagRecord(ONE, 1.0, told_by="one.example"))
+    await one.records.record_referrers(ALPINE, ONE, ReferrersRecord(b"{}", 1.0))
+    await one.told()
+    manifest = Link(5, is_confirmed=True, is_sent=True)
+    assert await two.records.find_link(ALPINE, ONE) == manifest
+    assert await two.records.find_link(ALPINE, TWO) == Link(20, is_confirmed=False, is_sent=True)
+    assert await two.records.find_link(NGINX, THREE) == Link(3, is_confirmed=True, is_sent=False)
+    assert await two.records.find_link(APP, ONE) is None
+    assert await two.records.find_media_type(HUB, ONE) == OCI_MANIFEST
+    assert await two.records.list_senders(TWO) == {HUB}
+    assert await two.records.list_children(ONE) == [TWO]
+    tag = TagRecord(ONE, 1.0, told_by="one.example")
+    assert await two.records.find_tag(ALPINE, "1") == tag
+    assert await two.records.list_tags(ALPINE, after=None, limit=None) == ["1"]
+    assert await two.records.find_referrers(ALPINE, ONE) == ReferrersRecord(b"{}", 1.0)
+    # What it has used, it has on record itself.
+    assert await two.own.find_link(ALPINE, ONE) == manifest
+    assert await two.own.find_tag(ALPINE, "1") == tag
+    assert await two.own.list_senders(ONE) == {HUB}
+
+
+async def test_the_newer_word_on_a_tag_counts_whoever_says_it(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    await one.records.record_tag(ALPINE, "1", TagRecord(ONE, 5.0))
+    await one.told()
+    await two.own.record_tag(ALPINE, "1", TagRecord(TWO, 4.0))  # as after an outage
+    assert (await two.records.find_tag(ALPINE, "1")) == TagRecord(ONE, 5.0)
+    await two.records.record_tag(ALPINE, "1", TagRecord(THREE, 3.0))
+    await two.told()
+    assert (await one.records.find_tag(ALPINE, "1")) == TagRecord(ONE, 5.0)
+
+
+async def test_others_hear_what_a_tag_means_now_and_nothing_where_it_means_the_same(
+    join: Join,
+) -> None:
+    one, two = await join("one"), await join("two")
+    for at, digest in enumerate((ONE, ONE, TWO), start=1):
+        await one.records.record_tag(ALPINE, "1", TagRecord(digest, float(at)))
+        await one.told()
+    await one.records.forget_tag(ALPINE, "1")
+
+    async def all_is_heard() -> bool:
+        return TagForgotten(ALPINE, "1") in two.heard
+
+    await until(all_is_heard)
+    moved = TagMoved(ALPINE, "1")
+    assert two.heard == [moved, moved, TagForgotten(ALPINE, "1")]
+    assert one.heard == []
+
+
+async def test_links_that_are_forgotten_are_forgotten_everywhere(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    digests = [digest_of(b"%d" % number) for number in range(100)]  # more than one event holds
+    await one.records.record_manifest(ALPINE, ONE, 5, [Named(it, 1) for it in digests])
+    await one.told()
+    await one.records.forget_links(ALPINE, digests)
+    assert await one.records.find_link(ALPINE, digests[0]) is None
+    assert await two.records.find_link(ALPINE, digests[-1]) is None
+
+    async def all_is_heard() -> bool:
+        gone = [event.digests for event in two.heard if isinstance(event, LinksForgotten)]
+        return sum(map(len, gone)) == 100
+
+    await until(all_is_heard)
+
+
+async def test_referrers_that_are_forgotten_are_asked_for_anew_everywhere(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    await one.records.record_referrers(ALPINE, ONE, ReferrersRecord(b"{}", 1.0))
+    await one.told()
+    assert await two.records.find_referrers(ALPINE, ONE) == ReferrersRecord(b"{}", 1.0)
+    await one.records.forget_referrers(ALPINE, ONE)
+    assert await one.records.find_referrers(ALPINE, ONE) is None
+
+    async def is_heard() -> bool:
+        return ReferrersForgotten(ALPINE, ONE) in two.heard
+
+    await until(is_heard)
+    assert await two.shared.find_referrers(ALPINE, ONE) is None
+
+
+# Turns
+
+
+async def test_one_asks_and_the_others_take_what_it_finds_out(join: Join, clock: FakeClock) -> None:
+    one, two = await join("one"), await join("two")
+    since = clock() - 60
+    async with one.together.turn(ALPINE, "1", since=since) as told:
+        assert told is None
+        waiting = asyncio.get_running_loop().create_task(_take(two, ALPINE, since))
+        await asyncio.wait([waiting], timeout=0.2)
+        assert not waiting.done()
+        await one.records.record_tag(ALPINE, "1", TagRecord(ONE, clock()))
+    assert await waiting == TagRecord(ONE, clock())
+    async with two.together.turn(ALPINE, "1", since=since) as told:
+        assert told == TagRecord(ONE, clock())
+    clock.advance(61)
+    async with two.together.turn(ALPINE, "1", since=clock() - 60) as told:
+        assert told is None
+
+
+async def _take(member: Member, repository: Repository, since: float) -> TagRecord | None:
+    async with member.together.turn(repository, "1", since=since) as told:
+        return told
+
+
+@pytest.mark.parametrize("error", [KeyError("no answer for us"), asyncio.CancelledError()])
+async def test_one_that_is_refused_lets_the_next_ask(
+    join: Join, clock: FakeClock, error: BaseException
+) -> None:
+    one, two = await join("one"), await join("two")
+    waiting: list[asyncio.Task[TagRecord | None]] = []
+
+    async def fail() -> None:
+        async with one.together.turn(ALPINE, "1", since=clock()):
+            loop = asyncio.get_running_loop()
+            waiting.append(loop.create_task(_take(two, ALPINE, clock())))
+            await asyncio.wait(waiting, timeout=0.2)
+            raise error
+
+    with pytest.raises(type(error)):
+        await fail()
+    assert await waiting[0] is None
+
+
+async def test_who_has_waited_for_long_does_not_wait_for_a_silent_upstream_again(
+    join: Join, clock: FakeClock
+) -> None:
+    one, two = await join("one"), await join("two")
+
+    async def fail() -> None:
+        async with one.together.turn(ALPINE, "1", since=clock()):
+            await asyncio.wait([waiting], timeout=1.2)
+            raise Unavailable("silence")
+
+    async with asyncio.TaskGroup() as tasks:
+        failing = asyncio.Event()
+
+        async def wait() -> None:
+            await failing.wait()
+            with pytest.raises(Unavailable, match="in vain"):
+                await _take(two, ALPINE, clock())
+
+        waiting = tasks.create_task(wait())
+        failing.set()
+        with pytest.raises(Unavailable, match="silence"):
+            await fail()
+    assert await _take(two, ALPINE, clock()) is None  # whoever comes next asks anew
+
+
+async def test_a_mirror_that_dies_while_it_asks_is_waited_for_no_longer_than_its_turn(
+    join: Join, clock: FakeClock
+) -> None:
+    one, two = await join("one"), await join("two")
+    await one.together.turn(ALPINE, "1", since=clock()).__aenter__()  # and is not heard of again
+    await two.database.execute("UPDATE mirror.checks SET until = now() + interval '1 s'")
+    assert await _take(two, ALPINE, clock()) is None
+
+
+async def test_manifests_are_had_from_others_with_who_has_sent_them(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    content = b'{"schemaVersion": 2}'
+    digest = digest_of(content)
+    await one.together.put_manifest(digest, content)
+    await one.told()
+    assert await two.together.find_manifest(digest) is None  # it may be anybody's secret
+    await one.records.record_sent(HUB, digest)
+    await one.told()
+    assert await two.together.find_manifest(digest) == (content, frozenset({HUB}))
+    await two.database.execute("UPDATE mirror.manifests SET content = 'something else'")
+    assert await two.together.find_manifest(digest) is None
+
+
+# Pins
+
+
+async def test_pins_are_those_of_all(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    pin = PinRecord("docker.io/library/alpine:1", ("linux/amd64",), 60.0)
+    await two.own.wishes.record_pin(PinRecord("docker.io/library/old:1"))
+    await two.wishes.bring_own()
+    await one.wishes.record_pin(pin)
+    for member in (one, two):
+        await member.told()
+
+    async def is_heard() -> bool:
+        return PinsChanged() in two.heard
+
+    await until(is_heard)
+    assert await two.wishes.take_over()
+    assert await two.wishes.list_pins() == [pin, PinRecord("docker.io/library/old:1")]
+    await two.wishes.forget_pin(pin.image)
+    await two.told()
+    assert await one.wishes.take_over()
+    assert await one.wishes.list_pins() == [PinRecord("docker.io/library/old:1")]
+
+
+# Away
+
+
+async def test_what_is_learnt_while_the_database_is_away_is_told_over_restarts(
+    postgres: Postgres, tmp_path: Path, clock: FakeClock
+) -> None:
+    url = await postgres.create_database()
+    nowhere = url.replace(f":{postgres.port}/", ":9/")
+    async with AsyncExitStack() as stack:
+        away = await _join(stack, nowhere, tmp_path, clock, "one")
+        await away.records.record_link(ALPINE, ONE, 10)
+        await away.records.record_tag(ALPINE, "1", TagRecord(ONE, 1.0))
+        assert await away.records.find_tag(ALPINE, "1") == TagRecord(ONE, 1.0)
+        assert (await away.records.find_link(ALPINE, ONE)) is not None
+        assert await away.records.find_link(ALPINE, TWO) is None
+        assert await _take(away, ALPINE, clock()) is None
+        assert await away.together.find_manifest(ONE) is None
+        assert away.untold.count == 2
+    async with opened(url, tmp_path) as database, Untold.open(tmp_path / "one") as untold:
+        assert untold.count == 2
+        shared = PostgresRecords(database, clock=clock, there=clock)
+        async with owned_tasks() as tasks:
+            teller = Teller(untold, database, shared, origin="one")
+            tasks.keep(teller.tell_forever, name="tell")
+            await untold.wait_told(30)
+            assert teller.told == 2
+        assert await shared.find_tag(ALPINE, "1") == TagRecord(ONE, 1.0)
+
+
+async def test_what_waits_to_be_told_is_bounded(tmp_path: Path) -> None:
+    async with Untold.open(tmp_path, most=20_000) as untold:
+        for number in range(1000):
+            await untold.add(_said(number))
+        kept = await untold.first()
+        assert untold.lost > 0
+        assert untold.count < 400
+        assert kept[-1][1] != _said(0)
+
+
+async def test_entries_of_a_newer_mirror_are_passed_over(tmp_path: Path) -> None:
+    async with Untold.open(tmp_path) as untold:
+        await untold._database.write(  # noqa: SLF001 - as a newer mirror would
+            _statement(b"\x92\xa6future\x01")
+        )
+        await untold.add(_said(1))
+        assert [entry for _, entry in await untold.first()] == [_said(1)]
+
+
+async def test_one_entry_that_cannot_be_kept_harms_no_other(
+    join: Join, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await join("one")
+    await one.untold.add(_said(2**62))
+    await one.untold.add(_said(2**63))
+    await one.untold.add(_said(7))
+    await one.told()
+    assert await one.shared.find_link(NGINX, digest_of(b"7")) is not None
+    assert "not told" in caplog.text
+
+
+async def test_what_is_of_no_use_to_anybody_is_forgotten_by_one_at_a_time(
+    join: Join, clock: FakeClock
+) -> None:
+    one, two = await join("one"), await join("two")
+    await one.shared.record_manifest(ALPINE, ONE, 5, [Named(TWO, 2)])
+    await one.shared.record_link(NGINX, THREE, 3)
+    clock.advance(30 * 24 * HOUR)
+    await two.records.note_seen([THREE])
+    tidying = [
+        Tidying(
+            it.database, it.shared, forget_after=24 * HOUR, clock=clock,
+            monotonic=asyncio.get_running_loop().time,
+        )
+        for it in (one, two)
+    ]  # fmt: skip
+    async with one.database.transaction() as connection:
+        await connection.execute(f"SELECT pg_advisory_xact_lock({0x6D6974696479})")
+        assert not await tidying[1].tidy()
+    assert await tidying[0].tidy()
+    assert await one.shared.find_link(ALPINE, ONE) is None
+    assert not await one.shared.knows(ALPINE)
+    assert await one.shared.find_link(NGINX, THREE) is not None
+
+
+def _said(number: int) -> LinkSaid:
+    return LinkSaid(NGINX, digest_of(b"%d" % number), number)
+
+
+def _statement(entry: bytes) -> Statement:
+    return Statement("INSERT INTO untold (entry) VALUES (?)", [(entry,)])
