@@ -45,7 +45,7 @@ async def test_a_line_that_cuts_late_does_not_have_the_client_wait_for_itself(
     async with asyncio.timeout(60):
         upload = await Pusher(mirror.client, NAME).begin()
         assert (await upload.patch(in_pieces(content))).status == 202
-        assert (await upload.put(b"", digest_of(content))).status == 201
+        assert (await begun[-1].put(b"", digest_of(contents[-1]))).status == 201
 
 
 async def test_a_pull_asks_by_head_for_what_may_not_be_pushed_to(
@@ -127,9 +127,33 @@ async def test_uploads_that_nobody_goes_on_with_make_place(
     monkeypatch.setattr(uploads, "_MOST_COURSES", 3)
     mirror = await start_pushing(start_mirror, upstream)
     pusher = Pusher(mirror.client, NAME)
-    for number in range(6):
-        upload = await pusher.begin()
-        content = random_bytes(1 << 17, seed=number)
+    contents = [random_bytes(1 << 17, seed=number) for number in range(6)]
+    begun = [await pusher.begin() for _ in contents]
+    for upload, content in zip(begun, contents, strict=True):
         assert (await upload.patch(content)).status == 202
     assert len(list((mirror.store_root / "push").glob("*.json"))) == 3
     assert (await upload.put(b"", digest_of(content))).status == 201
+
+
+async def test_what_a_pusher_calls_a_manifest_is_not_what_all_are_told_that_it_is(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    upstream.add(APP, NAME, "1")
+    upstream.add(APP, "evil/app", "1")
+    target = f"/v2/evil/app/manifests/{APP.digest}"
+    wrong = {"Content-Type": "application/x-nothing; charset=utf-8"}
+    answer = await Pusher(mirror.client, "evil/app").ask("PUT", target, APP.manifest, wrong)
+    assert answer.status == 201
+    pulled = await mirror.client.manifest(NAME, APP.digest)
+    assert pulled.headers["Content-Type"] == APP.media_type
+
+
+async def test_a_location_has_nothing_in_it_that_only_a_client_has_written(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    query = "?ns=x%0d%0aX-Evil:%20y&ns=docker.io"
+    answer = await Pusher(mirror.client, NAME).post(query)
+    assert answer.status in {202, 400, 404}
+    assert "Evil" not in answer.headers.get("Location", "")
