@@ -45,7 +45,7 @@ async def test_a_line_that_cuts_late_does_not_have_the_client_wait_for_itself(
     async with asyncio.timeout(60):
         upload = await Pusher(mirror.client, NAME).begin()
         assert (await upload.patch(in_pieces(content))).status == 202
-        assert (await begun[-1].put(b"", digest_of(contents[-1]))).status == 201
+        assert (await upload.put(b"", digest_of(content))).status == 201
 
 
 async def test_a_pull_asks_by_head_for_what_may_not_be_pushed_to(
@@ -132,7 +132,7 @@ async def test_uploads_that_nobody_goes_on_with_make_place(
     for upload, content in zip(begun, contents, strict=True):
         assert (await upload.patch(content)).status == 202
     assert len(list((mirror.store_root / "push").glob("*.json"))) == 3
-    assert (await upload.put(b"", digest_of(content))).status == 201
+    assert (await begun[-1].put(b"", digest_of(contents[-1]))).status == 201
 
 
 async def test_what_a_pusher_calls_a_manifest_is_not_what_all_are_told_that_it_is(
@@ -157,3 +157,12 @@ async def test_a_location_has_nothing_in_it_that_only_a_client_has_written(
     answer = await Pusher(mirror.client, NAME).post(query)
     assert answer.status in {202, 400, 404}
     assert "Evil" not in answer.headers.get("Location", "")
+
+
+async def test_however_many_clients_there_are_their_uploads_are_bounded(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_MOST_UPLOADS", 3)
+    mirror = await start_pushing(start_mirror, upstream)
+    pusher = Pusher(mirror.client, NAME)
+    assert [(await pusher.post()).status for _ in range(4)] == [202, 202, 202, 429]
