@@ -14,6 +14,7 @@ from mirror.oci.repositories import Selection
 from mirror.push.answers import PushedManifest, UploadState
 from mirror.push.content import Stored
 from mirror.push.recording import Recording
+from mirror.push.turns import Turns
 from mirror.push.uploads import Upload, Uploads
 from mirror.sources.registry.registry import Registry
 from mirror.sources.targets import Standing, Target
@@ -58,6 +59,7 @@ class Pushing:
         self._upstreams = upstreams
         self._may_read = may_read
         self._counts = counts
+        self._turns = Turns()
 
     async def find_pushed_blob(
         self, repository: Repository, digest: Digest, authorization: str | None
@@ -155,9 +157,12 @@ class Pushing:
                 raise RegistryError(
                     ErrorCode.DIGEST_INVALID, "the digest is not that of the manifest"
                 )
-            pushed = await target.put_manifest(reference, media_type, content)
-            manifest = Manifest(pushed.digest, media_type, content)
-            await self._recording.note_manifest(repository, reference, manifest)
+            with self._turns.taking((repository, reference)) as turn:
+                pushed = await target.put_manifest(reference, media_type, content)
+                manifest = Manifest(pushed.digest, media_type, content)
+                await self._recording.note_manifest(
+                    repository, reference, manifest, is_last=turn.is_alone
+                )
             return PushedManifest(pushed.digest, pushed.subject)
 
     async def _push_from_here(

@@ -82,9 +82,17 @@ class Recording:
             await self._let_go(spool)
 
     async def note_manifest(
-        self, repository: Repository, reference: Reference, manifest: Manifest
+        self,
+        repository: Repository,
+        reference: Reference,
+        manifest: Manifest,
+        *,
+        is_last: Callable[[], bool],
     ) -> None:
-        """A registry has a manifest, under this tag or its digest."""
+        """A registry has a manifest, under this tag or its digest.
+
+        Unless it `is_last`, nobody but the registry knows what the tag means by now.
+        """
         digest = manifest.digest
         self._memory.note_there(repository, digest)
         tag = reference if isinstance(reference, Tag) else None
@@ -101,7 +109,10 @@ class Recording:
         if await self._may_be_served(
             repository, lambda registry, own: registry.confirm_manifest(own, digest)
         ):
-            await self._manifests.note_pushed(repository, manifest, references, tag)
+            known = tag if is_last() else None
+            await self._manifests.note_pushed(repository, manifest, references, known)
+        if tag is not None and not is_last():
+            await self._forget_tag(repository, tag)
 
     async def _may_be_served(
         self,
@@ -119,6 +130,14 @@ class Recording:
         except RegistryError:
             return False
         return True
+
+    async def _forget_tag(self, repository: Repository, tag: Tag) -> None:
+        """What it means is to be asked for."""
+        try:
+            await self._records.forget_tag(repository, tag.name)
+        except StoreError as error:
+            _logger.warning("a tag is not forgotten: %s", error, extra=fields(tag=tag))
+        self._forgetting.forget(TagOf(repository, tag))
 
     async def _forget_referrers(self, repository: Repository, subject: Digest) -> None:
         try:
