@@ -14,7 +14,13 @@ from mirror.aio.reading import read_aside
 from mirror.config import Upstream
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, StoreError
-from mirror.oci.manifest import Manifest, References, find_subject, parse_references
+from mirror.oci.manifest import (
+    Manifest,
+    References,
+    find_subject,
+    media_type_of,
+    parse_references,
+)
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.forget import Forgetting, TagOf
 from mirror.pull.links import Links
@@ -93,6 +99,9 @@ class Recording:
         if tag is not None:
             self._forgetting.forget(TagOf(repository, tag))
         references = await read_aside(_references, manifest.content)
+        # What it is by its own bytes: a pusher's header is not what others are told of them.
+        media_type = media_type_of(references, None) or manifest.media_type
+        manifest = Manifest(digest, media_type, manifest.content)
         subject = await read_aside(find_subject, manifest.content)
         if subject is not None:
             self._memory.note_there(repository, subject)

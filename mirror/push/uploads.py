@@ -44,6 +44,7 @@ _DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares 
 _QUIET = 60.0  # seconds without a request, before an upload makes place for its client's next one
 _COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with the same few
 _COMPARED = 64  # courses that the first bytes of an upload are compared with
+_MOST_UPLOADS = 4096  # of all clients; each has up to _COMPARABLE bytes in memory
 _MOST_COURSES = 512  # files that are open
 _COPIED = 2**20  # bytes at a time
 _RETRY_AFTER = 30.0  # seconds
@@ -136,13 +137,18 @@ class Uploads:
 
     def _require_place(self, client: str | None) -> None:
         theirs = [upload for upload in self._uploads.values() if upload.client == client]
-        if len(theirs) + self._beginning[client] < self._settings.max_uploads:
+        has_place = len(theirs) + self._beginning[client] < self._settings.max_uploads
+        if has_place and len(self._uploads) + self._beginning.total() < _MOST_UPLOADS:
             return
-        now = self._means.clock()
-        quiet = [it for it in theirs if not it.requests and now - it.since >= _QUIET]
+        now, others = self._means.clock(), self._uploads.values()
+        quiet = [
+            it
+            for it in (others if has_place else theirs)
+            if not it.requests and now - it.since >= _QUIET
+        ]
         if not quiet:
             raise Unavailable(
-                "you have as many uploads under way as push.max_uploads allows",
+                "as many uploads are under way as push.max_uploads allows, or the mirror can bear",
                 code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
             )  # fmt: skip
         self._forget(min(quiet, key=lambda it: it.since))
@@ -227,8 +233,9 @@ class Uploads:
             await self._place_first(upload)
             try:
                 course = await self._find_whole(upload, digest)
-            except RegistryError:
-                await self.cancel(upload)
+            except RegistryError as error:
+                if error.code is ErrorCode.DIGEST_INVALID:
+                    await self.cancel(upload)
                 raise
             if upload.has_ended:  # it was cancelled meanwhile
                 if not course.followers:

@@ -6,6 +6,7 @@ and gives up soon: whoever waits has other ways.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -20,6 +21,8 @@ from mirror.shared.ports import BucketDown, NoObject
 _CHUNK = 2**20  # bytes
 _PART = 2**23  # bytes, of what is put in parts
 _PATIENCE = 20.0  # seconds for which nothing comes
+_LONGEST = 300  # characters of what an error says
+_URL = re.compile(r"https?://\S+")
 _LISTED = 1000  # objects at a time
 MARKER = "mirror-deployment"
 """The object that says whose the bucket, or the prefix in it, is."""
@@ -109,8 +112,9 @@ async def _translated() -> AsyncIterator[None]:
 
 
 def _in_short(error: BaseException) -> str:
-    """What it says, without what it was asked: keys may be signed."""
-    return str(error).partition("\n")[0].partition("?")[0][:200] or type(error).__name__
+    """What it says, without what it was asked: that may be signed."""
+    text = _URL.sub("(URL)", str(error).partition("\n")[0])
+    return text[:_LONGEST] or type(error).__name__
 
 
 async def claim_bucket(bucket: ObjectBucket, deployment: str) -> str | None:

@@ -46,6 +46,7 @@ class OwnBucket:
         self._bucket = bucket
         self._looked = asyncio.Event()
         self._is_ours = False
+        self._is_new = True  # nothing has been said of it yet
         self.refusal: Unusable | None = None
         self.trouble: str | None = "nobody has asked it yet"
 
@@ -131,8 +132,9 @@ class OwnBucket:
         self.trouble = None
 
     def _note(self, error: BucketDown) -> None:
-        if self.trouble != str(error):
+        if self.trouble is None or self._is_new:
             _logger.warning("the bucket is down: %s", error, extra=fields())
+        self._is_new = False
         self.trouble = str(error)
 
 

@@ -105,8 +105,9 @@ class Part:
         self.wake()
 
     def disagrees(self) -> None:
-        """A copy is not of the size that the fill has begun with: it goes on from upstream."""
-        self.turn.unreadable()
+        """Upstream's word on the size is another than that of the copy: it goes on by itself."""
+        self._is_disproved |= self.turn.leads
+        self.turn.give_up()
         self.wake()
 
     def starts_over(self) -> None:
@@ -123,7 +124,7 @@ class Part:
         """The fill has ended; with this, where it has not ended well."""
         self._has_ended = True
         if not self.is_proved_here:
-            self._is_disproved = isinstance(error, DigestMismatch)
+            self._is_disproved |= isinstance(error, DigestMismatch)
             self.turn.end()
         self.wake()
 
@@ -230,6 +231,13 @@ class Part:
             turn.renewed(now)
         else:
             self.lost(turn.epoch)
+
+    async def make_sure(self) -> None:
+        """Renew a turn that may be another's by now; if nobody can be asked, it is kept."""
+        try:
+            await self.renew()
+        except StoreError:
+            self.turn.unreachable(self.monotonic(), is_down=self._is_down())
 
     def lost(self, epoch: int) -> None:
         """The turn of this epoch is another's."""
@@ -361,7 +369,7 @@ class Shared:
         """As `BlobSource.open_blob`."""
         part = self.part
         await part.settled()
-        copied = self._copied(start, stop)
+        copied = self._copied(start, stop) if digest == part.digest else None
         if copied is not None:
             async with aclosing(copied.chunks):
                 yield copied
@@ -409,8 +417,7 @@ class Shared:
         async with aclosing(chunks):
             async for chunk in chunks:
                 if part.turn.is_overdue(part.monotonic()):
-                    with suppress(StoreError):
-                        await part.renew()
+                    await part.make_sure()
                 if not part.turn.may_fetch:
                     raise Unavailable("another mirror fetches it now")
                 yield chunk

@@ -80,8 +80,10 @@ class Turn:
     epoch: int | None = None  # of the turn that it has, or had
     _has_begun: bool = False
     _renewed_at: float = 0.0
+    _failed_at: float = 0.0  # when the database could last not be asked
     _next_at: float = 0.0  # when to renew, to look or to ask again
     _news_at: float = 0.0  # when anything last came, or went
+    _soon: float = 0.0  # seconds until the next look
     _failing_since: float | None = None  # the database cannot be asked
     _refusing_since: float | None = field(default=None)  # the bucket takes nothing
 
@@ -107,7 +109,8 @@ class Turn:
 
     def is_overdue(self, now: float) -> bool:
         """Whether the turn may be another's by now: to be asked before more is fetched."""
-        return self.leads and now >= self._renewed_at + self.term
+        asked_at = max(self._renewed_at, self._failed_at)  # once in a lease, if nobody answers
+        return self.leads and now >= asked_at + self.term
 
     def next(self, now: float) -> tuple[Act, float]:
         """What to do, and in how many seconds."""
@@ -148,7 +151,9 @@ class Turn:
         if self.state is State.ASKING:
             self._move(State.FOLLOWING)
             self._news_at = now
-        self._next_at = now + self.pause
+            self._soon = self.pause / 32  # what came meanwhile was told to nobody
+        self._soon = min(2 * self._soon, self.pause)
+        self._next_at = now + self._soon
 
     def is_free(self, now: float) -> None:
         """Nobody has the turn any more; who has followed claims it."""
@@ -171,6 +176,7 @@ class Turn:
     def unreachable(self, now: float, *, is_down: bool = True) -> None:
         """The database could not be asked; `is_down`: nor will it be the next moment."""
         self._failing_since = now if self._failing_since is None else self._failing_since
+        self._failed_at = now
         self._next_at = now + self.pause
         patience = self.lease
         if self.state is State.ASKING and not self._has_begun:

@@ -133,3 +133,36 @@ async def test_uploads_that_nobody_goes_on_with_make_place(
         assert (await upload.patch(content)).status == 202
     assert len(list((mirror.store_root / "push").glob("*.json"))) == 3
     assert (await begun[-1].put(b"", digest_of(contents[-1]))).status == 201
+
+
+async def test_what_a_pusher_calls_a_manifest_is_not_what_all_are_told_that_it_is(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    upstream.add(APP, NAME, "1")
+    upstream.add(APP, "evil/app", "1")
+    target = f"/v2/evil/app/manifests/{APP.digest}"
+    wrong = {"Content-Type": "application/x-nothing; charset=utf-8"}
+    answer = await Pusher(mirror.client, "evil/app").ask("PUT", target, APP.manifest, wrong)
+    assert answer.status == 201
+    pulled = await mirror.client.manifest(NAME, APP.digest)
+    assert pulled.headers["Content-Type"] == APP.media_type
+
+
+async def test_a_location_has_nothing_in_it_that_only_a_client_has_written(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    query = "?ns=x%0d%0aX-Evil:%20y&ns=docker.io"
+    answer = await Pusher(mirror.client, NAME).post(query)
+    assert answer.status in {202, 400, 404}
+    assert "Evil" not in answer.headers.get("Location", "")
+
+
+async def test_however_many_clients_there_are_their_uploads_are_bounded(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_MOST_UPLOADS", 3)
+    mirror = await start_pushing(start_mirror, upstream)
+    pusher = Pusher(mirror.client, NAME)
+    assert [(await pusher.post()).status for _ in range(4)] == [202, 202, 202, 429]

@@ -16,7 +16,7 @@ from mirror.shared.database import Database
 from mirror.shared.ledger import PostgresLedger
 from tests.bench import load
 from tests.bench.cases import Case, sent
-from tests.bench.figures import Failed, Figures
+from tests.bench.figures import MIRROR, Failed, Figures
 from tests.bench.measure import idle
 from tests.bench.peers import Server
 from tests.bench.stage import Stage, blob_path, manifest_path, prove
@@ -28,7 +28,8 @@ from tests.support.seaweed import Seaweed, running_seaweed
 
 SHARED = "Several mirrors as one"
 
-TOGETHER, APART, ALONE = "3 mirrors, one cache", "3 mirrors by themselves", "1 mirror"
+TOGETHER = MIRROR  # three of them, one cache
+APART, ALONE = "3 mirrors by themselves", "1 mirror"
 BUCKET, DISK = "from the bucket", "from the disk"
 
 _CLIENTS = 100  # at each mirror

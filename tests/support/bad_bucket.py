@@ -50,7 +50,7 @@ class BadBucket:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
-        body = await request.read()
+        body = await request.content.read()  # of any size
         await asyncio.sleep(self.delay)
         if self._random.random() < self.failing:
             self.failed += 1

@@ -23,6 +23,7 @@ from mirror.oci.push_request import (
     parse_content_range,
 )
 from mirror.oci.reference import Repository
+from mirror.oci.request import parse_namespace, split_target
 from mirror.pull.routing import Route, Router
 from mirror.push.answers import UploadState
 
@@ -257,8 +258,10 @@ def _headers(request: web.BaseRequest, name: str, state: UploadState) -> dict[st
 
 
 def _namespace(request: web.BaseRequest) -> str:
-    """The `ns` that the client has used, for it to use again."""
-    namespace = request.rel_url.query.get("ns") if "ns=" in request.raw_path else None
+    """The `ns` by which it was routed, for the client to use again."""
+    namespace = None
+    if "ns=" in request.raw_path:
+        namespace = parse_namespace(split_target(request.raw_path)[1].get("ns"))
     return "" if namespace is None else f"?ns={namespace}"
 
 

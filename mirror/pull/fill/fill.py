@@ -98,6 +98,7 @@ class Fill:
     _resumes = 0
     first_sender: str | None = None  # of a body that was taken
     _part: Part | None = None
+    _has_copied = False  # something of it comes from another mirror
     is_of_another = False  # another upstream has sent what comes, to another mirror
     is_too_large = False  # for the store, ever
 
@@ -342,13 +343,14 @@ class Fill:
         sizes, writer = self._sizes, self._writer
         assert writer is not None  # noqa: S101 - a crew has one
         if not sizes.accepts(body.size, reach=writer.reach):
-            if self._part is not None and body.copied_from is not None:
+            if self._part is not None and (self._has_copied or body.copied_from is not None):
                 self._part.disagrees()
             self.authorities.current.distrust(self.digest, [body.sender], is_disproved=False)
             raise Odd(body.sender)
         if body.size is not None and body.size < writer.reach:
             raise _StartOver(body.size)
         self._senders.add(body.sender)
+        self._has_copied |= body.copied_from is not None
         self.is_of_another = body.copied_from not in {None, self.upstream}
         self.first_sender = self.first_sender or body.sender.name
         is_news = sizes.told is None

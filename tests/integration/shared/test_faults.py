@@ -181,7 +181,7 @@ async def test_one_is_cut_off(
 
 
 async def test_connections_to_all_of_it_drop(start_fleet: StartFleet, line: Relay) -> None:
-    fleet = await start_fleet(3, line.url)
+    fleet = await start_fleet(3, line.url, shared={"lease": "15s"})
     async with pulling(fleet, line) as pulls:
         for after in (2 * MIB, 12 * MIB, 20 * MIB):
             await pulls.leader(after=after)

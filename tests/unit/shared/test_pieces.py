@@ -31,6 +31,7 @@ def test_what_ends_the_blob_or_fills_a_gap_waits_for_nothing() -> None:
     assert _pieces().next_span([(0, 10)], 10, ()) == (0, 10)
     there = _pieces((5, 9))
     assert there.next_span([(0, 5)], 100, {"5"}) == (0, 5)
+    assert there.next_span([(0, 20)], 100, {"5"}) == (0, 5)
 
 
 def test_a_bucket_that_is_slow_gets_few_and_large_ones() -> None:

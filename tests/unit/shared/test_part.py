@@ -1,0 +1,214 @@
+"""Where the bytes of a fill come from, by whose turn it is: in memory, with a clock of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+import obstore
+import pytest
+from obstore.store import MemoryStore
+
+from mirror.aio.slots import Urgency
+from mirror.oci.digest import digest_of
+from mirror.oci.errors import Unavailable
+from mirror.shared.bucket import ObjectBucket
+from mirror.shared.part import Part
+from mirror.shared.pieces import Piece
+from mirror.shared.turns import State, Turn
+from mirror.sources.ports import BlobSource, Body
+from tests.conformance.blob_source import BlobSourceConformance, Has
+from tests.support.images import random_bytes
+from tests.support.memory_ledger import Book, MemoryLedger
+from tests.support.memory_source import MemorySource
+
+CONTENT = random_bytes(50_000, seed=14)
+DIGEST = digest_of(CONTENT)
+LEASE, PATIENCE, PAUSE = 15.0, 40.0, 1.0
+UPSTREAM = "memory"
+_NOTHING = MemorySource({}, upstream=UPSTREAM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def obstore_has_begun() -> None:
+    """With its first work it opens descriptors that it keeps."""
+
+    async def work() -> None:
+        store = MemoryStore()
+        await obstore.put_async(store, "one", b"1")
+        await (await obstore.get_async(store, "one")).bytes_async()
+
+    asyncio.run(work())
+
+
+@dataclass
+class World:
+    """What all mirrors have in common; time passes when a test says so."""
+
+    book: Book = field(default_factory=lambda: Book(patience=PATIENCE))
+    store: MemoryStore = field(default_factory=MemoryStore)
+    now: float = 0.0
+
+    def part(self, name: str, *, content: bytes = CONTENT) -> Part:
+        return Part(
+            UPSTREAM, digest_of(content), Turn(LEASE, PATIENCE, PAUSE),
+            ledger=MemoryLedger(self.book, name), bucket=ObjectBucket(self.store),
+            is_down=lambda: self.book.is_down, monotonic=lambda: self.now,
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def tended(self, name: str) -> AsyncIterator[Part]:
+        """A mirror's part, that sees to its turn inside the block."""
+        part = self.part(name)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(part.tend())
+            yield part
+            part.ended(None)
+        await part.finish()
+
+    async def put(self, part: Part, start: int, stop: int) -> None:
+        """A piece of CONTENT, by who has the turn."""
+        assert part.blob is not None
+        assert part.turn.epoch is not None
+        piece = Piece(start, stop, f"{part.turn.epoch}/{start}")
+        await part.bucket.put(piece.key, CONTENT[start:stop])
+        assert await part.ledger.record(part.blob, part.turn.epoch, piece)
+
+    async def pass_time(self, seconds: float, *parts: Part) -> None:
+        self.now += seconds
+        self.book.now += seconds
+        for part in parts:
+            part.wake()
+        await until_idle()
+
+
+async def until_idle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def leads(part: Part) -> None:
+    while part.turn.state is not State.LEADING:
+        await part.news(within=5)
+
+
+async def read(body: Body) -> bytes:
+    found = bytearray()
+    async with aclosing(body.chunks) as chunks:
+        async for chunk in chunks:
+            found += chunk
+    return bytes(found)
+
+
+def open_blob(
+    source: BlobSource, start: int = 0, stop: int | None = None
+) -> AbstractAsyncContextManager[Body]:
+    return source.open_blob(DIGEST, start, stop, avoid=None, urgency=Urgency())
+
+
+class TestPieces(BlobSourceConformance):
+    """What is proved is a source like any other."""
+
+    @pytest.fixture
+    def has(self) -> Has:
+        world, parts = World(), dict[bytes, Part]()
+
+        def has(content: bytes) -> BlobSource:
+            if content not in parts:
+                part = parts[content] = world.part("one", content=content)
+                part.size, part.copied_from = len(content), UPSTREAM
+                part.turn.is_proved(0)
+                for start in range(0, len(content), 70_000):
+                    stop = min(len(content), start + 70_000)
+                    obstore.put(world.store, f"piece/{start}", content[start:stop])
+                    part.pieces.add(Piece(start, stop, f"piece/{start}"))
+            return parts[content].through(_NOTHING)
+
+        return has
+
+
+async def test_one_asks_upstream_and_the_other_reads_what_it_puts() -> None:
+    world = World()
+    upstream = MemorySource({DIGEST: CONTENT})
+    async with world.tended("one") as one, world.tended("two") as two:  # noqa: SIM117 - two steps
+        async with open_blob(one.through(upstream)) as body:
+            assert body.copied_from is None
+            await leads(one)
+            assert one.blob is not None
+            assert one.turn.epoch is not None
+            await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
+            await world.put(one, 0, 30_000)
+            await world.pass_time(PAUSE, two)
+            async with open_blob(two.through(upstream)) as copied:
+                assert (copied.size, copied.copied_from) == (len(CONTENT), UPSTREAM)
+                reading = asyncio.ensure_future(read(copied))  # noqa: TID251 - awaited below
+                await world.put(one, 30_000, len(CONTENT))
+                while not reading.done():
+                    await world.pass_time(PAUSE, two)
+                    await asyncio.sleep(0.01)
+                assert await reading == CONTENT
+            assert await read(body) == CONTENT
+    assert len(upstream.asked) == 1
+
+
+async def test_whoever_goes_on_after_another_asks_upstream_for_what_is_not_there() -> None:
+    world = World()
+    upstream = MemorySource({DIGEST: CONTENT})
+    async with world.tended("one") as one:
+        await leads(one)
+        assert one.blob is not None
+        assert one.turn.epoch is not None
+        await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
+        await world.put(one, 0, 10_000)
+        await world.put(one, 20_000, 30_000)
+        await world.pass_time(LEASE + PAUSE)
+    async with world.tended("two") as two:
+        await leads(two)
+        source = two.through(upstream)
+        found = bytearray()
+        while len(found) < len(CONTENT):
+            async with open_blob(source, len(found)) as body:
+                assert body.start == len(found)
+                found += await read(body)
+        assert found == CONTENT
+    assert upstream.asked == [(10_000, 20_000), (30_000, None)]
+
+
+async def test_who_has_lost_the_turn_takes_no_more_from_upstream() -> None:
+    world = World()
+    upstream = MemorySource({DIGEST: CONTENT})
+    async with world.tended("one") as one:
+        await leads(one)
+        async with open_blob(one.through(upstream)) as body, aclosing(body.chunks) as chunks:
+            assert await anext(chunks)
+            row = world.book.rows[UPSTREAM, str(DIGEST)]
+            world.now += LEASE + 1  # this mirror stands still, and time does not
+            world.book.now += LEASE + 1
+            taken = world.book.claim(UPSTREAM, str(DIGEST), "two", LEASE, grace=0)
+            assert taken is row
+            with pytest.raises(Unavailable, match="another mirror"):
+                await anext(chunks)
+
+
+async def test_without_the_database_each_asks_upstream_for_itself() -> None:
+    world = World()
+    world.book.is_down = True
+    upstream = MemorySource({DIGEST: CONTENT})
+    for name in ("one", "two"):
+        async with world.tended(name) as part, open_blob(part.through(upstream)) as body:
+            assert await read(body) == CONTENT
+            assert part.turn.state is State.ALONE
+    assert len(upstream.asked) == 2
+
+
+async def test_who_leads_goes_on_while_the_database_is_away() -> None:
+    world = World()
+    upstream = MemorySource({DIGEST: CONTENT})
+    async with world.tended("one") as one:
+        await leads(one)
+        async with open_blob(one.through(upstream)) as body:
+            world.book.is_down = True
+            await world.pass_time(LEASE + 1, one)
+            assert await read(body) == CONTENT
+            assert one.turn.state is State.LEADING
+        world.book.is_down = False
