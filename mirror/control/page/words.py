@@ -27,7 +27,6 @@ _CHINESE: Mapping[str, str] = MappingProxyType(
         "Downloads": "下载",
         "Nothing is being downloaded.": "当前没有下载任务。",
         "Pushes": "推送",
-        "Received": "已收到",
         "Sent": "已发送",
         "Clients": "客户端",
         "{count} wait for a slot": "{count} 个在排队",
