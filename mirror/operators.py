@@ -17,6 +17,7 @@ from mirror.company import Company
 from mirror.config import Config
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
+from mirror.control import models
 from mirror.control.admin import make_admin
 from mirror.control.api.contents import contents_operations
 from mirror.control.api.keeping import keeping_operations
@@ -39,6 +40,7 @@ from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import cannot_listen
 from mirror.history.keeper import Keeper
+from mirror.push.course import Course
 from mirror.storage.store import LocalStorage
 
 MakeGuides = Callable[[Config, str | None], Sequence[tuple[str, str]]]
@@ -79,11 +81,20 @@ def _overview(
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
-            built.warmers.schedules, company.troubles, parts.clock, parts.monotonic,
+            built.warmers.schedules, company.troubles,
+            lambda: [*map(_push, built.uploads.on_their_way())], parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     return overview
+
+
+def _push(course: Course) -> models.Push:
+    return models.Push(
+        upstream=course.repository.namespace, repository=course.repository.name,
+        state=course.state.value, received=course.size, sent=course.sent,
+        clients=len(course.followers),
+    )  # fmt: skip
 
 
 def build_admin(

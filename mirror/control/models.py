@@ -77,6 +77,17 @@ class Fill(Struct, frozen=True, kw_only=True):
     endpoint: str | None = None  # that has sent the first of it
 
 
+class Push(Struct, frozen=True, kw_only=True):
+    """Bytes on their way to a registry; nobody knows how many there will be."""
+
+    upstream: str
+    repository: str
+    state: str
+    received: int  # bytes, of clients
+    sent: int  # of these, to the registry
+    clients: int  # uploads that they are of
+
+
 class Store(Struct, frozen=True, kw_only=True):
     """The store, against its limits."""
 
@@ -114,6 +125,7 @@ class Status(Struct, frozen=True, kw_only=True):
     fills: list[Fill]
     sealed: list[str]  # upstreams that are never asked
     schedules: list[WarmSchedule]
+    pushes: list[Push] = []
 
 
 class Endpoints(Struct, frozen=True, kw_only=True):

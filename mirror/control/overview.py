@@ -42,6 +42,7 @@ class Parts:
     connections: Callable[[], int]
     schedules: Callable[[], list[acts.WarmSchedule]]
     company: Callable[[], Sequence[tuple[str, str]]]  # what does not work between mirrors, and why
+    pushes: Callable[[], list[models.Push]]
     clock: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -86,6 +87,7 @@ class Overview:
             fills=self.fills(),
             sealed=[name for name, one in self._parts.registries().items() if one.is_sealed],
             schedules=schedules,
+            pushes=self._parts.pushes(),
         )
 
     def summary(self) -> str:

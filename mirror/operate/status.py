@@ -21,6 +21,8 @@ def show(status: Status, now: float) -> RenderableType:
     parts: list[RenderableType] = [_head(status, now), *_problems(status), _endpoints(status)]
     if status.fills:
         parts.append(_fills(status))
+    if status.pushes:
+        parts.append(_pushes(status))
     if status.schedules:
         parts.append(_schedules(status, now))
     return Group(*parts)
@@ -101,6 +103,16 @@ def _fills(status: Status) -> Table:
             f"{size(one.rate)}/s",
             "-" if one.seconds_left is None else duration(one.seconds_left),
             str(one.readers), one.repository, one.endpoint or "-",
+        )  # fmt: skip
+    return table
+
+
+def _pushes(status: Status) -> Table:
+    table = Table("push to", "", "here", "sent", "clients", box=None)
+    for one in status.pushes:
+        table.add_row(
+            f"{one.upstream}/{one.repository}", one.state, size(one.received), size(one.sent),
+            str(one.clients),
         )  # fmt: skip
     return table
 

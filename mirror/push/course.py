@@ -146,6 +146,11 @@ class Course:
         return self.content.size
 
     @property
+    def sent(self) -> int:
+        """Bytes of these that are at the registry, or on their way."""
+        return self._sent
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in {CourseState.DONE, CourseState.FAILED}

@@ -1,11 +1,13 @@
 """Pushes by way of the mirror: 201 means that upstream has it, and what the line does is ours."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.client import get
 from tests.support.clock import FakeClock
 from tests.support.images import (
     artifact,
@@ -184,6 +186,22 @@ async def test_a_blob_is_pushed_in_every_way_that_the_spec_has(
     upstream.forget()
     assert (await mirror.client.blob(NAME, digest)).body == content
     assert not upstream.requests
+
+
+async def test_operators_are_told_what_is_being_pushed(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    await upload.patch(LARGE[: 1 << 20])
+    await upstream.was_asked("upload", method="PATCH", ended=True)
+    answer = await get(f"{mirror.admin_url}/api/v1/status")
+    [push] = json.loads(answer.body)["pushes"]
+    assert (push["repository"], push["received"], push["clients"]) == (NAME, 1 << 20, 1)
+    page = await get(f"{mirror.admin_url}/")
+    assert b"docker.io/library/app" in page.body
+    await upload.cancel()
+    answer = await get(f"{mirror.admin_url}/api/v1/status")
+    assert json.loads(answer.body)["pushes"] == []
 
 
 async def test_a_wrong_digest_is_400_and_nothing_is_kept(

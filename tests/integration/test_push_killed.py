@@ -49,4 +49,4 @@ async def test_killed_at_sixty_percent_the_next_try_sends_upstream_only_what_is_
         assert not spooled(mirror)
         upstream.forget()
         assert (await mirror.client.blob(NAME, DIGEST)).body == LARGE
-        assert not upstream.requests
+        assert not upstream.asked("blob")  # an upload that was not needed is cancelled meanwhile
