@@ -29,6 +29,7 @@ PROMISED = {
     "large-32", "range", "cold", "rush", "slow-readers", "tls", "start", "soak",
     "throttled", "throttled-20", "cut", "crash", "black-hole", "first-byte",
     "million", "held", "scrub", "catalog",
+    "fleet-rush", "fleet-first", "fleet-others", "fleet-claims", "fleet-local", "fleet-tag",
 }  # fmt: skip
 PULLS = {
     f"{client}-{state}"
