@@ -19,7 +19,7 @@ serve: .venv/serve.stamp ## Set everything up and run the mirror (CONFIG=file.to
 test: .venv/test.stamp ## Set everything up and run all tests, real daemons included (TESTS=path for some of them)
 	tests/support/packages.sh $(PACKAGES)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(if $(TESTS),,$(BIN)/coverage report)
 

@@ -189,9 +189,9 @@ def pause(
 ) -> None:
     """Have the running mirror ask an endpoint nothing, until `mirror resume`; over restarts, too.
 
-    What is under way there goes on to its end. Other endpoints answer in its place; where there is
-    none, what is cached is served, and clients turn to the registry for the rest. The status is 1
-    where there is no such endpoint.
+    A download that is under way there goes on to its end; a push goes no further. Other endpoints
+    answer in its place; where there is none, what is cached is served, and clients turn to the
+    registry for the rest. The status is 1 where there is no such endpoint.
     """
     from mirror.operate.pausing import pause  # noqa: PLC0415
 

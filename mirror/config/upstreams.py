@@ -206,6 +206,12 @@ class Upstream(Section):
     def _somebody_takes_pushes(self) -> Self:
         if self.sealed and self.push != "off":
             raise ValueError(f'sealed = true is never asked: push = "{self.push}" would go nowhere')
+        if self.access == "client" and self.push == "mirror":
+            raise ValueError(
+                'access = "client" has each client read what its own credentials may, and'
+                ' push = "mirror" would have it mount with the mirror\'s what those may not: take'
+                ' push = "client"'
+            )
         if self.allow_push and self.push == "off":
             raise ValueError('allow_push needs push = "client" or "mirror"')
         return self

@@ -1,9 +1,9 @@
 """Endpoints that an operator has paused: they are asked nothing until somebody has them go on.
 
-What is under way there ends as it will; nothing new is asked, no probe and no token either. A pause
-outlasts restarts, for nobody decides that a process dies; so it stands in a file of this mirror's
-own store: it is about this host's line, and not about what registries have said. It ends with the
-endpoint's being configured.
+A body that is under way ends as it will; nothing new is asked, no probe and no token either, and a
+push goes no further. A pause outlasts restarts, for nobody decides that a process dies; so it
+stands in a file of this mirror's own store: it is about this host's line, and not about what
+registries have said. It ends with the endpoint's being configured.
 """
 
 import asyncio

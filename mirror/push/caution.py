@@ -1,6 +1,7 @@
 """How much is sent at once to a registry that forgets an upload whose line breaks. Pure.
 
     an upload begins             in one request, for as long as bytes come
+    the line is slow             the rest in chunks that are through before it is likely to break
     it was cut, and is known     the rest in one request, from where the registry says it is
     it was cut, and forgotten    from its first byte again, in chunks of half of what got through
     a chunk was cut              in chunks of half of what got through of that
@@ -16,22 +17,42 @@ _LEAST = 64 * 2**10  # bytes; below that, requests cost more than what they carr
 _UNKNOWN = 2**20  # bytes, where it was forgotten before anything got through
 _LASTING = 3600.0  # seconds
 
+ENOUGH = 6 * 2**20
+"""Bytes of a request after which it ends where the line is slow; some take no shorter parts."""
+
+SLOW = 3.0
+"""Seconds that these have taken, there."""
+
 
 @dataclass(slots=True)
 class Caution:
-    """Of one upstream. `chunk` in bytes; 0: all in one request."""
+    """Of one upstream. `chunk` in bytes; 0: all in one request, as where it `takes_no_parts`."""
 
     chunk: int = 0
     until: float = 0.0
+    takes_no_parts: bool = False
 
     def at(self, now: float) -> int:
         """How much to send at once, in bytes; 0: all that comes."""
         if now >= self.until:
-            self.chunk = 0
+            self.chunk, self.takes_no_parts = 0, False
         return self.chunk
+
+    def is_enough(self, sent: int, seconds: float, *, now: float) -> bool:
+        """Whether a request is to end with so many bytes, which have taken so long; then all do."""
+        if sent < ENOUGH or seconds < SLOW or self.at(now) or self.takes_no_parts:
+            return False
+        self.chunk, self.until = ENOUGH, now + _LASTING
+        return True
+
+    def note_no_parts(self, *, now: float) -> None:
+        """A registry has refused what is not all of a blob."""
+        self.chunk, self.until, self.takes_no_parts = 0, now + _LASTING, True
 
     def note_forgotten(self, got_through: int, *, now: float) -> None:
         """An upload was cut after so many bytes of a request, and the registry has it not."""
+        if self.takes_no_parts and now < self.until:
+            return
         half = max(_LEAST, got_through // 2 if got_through else _UNKNOWN)
         self.chunk = min(half, self.at(now) or half)
         self.until = now + _LASTING

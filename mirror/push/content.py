@@ -10,6 +10,7 @@ from mirror.storage.spools import Spool
 
 _HEAD = 4096  # bytes; most uploads differ in them
 _RECENT = 2**23  # bytes that are at hand for whoever sends them on
+_PIECES = 256  # that they are in: a client may bring them one byte at a time
 
 
 class Content(Protocol):
@@ -28,6 +29,9 @@ class Content(Protocol):
 
     async def hasher(self, algorithm: str) -> Hasher:
         """What has taken in all of them. Raises StoreError."""
+
+    def let_go(self, offset: int) -> None:
+        """What is before `offset` was sent: it need not be at hand."""
 
     def close(self) -> None:
         """Nobody reads them any more."""
@@ -55,8 +59,13 @@ class Spooled:
             self.head += piece[: _HEAD - offset]
         self._recent.append((offset, piece))
         self._held += len(piece)
-        while self._held > _RECENT:
-            self._held -= len(self._recent.popleft()[1])
+        while self._held > _RECENT or len(self._recent) > _PIECES:
+            self._drop_oldest()
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes."""
+        return self._held
 
     async def read(self, offset: int, length: int) -> bytes:
         """As the port says."""
@@ -69,10 +78,18 @@ class Spooled:
         """As the port says."""
         return await self.spool.hasher(algorithm)
 
+    def let_go(self, offset: int) -> None:
+        """As the port says."""
+        while self._recent and self._recent[0][0] + len(self._recent[0][1]) <= offset:
+            self._drop_oldest()
+
     def close(self) -> None:
         """As the port says."""
-        self._recent.clear()
+        self.let_go(self.size)
         self.spool.close()
+
+    def _drop_oldest(self) -> None:
+        self._held -= len(self._recent.popleft()[1])
 
 
 class Stored:
@@ -98,6 +115,9 @@ class Stored:
     async def hasher(self, algorithm: str) -> Hasher:
         """What it is called says what it is."""
         raise StoreError(f"{self._blob.digest} is called by that alone, and not by {algorithm}")
+
+    def let_go(self, offset: int) -> None:
+        """As the port says; nothing is."""
 
     def close(self) -> None:
         """As the port says."""

@@ -47,6 +47,7 @@ AHEAD = 4 * 2**20
 """Bytes by which a client may be ahead of what was sent."""
 
 _PIECE = 2**18  # bytes read at a time
+_PATIENCE = 10.0  # seconds without a byte of the client's, before a request to the registry ends
 _TOO_LARGE = 413  # some refuse the size of a request, and not that of the blob
 
 
@@ -175,6 +176,8 @@ class Course:
         if isinstance(self.content, Spooled) and not self.is_active:
             self.content.spool.rest()
         self.go_on()
+        if not self.is_active:
+            self.content.let_go(self.size)  # it may be a day before there is more
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
         """How a piece is like what is here from `offset` on. Raises StoreError."""
@@ -354,9 +357,10 @@ class Course:
         return 0 if self.standing is None else self.standing.least
 
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
-        position = start
+        position, began = start, self._means.clock()
         while stop is None or position < stop:
-            await self._until_more_than(position)
+            if not await self._has_more_soon(position, start):
+                return
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
                 return
@@ -364,11 +368,22 @@ class Course:
             yield piece
             position += len(piece)
             self._sent = position
+            self.content.let_go(position)
             self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
+            now = self._means.clock()
+            if stop is None and self._caution.is_enough(position - start, now - began, now=now):
+                return
 
-    async def _until_more_than(self, size: int) -> None:
-        await self._until(lambda: self.size > size or not self._is_growing())
+    async def _has_more_soon(self, position: int, start: int) -> bool:
+        """Wait for what follows; not for ever: others need the connection that a request has."""
+        may_end = position - start >= max(1, self._least()) and not self._caution.takes_no_parts
+        try:
+            async with asyncio.timeout(_PATIENCE if may_end else None):
+                await self._until(lambda: self.size > position or not self._is_growing())
+        except TimeoutError:
+            return False
+        return True
 
     def _is_growing(self) -> bool:
         return self.sealed is None and self.is_active and not self.is_over
@@ -412,14 +427,15 @@ class Course:
             # It takes no part of a blob; or it has put the parts together in another way.
             if not standing.offset and not self._is_resumed:
                 return False
-            self._caution.chunk = 0
+            self._caution.note_no_parts(now=now)
             self.standing, self._must_ask, self._is_resumed, self._sent = None, False, False, 0
             return True
         return False
 
     async def _pause(self, error: Unavailable) -> None:
         policy = self._means.policy
-        failures = self._streak.add(0 if self.standing is None else self._sent)
+        # What was sent is no progress where upstream keeps none of it.
+        failures = self._streak.add(0 if self.standing is None else self.standing.offset)
         wait = policy.decide(
             Failure.BROKEN, failures, has_begun=True, wait=error.retry_after or 0.0,
             roll=self._means.random.random(),

@@ -14,6 +14,7 @@ from mirror.oci.repositories import Selection
 from mirror.push.answers import PushedManifest, UploadState
 from mirror.push.content import Stored
 from mirror.push.recording import Recording
+from mirror.push.turns import Turns
 from mirror.push.uploads import Upload, Uploads
 from mirror.sources.registry.registry import Registry
 from mirror.sources.targets import Standing, Target
@@ -58,6 +59,7 @@ class Pushing:
         self._upstreams = upstreams
         self._may_read = may_read
         self._counts = counts
+        self._turns = Turns()
 
     async def find_pushed_blob(
         self, repository: Repository, digest: Digest, authorization: str | None
@@ -76,8 +78,7 @@ class Pushing:
     ) -> UploadState | None:
         """Begin an upload; None: what was to be mounted is there."""
         target = self._target(repository, authorization)
-        with self._counted(repository, PushKind.BEGIN):
-            self._uploads.require_place(client.get())
+        with self._counted(repository, PushKind.BEGIN), self._uploads.place(client.get()):
             if source is not None and not self._is_served(source):
                 mount = source = None
             is_same = source is None or source.namespace == repository.namespace
@@ -95,9 +96,11 @@ class Pushing:
         self, repository: Repository, identity: str, authorization: str | None
     ) -> UploadState:
         """How far an upload has come."""
-        self._target(repository, authorization)
+        target = self._target(repository, authorization)
         with self._counted(repository, PushKind.STATUS):
-            return _state(self._uploads.get(repository, identity))
+            upload = self._uploads.get(repository, identity)
+            await self._uploads.let_in(upload, target)
+            return _state(upload)
 
     @asynccontextmanager
     async def open_upload(
@@ -133,9 +136,11 @@ class Pushing:
         self, repository: Repository, identity: str, authorization: str | None
     ) -> None:
         """An upload is not wanted any more."""
-        self._target(repository, authorization)
+        target = self._target(repository, authorization)
         with self._counted(repository, PushKind.CANCEL):
-            await self._uploads.cancel(self._uploads.get(repository, identity))
+            upload = self._uploads.get(repository, identity)
+            await self._uploads.let_in(upload, target)
+            await self._uploads.cancel(upload)
 
     async def push_manifest(
         self,
@@ -152,9 +157,12 @@ class Pushing:
                 raise RegistryError(
                     ErrorCode.DIGEST_INVALID, "the digest is not that of the manifest"
                 )
-            pushed = await target.put_manifest(reference, media_type, content)
-            manifest = Manifest(pushed.digest, media_type, content)
-            await self._recording.note_manifest(repository, reference, manifest)
+            with self._turns.taking((repository, reference)) as turn:
+                pushed = await target.put_manifest(reference, media_type, content)
+                manifest = Manifest(pushed.digest, media_type, content)
+                await self._recording.note_manifest(
+                    repository, reference, manifest, is_last=turn.is_alone
+                )
             return PushedManifest(pushed.digest, pushed.subject)
 
     async def _push_from_here(

@@ -14,7 +14,13 @@ from mirror.aio.reading import read_aside
 from mirror.config import Upstream
 from mirror.oci.digest import Digest
 from mirror.oci.errors import RegistryError, StoreError
-from mirror.oci.manifest import Manifest, References, find_subject, parse_references
+from mirror.oci.manifest import (
+    Manifest,
+    References,
+    find_subject,
+    media_type_of,
+    parse_references,
+)
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.forget import Forgetting, TagOf
 from mirror.pull.links import Links
@@ -76,15 +82,26 @@ class Recording:
             await self._let_go(spool)
 
     async def note_manifest(
-        self, repository: Repository, reference: Reference, manifest: Manifest
+        self,
+        repository: Repository,
+        reference: Reference,
+        manifest: Manifest,
+        *,
+        is_last: Callable[[], bool],
     ) -> None:
-        """A registry has a manifest, under this tag or its digest."""
+        """A registry has a manifest, under this tag or its digest.
+
+        Unless it `is_last`, nobody but the registry knows what the tag means by now.
+        """
         digest = manifest.digest
         self._memory.note_there(repository, digest)
         tag = reference if isinstance(reference, Tag) else None
         if tag is not None:
             self._forgetting.forget(TagOf(repository, tag))
         references = await read_aside(_references, manifest.content)
+        # What it is by its own bytes: a pusher's header is not what others are told of them.
+        media_type = media_type_of(references, None) or manifest.media_type
+        manifest = Manifest(digest, media_type, manifest.content)
         subject = await read_aside(find_subject, manifest.content)
         if subject is not None:
             self._memory.note_there(repository, subject)
@@ -92,7 +109,10 @@ class Recording:
         if await self._may_be_served(
             repository, lambda registry, own: registry.confirm_manifest(own, digest)
         ):
-            await self._manifests.note_pushed(repository, manifest, references, tag)
+            known = tag if is_last() else None
+            await self._manifests.note_pushed(repository, manifest, references, known)
+        if tag is not None and not is_last():
+            await self._forget_tag(repository, tag)
 
     async def _may_be_served(
         self,
@@ -110,6 +130,14 @@ class Recording:
         except RegistryError:
             return False
         return True
+
+    async def _forget_tag(self, repository: Repository, tag: Tag) -> None:
+        """What it means is to be asked for."""
+        try:
+            await self._records.forget_tag(repository, tag.name)
+        except StoreError as error:
+            _logger.warning("a tag is not forgotten: %s", error, extra=fields(tag=tag))
+        self._forgetting.forget(TagOf(repository, tag))
 
     async def _forget_referrers(self, repository: Repository, subject: Digest) -> None:
         try:

@@ -14,6 +14,7 @@ what is here already as fast as it can, and the registry is sent what it lacks.
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -43,6 +44,8 @@ _DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares 
 _QUIET = 60.0  # seconds without a request, before an upload makes place for its client's next one
 _COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with the same few
 _COMPARED = 64  # courses that the first bytes of an upload are compared with
+_MOST_UPLOADS = 4096  # of all clients; each has up to _COMPARABLE bytes in memory
+_MOST_COURSES = 512  # files that are open
 _COPIED = 2**20  # bytes at a time
 _RETRY_AFTER = 30.0  # seconds
 _FULL = 507  # RFC 4918, 11.5
@@ -99,6 +102,7 @@ class Uploads:
         self._uploads: dict[str, Upload] = {}
         self._courses: dict[Repository, list[Course]] = {}
         self._cautions: dict[str, Caution] = {}
+        self._beginning: Counter[str | None] = Counter()
 
     def __len__(self) -> int:
         return len(self._uploads)
@@ -112,20 +116,35 @@ class Uploads:
 
     # What clients do
 
-    def require_place(self, client: str | None) -> None:
-        """See that a client may begin one more.
+    @contextmanager
+    def place(self, client: str | None) -> Iterator[None]:
+        """Inside the block, a client begins one more: those that come at once are counted too.
 
         Raises:
             Unavailable: It has as many as one may (429).
         """
+        self._require_place(client)
+        self._beginning[client] += 1
+        try:
+            yield
+        finally:
+            self._beginning[client] -= 1
+            self._beginning += Counter()  # forgets who has none
+
+    def _require_place(self, client: str | None) -> None:
         theirs = [upload for upload in self._uploads.values() if upload.client == client]
-        if len(theirs) < self._settings.max_uploads:
+        has_place = len(theirs) + self._beginning[client] < self._settings.max_uploads
+        if has_place and len(self._uploads) + self._beginning.total() < _MOST_UPLOADS:
             return
-        now = self._means.clock()
-        quiet = [it for it in theirs if not it.requests and now - it.since >= _QUIET]
+        now, others = self._means.clock(), self._uploads.values()
+        quiet = [
+            it
+            for it in (others if has_place else theirs)
+            if not it.requests and now - it.since >= _QUIET
+        ]
         if not quiet:
             raise Unavailable(
-                "you have as many uploads under way as push.max_uploads allows",
+                "as many uploads are under way as push.max_uploads allows, or the mirror can bear",
                 code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
             )  # fmt: skip
         self._forget(min(quiet, key=lambda it: it.since))
@@ -145,9 +164,7 @@ class Uploads:
         """One of a repository's. Raises RegistryError, `BLOB_UPLOAD_UNKNOWN`."""
         upload = self._uploads.get(identity)
         if upload is None or upload.repository != repository:
-            raise RegistryError(
-                ErrorCode.BLOB_UPLOAD_UNKNOWN, "there is no such upload here (any more)"
-            )
+            raise _gone()
         return upload
 
     async def let_in(self, upload: Upload, target: Target) -> None:
@@ -212,9 +229,14 @@ class Uploads:
             await self._place_first(upload)
             try:
                 course = await self._find_whole(upload, digest)
-            except RegistryError:
-                await self.cancel(upload)
+            except RegistryError as error:
+                if error.code is ErrorCode.DIGEST_INVALID:
+                    await self.cancel(upload)
                 raise
+            if upload.has_ended:  # it was cancelled meanwhile
+                if not course.followers:
+                    await self._drop(course)
+                raise _gone()
             assert upload.target is not None  # noqa: S101 - a request is under way
             upload.follow([course])
             await course.finish(digest, upload.target)
@@ -280,11 +302,17 @@ class Uploads:
                         self._means.counts.spared(upload.repository.namespace, there)
                         return
                 case _:
-                    self._follow(upload, [await self._make_own(upload, offset)])
+                    own = await self._make_own(upload, offset)
+                    if upload.has_ended:
+                        await self._drop(own)
+                        raise _gone()
+                    self._follow(upload, [own])
                     if not piece:
                         return
 
     def _follow(self, upload: Upload, courses: list[Course]) -> None:
+        if upload.has_ended:  # it was cancelled meanwhile
+            raise _gone()
         if courses != upload.followed:
             upload.follow(courses)
             for course in courses:
@@ -297,13 +325,14 @@ class Uploads:
 
     async def _make_own(self, upload: Upload, length: int) -> Course:
         """A course of its own, with so many bytes of what it has followed."""
+        await self._make_place()
         spool = await self._spools.begin(secrets.token_hex(16))
         content = Spooled(spool)
         try:
             while content.size < length:
                 await self._make_room(None, _COPIED)
                 step = min(_COPIED, length - content.size)
-                await content.append(await upload.followed[0].content.read(content.size, step))
+                await content.append(await _guide(upload).content.read(content.size, step))
         except BaseException:
             content.close()
             await spool.remove()
@@ -381,6 +410,21 @@ class Uploads:
                 )
             await self._drop(min(idle, key=lambda it: it.since))
 
+    async def _make_place(self) -> None:
+        """See that there are not too many files: each is open, however little is in it.
+
+        Raises:
+            Unavailable: All of them are in use (429).
+        """
+        while sum(1 for _ in self._all()) >= _MOST_COURSES:
+            idle = [it for it in self._all() if not (it.is_active or it.is_busy)]
+            if not idle:
+                raise Unavailable(
+                    "the mirror has as many uploads under way as it can",
+                    code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
+                )  # fmt: skip
+            await self._drop(min(idle, key=lambda it: it.since))
+
     # Ends
 
     def _forget(self, upload: Upload) -> None:
@@ -451,6 +495,17 @@ class Uploads:
             _logger.info(
                 "an upload can go on", extra=fields(repository=left.where, bytes=spool.size)
             )
+
+
+def _guide(upload: Upload) -> Course:
+    """One that has all the bytes of it. Raises RegistryError: it was cancelled meanwhile."""
+    if not upload.followed:
+        raise _gone()
+    return upload.followed[0]
+
+
+def _gone() -> RegistryError:
+    return RegistryError(ErrorCode.BLOB_UPLOAD_UNKNOWN, "there is no such upload here (any more)")
 
 
 def _refused(status: int, message: str) -> Refused:

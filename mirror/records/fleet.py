@@ -201,7 +201,9 @@ class FleetRecords:
     ) -> None:
         """Upstream has said what refers to this; the oldest of such lists go where need be."""
         await self._own.record_referrers(repository, digest, record)
-        said = ReferrersSaid(repository, digest, record.content, record.checked_at)
+        said = ReferrersSaid(
+            repository, digest, record.content, record.checked_at, record.is_imported
+        )
         await self._untold.add(said)
 
     # What is no longer so

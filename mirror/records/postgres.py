@@ -230,20 +230,21 @@ class PostgresRecords:
     ) -> ReferrersRecord | None:
         """Upstream's last word on what refers to this."""
         rows = await self._rows(
-            "SELECT content, checked_at FROM mirror.referrers"
+            "SELECT content, checked_at, is_imported FROM mirror.referrers"
             f" WHERE repository = {REPOSITORY.format('$1')} AND digest = {DIGEST.format('$2')}",
             str(repository), pack(digest),
         )  # fmt: skip
         if not rows:
             return None
-        content, checked_at = rows[0]
-        return ReferrersRecord(bytes(content), self.to_here(checked_at))
+        content, checked_at, is_imported = rows[0]
+        return ReferrersRecord(bytes(content), self.to_here(checked_at), is_imported)
 
     async def record_referrers(
         self, repository: Repository, digest: Digest, record: ReferrersRecord
     ) -> None:
         """Upstream has said what refers to this."""
-        told = ReferrersRecord(record.content, self.to_there(record.checked_at))
+        at = self.to_there(record.checked_at)
+        told = ReferrersRecord(record.content, at, record.is_imported)
         async with self._writing() as connection:
             await writes.put_referrers(connection, repository, digest, told, self.hour)
 

@@ -93,10 +93,11 @@ _TAG = (
 )
 
 _REFERRERS = (
-    "INSERT INTO mirror.referrers AS r (repository, digest, checked_at, content)"
-    f" VALUES ({REPOSITORY.format('$1')}, {DIGEST.format('$2')}, $3, $4)"
+    "INSERT INTO mirror.referrers AS r (repository, digest, checked_at, content, is_imported)"
+    f" VALUES ({REPOSITORY.format('$1')}, {DIGEST.format('$2')}, $3, $4, $5)"
     " ON CONFLICT (repository, digest) DO UPDATE SET content = excluded.content,"
-    " checked_at = excluded.checked_at WHERE r.checked_at <= excluded.checked_at"
+    " checked_at = excluded.checked_at, is_imported = excluded.is_imported"
+    " WHERE r.checked_at <= excluded.checked_at"
 )
 
 Connection = Any  # asyncpg has no types
@@ -185,7 +186,12 @@ async def put_referrers(
     await put_repository(connection, repository)
     await put_seen(connection, [digest], hour)
     await connection.execute(
-        _REFERRERS, str(repository), pack(digest), record.checked_at, record.content
+        _REFERRERS,
+        str(repository),
+        pack(digest),
+        record.checked_at,
+        record.content,
+        record.is_imported,
     )
 
 

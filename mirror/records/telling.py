@@ -117,7 +117,8 @@ class Teller:
             case ContentSaid():
                 await writes.put_content(connection, entry.digest, entry.content, hour)
             case ReferrersSaid():
-                record = ReferrersRecord(entry.content, self._shared.to_there(entry.checked_at))
+                at = self._shared.to_there(entry.checked_at)
+                record = ReferrersRecord(entry.content, at, entry.is_imported)
                 await writes.put_referrers(connection, entry.repository, entry.digest, record, hour)
             case _:
                 await self._put_what_is_heard(connection, entry, hour)

@@ -89,6 +89,7 @@ class ReferrersSaid(Struct, frozen=True, tag="referrers", array_like=True):
     digest: Digest
     content: bytes
     checked_at: float
+    is_imported: bool
 
 
 class LinksGone(Struct, frozen=True, tag="no links", array_like=True):

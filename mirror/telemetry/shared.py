@@ -30,6 +30,8 @@ _COUNTERS = {
     "lost": "What it could not tell: there was no room to keep it for so long.",
     "heard": "What others have told.",
 }
+TABLES = (_GAUGES, _COUNTERS, _BLOB_GAUGES, _BLOB_COUNTERS)
+"""Names of figures, and what each is."""
 
 
 class SharedFigures(Collector):

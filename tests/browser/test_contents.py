@@ -59,12 +59,22 @@ async def test_one_finds_an_image_its_layers_and_its_files(mirror: MirrorProcess
         await expect(page.locator("svg.layers rect.missing")).to_have_count(1)
 
 
+async def test_an_image_is_pinned_and_removed_where_it_is_looked_at(mirror: MirrorProcess) -> None:
+    async with browsing(complains=True) as page:  # of what is refused
+        await page.goto(f"{mirror.admin_url}/page/image?image={NAME}")
+        await page.get_by_role("button", name="Pin").click()
+        await expect(page.locator("#acted")).to_contain_text("done")
+        await mirror.until_metric("mirror_pins", 1, state="complete")
+        await page.get_by_role("button", name="Remove").click()
+        await expect(page.locator("#acted")).to_contain_text("unpin it first")
+
+
 async def test_what_is_not_here_is_said_to_be_so(mirror: MirrorProcess) -> None:
     async with browsing() as page:
         await page.goto(f"{mirror.admin_url}/page/image?image=nothing:1")
         await expect(page.get_by_text("nobody has asked for this tag yet")).to_be_visible()
         await page.goto(f"{mirror.admin_url}/page/image")
-        await expect(page.get_by_role("status").last).to_contain_text("image")
+        await expect(page.locator("main p.down")).to_contain_text("image")
         await page.get_by_role("link", name="中文").click()
         await expect(page.get_by_role("link", name="所有仓库")).to_be_visible()
 

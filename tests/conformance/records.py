@@ -209,7 +209,9 @@ class RecordsConformance:
     # Referrers
 
     async def test_of_referrers_the_last_list_is_kept(self, records: Records) -> None:
-        for last in (ReferrersRecord(b"{}", 1.0), ReferrersRecord(b"\x00\xff", 2.0)):
+        imported = ReferrersRecord(b"[]", 3.0, is_imported=True)
+        told = (ReferrersRecord(b"{}", 1.0), ReferrersRecord(b"\x00\xff", 2.0))
+        for last in (*told, imported, ReferrersRecord(b"{}", 4.0)):
             await records.record_referrers(ALPINE, ONE, last)
             assert await records.find_referrers(ALPINE, ONE) == last
         assert await records.find_referrers(ALPINE, TWO) is None

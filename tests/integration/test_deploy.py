@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.config import Config, load
+from mirror.config import Config, load, parse
 from mirror.config.units import parse_duration
 from mirror.setup.clients import CLIENTS, make_guide
+from mirror.shared.address import parse_address
 from mirror.telemetry.collectors import StoreTotals
 from mirror.telemetry.metrics import FillOutcome, Metrics, NoticeOutcome
+from mirror.telemetry.shared import TABLES, BlobFigures, SharedFigures
 from mirror.telemetry.traffic import Kind, Result, Sort
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import run
@@ -234,6 +236,58 @@ def test_compose_shows_the_admin_port_to_nobody_but_prometheus() -> None:
     assert parse_duration(mirror["stop_grace_period"]) > DRAIN_SECONDS
 
 
+def _several() -> Iterator[tuple[dict[str, Any], str]]:
+    """The settings of mirrors that are one, and the URL that their database file holds."""
+    compose = yaml.safe_load((DEPLOY / "compose.shared.yaml").read_text())
+    told = re.search(r'^echo "(postgresql://[^"]+)"', README, flags=re.MULTILINE)
+    assert told is not None
+    url = told[1].replace("$secret", "secret")
+    yield tomllib.loads(compose["configs"]["mirror"]["content"]), url
+    text = (DEPLOY / "kubernetes" / "mirrors.yaml").read_text()
+    [settings] = [it for it in yaml.safe_load_all(text) if it["kind"] == "ConfigMap"]
+    told = re.search(r"database='(postgresql://[^']+)'", text)
+    assert told is not None
+    yield tomllib.loads(settings["data"]["mirror.toml"]), told[1]
+
+
+def test_the_settings_of_several_mirrors_can_be_used(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    for document, url in _several():
+        secret.write_text(url)
+        for section in document.values():
+            section |= {name: str(secret) for name in section if name.endswith("_file")}
+        shared = parse(document).shared
+        assert shared is not None
+        assert shared.database_file == secret
+        assert parse_address(url).name == "mirror"
+
+
+def test_what_the_mirrors_of_a_stateful_set_mount_is_there() -> None:
+    text = (DEPLOY / "kubernetes" / "mirrors.yaml").read_text()
+    [mirrors] = [it for it in yaml.safe_load_all(text) if it["kind"] == "StatefulSet"]
+    pod = mirrors["spec"]["template"]["spec"]
+    volumes = {it["name"]: it for it in pod["volumes"]}
+    claims = {it["metadata"]["name"] for it in mirrors["spec"]["volumeClaimTemplates"]}
+    [container] = pod["containers"]
+    assert {it["name"] for it in container["volumeMounts"]} == volumes.keys() | claims
+    for volume in volumes.values():
+        if "secret" in volume:
+            assert f"create secret generic {volume['secret']['secretName']} " in text
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS
+
+
+def test_compose_makes_as_many_mirrors_as_are_asked_in_front_of_them() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.shared.yaml").read_text())
+    mirrors = {name for name in compose["services"] if name.startswith("mirror-")}
+    asked = (DEPLOY / "shared" / "haproxy.cfg").read_text()
+    assert set(re.findall(r"^  server (\S+) \1:5000$", asked, flags=re.MULTILINE)) == mirrors
+    made = README[README.index("install --directory --mode 0700 deploy/secrets") :]
+    for secret in compose["secrets"].values():
+        directory, name = secret["file"].removeprefix("./").split("/")
+        assert directory == "secrets"
+        assert f"> {name}\n" in made
+
+
 def test_grafana_is_told_where_prometheus_and_the_dashboard_are() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     source = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())
@@ -279,6 +333,10 @@ def _every_metric() -> bytes:
     metrics.watch_referenced(lambda: 2)
     metrics.watch_disk(read_free=lambda: 5, read_min_free=lambda: 3)
     metrics.certificate_ends.labels(setting="tls_certificate_file").set(1)
+    names = (name for table in TABLES for name in table)
+    figures = dict.fromkeys(names, 1.0)
+    for collector in (SharedFigures, BlobFigures):
+        metrics.registry.register(collector(lambda: figures))
     return metrics.exposition()
 
 

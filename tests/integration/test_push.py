@@ -69,6 +69,21 @@ async def test_a_tag_that_was_pushed_anew_means_that_at_once(
     assert (await mirror.client.manifest(NAME, "1")).digest == APP.digest
 
 
+async def test_of_two_who_push_one_tag_at_once_upstream_says_whose_it_is(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    other = image(random_layer(90, seed=21))
+    for one in (APP, other):
+        await pusher.image(one, one.digest)
+    upstream.fault(kind="tag", method="PUT", delay=0.2)
+    async with asyncio.TaskGroup() as group:
+        for one in (APP, other):
+            group.create_task(pusher.manifest(one, "1"))
+    told = (await mirror.client.manifest(NAME, "1")).digest
+    assert told == upstream.repositories[NAME].tags["1"]
+    assert upstream.asked("tag", method="GET")
+
+
 async def test_what_was_missing_a_moment_ago_is_there_once_it_was_pushed(
     mirror: InnerMirror, pusher: Pusher
 ) -> None:

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.clock import FakeClock
 from tests.support.images import digest_of, random_bytes
 from tests.support.mirror import InnerMirror
 from tests.support.process import until
@@ -59,6 +60,24 @@ async def test_a_registry_that_forgets_what_is_cut_is_sent_chunks_that_get_throu
     other = LARGE[::-1]
     await pusher.blob(other)  # it is known by now
     assert bytes_taken(upstream) == known + len(other)
+
+
+async def test_on_a_slow_line_a_break_costs_one_part_also_where_a_registry_forgets(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher, clock: FakeClock
+) -> None:
+    takes_pushes.style = "2.8"
+    gate = takes_pushes.hold(after=MIB)
+    async with asyncio.TaskGroup() as group:
+        pushing = group.create_task(pusher.blob(LARGE * 2))
+        await gate.reached()
+        clock.advance(10)
+        gate.open()
+    digest = pushing.result()
+    assert held(upstream, digest) == LARGE * 2
+    parts = [asked.received for asked in upstream.asked("upload", method="PATCH")]
+    assert sum(parts) == len(LARGE) * 2
+    assert max(parts[1:]) <= 6 * MIB
+    assert parts[0] <= 16 * MIB  # what was in the buffers of sockets by then
 
 
 @pytest.mark.parametrize("style", ["2.8", "3"])

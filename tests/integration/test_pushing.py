@@ -180,6 +180,18 @@ class TestABrokenLine:
         assert at.offset == 100_000
         await target.finish(await send(target, at, LARGE), digest_of(LARGE))
 
+    @pytest.mark.parametrize("status", [403, 400])
+    async def test_a_refusal_in_the_middle_is_heard_to_its_end(
+        self, upstream: ScriptedRegistry, target: Target, status: int
+    ) -> None:
+        upstream.fault(kind="upload", method="PATCH", body_status_at=(100_000, status))
+        at = await begun(target)
+        for chunks in (pieces(LARGE), _endless()):
+            with pytest.raises((Denied, Refused)) as refusal:
+                await target.send(at, chunks, length=None)
+            assert refusal.value.errors[0]["code"] == "UNKNOWN"
+            at = await begun(target)
+
     async def test_what_breaks_in_bringing_the_bytes_comes_out_as_itself_and_blames_nobody(
         self, registry: Registry, target: Target
     ) -> None:
@@ -196,6 +208,18 @@ class TestABrokenLine:
                 await target.send(at, chunks(), length=length)
         assert registry.gives_blobs("app")
         assert (await target.find_blob(DIGEST)) is None
+
+    async def test_who_has_brought_all_that_was_announced_is_waited_for_no_longer(
+        self, target: Target
+    ) -> None:
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield CONTENT
+            await asyncio.Event().wait()
+
+        at = await begun(target)
+        async with aclosing(chunks()) as content:
+            at = await target.send(at, content, length=len(CONTENT))
+        await target.finish(at, DIGEST)
 
     async def test_who_brings_the_bytes_may_be_closed_as_soon_as_it_is_over(
         self, upstream: ScriptedRegistry, target: Target
@@ -234,7 +258,7 @@ class TestABrokenLine:
 
     async def test_less_or_more_than_was_announced_is_no_body(self, target: Target) -> None:
         at = await begun(target)
-        for length in (len(CONTENT) - 1, len(CONTENT) + 1):
+        for length in (len(CONTENT) - 1, len(CONTENT) + 1):  # 50,000 bytes are a piece
             with pytest.raises(ValueError, match="a body of"):
                 await target.send(at, pieces(CONTENT), length=length)
 
@@ -242,6 +266,26 @@ class TestABrokenLine:
 async def _endless() -> AsyncGenerator[bytes, None]:
     while True:
         yield bytes(50_000)
+
+
+async def test_a_limit_of_bandwidth_holds_for_what_is_pushed_and_loses_nothing(
+    upstream: ScriptedRegistry, registry: Registry
+) -> None:
+    """While it holds one push back, others come through, and pulls of its own."""
+    upstream.add_blob(CONTENT, "other")
+    async with (
+        endpoint_at(upstream.url, max_bandwidth="1 KB") as slow,
+        endpoint_at(upstream.url, max_bandwidth="1 MB") as less_slow,
+    ):
+        at = await begun(slow.target(APP))
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(slow.target(APP).send(at, pieces(CONTENT), length=None))
+            for there in (registry, less_slow):
+                await push(there.target(Repository("hub", "other")), CONTENT)
+            assert await slow.head_blob(Scope(Repository("hub", "other")), DIGEST)
+            assert not held.done()
+            held.cancel()
+    assert sent_of(upstream)[-2:] == [len(CONTENT)] * 2
 
 
 class TestRegistriesOfTheirOwnWays:

@@ -23,6 +23,7 @@ from mirror.oci.push_request import (
     parse_content_range,
 )
 from mirror.oci.reference import Repository
+from mirror.oci.request import parse_namespace, split_target
 from mirror.pull.routing import Route, Router
 from mirror.push.answers import UploadState
 
@@ -157,16 +158,34 @@ class PushHandlers:
         Raises:
             RegistryError: It cannot be taken; or there are more bytes, or fewer, than `most`.
         """
-        offset = state.offset
-        async for piece in self._pieces(request):
-            if most is not None and facts.received + len(piece) > most:
-                raise _not_as_long_as_said()
-            await self._mirror.write_upload(repository, state.identity, offset, piece)
-            offset += len(piece)
-            facts.received += len(piece)
+        offset, loop = state.offset, asyncio.get_running_loop()
+        writing: asyncio.Task[None] | None = None  # one piece, while the next is read
+        try:
+            async for piece in self._pieces(request):
+                if most is not None and facts.received + len(piece) > most:
+                    raise _not_as_long_as_said()
+                if writing is not None:
+                    await writing
+                work = self._write(repository, state.identity, offset, piece)
+                writing = loop.create_task(work, name="piece")
+                offset += len(piece)
+                facts.received += len(piece)
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.wait([writing])
+                if not writing.cancelled():
+                    writing.exception()  # seen: what has come before it is the greater news
         if most is not None and facts.received < most:
             raise _not_as_long_as_said()
         return UploadState(state.identity, offset, state.least)
+
+    async def _write(
+        self, repository: Repository, identity: str, offset: int, piece: bytes
+    ) -> None:
+        await self._mirror.write_upload(repository, identity, offset, piece)
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         await _go_ahead(request)
@@ -239,8 +258,10 @@ def _headers(request: web.BaseRequest, name: str, state: UploadState) -> dict[st
 
 
 def _namespace(request: web.BaseRequest) -> str:
-    """The `ns` that the client has used, for it to use again."""
-    namespace = request.rel_url.query.get("ns") if "ns=" in request.raw_path else None
+    """The `ns` by which it was routed, for the client to use again."""
+    namespace = None
+    if "ns=" in request.raw_path:
+        namespace = parse_namespace(split_target(request.raw_path)[1].get("ns"))
     return "" if namespace is None else f"?ns={namespace}"
 
 

@@ -86,6 +86,7 @@ CREATE TABLE mirror.referrers (
   repository bigint NOT NULL REFERENCES mirror.repositories (id),
   digest     bigint NOT NULL REFERENCES mirror.digests (id) ON DELETE CASCADE,
   checked_at double precision NOT NULL,
+  is_imported boolean NOT NULL,            -- by a bundle's word
   content    bytea NOT NULL,               -- upstream's list, all of its pages
   PRIMARY KEY (repository, digest)
 );

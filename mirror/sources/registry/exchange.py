@@ -309,6 +309,7 @@ class Exchange:
         try:
             async with deadline:
                 response = await _over_its_kind(begin, body, session, url)
+                body.answered()
         except TimeoutError as error:
             if not deadline.expired():
                 raise  # there is no connection

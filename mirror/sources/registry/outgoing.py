@@ -49,6 +49,7 @@ class Outgoing:
         self._source: AsyncIterator[Chunk] | None = None
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._is_answered = False
         self.sent = 0  # bytes of it, handed to the connection
         self.is_over = False  # all of it was
         self.error: Exception | None = None  # of whoever brings it
@@ -66,14 +67,18 @@ class Outgoing:
     def begin(self, deadline: asyncio.Timeout, pace: Pace) -> Self:
         """What is to be sent now, by this clock and at this pace."""
         self._deadline, self._pace = deadline, pace
-        self.sent, self.is_over = 0, False
+        self.sent, self.is_over, self._is_answered = 0, False, False
         if isinstance(self._content, bytes):
             self._source = None
         return self
 
+    def answered(self) -> None:
+        """There is an answer: nobody is measured any more, and nothing follows."""
+        self._deadline, self._is_answered = None, True
+
     async def end(self) -> None:
         """Wait until whoever brings it is left alone: the request is over, or was given up."""
-        self._deadline = None
+        self.answered()
         await self._is_idle.wait()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -82,14 +87,16 @@ class Outgoing:
 
     async def __anext__(self) -> bytes:
         """The next piece; the one before was taken by the connection."""
-        if self._source is None:
-            content = self._content
-            pieces = _pieces(content) if isinstance(content, bytes) else content
-            self._source = aiter(pieces)
+        if self.sent == self.length:
+            self._finish()  # whoever has all may answer: nobody is waited for
+            raise StopAsyncIteration
+        if self._is_answered:
+            await asyncio.Event().wait()  # until the connection is closed
+        source = self._source = self._source or self._begun()
         self._measure(None)
         self._is_idle.clear()
         try:
-            chunk = await anext(self._source)
+            chunk = await anext(source)
             if self._pace is not None:
                 await self._pace(len(chunk))
         except StopAsyncIteration:
@@ -103,8 +110,13 @@ class Outgoing:
         self.sent += len(chunk)
         if self.length is not None and self.sent > self.length:
             raise self._short()
+        self.is_over = self.sent == self.length
         self._measure(self._patience)
         return bytes(chunk)  # its memory is used again while the connection still holds it
+
+    def _begun(self) -> AsyncIterator[Chunk]:
+        content = self._content
+        return aiter(_pieces(content) if isinstance(content, bytes) else content)
 
     def _finish(self) -> None:
         if self.length is not None and self.sent != self.length:

@@ -175,6 +175,15 @@ def test_an_accelerator_is_asked_for_bytes_before_docker_hub_and_for_tags_only_w
     assert private.password_file == secret
 
 
+def test_who_may_read_by_its_own_credentials_alone_does_not_push_with_the_mirrors() -> None:
+    # A mount would give it what the mirror's may read.
+    (problem,) = problems(
+        '[server]\nhtpasswd_file = "/dev/null"\n'
+        '[upstream."ghcr.io"]\naccess = "client"\npush = "mirror"\n' + endpoint("")
+    )
+    assert 'push = "client"' in problem
+
+
 # --- which file ---
 
 

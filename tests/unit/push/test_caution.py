@@ -25,6 +25,24 @@ def test_chunks_stay_large_enough_to_be_worth_a_request() -> None:
     assert caution.at(1) == 64 * 2**10
 
 
+def test_on_a_slow_line_a_request_ends_and_all_that_follow_are_as_short() -> None:
+    caution = Caution()
+    assert not caution.is_enough(6 * MIB, 2.9, now=10)
+    assert not caution.is_enough(6 * MIB - 1, 60, now=10)
+    assert caution.at(10) == 0
+    assert caution.is_enough(6 * MIB, 3, now=10)
+    assert caution.at(10) == 6 * MIB
+
+
+def test_who_takes_no_parts_is_sent_none_however_slow_the_line_is() -> None:
+    caution = Caution()
+    caution.note_no_parts(now=0)
+    assert not caution.is_enough(60 * MIB, 60, now=10)
+    caution.note_forgotten(8 * MIB, now=10)
+    assert caution.at(10) == 0
+    assert caution.is_enough(60 * MIB, 60, now=3600) or caution.at(3600) == 0
+
+
 def test_after_an_hour_all_is_sent_in_one_request_again() -> None:
     caution = Caution()
     caution.note_forgotten(8 * MIB, now=0)
