@@ -201,7 +201,7 @@ CASES: tuple[Case, ...] = (
         "added latency", "≤ 300 ms", _first_byte, table=SHARED, peers=(TOGETHER,),
     ),
     Case(
-        "fleet-others", "a large blob that another mirror has fetched (from the bucket), one client",
+        "fleet-others", "a large blob that another mirror has fetched, one client",
         "throughput", "≥ 30 MB/s", _others, table=SHARED, peers=(TOGETHER, DISK),
     ),
     Case(
