@@ -14,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
+from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import Tasks
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
@@ -35,7 +36,7 @@ _PUTS = 4  # pieces held in memory, to be put
 _PAUSE = 0.1  # seconds between two looks at what has come, where nothing tells of it
 _PAUSE_TOLD = 1.0  # where the database does
 _USED_EVERY = 30.0  # seconds between two words on what has been read
-_AGAIN = 5.0  # seconds, before what could not be published is tried again
+_AGAIN = Backoff(first=5.0, most=60.0)  # before what could not be published is tried again
 _REMEMBERED = 10_000  # blobs that wait to be published
 
 
@@ -215,6 +216,7 @@ class Sharing:
 
     async def publish_forever(self) -> None:
         """Publish what is left, whenever there is somebody to take it."""
+        failures = 0
         while True:
             await self._has_news.wait()
             self._has_news.clear()
@@ -226,9 +228,13 @@ class Sharing:
                     digest, upstream = next(iter(self._unpublished.items()))
                     await self._publish(digest, upstream)
                     self._unpublished.pop(digest, None)
+                failures = 0
             except (StoreError, BucketDown) as error:
                 _logger.info("not published yet: %s", error, extra=fields(left=self.unpublished))
-                await asyncio.sleep(_AGAIN)
+                failures += 1
+                with suppress(TimeoutError):  # or as soon as there is news
+                    async with asyncio.timeout(_AGAIN.delay(failures, roll=self._random.random())):
+                        await self._has_news.wait()
                 self._has_news.set()
 
     async def _walk(self) -> None:

@@ -11,6 +11,7 @@ CACHE = "nginx proxy_cache"
 STATIC = "nginx static"
 EXTERNAL = "external"
 DIRECT = "direct"
+ALONE = "1 mirror"  # of several that are one
 
 LIMIT = STATIC
 """Not a peer: it has nothing to decide, and shows what this machine can do."""
@@ -149,7 +150,7 @@ def _clause(text: str, figure: str) -> Clause:
     figure, peer = match["figure"] or figure, match["peer"]
     if peer is None and (match["unit"] or "") != UNITS.get(figure):
         raise ValueError(f"{figure!r} is not in {match['unit']!r}: {text}")
-    if peer is not None and peer not in {BEST, LIMIT, DIRECT, *_OTHERS}:
+    if peer is not None and peer not in {BEST, LIMIT, DIRECT, ALONE, *_OTHERS}:
         raise ValueError(f"no such peer: {text}")
     return Clause(text, figure, match["sign"] == "≥", float(match["number"]), peer)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
+from io import BytesIO
 from random import Random
 from types import TracebackType
 from typing import Self
@@ -58,7 +59,7 @@ class BadBucket:
         assert self._session is not None
         url = URL(f"http://127.0.0.1:{self._target}{request.raw_path}", encoded=True)
         async with self._session.request(
-            request.method, url, headers=request.headers, data=body or None,
+            request.method, url, headers=request.headers, data=BytesIO(body) if body else None,
             skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
         ) as response:  # fmt: skip
             content = await response.read()

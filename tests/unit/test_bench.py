@@ -30,6 +30,7 @@ PROMISED = {
     "throttled", "throttled-20", "cut", "crash", "black-hole", "first-byte",
     "million", "held", "scrub", "catalog",
     "push-cut", "push-fast", "push-pull", "push-held",
+    "fleet-rush", "fleet-first", "fleet-others", "fleet-claims", "fleet-local", "fleet-tag",
 }  # fmt: skip
 PULLS = {
     f"{client}-{state}"
