@@ -30,7 +30,7 @@ def init(config_file: ConfigFile = None) -> None:
 
         deployment = uvloop.run(operate.init(config, proxies))
     except ModuleNotFoundError as error:
-        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
     except StoreError as error:
         fail(str(error), FAILED)
     typer.echo(f"database and bucket belong to deployment {deployment}")
@@ -45,7 +45,7 @@ def status(config_file: ConfigFile = None, *, as_json: Document = False) -> None
 
         found = uvloop.run(operate.status(config, proxies))
     except ModuleNotFoundError as error:
-        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
     except StoreError as error:
         fail(str(error), FAILED)
     typer.echo(json.dumps(found) if as_json else "\n".join(operate.in_words(found)))
@@ -63,7 +63,7 @@ def sweep(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
 
         swept = uvloop.run(operate.sweep_now(config, proxies))
     except ModuleNotFoundError as error:
-        fail(f"[shared] needs {error.name}: pip install oci-mirror[shared]", FAILED)
+        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
     except StoreError as error:
         fail(str(error), FAILED)
     typer.echo(

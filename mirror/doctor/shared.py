@@ -25,7 +25,7 @@ def look_at_shared(shared: Shared | None) -> Iterator[Finding]:
         return
     missing = [name for name in _PARTS if find_spec(name) is None]
     if missing:
-        text = f"needs {' and '.join(missing)}: pip install oci-mirror[shared]"
+        text = f"needs {' and '.join(missing)}: pip install '.[shared]' in its checkout"
         yield Finding("error", "shared", text)
         return
     yield from _database_file(shared.database_file)

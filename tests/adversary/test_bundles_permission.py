@@ -293,7 +293,9 @@ async def test_only_who_may_read_the_store_may_have_what_is_in_it_or_say_what_im
     assert file.read_text() != first  # it is good for one life
     async with client(mirror.admin_url) as admin:
         for headers, status in (
-            (key_of(mirror), 401),
+            ({}, 401),
+            ({"Mirror-Key": first}, 401),
+            (key_of(mirror), 200),  # who may read the store may have what is in it
             ({"Authorization": "Bearer a token"}, 200),
         ):
             async with admin.open(

@@ -28,7 +28,7 @@ from mirror.oci.reference import Repository, Tag
 from mirror.oci.request import Page
 from mirror.oci.token import TokenQuestion
 from mirror.pull.answers import HIT, Progress
-from mirror.pull.forget import Forgettable, TagOf
+from mirror.pull.forget import Forgettable, Moved, TagOf
 from mirror.telemetry.faults import Faults
 from tests.support.auth import BearerAuth
 from tests.support.clock import FakeClock
@@ -341,7 +341,7 @@ async def test_what_there_is_is_listed(start: Start, app: Image) -> None:
 
 async def test_workers_are_told_what_to_forget(start: Start) -> None:
     under = await start()
-    for what in (TagOf(APP, Tag("1")), APP, digest_of(b"damaged")):
+    for what in (TagOf(APP, Tag("1")), Moved(APP, Tag("1")), APP, digest_of(b"damaged")):
         under.pool.forget(what)
         assert await under.hand.forgotten.get() == what
 

@@ -29,6 +29,7 @@ PROMISED = {
     "large-32", "range", "cold", "rush", "slow-readers", "tls", "start", "soak",
     "throttled", "throttled-20", "cut", "crash", "black-hole", "first-byte",
     "million", "held", "scrub", "catalog",
+    "push-cut", "push-fast", "push-pull", "push-held",
 }  # fmt: skip
 PULLS = {
     f"{client}-{state}"

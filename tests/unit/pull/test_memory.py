@@ -6,7 +6,7 @@ from mirror.oci.digest import digest_of
 from mirror.oci.errors import Denied, ErrorCode, Missing, Unavailable
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.oci.reference import Repository, Tag
-from mirror.pull.forget import Forgettable, TagOf
+from mirror.pull.forget import Forgettable, Moved, TagOf
 from mirror.pull.memory import Memory
 from mirror.records.ports import Link, TagRecord
 from mirror.sources.registry.endpoint import Scope
@@ -176,6 +176,7 @@ def test_a_denial_of_one_client_is_not_remembered(clock: FakeClock) -> None:
     [
         (DIGEST, {"other link", "other tag", "missing"}),
         (TagOf(ALPINE, Tag("1")), {"content", "link", "other link", "other tag"}),
+        (Moved(ALPINE, Tag("1")), {"content", "link", "other link", "other tag"}),
         (ALPINE, {"content", "other link", "other tag"}),
         (OTHER, {"content", "link", "tag", "missing"}),
     ],
@@ -211,3 +212,12 @@ def test_what_is_forgotten_is_gone_and_the_rest_stays(
         "missing": is_missing(),
     }
     assert {name for name, is_there in there.items() if is_there} == left
+
+
+def test_what_is_under_way_when_another_mirror_learns_of_a_tag_is_kept(clock: FakeClock) -> None:
+    memory = Memory(1000, missing_for=1.0, clock=clock)
+    before = memory.generation
+    memory.forget(Moved(ALPINE, Tag("1")))
+    assert memory.generation == before
+    memory.forget(TagOf(ALPINE, Tag("1")))
+    assert memory.generation != before

@@ -116,10 +116,16 @@ async def _join(
     )
 
 
-class TestFleetRecords(RecordsConformance):
+class TestFleetRecordsWithoutTheDatabase(RecordsConformance):
+    """While it is there, others may know what this mirror has forgotten as of no use to itself."""
+
     @pytest.fixture
-    async def records(self, join: Join) -> Records:
-        return (await join("one")).records
+    async def records(
+        self, url: str, postgres: Postgres, tmp_path: Path, clock: FakeClock
+    ) -> AsyncIterator[Records]:
+        nowhere = url.replace(f":{postgres.port}/", ":9/")
+        async with AsyncExitStack() as stack:
+            yield (await _join(stack, nowhere, tmp_path, clock, "one")).records
 
 
 async def test_what_one_has_learnt_another_knows_and_keeps(join: Join) -> None:

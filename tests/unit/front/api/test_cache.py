@@ -10,7 +10,7 @@ from mirror.oci.digest import Digest, digest_of
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.answers import HIT, STALE, STORED, ManifestAnswer, Outcome
-from mirror.pull.forget import Forgettable, TagOf
+from mirror.pull.forget import Forgettable, Moved, TagOf
 from tests.support.clock import FakeClock
 
 ALPINE = Repository("docker.io", "library/alpine")
@@ -203,6 +203,7 @@ def test_what_was_served_from_here_is_told_once(cache: Cache, clock: FakeClock) 
     [
         (DIGEST, {"other tag"}),
         (TagOf(ALPINE, TAG), {"digest", "blob", "other tag"}),
+        (Moved(ALPINE, TAG), {"digest", "blob", "other tag"}),
         (TagOf(OTHER, TAG), {"tag", "digest", "blob", "other tag"}),
         (ALPINE, set()),
         (OTHER, {"tag", "digest", "blob", "other tag"}),
