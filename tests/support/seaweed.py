@@ -53,7 +53,7 @@ def _store(port: int, prefix: str) -> S3Store:
         client_options={
             "allow_http": True,
             "timeout": timedelta(seconds=10),
-            "pool_max_idle_per_host": 0,
+            "pool_max_idle_per_host": "0",
         },
         retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
     )
