@@ -50,7 +50,11 @@ def _store(port: int, prefix: str) -> S3Store:
         access_key_id=ACCESS_KEY,
         secret_access_key=SECRET_KEY,
         region="us-east-1",
-        client_options={"allow_http": True, "timeout": timedelta(seconds=10)},
+        client_options={
+            "allow_http": True,
+            "timeout": timedelta(seconds=10),
+            "pool_max_idle_per_host": "0",
+        },
         retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
     )
 

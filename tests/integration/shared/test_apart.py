@@ -55,7 +55,13 @@ async def test_what_a_mirror_has_left_unpublished_is_published_when_it_is_starte
 ) -> None:
     fleet = await start_fleet(2, away=["bucket"])
     first, second = fleet.mirrors
-    assert (await first.client.blob("org/app", LAYER)).digest == LAYER
+
+    async def is_kept() -> bool:
+        answer = await first.client.blob("org/app", LAYER)
+        assert answer.digest == LAYER
+        return answer.headers["Cache-Status"] == "mirror; hit"
+
+    await until(is_kept)
     await first.process.kill()
     await is_back(fleet, "bucket")
     await first.process.start()

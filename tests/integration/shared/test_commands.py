@@ -12,7 +12,7 @@ from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess
 from tests.support.operators import command, pull
 from tests.support.postgres import PASSWORD, Postgres, running_pgbouncer
-from tests.support.process import children_of
+from tests.support.process import children_of, until
 from tests.support.seaweed import SECRET_KEY
 from tests.support.upstream import ScriptedRegistry
 
@@ -166,3 +166,23 @@ async def test_behind_pgbouncer_all_is_known_to_all_within_a_second(
         sent = upstream.bytes_sent(LAYER)
         assert (await second.client.blob("org/other", LAYER)).digest == LAYER
         assert upstream.bytes_sent(LAYER) == sent
+
+
+async def test_orphans_are_swept_by_command_and_what_is_in_use_stays(
+    start_fleet: StartFleet, upstream: ScriptedRegistry, app: Image
+) -> None:
+    fleet = await start_fleet(1)
+    [mirror] = fleet.mirrors
+    await pull(mirror.client, "org/app", app)
+
+    async def is_published() -> bool:
+        return await fleet.is_proved(LAYER)
+
+    await until(is_published)
+    before = await fleet.keys()
+    status, printed, _ = await command(mirror, "shared", "sweep", "--json")
+    assert status == 0
+    assert json.loads(printed)["removed"] == 0  # nothing is older than a day
+    status, printed, _ = await command(mirror, "shared", "sweep")
+    assert (status, "removed: 0" in printed) == (0, True)
+    assert await fleet.keys() == before
