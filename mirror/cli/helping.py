@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,11 +43,17 @@ def completion(
     if shell not in SHELLS:
         fail(f"{shell} is not known; these are: {', '.join(SHELLS)}", FAILED)
     verbs = typer.main.get_group(cli).commands
-    options = {
-        name: [it for one in verb.params for it in one.opts if it.startswith("--")] + ["--help"]
-        for name, verb in verbs.items()
-    }
+    options = {name: [*_words(verb), "--help"] for name, verb in verbs.items()}
     typer.echo(script(shell, options), nl=False)
+
+
+def _words(verb: Any) -> list[str]:
+    """What may follow a verb: its options; of several in one, also their names."""
+    its = getattr(verb, "commands", {})
+    words = dict.fromkeys(its)
+    for one in (verb, *its.values()):
+        words |= dict.fromkeys(it for option in one.params for it in option.opts)
+    return [it for it in words if it.startswith("--") or it in its]
 
 
 @cli.command()

@@ -19,7 +19,7 @@ cli.add_typer(shared)
 
 
 @shared.command()
-def init(config_file: ConfigFile = None) -> None:
+def init(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
     """Make in database and bucket what mirrors need, or bring it up to date.
 
     Mirrors see to that themselves when they start; this says beforehand whether they can.
@@ -33,7 +33,11 @@ def init(config_file: ConfigFile = None) -> None:
         fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
     except StoreError as error:
         fail(str(error), FAILED)
-    typer.echo(f"database and bucket belong to deployment {deployment}")
+    typer.echo(
+        json.dumps({"deployment": str(deployment)})
+        if as_json
+        else f"database and bucket belong to deployment {deployment}"
+    )
 
 
 @shared.command()

@@ -14,7 +14,7 @@ _mirror() {{
 {cases}
         esac
     fi
-    if ((COMP_CWORD == 1)) || [[ $current == -* ]]; then
+    if ((COMP_CWORD == 1)) || [[ $current == -* || $COMP_CWORD$words == 2[!-]* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     else
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -35,14 +35,14 @@ _mirror() {{
     case $words[2] in
 {cases}
     esac
-    if [[ $PREFIX == -* ]]; then compadd -a wanted; else _files; fi
+    if [[ $PREFIX == -* || $CURRENT$wanted[1] == 3[^-]* ]]; then compadd -a wanted; else _files; fi
 }}
 compdef _mirror mirror
 """
 
 
 def script(shell: str, verbs: Mapping[str, Sequence[str]]) -> str:
-    """What one of `SHELLS` reads; `verbs` with the options of each."""
+    """What one of `SHELLS` reads; `verbs` with the options of each, after verbs of its own."""
     if shell == "fish":
         return "".join(_fish(verbs))
     cases = {
@@ -55,9 +55,10 @@ def script(shell: str, verbs: Mapping[str, Sequence[str]]) -> str:
 
 def _fish(verbs: Mapping[str, Sequence[str]]) -> Sequence[str]:
     found = [f"complete -c mirror -n __fish_use_subcommand -f -a '{' '.join(verbs)}'\n"]
-    for verb, options in verbs.items():
+    for verb, words in verbs.items():
         found += [
-            f"complete -c mirror -n '__fish_seen_subcommand_from {verb}' -l {option[2:]}\n"
-            for option in options
+            f"complete -c mirror -n '__fish_seen_subcommand_from {verb}' "
+            + (f"-l {word[2:]}\n" if word.startswith("--") else f"-f -a {word}\n")
+            for word in words
         ]
     return found

@@ -65,14 +65,17 @@ def test_bash_completes_verbs_and_options() -> None:
         )  # fmt: skip
         return set(told.stdout.split())
 
-    assert completed("mirror", "s") == {"serve", "setup", "status"}
+    assert completed("mirror", "s") == {"serve", "setup", "shared", "status"}
     assert completed("mirror", "--") == {"--help", "--version"}
     assert completed("mirror", "status", "--") == {"--config", "--once", "--json", "--help"}
+    assert completed("mirror", "shared", "s") == {"status", "sweep"}
+    assert completed("mirror", "shared", "status", "--") == {"--config", "--json", "--help"}
     assert completed("mirror", "check", "--config", "/etc/passw") >= {"/etc/passwd"}
 
 
 def test_each_verb_can_say_it_as_json() -> None:
-    verbs = typer.main.get_group(cli).commands
+    verbs = dict(typer.main.get_group(cli).commands)
+    verbs |= getattr(verbs.pop("shared"), "commands", {})
     can = {name for name, it in verbs.items() if any("--json" in one.opts for one in it.params)}
     # The log of the one has `log.format`; what the other prints is for a shell.
     assert verbs.keys() - can == {"serve", "completion"}
