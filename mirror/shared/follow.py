@@ -9,6 +9,7 @@ from mirror.oci.digest import Chunk
 from mirror.oci.errors import Unavailable
 from mirror.shared.pieces import Piece, Pieces
 from mirror.shared.ports import Bucket, BucketDown, NoObject
+from mirror.shared.turns import Turn
 
 _TRIES = 4  # of a piece, without a byte
 _PAUSE = 0.2  # seconds between them
@@ -35,6 +36,7 @@ class Copying(Protocol):
     bucket: Bucket
     pieces: Pieces
     vouched: set[str]
+    turn: Turn  # it knows for how long nothing may come
 
     async def come(self, position: int) -> bool:
         """Wait for the piece that a position is in; False: it does not come."""
@@ -60,14 +62,23 @@ async def follow(part: Copying, start: int, stop: int | None) -> AsyncGenerator[
         try:
             reading = part.bucket.read(piece.key, position - piece.start, end - piece.start)
             async with aclosing(reading) as chunks:
-                async for chunk in chunks:
+                while (chunk := await _next(chunks, part.turn.patience)) is not None:
                     position, failures = position + len(chunk), 0
                     yield chunk
+        except TimeoutError as error:  # whoever waited so long once has no time for more tries
+            part.unreadable(is_missing=False)
+            raise Unavailable("the bucket is silent", timed_out=True) from error
         except (BucketDown, NoObject) as error:
             failures += 1
             await _bear(part, piece, error, failures)
         else:
             _vouch(part, piece, start, position)
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None], patience: float) -> Chunk | None:
+    """What comes next; None at the end. Raises TimeoutError where nothing comes so long."""
+    async with asyncio.timeout(patience):
+        return await anext(chunks, None)
 
 
 async def _bear(part: Copying, piece: Piece, error: Exception, failures: int) -> None:
