@@ -1,6 +1,9 @@
 """`mirror shared ...`: several mirrors that are one cache."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
 import typer
 import uvloop
@@ -18,21 +21,27 @@ shared = typer.Typer(
 cli.add_typer(shared)
 
 
+@contextmanager
+def _reaching() -> Iterator[ModuleType]:
+    """What asks database and bucket, loaded only where it is asked for; says why they cannot be."""
+    try:
+        from mirror.operate import shared as operate  # noqa: PLC0415
+
+        yield operate
+    except ModuleNotFoundError as error:
+        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
+    except StoreError as error:
+        fail(str(error), FAILED)
+
+
 @shared.command()
 def init(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
     """Make in database and bucket what mirrors need, or bring it up to date.
 
     Mirrors see to that themselves when they start; this says beforehand whether they can.
     """
-    config, proxies = load(config_file), read_proxies()
-    try:
-        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
-
-        deployment = uvloop.run(operate.init(config, proxies))
-    except ModuleNotFoundError as error:
-        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
-    except StoreError as error:
-        fail(str(error), FAILED)
+    with _reaching() as operate:
+        deployment = uvloop.run(operate.init(load(config_file), read_proxies()))
     typer.echo(
         json.dumps({"deployment": str(deployment)})
         if as_json
@@ -43,15 +52,8 @@ def init(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
 @shared.command()
 def status(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
     """Show whose database and bucket are, which mirrors belong to them, and what there is."""
-    config, proxies = load(config_file), read_proxies()
-    try:
-        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
-
-        found = uvloop.run(operate.status(config, proxies))
-    except ModuleNotFoundError as error:
-        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
-    except StoreError as error:
-        fail(str(error), FAILED)
+    with _reaching() as operate:
+        found = uvloop.run(operate.status(load(config_file), read_proxies()))
     typer.echo(json.dumps(found) if as_json else "\n".join(operate.in_words(found)))
 
 
@@ -61,15 +63,8 @@ def sweep(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
 
     That is what mirrors have left that died in the middle; only what is older than a day.
     """
-    config, proxies = load(config_file), read_proxies()
-    try:
-        from mirror.operate import shared as operate  # noqa: PLC0415 - only where it is asked for
-
-        swept = uvloop.run(operate.sweep_now(config, proxies))
-    except ModuleNotFoundError as error:
-        fail(f"[shared] needs {error.name}: pip install '.[shared]' in its checkout", FAILED)
-    except StoreError as error:
-        fail(str(error), FAILED)
+    with _reaching() as operate:
+        swept = uvloop.run(operate.sweep_now(load(config_file), read_proxies()))
     typer.echo(
         json.dumps(swept._asdict())
         if as_json
