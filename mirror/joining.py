@@ -144,6 +144,9 @@ class Joined:
             if self._untold.count:
                 what += f", and has {self._untold.count} things to tell the others"
             found.append((what, self._database.trouble or "it is looked for"))
+        elif self._teller.trouble is not None:
+            what = f"the shared database takes nothing: {self._untold.count} things wait for it"
+            found.append((what, self._teller.trouble))
         if not self.common.bucket.is_up:
             what = "the bucket cannot be used; the mirror downloads for itself"
             found.append((what, self.common.bucket.trouble or "it is looked for"))

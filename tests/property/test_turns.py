@@ -58,9 +58,7 @@ class Mirror:
         if row is not None and self._note(book, row, now):
             return
         grace = LEASE if book.back_at is not None and now - book.back_at < 2 * LEASE else 0.0
-        got = book.claim(
-            UPSTREAM, DIGEST, self.name, self.turn.term, grace=grace, began=self.began
-        )
+        got = book.claim(UPSTREAM, DIGEST, self.name, self.turn.term, grace=grace, began=self.began)
         if got is None:
             self.turn.was_taken(now)
         else:
