@@ -43,15 +43,25 @@ _AGAIN = 1.0  # seconds; what two mirrors wait for each other for is done by the
 
 
 class Teller:
-    """Tells what is `untold`; `origin` is this mirror's name."""
+    """Tells what is `untold`.
+
+    `holder` is this mirror's name, and `origin` that of what need not be told what is told here.
+    """
 
     def __init__(
-        self, untold: Untold, database: Database, shared: PostgresRecords, *, origin: str
+        self,
+        untold: Untold,
+        database: Database,
+        shared: PostgresRecords,
+        *,
+        origin: str,
+        holder: str,
     ) -> None:
         self._untold = untold
         self._database = database
         self._shared = shared
         self._origin = origin
+        self._holder = holder
         self._up = asyncio.Event()
         self.told = 0
         self.trouble: str | None = None
@@ -178,5 +188,5 @@ class Teller:
             said.is_imported, said.told_by,
         )  # fmt: skip
         is_new = await writes.put_tag(connection, said.repository, said.tag, record, hour)
-        await writes.end_check(connection, said.repository, said.tag, self._origin)
+        await writes.end_check(connection, said.repository, said.tag, self._holder)
         return TagMoved(said.repository, said.tag) if is_new else None

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from mirror.oci.digest import digest_of
-from mirror.oci.errors import Unavailable
+from mirror.oci.errors import StoreError, Unavailable
 from mirror.oci.manifest import OCI_MANIFEST
 from mirror.oci.reference import Repository
 from mirror.records.fleet import FleetRecords
@@ -67,6 +67,7 @@ class Member:
     database: Database
     teller: Teller
     heard: list[Event]
+    disk: asyncio.Event  # cleared: nothing that is heard can be done here
 
     async def told(self) -> None:
         """Return when it has told all that it knows."""
@@ -103,15 +104,19 @@ async def _join(
     shared = PostgresRecords(database, clock=clock, there=clock)
     running = await stack.enter_async_context(owned_tasks())
     heard: list[Event] = []
+    disk = asyncio.Event()
+    disk.set()
 
     async def hear(event: Event) -> None:
+        if not disk.is_set():
+            raise StoreError("disk full")
         heard.append(event)
 
     async def note(at: float) -> None:
         await untold.remember("heard", repr(at))
 
     events = Events(database, origin=name, hear=hear, heard=None, note_heard=note)
-    teller = Teller(untold, database, shared, origin=name)
+    teller = Teller(untold, database, shared, origin=name, holder=name)
     running.keep(teller.tell_forever, name="tell")
     running.keep(events.follow, name="hear")
     together = Together(
@@ -128,6 +133,7 @@ async def _join(
         database,
         teller,
         heard,
+        disk,
     )
 
 
@@ -227,6 +233,49 @@ async def test_referrers_that_are_forgotten_are_asked_for_anew_everywhere(join: 
 
     await until(is_heard)
     assert await two.shared.find_referrers(ALPINE, ONE) is None
+
+
+async def test_what_could_not_be_done_when_it_was_heard_is_done_later(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    two.disk.clear()
+    await one.records.forget_tag(ALPINE, "1")
+    await one.records.forget_tag(ALPINE, "2")
+    await one.told()
+    two.disk.set()
+
+    async def is_heard() -> bool:
+        return len(two.heard) == 2
+
+    await until(is_heard)
+    assert two.heard == [TagForgotten(ALPINE, "1"), TagForgotten(ALPINE, "2")]
+
+
+@pytest.mark.parametrize(
+    "payload", ["garbage", "[]", '[7, 1e12, "nobody", "["pins"]"]', '[8, 1.0, "nobody", "{}"]']
+)
+async def test_what_anybody_notifies_keeps_no_mirror_from_hearing(join: Join, payload: str) -> None:
+    one, two = await join("one"), await join("two")
+    await one.records.forget_tag(ALPINE, "1")
+    await one.told()
+
+    await until(lambda: _has_heard(two, "1"))
+    await one.database.execute("SELECT pg_notify('mirror_events', $1)", payload)
+    await one.records.forget_tag(ALPINE, "2")
+    await until(lambda: _has_heard(two, "2"))
+    # What is said while nobody listens is read then.
+    await one.database.execute(
+        "INSERT INTO mirror.events (origin, event) VALUES ('one', $1)",
+        '["no tag",["repository","docker.io","library/alpine"],"3"]',
+    )
+    await one.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'mirror two' AND datname = current_database()"
+    )
+    await until(lambda: _has_heard(two, "3"))
+
+
+async def _has_heard(member: Member, tag: str) -> bool:
+    return any(isinstance(it, TagForgotten) and it.tag == tag for it in member.heard)
 
 
 # Turns
@@ -367,7 +416,7 @@ async def test_what_is_learnt_while_the_database_is_away_is_told_over_restarts(
         assert untold.count == 2
         shared = PostgresRecords(database, clock=clock, there=clock)
         async with owned_tasks() as tasks:
-            teller = Teller(untold, database, shared, origin="one")
+            teller = Teller(untold, database, shared, origin="one", holder="one")
             tasks.keep(teller.tell_forever, name="tell")
             await untold.wait_told(30)
             assert teller.told == 2
