@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,11 +67,19 @@ class Member:
     database: Database
     teller: Teller
     heard: list[Event]
-    disk: asyncio.Event  # cleared: nothing that is heard can be done here
+    disk: "Disk"
 
     async def told(self) -> None:
         """Return when it has told all that it knows."""
         await self.untold.wait_told(30)
+
+
+@dataclass(eq=False)
+class Disk:
+    """While it is full, nothing that is heard can be done."""
+
+    is_full: bool = False
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 Join = Callable[[str], Awaitable[Member]]
@@ -104,11 +112,11 @@ async def _join(
     shared = PostgresRecords(database, clock=clock, there=clock)
     running = await stack.enter_async_context(owned_tasks())
     heard: list[Event] = []
-    disk = asyncio.Event()
-    disk.set()
+    disk = Disk()
 
     async def hear(event: Event) -> None:
-        if not disk.is_set():
+        if disk.is_full:
+            disk.refused.set()
             raise StoreError("disk full")
         heard.append(event)
 
@@ -237,11 +245,11 @@ async def test_referrers_that_are_forgotten_are_asked_for_anew_everywhere(join: 
 
 async def test_what_could_not_be_done_when_it_was_heard_is_done_later(join: Join) -> None:
     one, two = await join("one"), await join("two")
-    two.disk.clear()
+    two.disk.is_full = True
     await one.records.forget_tag(ALPINE, "1")
     await one.records.forget_tag(ALPINE, "2")
-    await one.told()
-    two.disk.set()
+    await two.disk.refused.wait()
+    two.disk.is_full = False
 
     async def is_heard() -> bool:
         return len(two.heard) == 2
