@@ -30,7 +30,7 @@ from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.oci.errors import StoreError
 from mirror.shared.address import Address, read_address
 from mirror.shared.failing import DatabaseDown, translated
-from mirror.shared.migrating import Deployment, Unusable, migrate
+from mirror.shared.migrating import Deployment, Unusable, migrate, require_ours
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ class Database:
             act()
 
     async def _watch(self, listener: Any) -> None:
-        """Look at it now and then, and whenever it is doubted. Raises DatabaseDown."""
+        """Look at it now and then, and whenever it is doubted. Raises DatabaseDown, Unusable."""
         listening = set(self._heard)
         while True:
             with suppress(TimeoutError):
@@ -274,6 +274,7 @@ class Database:
             with self._translated():
                 async with asyncio.timeout(_PATIENCE):
                     await self._compare_clocks(self._pool)
+                    await require_ours(self._pool, self._expected)
                     if self.hears and not await self._can_hear(listener, self._pool):
                         raise DatabaseDown("it does not notify any more")
                     for channel in (self._heard.keys() - listening) if self.hears else ():

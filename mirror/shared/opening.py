@@ -181,7 +181,7 @@ async def open_common(
     Raises:
         Unusable: One of them is there, and another deployment's, or the database too new.
     """
-    name, expected = await asyncio.to_thread(_read_names, root)
+    name, expected = await asyncio.to_thread(read_names, root)
     store = make_store(settings, proxies or EnvironmentProxies())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
@@ -235,12 +235,11 @@ class _Ups:
         return self._back_at is not None and self._monotonic() - self._back_at < 2 * seconds
 
 
-def _read_names(root: Path) -> tuple[str, str | None]:
+def read_names(root: Path) -> tuple[str, str | None]:
     """This mirror's name, and the deployment that it belongs to."""
     file = root / _NAME_FILE
-    try:
-        name = file.read_text("utf-8").strip()
-    except FileNotFoundError:
+    name = file.read_text("utf-8").strip() if file.exists() else ""
+    if not name:  # also where a power cut has left nothing in it: many would have that for a name
         name = uuid.uuid4().hex
         file.write_text(name, "utf-8")
     try:

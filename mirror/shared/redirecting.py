@@ -2,7 +2,8 @@
 
 A client that is sent where nothing is, or that nobody answers, has no way back: its pull fails, and
 so does the next. So the object is looked at before, unless it was a moment ago; whatever is wrong
-with it, or with the bucket, has the mirror serve the blob itself.
+with it, or with the bucket, has the mirror serve the blob itself. Who reads the copy (`follow.py`)
+finds out whether it is one.
 """
 
 import asyncio
@@ -52,22 +53,17 @@ class Redirects:
                 return None
             [whole] = copy.pieces
             async with asyncio.timeout(_PATIENCE):
-                if not await self._is_there(whole):
-                    await self._ledger.abandon(copy.blob, None)
-                    return None
+                await self._see_that_it_is_there(whole)
                 url = await self._bucket.sign(whole.key, _LINK_LIVES)
-        except (StoreError, BucketDown, TimeoutError):
+        except (StoreError, BucketDown, NoObject, TimeoutError):
             return None
         self._note_used(copy.blob)
         return url, whole.stop
 
-    async def _is_there(self, whole: Piece) -> bool:
+    async def _see_that_it_is_there(self, whole: Piece) -> None:
+        """Raises NoObject, BucketDown."""
         if whole.key in self._seen:
-            return True
-        try:
-            if await self._bucket.measure(whole.key) != whole.stop:
-                return False
-        except NoObject:
-            return False
+            return
+        if await self._bucket.measure(whole.key) != whole.stop:
+            raise NoObject("it is of another size")
         self._seen[whole.key] = None
-        return True

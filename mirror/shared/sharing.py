@@ -92,6 +92,7 @@ class Sharing:
             self._ledger, self._bucket, note_used=self._used.add, monotonic=monotonic
         )  # fmt: skip
         self._list_senders = list_senders
+        self._read_private = read_private
         self._tasks = tasks
         self._monotonic = monotonic
         self._random = random
@@ -149,7 +150,7 @@ class Sharing:
         return Part(
             upstream, digest, Turn(self._lease, self._patience, pause),
             ledger=self._ledger, bucket=self._bucket, monotonic=self._monotonic,
-            is_down=lambda: not self._database.is_up,
+            is_down=lambda: not self._database.is_up, is_private=upstream in self._read_private(),
         )  # fmt: skip
 
     def _heard(self, word: str) -> None:
@@ -191,7 +192,7 @@ class Sharing:
             self._used.add(part.blob)
         if part.is_published:
             self.published += 1
-        elif part.is_proved_here and part.turn.state is not State.READING:
+        elif part.is_proved_here and part.senders and part.turn.state is not State.READING:
             self._leave(part.digest, part.upstream)
 
     def _note_put(self, length: int) -> None:
@@ -238,7 +239,9 @@ class Sharing:
             there = await self._ledger.find_proved(digests)
             for digest in digests:
                 if str(digest) not in there:
-                    for upstream in sorted(await self._list_senders(digest))[:1]:
+                    senders, private = await self._list_senders(digest), self._read_private()
+                    # Through one that is not private it is for all.
+                    for upstream in sorted(senders, key=lambda it: (it in private, it))[:1]:
                         self._unpublished.setdefault(digest, upstream)
 
     async def _publish(self, digest: Digest, upstream: str) -> None:

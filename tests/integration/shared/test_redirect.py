@@ -53,7 +53,7 @@ async def test_nobody_is_sent_to_what_is_not_there(
 
     async def is_joined() -> bool:
         rows = await fleet.rows("SELECT key FROM mirror.pieces")
-        return len(rows) == 1
+        return await fleet.is_proved(LARGE) and len(rows) == 1
 
     await until(is_joined)
     if what == "the object":

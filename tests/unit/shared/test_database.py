@@ -345,3 +345,15 @@ async def test_who_subscribes_anew_is_told_once(postgres: Postgres, tmp_path: Pa
             found.append(await heard.get())
         assert found.count("last") == 1
         assert heard.empty()
+
+
+async def test_a_database_that_is_exchanged_while_mirrors_run_is_refused(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """Behind PgBouncer, say, or where an administrator has begun anew."""
+    async with opened(await postgres.create_database(), tmp_path) as database:
+        await database.execute("DROP SCHEMA mirror CASCADE")
+        database.doubt()
+        await is_down(database)
+        with pytest.raises(Unusable, match="nobody's yet"):
+            await database.fetchval("SELECT 1")
