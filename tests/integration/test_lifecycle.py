@@ -79,7 +79,7 @@ async def accepts_no_more(mirror: MirrorProcess) -> None:
         writer.close()
         return False
 
-    await until(refuses, within=5)
+    await until(refuses)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -336,7 +336,7 @@ async def test_a_store_that_breaks_fails_no_pull(
     async def is_told() -> bool:
         return "not kept" in mirror.process.log()
 
-    await until(is_told, within=5)
+    await until(is_told)
 
 
 def configuration(directory: Path) -> dict[str, Any]:

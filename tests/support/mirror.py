@@ -52,7 +52,7 @@ class Mirror:
         async def is_there() -> bool:
             return await self.metric(name, **labels) == value
 
-        await until(is_there, within=10)
+        await until(is_there)
 
 
 @dataclass(kw_only=True)
