@@ -5,7 +5,6 @@ and not needed, since no key is ever written twice. obstore asks again itself wh
 and gives up soon: whoever waits has other ways.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +22,8 @@ _PART = 2**23  # bytes, of what is put in parts
 _PATIENCE = 20.0  # seconds for which nothing comes
 _LONGEST = 300  # characters of what an error says
 _URL = re.compile(r"https?://\S+")
+_TOO_SHORT = "416 Range Not Satisfiable"
+_SMALL = 2**16  # bytes
 _LISTED = 1000  # objects at a time
 MARKER = "mirror-deployment"
 """The object that says whose the bucket, or the prefix in it, is."""
@@ -65,6 +66,8 @@ class ObjectBucket:
         """As `Bucket.read`."""
         async with _translated():
             found = await obstore.get_async(self._store, key, options={"range": (start, stop)})
+            if found.meta["size"] < stop:
+                raise NoObject("it is shorter than it was put")
             position = start
             async for part in found.stream(min_chunk_size=_CHUNK):
                 chunk = memoryview(part)
@@ -73,13 +76,20 @@ class ObjectBucket:
                     break
                 yield chunk
         if position != stop:
-            raise BucketDown(f"the object is not as it was put: {position - start} bytes came")
+            raise BucketDown(f"of an object's bytes only {position - start} came")
 
     async def get(self, key: str) -> bytes:
         """A small object as a whole. Raises NoObject also."""
         async with _translated():
             found = await obstore.get_async(self._store, key)
+            if found.meta["size"] > _SMALL:
+                raise BucketDown(f"{key} is large, and none of ours")
             return bytes(await found.bytes_async())
+
+    async def measure(self, key: str) -> int:
+        """As `Bucket.measure`."""
+        async with _translated():
+            return int((await obstore.head_async(self._store, key))["size"])
 
     async def delete(self, keys: Sequence[str]) -> None:
         """As `Bucket.delete`; one request each: what deletes many at once is not portable."""
@@ -96,9 +106,11 @@ class ObjectBucket:
             async for batch in obstore.list(self._store, chunk_size=_LISTED):
                 yield [(one["path"], one["size"], one["last_modified"]) for one in batch]
 
-    def sign(self, key: str, seconds: float) -> str:
+    async def sign(self, key: str, seconds: float) -> str:
         """As `Bucket.sign`. HEAD of such a URL is refused (S3: the method is signed too)."""
-        return str(obstore.sign(self._store, "GET", key, timedelta(seconds=seconds)))
+        async with _translated():  # credentials may have to be asked for, over the network
+            life = timedelta(seconds=seconds)
+            return str(await obstore.sign_async(self._store, "GET", key, life))
 
 
 @asynccontextmanager
@@ -108,6 +120,8 @@ async def _translated() -> AsyncIterator[None]:
     except FileNotFoundError as error:
         raise NoObject from error
     except (BaseError, OSError, TimeoutError) as error:
+        if _TOO_SHORT in str(error):
+            raise NoObject("it is shorter than it was put") from error
         raise BucketDown(_in_short(error)) from error
 
 
@@ -120,6 +134,8 @@ def _in_short(error: BaseException) -> str:
 async def claim_bucket(bucket: ObjectBucket, deployment: str) -> str | None:
     """See that the bucket is this deployment's, or nobody's; whose it is, where that is another.
 
+    Of two that come at once both may be told so: look again later.
+
     Raises:
         BucketDown: It cannot be asked.
     """
@@ -127,6 +143,8 @@ async def claim_bucket(bucket: ObjectBucket, deployment: str) -> str | None:
         found = (await bucket.get(MARKER)).decode(errors="replace").strip()
     except NoObject:
         await bucket.put(MARKER, f"{deployment}\n".encode())
-        await asyncio.sleep(0)
-        found = (await bucket.get(MARKER)).decode(errors="replace").strip()
+        try:
+            found = (await bucket.get(MARKER)).decode(errors="replace").strip()
+        except NoObject:
+            raise BucketDown("it does not give what has been put a moment ago") from None
     return None if found == deployment else found

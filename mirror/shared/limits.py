@@ -57,7 +57,7 @@ class SharedLimits:
         self._database.subscribe_up(self._wake.set)
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_QUOTA_EVERY if self._quotas else None):
+                async with asyncio.timeout(_QUOTA_EVERY if self._quotas or self._pauses else None):
                     await self._wake.wait()
             self._wake.clear()
             with suppress(StoreError):

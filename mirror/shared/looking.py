@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from mirror.config import EnvironmentProxies, Shared
 from mirror.shared.address import read_address
 from mirror.shared.bucket import MARKER, ObjectBucket
-from mirror.shared.database import connect, require_primary, translated
+from mirror.shared.database import connect, require_primary
+from mirror.shared.failing import translated
 from mirror.shared.migrating import SCRIPTS, Deployment, Unusable, find
 from mirror.shared.opening import make_store
 from mirror.shared.ports import BucketDown, NoObject
 
 _PATIENCE = 10.0  # seconds
-_PROBE = "mirror-probe"
+_PROBE = "mirror-probe-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +114,17 @@ async def look_at_bucket(settings: Shared, proxies: EnvironmentProxies) -> LookA
     """Put something into it, get that, and take it out again. Raises BucketDown, ValueError."""
     bucket = ObjectBucket(make_store(settings, proxies))
     began = time.monotonic()
+    probe = f"{_PROBE}{uuid.uuid4().hex}"  # others may be looking, too
     try:
         async with asyncio.timeout(_PATIENCE):
-            await bucket.put(_PROBE, b"1")
-            if await bucket.get(_PROBE) != b"1":
+            await bucket.put(probe, b"1")
+            if await bucket.get(probe) != b"1":
                 raise BucketDown("it gives back something else than was put")
-            await bucket.delete([_PROBE])
+            await bucket.delete([probe])
             seconds = time.monotonic() - began
             return LookAtBucket(await _marker(bucket), seconds)
+    except NoObject:
+        raise BucketDown("it does not give what has been put a moment ago") from None
     except TimeoutError:
         raise BucketDown(f"no answer within {_PATIENCE:.0f} s") from None
 

@@ -69,8 +69,7 @@ async def migrate(connection: Any, *, expected: str | None) -> Deployment:
     Raises:
         Unusable: It is not for this mirror.
     """
-    found = await find(connection)
-    _see_that_it_is_ours(found, expected)
+    found = await require_ours(connection, expected)
     if found is not None and found.version >= len(SCRIPTS):
         return found
     async with connection.transaction():
@@ -96,9 +95,11 @@ async def migrate(connection: Any, *, expected: str | None) -> Deployment:
     return found
 
 
-def _see_that_it_is_ours(found: Deployment | None, expected: str | None) -> None:
+async def require_ours(connection: Any, expected: str | None) -> Deployment | None:
+    """See that it belongs to whom it must, if that is known. Raises Unusable."""
+    found = await find(connection)
     if expected is None or (found is not None and found.id == expected):
-        return
+        return found
     whose = "nobody's yet" if found is None else f"that of deployment {found.id}"
     raise Unusable(
         f"the database is {whose}, and this mirror belongs to deployment {expected}: name the"

@@ -26,7 +26,7 @@ from mirror.config.shared import Shared
 from mirror.oci.digest import Chunk
 from mirror.shared.bucket import CLIENT_OPTIONS, RETRIES, ObjectBucket, claim_bucket
 from mirror.shared.database import Database
-from mirror.shared.migrating import Unusable
+from mirror.shared.migrating import Deployment, Unusable
 from mirror.shared.ports import BucketDown
 from mirror.telemetry.log import fields
 
@@ -34,16 +34,22 @@ _logger = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(first=0.5, most=10.0)
 _FIRST = 5.0  # seconds at start, before the mirror begins without the bucket
+_AGAIN = 30.0  # seconds, before it is looked at again
 _CREDENTIALS_FOR = timedelta(minutes=5)  # then they are read anew
 _NOWHERE = "http://127.0.0.1:9"  # a proxy that nothing goes by
 _NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
 
 
 class OwnBucket:
-    """A `mirror.shared.ports.Bucket`, once it is known to be this deployment's; down until then."""
+    """A `mirror.shared.ports.Bucket`, while it is known to be this deployment's; else down.
 
-    def __init__(self, bucket: ObjectBucket) -> None:
+    It is looked at every so often (`again`, in seconds): of two deployments that have come at once,
+    one finds out so, and that it is back is known also where nobody asks it for anything.
+    """
+
+    def __init__(self, bucket: ObjectBucket, *, again: float = _AGAIN) -> None:
         self._bucket = bucket
+        self._again = again
         self._looked = asyncio.Event()
         self._is_ours = False
         self._is_new = True  # nothing has been said of it yet
@@ -55,16 +61,20 @@ class OwnBucket:
         """Whether it has done what it was last asked."""
         return self.trouble is None
 
-    async def see_whose_it_is(self, database: Database, random: Random) -> None:
-        """Return when it is this deployment's. Raises Unusable."""
+    async def see_whose_it_is(
+        self, read_deployment: Callable[[], Deployment | None], random: Random
+    ) -> None:
+        """Look whose it is, and later whether it still is, and is there; for ever."""
         failures = 0
         while True:
             try:
-                deployment = database.deployment
+                deployment = read_deployment()
                 if deployment is not None:
                     await self._claim(deployment.id)
                     self._looked.set()
-                    return
+                    failures = 0
+                    await asyncio.sleep(self._again * (0.5 + random.random()))
+                    continue
             except BucketDown as error:
                 self._note(error)
             failures += 1
@@ -81,6 +91,7 @@ class OwnBucket:
         )
         if self.trouble != str(self.refusal):
             _logger.error("%s", self.refusal)
+        self._is_ours = False
         self.trouble = str(self.refusal)
         self._looked.set()
         raise BucketDown(self.trouble)
@@ -116,9 +127,15 @@ class OwnBucket:
             async for batch in self._bucket.list():
                 yield batch
 
-    def sign(self, key: str, seconds: float) -> str:
+    async def measure(self, key: str) -> int:
+        """As `Bucket.measure`."""
+        async with self._noting():
+            return await self._bucket.measure(key)
+
+    async def sign(self, key: str, seconds: float) -> str:
         """As `Bucket.sign`."""
-        return self._bucket.sign(key, seconds)
+        async with self._noting():
+            return await self._bucket.sign(key, seconds)
 
     @asynccontextmanager
     async def _noting(self) -> AsyncIterator[None]:
@@ -164,7 +181,7 @@ async def open_common(
     Raises:
         Unusable: One of them is there, and another deployment's, or the database too new.
     """
-    name, expected = await asyncio.to_thread(_read_names, root)
+    name, expected = await asyncio.to_thread(read_names, root)
     store = make_store(settings, proxies or EnvironmentProxies())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
@@ -175,7 +192,7 @@ async def open_common(
         )  # fmt: skip
         tasks = await stack.enter_async_context(owned_tasks(note_fault))
         bucket = OwnBucket(ObjectBucket(store))
-        tasks.keep(lambda: bucket.see_whose_it_is(database, dice), name="bucket")
+        tasks.keep(lambda: bucket.see_whose_it_is(lambda: database.deployment, dice), name="bucket")
         ups = _Ups(monotonic, tasks, database, root / _DEPLOYMENT_FILE)
         database.subscribe_up(ups.note)
         if database.is_up:
@@ -218,12 +235,11 @@ class _Ups:
         return self._back_at is not None and self._monotonic() - self._back_at < 2 * seconds
 
 
-def _read_names(root: Path) -> tuple[str, str | None]:
+def read_names(root: Path) -> tuple[str, str | None]:
     """This mirror's name, and the deployment that it belongs to."""
     file = root / _NAME_FILE
-    try:
-        name = file.read_text("utf-8").strip()
-    except FileNotFoundError:
+    name = file.read_text("utf-8").strip() if file.exists() else ""
+    if not name:  # also where a power cut has left nothing in it: many would have that for a name
         name = uuid.uuid4().hex
         file.write_text(name, "utf-8")
     try:
@@ -276,11 +292,16 @@ class _Credentials:
 
     def __call__(self) -> dict[str, Any]:
         parser = configparser.ConfigParser(interpolation=None)
-        parser.read_string(self._file.read_text("utf-8"))
-        section = parser["default"]
+        try:
+            parser.read_string(self._file.read_text("utf-8"))
+            section = parser["default"]
+            key, secret = section["aws_access_key_id"], section["aws_secret_access_key"]
+        except (OSError, UnicodeDecodeError, configparser.Error, KeyError):  # some quote a line
+            what = "[default], aws_access_key_id, aws_secret_access_key"
+            raise ValueError(f"shared.credentials_file does not hold {what}") from None
         return {
-            "access_key_id": section["aws_access_key_id"],
-            "secret_access_key": section["aws_secret_access_key"],
+            "access_key_id": key,
+            "secret_access_key": secret,
             "token": section.get("aws_session_token"),
             "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
         }

@@ -48,8 +48,10 @@ class Part:
         bucket: Bucket,
         is_down: Callable[[], bool],
         monotonic: Callable[[], float],
+        is_private: bool = False,
     ) -> None:
         self.upstream = upstream
+        self._is_private = is_private
         self.digest = digest
         self.turn = turn
         self.ledger = ledger
@@ -89,7 +91,8 @@ class Part:
         self.wake()
 
     def offer(self, blob: OpenBlob) -> None:
-        """There is no fill: all of it is here, and proved."""
+        """There is no fill: all of it is here, and proved, and this upstream has sent it."""
+        self.sent_by.add(self.upstream)
         self.file = os.dup(blob.file.fileno())
         self.turn.begun(self.monotonic())
         self.proved(blob.size)
@@ -118,6 +121,8 @@ class Part:
     def proved(self, size: int) -> None:
         """The fill has hashed everything, and keeps it."""
         self.size, self.is_proved_here = size, True
+        if not self.senders:
+            self.turn.give_up()
         self.wake()
 
     def ended(self, error: BaseException | None) -> None:
@@ -151,8 +156,12 @@ class Part:
         """The upstreams that have sent what the fill has brought, whichever mirror it came to.
 
         Where bytes of several are in one file, none of them has sent it: then it is that of the
-        whole copy alone.
+        whole copy alone. Where a mirror before has left all of it on the disk, and died, nobody can
+        tell whose copy that was: no upstream is said to have sent it, but for one that is private,
+        whose secret it may be. Then upstream is asked whether it has it, as for what is adopted.
         """
+        if not self.sent_by and not self._is_private:
+            return ()
         if self.sent_by <= {self.upstream}:
             return {self.upstream}
         return self.sent_by - {self.upstream}

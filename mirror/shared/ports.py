@@ -16,7 +16,7 @@ class BucketDown(Exception):
 
 
 class NoObject(Exception):
-    """The bucket has no such object."""
+    """The bucket has no such object, or one that is shorter than what was put there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Ledger(Protocol):
         """Take the turn for `term` seconds, if it is nobody's, or has got nowhere for long.
 
         `lease` is what it has to be over for, beyond its end, where nobody could have renewed it.
+        What this mirror had before it was started anew is nobody's.
         """
 
     async def renew(self, blob: int, epoch: int, term: float) -> bool:
@@ -105,5 +106,8 @@ class Bucket(Protocol):
     async def delete(self, keys: Sequence[str]) -> None:
         """Have these no more; that one is not there is no trouble."""
 
-    def sign(self, key: str, seconds: float) -> str:
+    async def measure(self, key: str) -> int:
+        """The bytes that an object has. Raises NoObject also."""
+
+    async def sign(self, key: str, seconds: float) -> str:
         """A URL at which anybody may GET an object for so long."""

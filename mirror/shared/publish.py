@@ -18,11 +18,11 @@ from mirror.oci.errors import StoreError
 from mirror.shared.part import Part
 from mirror.shared.pieces import Piece, Span, key
 from mirror.shared.ports import BucketDown
+from mirror.shared.redirecting import LARGE
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
-LARGE = 2**25  # bytes; from there on clients may be sent to the bucket
 _READ = 2**23  # bytes at a time
 _LEAST_RATE = 2**18  # bytes a second, at which the bucket has to take a piece
 
@@ -180,4 +180,8 @@ class Publisher:
 
 async def _read(file: int, size: int) -> AsyncIterator[bytes]:
     for start in range(0, size, _READ):
-        yield await asyncio.to_thread(os.pread, file, min(_READ, size - start), start)
+        length = min(_READ, size - start)
+        chunk = await asyncio.to_thread(os.pread, file, length, start)
+        if len(chunk) < length:
+            raise OSError("the disk has lost some of it")
+        yield chunk

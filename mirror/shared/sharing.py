@@ -23,7 +23,8 @@ from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
 from mirror.shared.part import Part
 from mirror.shared.ports import BucketDown
-from mirror.shared.publish import LARGE, Publisher
+from mirror.shared.publish import Publisher
+from mirror.shared.redirecting import Redirects
 from mirror.shared.sweep import sweep_forever
 from mirror.shared.turns import State, Turn
 from mirror.storage.ports import OpenBlob
@@ -31,7 +32,6 @@ from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
 
-_LINK_LIVES = 900.0  # seconds; much less than the grace of eviction
 _PUTS = 4  # pieces held in memory, to be put
 _PAUSE = 0.1  # seconds between two looks at what has come, where nothing tells of it
 _PAUSE_TOLD = 1.0  # where the database does
@@ -76,6 +76,7 @@ class Sharing:
         random: Random,
     ) -> None:
         self._database = database = common.database
+        self._used = set[int]()
         self._ledger = PostgresLedger(
             database,
             common.name,
@@ -87,14 +88,16 @@ class Sharing:
         self._disk = disk
         self._lease = lease
         self._patience = patience
-        self._redirects = redirects
+        self._redirects = None if not redirects else Redirects(
+            self._ledger, self._bucket, note_used=self._used.add, monotonic=monotonic
+        )  # fmt: skip
         self._list_senders = list_senders
+        self._read_private = read_private
         self._tasks = tasks
         self._monotonic = monotonic
         self._random = random
         self._slots = asyncio.Semaphore(_PUTS)
         self._parts: set[Part] = set()
-        self._used = set[int]()
         self._unpublished: OrderedDict[Digest, str] = OrderedDict()
         self._has_news = asyncio.Event()
         self._must_walk = True
@@ -138,24 +141,16 @@ class Sharing:
 
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """As `mirror.pull.fill.others.Others.find_elsewhere`."""
-        if not self._redirects or not self._bucket.is_up:
+        if self._redirects is None or not self._bucket.is_up:
             return None
-        try:
-            copy = await self._ledger.find(upstream, digest)
-        except StoreError:
-            return None
-        if copy is None or not copy.is_proved or (copy.size or 0) < LARGE or len(copy.pieces) != 1:
-            return None
-        [whole] = copy.pieces
-        self._used.add(copy.blob)
-        return self._bucket.sign(whole.key, _LINK_LIVES), whole.stop
+        return await self._redirects.find(upstream, digest)
 
     def _make(self, upstream: str, digest: Digest) -> Part:
         pause = _PAUSE_TOLD if self._database.hears else _PAUSE
         return Part(
             upstream, digest, Turn(self._lease, self._patience, pause),
             ledger=self._ledger, bucket=self._bucket, monotonic=self._monotonic,
-            is_down=lambda: not self._database.is_up,
+            is_down=lambda: not self._database.is_up, is_private=upstream in self._read_private(),
         )  # fmt: skip
 
     def _heard(self, word: str) -> None:
@@ -173,7 +168,7 @@ class Sharing:
         self._parts.add(part)
         publisher = Publisher(
             part,
-            joins=self._redirects,
+            joins=self._redirects is not None,
             slots=self._slots,
             random=self._random,
             note_put=self._note_put,
@@ -197,7 +192,7 @@ class Sharing:
             self._used.add(part.blob)
         if part.is_published:
             self.published += 1
-        elif part.is_proved_here and part.turn.state is not State.READING:
+        elif part.is_proved_here and part.senders and part.turn.state is not State.READING:
             self._leave(part.digest, part.upstream)
 
     def _note_put(self, length: int) -> None:
@@ -244,7 +239,9 @@ class Sharing:
             there = await self._ledger.find_proved(digests)
             for digest in digests:
                 if str(digest) not in there:
-                    for upstream in sorted(await self._list_senders(digest))[:1]:
+                    senders, private = await self._list_senders(digest), self._read_private()
+                    # Through one that is not private it is for all.
+                    for upstream in sorted(senders, key=lambda it: (it in private, it))[:1]:
                         self._unpublished.setdefault(digest, upstream)
 
     async def _publish(self, digest: Digest, upstream: str) -> None:
@@ -271,7 +268,8 @@ class Sharing:
                 part.blob for part in self._parts
                 if part.blob is not None and part.turn.state is State.READING
             }  # fmt: skip
-            used, self._used = self._used, set()
+            used = set(self._used)
+            self._used.clear()
             if used:
                 with suppress(StoreError):
                     await self._ledger.note_used(sorted(used))

@@ -427,6 +427,8 @@ class Fill:
             senders = tuple(sorted({it.name for it in self._senders}))
             self._metrics.mismatches.note(Mismatch(self.upstream, str(self.digest), senders))
             raise DigestMismatch("upstream sent bytes that are not what their digest says")
+        if self._part is not None and not self._part.senders:
+            self.is_of_another = True  # it was all here, and may be
         self.readers.prove(writer)
         if self._part is not None:
             self._part.proved(writer.written)

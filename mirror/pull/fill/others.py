@@ -34,7 +34,7 @@ class Part(Protocol):
 
     @property
     def senders(self) -> Collection[str]:
-        """The upstreams that have sent what came, to whichever mirror."""
+        """The upstreams that have sent what came, to whichever mirror; none where nobody knows."""
 
     def ended(self, error: BaseException | None) -> None:
         """Nothing more comes; with this, unless all is well."""

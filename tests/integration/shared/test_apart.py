@@ -126,19 +126,27 @@ async def test_a_copy_that_is_not_what_it_should_be_is_found_out_and_fetched_ane
     await is_published(fleet, LAYER)
 
 
+@pytest.mark.parametrize("what", ["gone", "short", "empty"])
 async def test_objects_that_are_lost_are_fetched_and_put_anew(
-    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image, what: str
 ) -> None:
     fleet = await start_fleet(2)
     first, second = fleet.mirrors
     assert (await first.client.blob("org/app", LAYER)).digest == LAYER
     await is_published(fleet, LAYER)
-    for key in await fleet.keys():
-        await obstore.delete_async(fleet.store, key)
+    before = await fleet.keys()
+    for key in before:
+        if what == "gone":
+            await obstore.delete_async(fleet.store, key)
+        else:
+            content = b"" if what == "empty" else b"short"
+            await obstore.put_async(fleet.store, key, content, use_multipart=False)
     assert (await second.client.blob("org/app", LAYER)).digest == LAYER
 
     async def are_there_again() -> bool:
-        return bool(await fleet.keys()) and await fleet.is_proved(LAYER)
+        rows = await fleet.rows("SELECT key FROM mirror.pieces")
+        there = {row["key"] for row in rows}
+        return await fleet.is_proved(LAYER) and bool(there) and not there & {*before}
 
     await until(are_there_again)
 

@@ -1,5 +1,6 @@
 """`redirect = "large"`: clients get large blobs from the bucket itself, if they may have them."""
 
+import obstore
 import pytest
 
 from tests.integration.shared.conftest import StartFleet
@@ -38,3 +39,27 @@ async def test_what_is_large_comes_from_the_bucket_for_those_who_may_have_it(
     assert (await second.client.head(f"/v2/org/app/blobs/{LARGE}")).status == 200
     assert (await second.client.blob("org/other", LARGE)).status == 404
     assert upstream.bytes_sent(LARGE) == SIZE
+
+
+@pytest.mark.parametrize("what", ["the object", "the bucket"])
+async def test_nobody_is_sent_to_what_is_not_there(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, what: str
+) -> None:
+    """A client that is sent there has no way back, and the next one has none either."""
+    upstream.add(APP, "org/app", "1")
+    fleet = await start_fleet(2, shared={"redirect": "large"})
+    first, second = fleet.mirrors
+    assert (await first.client.blob("org/app", LARGE)).digest == LARGE
+
+    async def is_joined() -> bool:
+        rows = await fleet.rows("SELECT key FROM mirror.pieces")
+        return await fleet.is_proved(LARGE) and len(rows) == 1
+
+    await until(is_joined)
+    if what == "the object":
+        for key in await fleet.keys():
+            await obstore.delete_async(fleet.store, key)
+    else:
+        await fleet.lines[1].bucket.stop()
+    answer = await second.client.blob("org/app", LARGE)
+    assert (answer.status, answer.digest) == (200, LARGE)

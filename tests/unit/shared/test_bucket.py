@@ -1,16 +1,22 @@
 """Objects, and whose bucket it is; in memory and on this disk."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import obstore
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
+from mirror.config import EnvironmentProxies, Shared
 from mirror.shared.bucket import MARKER, ObjectBucket, claim_bucket
-from mirror.shared.opening import OwnBucket
+from mirror.shared.migrating import Deployment
+from mirror.shared.opening import OwnBucket, make_store
 from mirror.shared.ports import BucketDown, NoObject
+from tests.support.process import until
+from tests.support.tasks import owned_tasks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,10 +67,20 @@ async def test_what_is_not_there_says_so_and_is_removed_without_trouble(
         await bucket.get("one")
 
 
-async def test_an_object_that_is_too_short_is_no_answer(bucket: ObjectBucket) -> None:
+async def test_an_object_that_is_shorter_than_it_was_put_is_none(bucket: ObjectBucket) -> None:
+    """So it is fetched and put anew, instead of being tried in vain by everybody, for ever."""
     await bucket.put("one", b"12345")
-    with pytest.raises(BucketDown):
+    assert await bucket.measure("one") == 5
+    with pytest.raises(NoObject):
         await _read(bucket, "one", 3, 10)
+    with pytest.raises(NoObject):
+        await bucket.measure("nothing")
+
+
+async def test_what_is_large_is_not_taken_for_a_marker(bucket: ObjectBucket) -> None:
+    await bucket.put(MARKER, b"x" * 100_000)
+    with pytest.raises(BucketDown, match="none of ours"):
+        await claim_bucket(bucket, "ours")
 
 
 async def test_all_that_is_there_is_listed(bucket: ObjectBucket) -> None:
@@ -90,3 +106,69 @@ async def test_nothing_is_put_or_read_before_it_is_known_whose_it_is() -> None:
     with pytest.raises(BucketDown):
         await anext(own.read("one", 0, 1))
     assert not own.is_up
+
+
+async def test_a_bucket_that_becomes_anothers_is_used_no_more_until_it_is_ours_again() -> None:
+    bucket = ObjectBucket(MemoryStore())
+    own = OwnBucket(bucket, again=0.01)
+    dice = Random(14)  # noqa: S311 - for jitter
+    async with owned_tasks() as tasks:
+        tasks.keep(lambda: own.see_whose_it_is(lambda: Deployment("ours", 1), dice), name="bucket")
+        await own.looked()
+        await own.put("one", b"1")
+        await bucket.put(MARKER, b"another's")
+
+        async def is_refused() -> bool:
+            return own.refusal is not None
+
+        await until(is_refused)
+        assert not own.is_up
+        with pytest.raises(BucketDown, match="belongs to deployment"):
+            await own.put("two", b"2")
+        await bucket.put(MARKER, b"ours")
+
+        async def is_ours() -> bool:
+            return own.is_up and own.refusal is None
+
+        await until(is_ours)
+        assert await own.measure("one") == 1
+
+
+async def test_a_bucket_that_nobody_asks_is_known_to_be_back() -> None:
+    own = OwnBucket(ObjectBucket(MemoryStore()), again=0.01)
+    dice = Random(14)  # noqa: S311 - for jitter
+    async with owned_tasks() as tasks:
+        tasks.keep(lambda: own.see_whose_it_is(lambda: Deployment("ours", 1), dice), name="bucket")
+        await own.looked()
+        own.trouble = "it did not answer"
+
+        async def is_back() -> bool:
+            return own.is_up
+
+        await until(is_back)
+
+
+@pytest.mark.parametrize(
+    "content", ["secret line", "[default]\naws_secret_access_key secret", "[other]\nx = secret"]
+)
+async def test_what_a_credentials_file_holds_is_quoted_by_nothing(
+    tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(content)
+    shared = Shared.model_validate(
+        {
+            "database_file": str(file), "bucket": "s3://somewhere", "credentials_file": str(file),
+            "endpoint": "http://127.0.0.1:9",
+        }
+    )  # fmt: skip
+    bucket = ObjectBucket(make_store(shared, EnvironmentProxies()))
+    with pytest.raises(BucketDown, match="credentials_file does not hold") as raised:
+        await bucket.put("one", b"1")
+    with pytest.raises(BucketDown, match="credentials_file does not hold") as signing:
+        await bucket.sign("one", 60)
+    for told in (raised, signing):
+        text = "".join(traceback.format_exception(told.value))
+        assert "secret line" not in text
+        assert " = secret" not in text
+        assert "key secret" not in text

@@ -49,11 +49,12 @@ class World:
     store: MemoryStore = field(default_factory=MemoryStore)
     now: float = 0.0
 
-    def part(self, name: str, *, content: bytes = CONTENT) -> Part:
+    def part(self, name: str, *, content: bytes = CONTENT, is_private: bool = False) -> Part:
         return Part(
             UPSTREAM, digest_of(content), Turn(LEASE, PATIENCE, PAUSE),
             ledger=MemoryLedger(self.book, name), bucket=ObjectBucket(self.store),
             is_down=lambda: self.book.is_down, monotonic=lambda: self.now,
+            is_private=is_private,
         )  # fmt: skip
 
     @asynccontextmanager
@@ -172,6 +173,55 @@ async def test_whoever_goes_on_after_another_asks_upstream_for_what_is_not_there
                 found += await read(body)
         assert found == CONTENT
     assert upstream.asked == [(10_000, 20_000), (30_000, None)]
+
+
+async def test_who_reads_parts_of_what_is_one_object_by_now_reads_on_from_that() -> None:
+    world = World()
+    upstream = MemorySource({DIGEST: CONTENT})
+    async with world.tended("one") as one, world.tended("two") as two:
+        await leads(one)
+        assert one.blob is not None
+        assert one.turn.epoch is not None
+        await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
+        await world.put(one, 0, 10_000)
+        await world.put(one, 10_000, 20_000)
+        await world.pass_time(PAUSE, two)
+        async with open_blob(two.through(upstream)) as copied, aclosing(copied.chunks) as chunks:
+            found = bytearray(await anext(chunks))
+            # All that follows, and that it is proved, and joined, two learns at once.
+            await world.put(one, 20_000, len(CONTENT))
+            keys = [piece.key for piece in world.book.rows[UPSTREAM, str(DIGEST)].pieces.values()]
+            assert await one.ledger.prove(one.blob, one.turn.epoch, len(CONTENT), keys)
+            await one.bucket.put("whole", CONTENT)
+            assert await one.ledger.join(one.blob, Piece(0, len(CONTENT), "whole"))
+            await world.pass_time(PAUSE, two)
+            async with asyncio.timeout(30):
+                async for chunk in chunks:
+                    found += chunk
+    assert found == CONTENT
+    assert not upstream.asked
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+async def test_of_what_was_all_there_already_nobody_can_tell_who_has_sent_it(
+    *, is_private: bool
+) -> None:
+    """A mirror that has died may have read it from another upstream's copy."""
+    world = World()
+    part = world.part("one", is_private=is_private)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(part.tend())
+        await leads(part)
+        part.proved(len(CONTENT))
+        # What may be a private upstream's secret stays one.
+        assert list(part.senders) == ([UPSTREAM] if is_private else [])
+        assert part.turn.state is (State.LEADING if is_private else State.ALONE)
+        part.turn.end()
+        part.ended(None)
+    await part.finish()
+    copy = await world.part("two").ledger.find(UPSTREAM, DIGEST)
+    assert copy is not None
+    assert copy.is_free
 
 
 async def test_who_has_lost_the_turn_takes_no_more_from_upstream() -> None:
