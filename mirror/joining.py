@@ -6,6 +6,7 @@ Loaded where `[shared]` stands in the configuration, and nowhere else.
 import asyncio
 import socket
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -80,7 +81,9 @@ class Joined:
         self._untold = untold
         self._name = name
         self._pins_changed = asyncio.Event()
-        self._teller = Teller(untold, database, shared, origin=name)
+        # Of this run: whoever has our name (on a cloned disk) has to hear of it, too.
+        origin = self._origin = f"{name}/{uuid.uuid4().hex[:8]}"
+        self._teller = Teller(untold, database, shared, origin=origin, holder=name)
         self._tidying = Tidying(
             database, shared, forget_after=forget_after, clock=clock, monotonic=monotonic
         )
@@ -90,7 +93,7 @@ class Joined:
         self.fleet = Together(
             database, shared, untold, name=name, lease=patience, monotonic=monotonic
         )
-        self.limits = SharedLimits(database, origin=name, monotonic=monotonic)
+        self.limits = SharedLimits(database, origin=origin, monotonic=monotonic)
 
     async def start(
         self,
@@ -108,7 +111,7 @@ class Joined:
         ears = _Ears(self._own, forget, registries, self.limits, self._pins_changed.set)
         self._events = Events(
             self._database,
-            origin=self._name,
+            origin=self._origin,
             hear=ears.hear,
             heard=None if heard is None else float(heard),
             note_heard=lambda at: self._untold.remember(_HEARD, repr(at)),
@@ -144,6 +147,9 @@ class Joined:
             if self._untold.count:
                 what += f", and has {self._untold.count} things to tell the others"
             found.append((what, self._database.trouble or "it is looked for"))
+        elif self._teller.trouble is not None:
+            what = f"the shared database takes nothing: {self._untold.count} things wait for it"
+            found.append((what, self._teller.trouble))
         if not self.common.bucket.is_up:
             what = "the bucket cannot be used; the mirror downloads for itself"
             found.append((what, self.common.bucket.trouble or "it is looked for"))

@@ -23,7 +23,7 @@ from mirror.records.untold import (
     Unpinned,
     Untold,
 )
-from mirror.shared.database import Database, DatabaseDown
+from mirror.shared.database import Database
 from mirror.shared.events import (
     Event,
     LinksForgotten,
@@ -33,6 +33,7 @@ from mirror.shared.events import (
     TagMoved,
     emit,
 )
+from mirror.shared.failing import DatabaseDown, NotKept
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -42,17 +43,29 @@ _AGAIN = 1.0  # seconds; what two mirrors wait for each other for is done by the
 
 
 class Teller:
-    """Tells what is `untold`; `origin` is this mirror's name."""
+    """Tells what is `untold`.
+
+    `holder` is this mirror's name, and `origin` that of what need not be told what is told here.
+    """
 
     def __init__(
-        self, untold: Untold, database: Database, shared: PostgresRecords, *, origin: str
+        self,
+        untold: Untold,
+        database: Database,
+        shared: PostgresRecords,
+        *,
+        origin: str,
+        holder: str,
     ) -> None:
         self._untold = untold
         self._database = database
         self._shared = shared
         self._origin = origin
+        self._holder = holder
         self._up = asyncio.Event()
         self.told = 0
+        self.trouble: str | None = None
+        """Why the database, which is there, takes nothing."""
 
     async def tell_forever(self) -> None:
         """Tell, for ever."""
@@ -64,11 +77,18 @@ class Teller:
                 await self._up.wait()
             try:
                 await self._tell()
-            except DatabaseDown:
-                await asyncio.sleep(_AGAIN if self._database.is_up else 0.0)
             except StoreError as error:
-                _logger.warning("not told yet: %s", error, extra=fields())
-                await asyncio.sleep(_AGAIN)
+                self._note_trouble(error)
+                await asyncio.sleep(_AGAIN if self._database.is_up else 0.0)
+            else:
+                self.trouble = None
+
+    def _note_trouble(self, error: StoreError) -> None:
+        if not self._database.is_up:
+            return
+        if self.trouble is None:
+            _logger.warning("not told yet: %s", error, extra=fields())
+        self.trouble = str(error)
 
     async def _tell(self) -> None:
         """Tell all there is. Raises StoreError; what was not told stays untold."""
@@ -81,24 +101,33 @@ class Teller:
                 raise
             except StoreError:
                 await self._tell_one_by_one(entries)
+                continue
             await self._untold.remove([number for number, _ in entries])
             self.told += len(entries)
 
     async def _tell_one_by_one(self, entries: list[tuple[int, Entry]]) -> None:
-        """One of them is to blame, or another mirror was in the way. Raises DatabaseDown."""
-        for _, entry in entries:
-            for last in (False, True):
+        """One of them is to blame, or another mirror was in the way.
+
+        Raises StoreError: nothing can be told now, whose fault that ever is.
+        """
+        for number, entry in entries:
+            try:
+                await self._tell_one(entry)
+            except DatabaseDown:
+                raise
+            except StoreError:  # another mirror may have been in the way
+                await asyncio.sleep(_AGAIN)
                 try:
-                    async with self._database.transaction(within=_WITHIN) as connection:
-                        await self._put(connection, entry)
-                except DatabaseDown:
-                    raise
-                except StoreError as error:
-                    if not last:
-                        await asyncio.sleep(_AGAIN)
-                        continue
-                    _logger.warning("not told: %s", error, extra=fields(what=type(entry).__name__))
-                break
+                    await self._tell_one(entry)
+                except NotKept as error:
+                    what = fields(what=type(entry).__name__)
+                    _logger.warning("not told: %s", error, extra=what)
+            await self._untold.remove([number])
+            self.told += 1
+
+    async def _tell_one(self, entry: Entry) -> None:
+        async with self._database.transaction(within=_WITHIN) as connection:
+            await self._put(connection, entry)
 
     async def _put(self, connection: Any, entry: Entry) -> None:
         hour = self._shared.hour
@@ -159,5 +188,5 @@ class Teller:
             said.is_imported, said.told_by,
         )  # fmt: skip
         is_new = await writes.put_tag(connection, said.repository, said.tag, record, hour)
-        await writes.end_check(connection, said.repository, said.tag, self._origin)
+        await writes.end_check(connection, said.repository, said.tag, self._holder)
         return TagMoved(said.repository, said.tag) if is_new else None

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.sqlite import Database, Schema, Statement
@@ -35,6 +36,8 @@ _MOST = 64 * 2**20  # bytes of entries
 _AT_A_TIME = 4 * 2**20  # bytes of entries that are told together
 _ENTRIES = 200
 _OVERHEAD = 64  # bytes that an entry costs beyond itself
+_LEARNT_ANEW = "substr(entry, 3, 3) NOT IN (x'6e6f20', x'70696e')"
+"""Neither "no ...", what is no longer so, nor "pin": the tag follows two bytes of MessagePack."""
 
 
 class LinkSaid(Struct, frozen=True, tag="link", array_like=True):
@@ -142,6 +145,8 @@ class Untold:
         self._database = database
         self._most = most
         self._size = size
+        self._sizes: dict[int, int] = {}  # of the entries that were last told of
+        self._added = 0  # so often something was
         self.count = count
         self.lost = 0  # entries that had to go untold
         self.more = asyncio.Event()  # there is something
@@ -153,26 +158,22 @@ class Untold:
     async def open(cls, root: Path, *, most: int = _MOST) -> AsyncIterator["Untold"]:
         """Open the list in `root`; of at most so many bytes. Raises StoreError."""
         async with Database.open(root / "untold.sqlite3", _SCHEMA) as database:
-            found = await database.first(
-                "SELECT coalesce(sum(length(entry) + ?), 0), count(*) FROM untold",
-                (_OVERHEAD,),
-                lambda size, count: (size, count),
-            )
-            size, count = found or (0, 0)
-            untold = cls(database, size=size, count=count, most=most)
-            if count:
+            untold = cls(database, size=0, count=0, most=most)
+            await untold._measure()
+            if untold.count:
                 untold._note_more()
             yield untold
 
     async def add(self, entry: Entry) -> None:
         """Have it told. Raises StoreError."""
         encoded = msgspec.msgpack.encode(entry)
-        self.count += 1
-        self._size += len(encoded) + _OVERHEAD
-        await self._database.write(
-            Statement("INSERT INTO untold (entry) VALUES (?)", [(encoded,)]), is_durable=False
-        )
-        self._note_more()
+        adding = Statement("INSERT INTO untold (entry) VALUES (?)", [(encoded,)])
+        try:
+            await to_the_end(self._database.write(adding, is_durable=False))
+        finally:  # who asked for it may have left; it is there
+            self.count += 1
+            self._size += len(encoded) + _OVERHEAD
+            self._note_more()
         if self._size > self._most:
             await self._drop_oldest()
 
@@ -182,6 +183,7 @@ class Untold:
         Raises StoreError.
         """
         found: list[tuple[int, Entry]] = []
+        added = self._added
         rows = await self._database.page(
             "SELECT id, entry FROM (SELECT id, entry, sum(length(entry)) OVER (ORDER BY id)"
             "  AS total FROM (SELECT id, entry FROM untold ORDER BY id LIMIT ?))"
@@ -189,6 +191,7 @@ class Untold:
             (_ENTRIES, _AT_A_TIME),
             lambda number, entry: (int(number), bytes(entry)),
         )
+        self._sizes = {number: len(entry) + _OVERHEAD for number, entry in rows}
         unreadable: list[int] = []
         for number, encoded in rows:
             try:
@@ -197,7 +200,7 @@ class Untold:
                 unreadable.append(number)
         if unreadable:
             await self.remove(unreadable)
-        if not rows:
+        if not rows and self._added == added:  # else something has come since it was looked for
             self.more.clear()
             self._nothing.set()
             self.count = self._size = 0
@@ -210,6 +213,7 @@ class Untold:
                 await self._nothing.wait()
 
     def _note_more(self) -> None:
+        self._added += 1
         self._nothing.clear()
         self.more.set()
 
@@ -220,6 +224,7 @@ class Untold:
             is_durable=False,
         )
         self.count = max(0, self.count - len(numbers))
+        self._size -= sum(self._sizes.pop(number, 0) for number in numbers)
 
     async def recall(self, name: str) -> str | None:
         """What is remembered under a name. Raises StoreError."""
@@ -239,20 +244,32 @@ class Untold:
         self.count = self._size = 0
 
     async def _drop_oldest(self) -> None:
-        """A tenth of it goes."""
-        count = max(1, self.count // 10)
-        self._size = self._size * 9 // 10
-        self.count -= count
+        """A tenth of it goes; what nobody would learn anew goes last."""
+        before = self.count
         if not self.lost:
             _logger.warning(
                 "too much is to be told the other mirrors: the oldest of it goes untold",
-                extra=fields(entries=count),
+                extra=fields(entries=before // 10),
             )
-        self.lost += count
-        await self._database.write(
-            Statement(
-                "DELETE FROM untold WHERE id IN (SELECT id FROM untold ORDER BY id LIMIT ?)",
-                [(count,)],
-            ),
-            is_durable=False,
+        for what in (_LEARNT_ANEW, "true"):
+            await self._database.write(
+                Statement(
+                    "DELETE FROM untold WHERE id IN"  # noqa: S608 - the constants here
+                    f" (SELECT id FROM untold WHERE {what} ORDER BY id LIMIT ?)",
+                    [(max(1, before // 10),)],
+                ),
+                is_durable=False,
+            )
+            await self._measure()
+            if self._size <= self._most:
+                break
+        self.lost += max(0, before - self.count)
+
+    async def _measure(self) -> None:
+        found = await self._database.first(
+            "SELECT coalesce(sum(length(entry) + ?), 0), count(*) FROM untold",
+            (_OVERHEAD,),
+            lambda size, count: (size, count),
         )
+        self._size, self.count = found or (0, 0)
+        self._sizes.clear()

@@ -29,6 +29,7 @@ from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.oci.errors import StoreError
 from mirror.shared.address import Address, read_address
+from mirror.shared.failing import DatabaseDown, translated
 from mirror.shared.migrating import Deployment, Unusable, migrate
 from mirror.telemetry.log import fields
 
@@ -43,22 +44,7 @@ _FIRST = 5.0  # at start, before the mirror begins without it
 _BACKOFF = Backoff(first=0.2, most=10.0)
 _ECHO = "mirror_echo"
 
-_LOST = (
-    asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError, asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.ReadOnlySQLTransactionError, asyncpg.InvalidCatalogNameError,
-)  # fmt: skip
-"""After which a connection, and others like it, are of no use."""
-
 Heard = Callable[[str], None]
-
-
-class DatabaseDown(StoreError):
-    """It does not answer (`why`); what is asked of it can be had another time."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the shared database is down: {why}")
-        self.why = why
 
 
 class Database:
@@ -124,7 +110,8 @@ class Database:
 
     def subscribe_up(self, act: Callable[[], None]) -> None:
         """Have `act` called whenever it answers again; now, if it does."""
-        self._subscribers.append(act)
+        if act not in self._subscribers:  # a task that was started again says so again
+            self._subscribers.append(act)
         if self.is_up:
             act()
 
@@ -133,7 +120,9 @@ class Database:
 
         What is notified while it is down, or was while nobody listened, does not come.
         """
-        self._heard.setdefault(channel, []).append(heard)
+        hearing = self._heard.setdefault(channel, [])
+        if heard not in hearing:  # as above
+            hearing.append(heard)
         self.doubt()  # the listening connection is made anew with it
 
     def now(self) -> float:
@@ -176,7 +165,9 @@ class Database:
     async def _asking(self, within: float | None) -> AsyncIterator[Any]:
         pool = self._pool
         if pool is None:
-            raise self.refusal or DatabaseDown(self.trouble or "it is looked for")
+            if self.refusal is not None:  # another: each raise adds to what one carries along
+                raise Unusable(str(self.refusal))
+            raise DatabaseDown(self.trouble or "it is looked for")
         patience = within or _PATIENCE
         if self._doubted.is_set():
             patience = min(patience, _DOUBT)
@@ -334,25 +325,6 @@ _READ_ONLY = (
 )
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """What asyncpg raises, in words of ours: DatabaseDown, StoreError."""
-    try:
-        yield
-    except TimeoutError:
-        raise DatabaseDown("it does not answer in time") from None
-    except OSError as error:  # a certificate that is not trusted is a ValueError, too
-        raise DatabaseDown(_in_words(error)) from None
-    except ValueError as error:  # asyncpg's word for what no column takes
-        raise StoreError(f"the shared database does not keep this: {_in_words(error)}") from None
-    except _LOST as error:
-        raise DatabaseDown(_in_words(error)) from None
-    except asyncpg.TooManyConnectionsError:
-        raise DatabaseDown("it has no connection left") from None
-    except asyncpg.PostgresError as error:
-        raise StoreError(f"the shared database does not keep this: {_in_words(error)}") from None
-
-
 def _settings(address: Address, context: object, name: str) -> dict[str, Any]:
     return {
         "host": [host for host, _ in address.hosts],
@@ -387,9 +359,3 @@ async def require_primary(connection: Any) -> None:
 
 async def _leave_it(_connection: object) -> None:
     """Nothing is ever set in a session: there is nothing to be set back, in a trip of its own."""
-
-
-def _in_words(error: BaseException) -> str:
-    """What happened, on one line; asyncpg names no passwords."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__

@@ -153,54 +153,74 @@ class Events:
                     await self._wake.wait()
                     self._wake.clear()
             notified, self._notified = self._notified, []
-            for payload in notified:
-                await self._take(*msgspec.json.decode(payload, type=tuple[int, float, str, str]))
-            if not notified or self._is_behind:
-                with suppress(StoreError):
+            try:
+                if not self._is_behind:
+                    await self._take_notified(notified)
+                if not notified or self._is_behind:
                     await self._catch_up()
-            await self._note_progress()
+                await self._note_progress()
+            except StoreError as error:  # it is read again, from what was heard last
+                self._is_behind = True
+                _logger.debug("not heard yet: %s", error)
+                if self._database.is_up:
+                    await asyncio.sleep(_POLL)
+                    self._wake.set()
 
     def _note(self, payload: str) -> None:
         self._notified.append(payload)
         self._wake.set()
+
+    async def _take_notified(self, notified: list[str]) -> None:
+        """Raises StoreError: an event cannot be done here now."""
+        for payload in notified:
+            try:
+                told = msgspec.json.decode(payload, type=tuple[int, float, str, str])
+            except msgspec.DecodeError:  # whoever may connect to the database may notify anything
+                continue
+            if (
+                told[1] < self._database.now() + _OVERLAP
+            ):  # else it would keep others from being read
+                await self._take(*told)
 
     def _note_up(self) -> None:
         self._is_behind = True
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """Read what was said meanwhile. Raises StoreError."""
+        """Read what was said meanwhile. Raises StoreError, also where it cannot be done here."""
         if not self._database.is_up:
             return  # also its clock is not known yet
         if self._last is None:
             self._last = self._database.now()
         self._is_behind = False
-        try:
-            while True:
-                rows = await self._database.fetch(
-                    _READ, self._last - _OVERLAP, list(self._known), _PAGE
-                )
-                for row in rows:
-                    await self._take(*row)
-                if len(rows) < _PAGE:
-                    return
-        except StoreError:
-            self._is_behind = True
-            raise
+        while True:
+            rows = await self._database.fetch(
+                _READ, self._last - _OVERLAP, list(self._known), _PAGE
+            )
+            for row in rows:
+                await self._take(*row)
+            if len(rows) < _PAGE:
+                return
 
     async def _take(self, number: int, at: float, origin: str, encoded: str) -> None:
         if number in self._known:
             return
         self._known[number] = at
+        if origin != self._origin:
+            try:
+                await self._do(encoded)
+            except StoreError:
+                del self._known[number]
+                raise
         self._last = max(self._last or 0.0, at)
-        if origin == self._origin:
-            return
+
+    async def _do(self, encoded: str) -> None:
         try:
             event = _DECODER.decode(encoded)
         except msgspec.DecodeError:
             return  # a newer mirror's word for something that is not done here yet
-        self.count += 1
         await self._hear(event)
+        self.count += 1
 
     async def _note_progress(self) -> None:
         if self._last is None:

@@ -19,7 +19,7 @@ CHANNEL = "mirror_pieces"
 _COPY = """
   b.blob, b.upstream, b.size, b.proved_at IS NOT NULL AS is_proved,
   b.proved_at IS NULL AND (
-    b.holder IS NULL OR b.holder = $3 OR b.until < now()
+    b.holder IS NULL OR b.holder = $3 AND b.epoch < $5 OR b.until < now()
     OR b.moved_at < now() - $4::float8 * interval '1 second'
   ) AS is_free
 """
@@ -36,8 +36,8 @@ _PIECES = """
 _FIND = f"""
   SELECT {_COPY}, b.leaving_at IS NOT NULL AS is_leaving, p.*
   FROM mirror.blobs b {_PIECES}
-  WHERE b.digest = $5
-    AND (b.upstream = $1 OR b.proved_at IS NOT NULL AND NOT b.upstream = ANY($6::text[]))
+  WHERE b.digest = $6
+    AND (b.upstream = $1 OR b.proved_at IS NOT NULL AND NOT b.upstream = ANY($7::text[]))
   ORDER BY b.proved_at IS NULL, b.upstream <> $1 LIMIT 1
 """  # noqa: S608 - nothing of anybody's is in it
 
@@ -56,7 +56,8 @@ _CLAIM = """
     epoch = nextval('mirror.epochs'), holder = excluded.holder, until = excluded.until,
     moved_at = now()
   WHERE b.proved_at IS NULL AND (
-    b.holder IS NULL OR b.holder = excluded.holder OR b.until < now() - interval '1 second' * CASE
+    b.holder IS NULL OR b.holder = excluded.holder AND b.epoch < $8
+    OR b.until < now() - interval '1 second' * CASE
       WHEN $6 OR pg_postmaster_start_time() > now() - 2 * $5::float8 * interval '1 second'
       THEN $5::float8 ELSE 0
     END OR b.moved_at < now() - $7::float8 * interval '1 second'
@@ -143,8 +144,15 @@ _FIND_PROVED = """
 """
 
 
+_BEGIN = "SELECT nextval('mirror.epochs')"
+
+
 class PostgresLedger:
     """A `mirror.shared.ports.Ledger`. `holder` names this mirror, also after it was restarted.
+
+    A turn that this mirror had before it was started is its own, and so anybody's; one that it has
+    taken since is that of whoever took it here. Two who would take each other's turns for their own
+    (a cloned disk has its mirror's name, too) would go on taking them from each other.
 
     `patience`: seconds after which a turn is over that has got nowhere, however alive its holder
     is. `read_private` gives the upstreams whose bytes no other upstream's fill may take;
@@ -165,12 +173,13 @@ class PostgresLedger:
         self._patience = patience
         self._read_private = read_private
         self._had_trouble = had_trouble
+        self._began: int | None = None  # epochs from there on are of this run, or of others
 
     async def find(self, upstream: str, digest: Digest) -> Copy | None:
         """As `Ledger.find`."""
-        private = sorted(self._read_private())
+        private, began = sorted(self._read_private()), await self._begin()
         row = await self._database.fetchrow(
-            _FIND, upstream, 0, self._holder, self._patience, str(digest), private
+            _FIND, upstream, 0, self._holder, self._patience, began, str(digest), private
         )
         if row is None:
             return None
@@ -180,13 +189,16 @@ class PostgresLedger:
 
     async def look(self, blob: int, after: int) -> Copy | None:
         """As `Ledger.look`."""
-        row = await self._database.fetchrow(_LOOK, blob, after, self._holder, self._patience)
+        row = await self._database.fetchrow(
+            _LOOK, blob, after, self._holder, self._patience, await self._begin()
+        )
         return None if row is None else _copy(row)
 
     async def claim(
         self, upstream: str, digest: Digest, term: float, lease: float
     ) -> Claimed | None:
         """As `Ledger.claim`."""
+        began = await self._begin()
         row = await self._database.fetchrow(
             _CLAIM,
             upstream,
@@ -196,6 +208,7 @@ class PostgresLedger:
             lease,
             self._had_trouble(lease),
             self._patience,
+            began,
         )
         if row is None:
             return None
@@ -243,6 +256,14 @@ class PostgresLedger:
         """Which of these are in the bucket, whole."""
         rows = await self._database.fetch(_FIND_PROVED, [str(digest) for digest in digests])
         return {row["digest"] for row in rows}
+
+    async def _begin(self) -> int:
+        began = self._began
+        if began is None:
+            drawn = int(await self._database.fetchval(_BEGIN))
+            # Whoever was first may have the turn by now: what it goes by holds.
+            began = self._began = drawn if self._began is None else self._began
+        return began
 
     async def _touches(self, statement: str, *arguments: object) -> bool:
         return await self._database.fetchrow(statement, *arguments) is not None

@@ -9,7 +9,8 @@ from typing import Any
 from mirror.config import EnvironmentProxies, Shared
 from mirror.shared.address import read_address
 from mirror.shared.bucket import MARKER, ObjectBucket
-from mirror.shared.database import connect, require_primary, translated
+from mirror.shared.database import connect, require_primary
+from mirror.shared.failing import translated
 from mirror.shared.migrating import SCRIPTS, Deployment, Unusable, find
 from mirror.shared.opening import make_store
 from mirror.shared.ports import BucketDown, NoObject

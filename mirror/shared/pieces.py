@@ -7,7 +7,7 @@ overlaps another: who goes on where another has stopped puts what is between.
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
@@ -65,11 +65,17 @@ class Pieces:
         return (self._pieces[start] for start in self._starts)
 
     def add(self, piece: Piece) -> bool:
-        """One more, or another for the same bytes; whether that is news."""
+        """One more, or another for the same bytes, or for more; whether that is news.
+
+        What lies in it is no piece any more: so it is where all of a blob was put as one object.
+        """
         if self._pieces.get(piece.start) == piece:
             return False
-        if piece.start not in self._pieces:
-            self._starts.insert(bisect_right(self._starts, piece.start), piece.start)
+        first = bisect_left(self._starts, piece.start)
+        last = bisect_left(self._starts, piece.stop)
+        for start in self._starts[first:last]:
+            del self._pieces[start]
+        self._starts[first:last] = [piece.start]
         self._pieces[piece.start] = piece
         return True
 

@@ -63,6 +63,7 @@ class Ledger(Protocol):
         """Take the turn for `term` seconds, if it is nobody's, or has got nowhere for long.
 
         `lease` is what it has to be over for, beyond its end, where nobody could have renewed it.
+        What this mirror had before it was started anew is nobody's.
         """
 
     async def renew(self, blob: int, epoch: int, term: float) -> bool:

@@ -26,6 +26,7 @@ class Mirror:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.began: int | None = None
         self.turn = Turn(LEASE, PATIENCE, PAUSE)
         self.blob: int | None = None
         self.has = set[int]()  # bytes on its disk
@@ -51,11 +52,13 @@ class Mirror:
     def _claim(self, book: Book, now: float) -> None:
         if book.is_down:
             raise StoreError("down")
+        if self.began is None:
+            self.began = book.begin()
         row = book.rows.get((UPSTREAM, DIGEST))
         if row is not None and self._note(book, row, now):
             return
         grace = LEASE if book.back_at is not None and now - book.back_at < 2 * LEASE else 0.0
-        got = book.claim(UPSTREAM, DIGEST, self.name, self.turn.term, grace=grace)
+        got = book.claim(UPSTREAM, DIGEST, self.name, self.turn.term, grace=grace, began=self.began)
         if got is None:
             self.turn.was_taken(now)
         else:
@@ -82,7 +85,7 @@ class Mirror:
 
     def _note(self, book: Book, row: Row, now: float) -> bool:
         self.blob = row.blob
-        is_free = book.is_free(row, self.name)
+        is_free = book.is_free(row, self.name, began=self.began or 0)
         if row.is_proved:
             self.turn.is_proved(now)
         elif not is_free:

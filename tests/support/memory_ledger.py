@@ -47,8 +47,12 @@ class Book:
                 return row
         return None
 
+    def begin(self) -> int:
+        """A run of a mirror begins: turns of before, of its name, are nobody's."""
+        return next(self._epochs)
+
     def claim(
-        self, upstream: str, digest: str, holder: str, term: float, *, grace: float
+        self, upstream: str, digest: str, holder: str, term: float, *, grace: float, began: int = 0
     ) -> Row | None:
         if self.is_down:
             raise StoreError("down")
@@ -60,16 +64,17 @@ class Book:
             )
             self.rows[upstream, digest] = row
             return row
-        if row.is_proved or not self.is_free(row, holder, grace=grace):
+        if row.is_proved or not self.is_free(row, holder, grace=grace, began=began):
             return None
         row.epoch, row.holder, row.until = next(self._epochs), holder, until
         row.moved_at = self.now
         return row
 
-    def is_free(self, row: Row, holder: str, *, grace: float = 0.0) -> bool:
-        """Whether this one may claim it."""
+    def is_free(self, row: Row, holder: str, *, grace: float = 0.0, began: int = 0) -> bool:
+        """Whether this one may claim it, that `began` then."""
         is_over = row.until < self.now - grace or row.moved_at < self.now - self.patience
-        return row.holder in {None, holder} or is_over
+        was_its_own = row.holder == holder and row.epoch < began
+        return row.holder is None or was_its_own or is_over
 
     def record(self, blob: int, epoch: int, piece: Piece) -> bool:
         row = self.of(blob, epoch)
@@ -100,10 +105,18 @@ class MemoryLedger:
     holder: str
     private: Collection[str] = ()
     had_trouble: bool = False
+    _began: int | None = None
+
+    @property
+    def began(self) -> int:
+        if self._began is None:
+            self._began = self.book.begin()
+        return self._began
 
     async def find(self, upstream: str, digest: Digest) -> Copy | None:
         if self.book.is_down:
             raise StoreError("down")
+        began = self.began
         found = [
             row
             for row in self.book.rows.values()
@@ -111,17 +124,19 @@ class MemoryLedger:
             and (row.upstream == upstream or (row.is_proved and row.upstream not in self.private))
         ]
         found.sort(key=lambda row: (not row.is_proved, row.upstream != upstream))
-        return self._copy(found[0], 0) if found else None
+        return self._copy(found[0], 0, began) if found else None
 
     async def look(self, blob: int, after: int) -> Copy | None:
         row = self.book.of(blob)
-        return None if row is None else self._copy(row, after)
+        return None if row is None else self._copy(row, after, self.began)
 
     async def claim(
         self, upstream: str, digest: Digest, term: float, lease: float
     ) -> Claimed | None:
         grace = lease if self.had_trouble else 0.0
-        row = self.book.claim(upstream, str(digest), self.holder, term, grace=grace)
+        row = self.book.claim(
+            upstream, str(digest), self.holder, term, grace=grace, began=self.began
+        )
         if row is None:
             return None
         return Claimed(row.blob, row.epoch, tuple(sorted(row.pieces.values())))
@@ -161,8 +176,8 @@ class MemoryLedger:
         if row is not None and (epoch is not None or row.is_proved):
             del self.book.rows[row.upstream, row.digest]
 
-    def _copy(self, row: Row, after: int) -> Copy:
-        is_free = self.book.is_free(row, self.holder)
+    def _copy(self, row: Row, after: int, began: int) -> Copy:
+        is_free = self.book.is_free(row, self.holder, began=began)
         return Copy(
             row.blob, row.upstream, row.size, row.is_proved, not row.is_proved and is_free,
             tuple(piece for piece in sorted(row.pieces.values()) if piece.stop > after),

@@ -67,6 +67,7 @@ class TestPostgresLedger(LedgerConformance):
                 await ledger("two", had_trouble=True),
                 lapse,
                 stall,
+                await ledger("one"),
             )
 
 

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import asyncpg
 import pytest
 
 from mirror.oci.digest import digest_of
-from mirror.oci.errors import Unavailable
+from mirror.oci.errors import StoreError, Unavailable
 from mirror.oci.manifest import OCI_MANIFEST
 from mirror.oci.reference import Repository
 from mirror.records.fleet import FleetRecords
@@ -20,7 +22,16 @@ from mirror.records.sqlite import SqliteRecords
 from mirror.records.telling import Teller
 from mirror.records.tidying import Tidying
 from mirror.records.together import Together
-from mirror.records.untold import LinkSaid, Untold
+from mirror.records.untold import (
+    Entry,
+    LinkSaid,
+    LinksGone,
+    Pinned,
+    ReferrersGone,
+    TagGone,
+    Unpinned,
+    Untold,
+)
 from mirror.records.wishes import PinRecord
 from mirror.shared.database import Database
 from mirror.shared.events import (
@@ -32,7 +43,7 @@ from mirror.shared.events import (
     TagForgotten,
     TagMoved,
 )
-from mirror.sqlite import Statement
+from mirror.sqlite import Database as SqliteDatabase, Row, Statement
 from tests.conformance.records import ALPINE, APP, HUB, NGINX, ONE, THREE, TWO, RecordsConformance
 from tests.support.clock import FakeClock
 from tests.support.postgres import Postgres, opened
@@ -40,6 +51,7 @@ from tests.support.process import until
 from tests.support.tasks import owned_tasks
 
 HOUR = 3600.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,9 @@ class Member:
     together: Together
     wishes: FleetWishes
     database: Database
+    teller: Teller
     heard: list[Event]
+    disk: asyncio.Event  # cleared: nothing that is heard can be done here
 
     async def told(self) -> None:
         """Return when it has told all that it knows."""
@@ -90,15 +104,20 @@ async def _join(
     shared = PostgresRecords(database, clock=clock, there=clock)
     running = await stack.enter_async_context(owned_tasks())
     heard: list[Event] = []
+    disk = asyncio.Event()
+    disk.set()
 
     async def hear(event: Event) -> None:
+        if not disk.is_set():
+            raise StoreError("disk full")
         heard.append(event)
 
     async def note(at: float) -> None:
         await untold.remember("heard", repr(at))
 
     events = Events(database, origin=name, hear=hear, heard=None, note_heard=note)
-    running.keep(Teller(untold, database, shared, origin=name).tell_forever, name="tell")
+    teller = Teller(untold, database, shared, origin=name, holder=name)
+    running.keep(teller.tell_forever, name="tell")
     running.keep(events.follow, name="hear")
     together = Together(
         database, shared, untold, name=name, lease=5.0, monotonic=asyncio.get_running_loop().time
@@ -112,7 +131,9 @@ async def _join(
         together,
         wishes,
         database,
+        teller,
         heard,
+        disk,
     )
 
 
@@ -212,6 +233,49 @@ async def test_referrers_that_are_forgotten_are_asked_for_anew_everywhere(join: 
 
     await until(is_heard)
     assert await two.shared.find_referrers(ALPINE, ONE) is None
+
+
+async def test_what_could_not_be_done_when_it_was_heard_is_done_later(join: Join) -> None:
+    one, two = await join("one"), await join("two")
+    two.disk.clear()
+    await one.records.forget_tag(ALPINE, "1")
+    await one.records.forget_tag(ALPINE, "2")
+    await one.told()
+    two.disk.set()
+
+    async def is_heard() -> bool:
+        return len(two.heard) == 2
+
+    await until(is_heard)
+    assert two.heard == [TagForgotten(ALPINE, "1"), TagForgotten(ALPINE, "2")]
+
+
+@pytest.mark.parametrize(
+    "payload", ["garbage", "[]", '[7, 1e12, "nobody", "["pins"]"]', '[8, 1.0, "nobody", "{}"]']
+)
+async def test_what_anybody_notifies_keeps_no_mirror_from_hearing(join: Join, payload: str) -> None:
+    one, two = await join("one"), await join("two")
+    await one.records.forget_tag(ALPINE, "1")
+    await one.told()
+
+    await until(lambda: _has_heard(two, "1"))
+    await one.database.execute("SELECT pg_notify('mirror_events', $1)", payload)
+    await one.records.forget_tag(ALPINE, "2")
+    await until(lambda: _has_heard(two, "2"))
+    # What is said while nobody listens is read then.
+    await one.database.execute(
+        "INSERT INTO mirror.events (origin, event) VALUES ('one', $1)",
+        '["no tag",["repository","docker.io","library/alpine"],"3"]',
+    )
+    await one.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'mirror two' AND datname = current_database()"
+    )
+    await until(lambda: _has_heard(two, "3"))
+
+
+async def _has_heard(member: Member, tag: str) -> bool:
+    return any(isinstance(it, TagForgotten) and it.tag == tag for it in member.heard)
 
 
 # Turns
@@ -352,7 +416,7 @@ async def test_what_is_learnt_while_the_database_is_away_is_told_over_restarts(
         assert untold.count == 2
         shared = PostgresRecords(database, clock=clock, there=clock)
         async with owned_tasks() as tasks:
-            teller = Teller(untold, database, shared, origin="one")
+            teller = Teller(untold, database, shared, origin="one", holder="one")
             tasks.keep(teller.tell_forever, name="tell")
             await untold.wait_told(30)
             assert teller.told == 2
@@ -367,6 +431,60 @@ async def test_what_waits_to_be_told_is_bounded(tmp_path: Path) -> None:
         assert untold.lost > 0
         assert untold.count < 400
         assert kept[-1][1] != _said(0)
+
+
+async def test_what_nobody_would_learn_anew_is_kept_the_longest(tmp_path: Path) -> None:
+    gone: list[Entry] = [LinksGone(NGINX, (ONE,)), TagGone(NGINX, "1"), ReferrersGone(NGINX, ONE)]
+    pins: list[Entry] = [Pinned("alpine:1", (), 1.0), Unpinned("alpine:2")]
+    async with Untold.open(tmp_path, most=20_000) as untold:
+        for entry in (*gone, *pins):
+            await untold.add(entry)
+        for number in range(1000):
+            await untold.add(_said(number))
+        assert untold.lost > 0
+        kept = [entry for _, entry in await untold.first()]
+        assert kept[:5] == [*gone, *pins]
+        for number in range(1000):
+            await untold.add(TagGone(NGINX, str(number)))
+        assert untold.count < 400
+
+
+async def test_what_is_told_makes_room_however_much_follows(tmp_path: Path) -> None:
+    async with Untold.open(tmp_path, most=20_000) as untold:
+        await untold.add(_said(0))
+        for number in range(1, 500):  # it is never empty
+            await untold.add(_said(number))
+            [(first, _), _] = await untold.first()
+            await untold.remove([first])
+        assert (untold.lost, untold.count) == (0, 1)
+
+
+class _Late(SqliteDatabase):
+    """Its answers take a while: until `may_answer`."""
+
+    asked: asyncio.Event
+    may_answer: asyncio.Event
+
+    async def page(self, sql: str, values: Row, read: Callable[..., T]) -> list[T]:
+        found = await super().page(sql, values, read)
+        self.asked.set()
+        await self.may_answer.wait()
+        return found
+
+
+async def test_what_comes_while_nothing_was_found_is_told(tmp_path: Path) -> None:
+    async with Untold.open(tmp_path) as untold:
+        database = untold._database  # noqa: SLF001 - what reads is another thread than what writes
+        database.__class__ = _Late
+        assert isinstance(database, _Late)
+        database.asked, database.may_answer = asyncio.Event(), asyncio.Event()
+        looking = asyncio.get_running_loop().create_task(untold.first())
+        await database.asked.wait()
+        await untold.add(_said(1))
+        database.may_answer.set()
+        assert await looking == []
+        assert untold.more.is_set()
+        assert untold.count == 1
 
 
 async def test_entries_of_a_newer_mirror_are_passed_over(tmp_path: Path) -> None:
@@ -388,6 +506,36 @@ async def test_one_entry_that_cannot_be_kept_harms_no_other(
     await one.told()
     assert await one.shared.find_link(NGINX, digest_of(b"7")) is not None
     assert "not told" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["disk_full", "insufficient_privilege", "deadlock_detected"])
+async def test_nothing_is_lost_while_the_database_takes_nothing(
+    join: Join, url: str, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    one = await join("one")
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$;"
+            " CREATE TRIGGER refuse BEFORE INSERT ON mirror.links EXECUTE FUNCTION refuse()"
+        )
+        for number in range(5):
+            await one.untold.add(_said(number))
+
+        async def is_tried() -> bool:
+            return one.teller.trouble is not None
+
+        await until(is_tried)
+        assert one.untold.count == 5
+        await connection.execute("DROP TRIGGER refuse ON mirror.links")
+    finally:
+        await connection.close()
+    await one.told()
+    for number in range(5):
+        assert await one.shared.find_link(NGINX, digest_of(b"%d" % number)) is not None
+    assert one.teller.trouble is None
+    assert caplog.text.count("not told yet") == 1
 
 
 async def test_what_is_of_no_use_to_anybody_is_forgotten_by_one_at_a_time(

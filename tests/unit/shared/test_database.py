@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ import asyncpg
 import pytest
 
 from mirror.oci.errors import StoreError
-from mirror.shared.database import Database, DatabaseDown
+from mirror.shared.database import Database
+from mirror.shared.failing import DatabaseDown
 from mirror.shared.migrating import SCRIPTS, Unusable
 from tests.support.postgres import PASSWORD, Postgres, opened, running_pgbouncer
 from tests.support.process import until
@@ -298,3 +300,48 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
             assert database.trouble is not None
             assert "CERTIFICATE_VERIFY_FAILED" in database.trouble
         assert PASSWORD not in (database.trouble or "")
+
+
+async def test_however_often_it_is_refused_no_refusal_drags_the_ones_before_along(
+    tmp_path: Path,
+) -> None:
+    database = Database(
+        tmp_path / "none",
+        name="one",
+        monotonic=time.monotonic,
+        dice=random.Random(1),  # noqa: S311
+    )
+    database.refusal = Unusable("it belongs to others")
+    lengths = set[int]()
+    for _ in range(5):
+        with pytest.raises(Unusable, match="belongs to others") as raised:
+            await database.fetchval("SELECT 1")
+        lengths.add(len(raised.traceback))
+    assert len(lengths) == 1
+
+
+async def test_who_subscribes_anew_is_told_once(postgres: Postgres, tmp_path: Path) -> None:
+    """As a task does that was started again after a fault."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    ups: list[int] = []
+
+    def note_up() -> None:
+        ups.append(1)
+
+    async with opened(await postgres.create_database(), tmp_path) as database:
+        for _ in range(3):
+            database.listen("news", heard.put_nowait)
+            database.subscribe_up(note_up)
+
+        async def comes() -> bool:
+            await database.execute("SELECT pg_notify('news', $1)", str(heard.qsize()))
+            return not heard.empty()
+
+        await until(comes)
+        database.doubt()
+        await database.execute("SELECT pg_notify('news', 'last')")
+        found: list[str] = []
+        while not found or found[-1] != "last":
+            found.append(await heard.get())
+        assert found.count("last") == 1
+        assert heard.empty()

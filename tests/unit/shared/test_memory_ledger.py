@@ -24,4 +24,5 @@ class TestMemoryLedger(LedgerConformance):
             MemoryLedger(book, "two", [PRIVATE], had_trouble=True),
             lapse,
             stall,
+            MemoryLedger(book, "one", [PRIVATE]),
         )

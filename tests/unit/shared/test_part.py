@@ -177,6 +177,33 @@ async def test_whoever_goes_on_after_another_asks_upstream_for_what_is_not_there
     assert upstream.asked == [(10_000, 20_000), (30_000, None)]
 
 
+async def test_who_reads_parts_of_what_is_one_object_by_now_reads_on_from_that() -> None:
+    world = World()
+    upstream = MemorySource({DIGEST: CONTENT})
+    async with world.tended("one") as one, world.tended("two") as two:
+        await leads(one)
+        assert one.blob is not None
+        assert one.turn.epoch is not None
+        await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
+        await world.put(one, 0, 10_000)
+        await world.put(one, 10_000, 20_000)
+        await world.pass_time(PAUSE, two)
+        async with open_blob(two.through(upstream)) as copied, aclosing(copied.chunks) as chunks:
+            found = bytearray(await anext(chunks))
+            # All that follows, and that it is proved, and joined, two learns at once.
+            await world.put(one, 20_000, len(CONTENT))
+            keys = [piece.key for piece in world.book.rows[UPSTREAM, str(DIGEST)].pieces.values()]
+            assert await one.ledger.prove(one.blob, one.turn.epoch, len(CONTENT), keys)
+            await one.bucket.put("whole", CONTENT)
+            assert await one.ledger.join(one.blob, Piece(0, len(CONTENT), "whole"))
+            await world.pass_time(PAUSE, two)
+            async with asyncio.timeout(30):
+                async for chunk in chunks:
+                    found += chunk
+    assert found == CONTENT
+    assert not upstream.asked
+
+
 async def test_who_has_lost_the_turn_takes_no_more_from_upstream() -> None:
     world = World()
     upstream = MemorySource({DIGEST: CONTENT})

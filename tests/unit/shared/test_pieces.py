@@ -80,6 +80,15 @@ def test_what_is_there_is_found_by_any_of_its_bytes() -> None:
     assert (there.reach(0), len(there)) == (10, 2)
 
 
+def test_what_is_put_as_a_whole_takes_the_place_of_its_parts() -> None:
+    there = _pieces((0, 10), (10, 20), (20, 30), (40, 50))
+    assert there.add(Piece(0, 40, "whole"))
+    assert [*there] == [Piece(0, 40, "whole"), Piece(40, 50, "40")]
+    assert there.find(25) == Piece(0, 40, "whole")
+    assert there.reach(0) == 50
+    assert not there.add(Piece(0, 40, "whole"))
+
+
 def test_keys_are_known_from_what_else_there_is_in_a_bucket() -> None:
     assert is_piece(key(digest_of(b"one"), 12, "0123456789abcdef", 5))
     for other in ("mirror-deployment", "sha256/readme.txt", "photos/sha256/1.jpg"):
