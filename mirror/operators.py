@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -82,18 +82,19 @@ def _overview(
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
-            lambda: [*map(_push, built.uploads.on_their_way())], parts.clock, parts.monotonic,
+            lambda: [_push(it, parts.private) for it in built.uploads.on_their_way()],
+            parts.private, parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     return overview
 
 
-def _push(course: Course) -> models.Push:
+def _push(course: Course, private: Collection[str]) -> models.Push:
     return models.Push(
         upstream=course.repository.namespace, repository=course.repository.name,
         state=course.state.value, received=course.size, sent=course.sent,
-        clients=len(course.followers),
+        clients=len(course.followers), is_private=course.repository.namespace in private,
     )  # fmt: skip
 
 
@@ -118,7 +119,10 @@ def build_admin(
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
     parts.work.keep(telling, name="watch")
-    past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
+    past = Past(
+        keeper, private=parts.private, gather=pool.gather, clock=parts.clock,
+        monotonic=parts.monotonic,
+    )  # fmt: skip
     parts.work.keep(keeper.run, name="history")
     _notify(parts, overview, reloading)
     address, _ = config.server.admin_listen

@@ -65,8 +65,8 @@ class Fill(Struct, frozen=True, kw_only=True):
     """A download that is under way."""
 
     upstream: str
-    repository: str
-    digest: str
+    repository: str | None  # None, as is the digest: it is private, and not told to who asks
+    digest: str | None
     state: str
     size: int | None
     written: int
@@ -75,17 +75,19 @@ class Fill(Struct, frozen=True, kw_only=True):
     seconds: float  # since it was asked for
     readers: int
     endpoint: str | None = None  # that has sent the first of it
+    is_private: bool = False  # of an upstream with `access = "client"`
 
 
 class Push(Struct, frozen=True, kw_only=True):
     """Bytes on their way to a registry; nobody knows how many there will be."""
 
     upstream: str
-    repository: str
+    repository: str | None  # None: it is private, and not told to who asks
     state: str
     received: int  # bytes, of clients
     sent: int  # of these, to the registry
     clients: int  # uploads that they are of
+    is_private: bool = False
 
 
 class Store(Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ class Parts:
     schedules: Callable[[], list[acts.WarmSchedule]]
     company: Callable[[], Sequence[tuple[str, str]]]  # what does not work between mirrors, and why
     pushes: Callable[[], list[models.Push]]
+    private: Collection[str]  # upstreams with `access = "client"`, as they are now
     clock: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -199,6 +200,7 @@ class Overview:
             seconds=self._parts.monotonic() - fill.began,
             readers=fill.readers.count,
             endpoint=fill.first_sender,
+            is_private=fill.upstream in self._parts.private,
         )
 
     def _served(self) -> models.Served:

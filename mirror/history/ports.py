@@ -6,9 +6,11 @@
 
 Times are seconds since the epoch, sizes are bytes. A repository is named with its registry; where
 it is None, it stands for all that are not told apart: of names that nobody has, there is no end.
+`is_private`: of an upstream where each client's own login decides (`access = "client"`). What is
+asked for some operators only is `hidden`: then nothing of these upstreams is told but sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,10 +23,7 @@ HOUR, DAY = 3600, 86400
 
 
 class Pull(Struct, frozen=True, kw_only=True):
-    """A pull, as far as it has gone. `client` is None where addresses are not kept.
-
-    `is_private`: of an upstream where each client's own login decides (`access = "client"`).
-    """
+    """A pull, as far as it has gone. `client` is None where addresses are not kept."""
 
     id: int
     began: float
@@ -60,6 +59,7 @@ class Total(Struct, frozen=True, kw_only=True):
     fetched: int
     saved: int  # served, and not fetched for that; never below 0
     wasted: int  # fetched then, and never served since
+    is_private: bool = False
 
 
 class Arrival(Struct, frozen=True, kw_only=True):
@@ -76,6 +76,7 @@ class Arrival(Struct, frozen=True, kw_only=True):
     used: int  # of that: served to clients since
     resumes: int  # after a connection broke
     endpoint: str
+    is_private: bool = False
 
 
 class Again(Struct, frozen=True, kw_only=True):
@@ -87,6 +88,7 @@ class Again(Struct, frozen=True, kw_only=True):
     arrivals: int
     fetched: int
     extra: int
+    is_private: bool = False
 
 
 class Cost(Struct, frozen=True, kw_only=True):
@@ -99,6 +101,7 @@ class Cost(Struct, frozen=True, kw_only=True):
     fetched: int
     saved: int
     wasted: int
+    is_private: bool = False
 
 
 class Waste(Struct, frozen=True, kw_only=True):
@@ -150,6 +153,7 @@ class PullFilter:
     client: str | None = None
     result: Result | None = None
     since: float | None = None
+    hidden: frozenset[str] = frozenset()  # upstreams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +165,7 @@ class TotalsFilter:
     by: Literal["all", "upstream", "repository"] = "all"
     upstream: str | None = None
     repository: str | None = None
+    hidden: frozenset[str] = frozenset()  # upstreams whose repositories are not told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +193,14 @@ class History(Protocol):
     async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
         """The latest first; of an hour or a day, who was served most."""
 
-    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+    async def list_arrivals(
+        self, digest: str | None, limit: int, *, hidden: Collection[str] = ()
+    ) -> list[Arrival]:
         """Where a blob came from, or (None) all did, the latest first."""
 
-    async def find_waste(self, since: float, now: float, limit: int) -> Waste:
+    async def find_waste(
+        self, since: float, now: float, limit: int, *, hidden: Collection[str] = ()
+    ) -> Waste:
         """So many of each kind; what has come only now may still be served."""
 
     async def trim(self, now: float) -> None:

@@ -5,7 +5,7 @@ Pulls and arrivals go after `keep_pulls`; hours become days after a year, and da
 pulls and arrivals, or totals.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -112,19 +112,25 @@ class SqliteHistory:
     async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
         """The latest first."""
         sql, values = statements.totals(wanted)
-        return await self._database.page(sql, (*values, limit), _total)
+        return await self._database.page(sql, (*values, limit), self._total)
 
-    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+    async def list_arrivals(
+        self, digest: str | None, limit: int, *, hidden: Collection[str] = ()
+    ) -> list[Arrival]:
         """Where a blob came from, or all did, the latest first."""
-        if digest is None:
-            return await self._arrivals(statements.LATEST, (limit,))
-        return await self._arrivals(statements.ARRIVALS, (digest, limit))
+        sql, values = statements.arrivals(digest, hidden)
+        return await self._arrivals(sql, (*values, limit))
 
-    async def find_waste(self, since: float, now: float, limit: int) -> Waste:
+    async def find_waste(
+        self, since: float, now: float, limit: int, *, hidden: Collection[str] = ()
+    ) -> Waste:
         """So many of each kind."""
-        costs = await self._database.page(statements.COSTS, (since, limit), _cost)
-        again = await self._database.page(statements.AGAIN, (since, limit), _again)
-        unused = await self._arrivals(statements.WASTED, (since, now - _FRESH, limit))
+        sql, values = statements.costs(since, hidden)
+        costs = await self._database.page(sql, (*values, limit), self._cost)
+        sql, values = statements.again(since, hidden)
+        again = await self._database.page(sql, (*values, limit), self._again)
+        sql, values = statements.wasted(since, now - _FRESH, hidden)
+        unused = await self._arrivals(sql, (*values, limit))
         return Waste(since=since, costs=costs, again=again, unused=unused)
 
     async def trim(self, now: float) -> None:
@@ -176,48 +182,47 @@ class SqliteHistory:
         await self._database.write(Statement(sql, [values]), is_durable=False)
 
     async def _arrivals(self, sql: str, values: tuple[object, ...]) -> list[Arrival]:
-        return await self._database.page(sql, values, _arrival)
+        return await self._database.page(sql, values, self._arrival)
 
     def _pull(self, *row: object) -> Pull:
-        return _pull(row, self._private)
+        values = _named(statements.PULL, row)
+        values["result"], values["why"] = Result(str(values["result"])), Why(str(values["why"]))
+        return _MAKE_PULL(**values, is_private=values["upstream"] in self._private)
+
+    def _arrival(self, *row: object) -> Arrival:
+        values = _named(statements.ARRIVAL, row)
+        return _MAKE_ARRIVAL(**values, is_private=values["upstream"] in self._private)
+
+    def _total(self, start: int, upstream: str | None, path: str | None, *figures: int) -> Total:
+        pulls, hits, misses, failed, served, fetched, used, unused = figures
+        return Total(
+            start=start, upstream=upstream, repository=path or None, pulls=pulls, hits=hits,
+            misses=misses, failed=failed, served=served, fetched=fetched,
+            saved=max(0, served - used), wasted=max(0, unused),
+            is_private=upstream in self._private,
+        )  # fmt: skip
+
+    def _cost(self, upstream: str, path: str, *figures: int) -> Cost:
+        pulls, served, fetched, used, unused = figures
+        return Cost(
+            upstream=upstream, repository=path or None, pulls=pulls, served=served,
+            fetched=fetched, saved=max(0, served - used), wasted=max(0, unused),
+            is_private=upstream in self._private,
+        )  # fmt: skip
+
+    def _again(self, digest: str, upstream: str, path: str, *figures: int) -> Again:
+        size, arrivals, fetched = figures
+        return Again(
+            digest=digest, repository=path or None, size=size, arrivals=arrivals, fetched=fetched,
+            extra=fetched - size, is_private=upstream in self._private,
+        )  # fmt: skip
 
 
-def _pull(row: tuple[object, ...], private: Collection[str]) -> Pull:
-    values: dict[str, object] = dict(zip(statements.PULL, row, strict=True))
+def _named(columns: Sequence[str], row: tuple[object, ...]) -> dict[str, object]:
+    values: dict[str, object] = dict(zip(columns, row, strict=True))
     values["repository"] = values["repository"] or None
-    values["result"], values["why"] = Result(str(values["result"])), Why(str(values["why"]))
-    return _MAKE_PULL(**values, is_private=values["upstream"] in private)
+    return values
 
 
 _MAKE_PULL: Callable[..., Pull] = Pull
 _MAKE_ARRIVAL: Callable[..., Arrival] = Arrival
-
-
-def _arrival(*row: object) -> Arrival:
-    values: dict[str, object] = dict(zip(statements.ARRIVAL, row, strict=True))
-    values["repository"] = values["repository"] or None
-    return _MAKE_ARRIVAL(**values)
-
-
-def _total(start: int, upstream: str | None, path: str | None, *figures: int) -> Total:
-    pulls, hits, misses, failed, served, fetched, used, unused = figures
-    return Total(
-        start=start, upstream=upstream, repository=path or None, pulls=pulls, hits=hits,
-        misses=misses, failed=failed, served=served, fetched=fetched,
-        saved=max(0, served - used), wasted=max(0, unused),
-    )  # fmt: skip
-
-
-def _cost(upstream: str, path: str, *figures: int) -> Cost:
-    pulls, served, fetched, used, unused = figures
-    return Cost(
-        upstream=upstream, repository=path or None, pulls=pulls, served=served, fetched=fetched,
-        saved=max(0, served - used), wasted=max(0, unused),
-    )  # fmt: skip
-
-
-def _again(digest: str, path: str, size: int, arrivals: int, fetched: int) -> Again:
-    return Again(
-        digest=digest, repository=path or None, size=size, arrivals=arrivals, fetched=fetched,
-        extra=fetched - size,
-    )  # fmt: skip

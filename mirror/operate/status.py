@@ -99,10 +99,11 @@ def _fills(status: Status) -> Table:
     table = Table("download", "", "of", "rate", "left", "readers", "of", "from", box=None)
     for one in status.fills:
         table.add_row(
-            one.digest[:_DIGEST], _bar(one), "?" if one.size is None else size(one.size),
+            (one.digest or "private")[:_DIGEST], _bar(one),
+            "?" if one.size is None else size(one.size),
             f"{size(one.rate)}/s",
             "-" if one.seconds_left is None else duration(one.seconds_left),
-            str(one.readers), one.repository, one.endpoint or "-",
+            str(one.readers), one.repository or f"others of {one.upstream}", one.endpoint or "-",
         )  # fmt: skip
     return table
 
@@ -111,8 +112,8 @@ def _pushes(status: Status) -> Table:
     table = Table("push to", "", "here", "sent", "clients", box=None)
     for one in status.pushes:
         table.add_row(
-            f"{one.upstream}/{one.repository}", one.state, size(one.received), size(one.sent),
-            str(one.clients),
+            f"{one.upstream}/{one.repository or '(private)'}", one.state, size(one.received),
+            size(one.sent), str(one.clients),
         )  # fmt: skip
     return table
 

@@ -227,3 +227,36 @@ class HistoryConformance:
             await history.record(Batch([pull(number, repository=name)], [], []))
         assert list((await history.begin(9, 9)).repositories) == [NGINX, APP]
         assert list((await history.begin(1, 9)).repositories) == [NGINX]
+
+    # What is hidden
+
+    async def test_what_is_hidden_is_told_in_sums_alone(self, history: History) -> None:
+        sums = [
+            Sum(HOUR, HUB, APP, served=1, fetched=1),
+            Sum(HOUR, GHCR, OTHER, served=9, fetched=9),
+        ]
+        arrivals = [
+            arrival(n, upstream=GHCR if n % 2 else HUB, repository=OTHER if n % 2 else APP,
+                    digest=ONE if n % 2 else TWO)
+            for n in range(1, 5)
+        ]  # fmt: skip
+        await history.record(
+            Batch([pull(1), pull(2, upstream=GHCR, repository=OTHER)], sums, arrivals)
+        )
+        hidden = frozenset({GHCR})
+        assert await ids(history, hidden=hidden) == [1]
+        assert await ids(history, hidden=hidden, repository=OTHER) == []
+        assert {it.repository for it in await history.list_arrivals(None, 9, hidden=hidden)} == {
+            APP
+        }
+        assert await history.list_arrivals(ONE, 9, hidden=hidden) == []
+        waste = await history.find_waste(0, NOW + DAY, 9, hidden=hidden)
+        assert {(it.upstream, it.repository) for it in waste.costs} == {(HUB, APP), (GHCR, None)}
+        assert {it.repository for it in waste.again} == {APP}
+        assert {it.repository for it in waste.unused} == {APP}
+        told = await history.list_totals(TotalsFilter(since=0, by="repository", hidden=hidden), 9)
+        assert [(it.repository, it.served) for it in told] == [(None, 9), (APP, 1)]
+        by_name = TotalsFilter(since=0, repository=OTHER, hidden=hidden)
+        assert await history.list_totals(by_name, 9) == []
+        (whole,) = await history.list_totals(TotalsFilter(since=0, hidden=hidden), 9)
+        assert whole.served == 10

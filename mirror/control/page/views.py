@@ -10,6 +10,7 @@ import jinja2
 
 from mirror import __version__
 from mirror.control.acts import Pins
+from mirror.control.hidden import without_private
 from mirror.control.models import Status
 from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import PastViews, parse_choice, when
@@ -87,7 +88,10 @@ class Views:
     async def page(
         self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
     ) -> str:
-        """A whole page; `query` is of its address. `hidden`: why no contents are shown."""
+        """A whole page; `query` is of its address.
+
+        `hidden`: why no contents are shown, and nothing that is private.
+        """
         content = await self.part(view, language, query, hidden)
         kept = {name: value for name, value in query.items() if name != "lang"}
         return await self._render(
@@ -102,8 +106,8 @@ class Views:
     ) -> str:
         """What of a page changes while one looks at it."""
         if view in _PAST:
-            values = await self._past.fill(view, parse_choice(query))
-            return await self._render(f"{view}.html", language, **values)
+            values = await self._past.fill(view, parse_choice(query), hides=hidden is not None)
+            return await self._render(f"{view}.html", language, **values, hidden=hidden)
         if view == "setup":
             return await self._render("setup.html", language, **await self._setup(query))
         if view in _CONTENTS and hidden is not None:
@@ -113,10 +117,12 @@ class Views:
                 f"{view}.html", language, **await self._contents.fill(view, query)
             )
         status, line = await self._status(), self._line()
+        if hidden is not None:
+            status = without_private(status)
         return await self._render(
             f"{view}.html", language, status=status, now=self._clock(),
             rate=line[-1] if line else 0.0, chart=_points(line),
-            pins=(await self._pins()).pins if view == "store" else [],
+            pins=(await self._pins()).pins if view == "store" else [], hidden=hidden,
         )  # fmt: skip
 
     async def _setup(self, query: Mapping[str, str]) -> dict[str, object]:

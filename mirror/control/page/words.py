@@ -91,6 +91,8 @@ _CHINESE: Mapping[str, str] = MappingProxyType(
         "Result": "结果",
         "Took": "用时",
         "private": "私有",
+        "not shown": "不显示",
+        "What is private is not shown here: {why}.": "此处不显示私有内容：{why}。",
         "What costs the line most": "占用线路最多",
         "Nothing was fetched.": "没有从上游拉取任何内容。",
         "Fetched more than once": "重复拉取",
