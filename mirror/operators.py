@@ -25,6 +25,7 @@ from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.api.pausing import pausing_operations
 from mirror.control.api.warming import warming_operations
+from mirror.control.first_byte import FirstBytes
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.noticing import Noticing, Seen
 from mirror.control.overview import Overview, Parts as Watched
@@ -33,6 +34,7 @@ from mirror.control.page.past import PastViews
 from mirror.control.page.views import Views
 from mirror.control.past import Past
 from mirror.control.port import serving
+from mirror.control.spells import Spells
 from mirror.control.verify import verify
 from mirror.control.webhooks import Webhook, Webhooks
 from mirror.front.api.passwords import PasswordFile
@@ -84,6 +86,7 @@ def _overview(
             built.warmers.schedules, company.troubles,
             lambda: [_push(it, parts.private) for it in built.uploads.on_their_way()],
             parts.private, parts.clock, parts.monotonic,
+            FirstBytes(metrics.upstream_seconds),
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
@@ -124,6 +127,7 @@ def build_admin(
         monotonic=parts.monotonic,
     )  # fmt: skip
     parts.work.keep(keeper.run, name="history")
+    parts.work.keep(Spells(keeper, overview.endpoints, parts.clock).run, name="spells")
     _notify(parts, overview, reloading)
     address, _ = config.server.admin_listen
     return make_admin(
@@ -177,9 +181,12 @@ def _notify(parts: Parts, overview: Overview, reloading: Reloading) -> None:
     async def look() -> Seen:
         return await overview.seen(reloading.ends, parts.metrics.mismatches.take())
 
-    hooks = [Webhook(one, parts.sessions, parts.metrics) for one in parts.config.notify]
-    noticing = Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4()))
-    Webhooks(hooks, noticing, look).start(parts.work)
+    Webhooks(
+        lambda: reloading.config.notify,
+        lambda one: Webhook(one, parts.sessions, parts.metrics),
+        Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4())),
+        look,
+    ).start(parts.work)
 
 
 @asynccontextmanager

@@ -68,6 +68,15 @@ class Past:
         )
         return models.Arrivals(arrivals=found)
 
+    async def spells(self, query: models.SpellsQuery) -> models.Spells:
+        """When endpoints were down or paused, and when the mirror ran."""
+        since = self._since(query.since)
+        found = await self._keeper.history.list_spells(since, query.cursor, query.limit + 1)
+        spells = found[: query.limit]
+        return models.Spells(
+            spells=spells, next=spells[-1].id if len(found) > len(spells) else None
+        )
+
     async def waste(self, query: models.WasteQuery, *, hides: bool = False) -> models.Waste:
         """Where the line's bytes went."""
         await self._refresh()

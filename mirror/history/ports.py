@@ -3,6 +3,7 @@
     pull      what a client did that asked for an image: one, with all of its requests
     total     an hour or a day of a repository; saved is what was served and not fetched for it
     arrival   one download of a blob: from where, when, and how much of it was of use
+    spell     a time in which an endpoint was down, or paused; or the mirror ran at all
 
 Times are seconds since the epoch, sizes are bytes. A repository is named with its registry; where
 it is None, it stands for all that are not told apart: of names that nobody has, there is no end.
@@ -77,6 +78,21 @@ class Arrival(Struct, frozen=True, kw_only=True):
     resumes: int  # after a connection broke
     endpoint: str
     is_private: bool = False
+
+
+State = Literal["running", "down", "paused"]
+
+
+class Spell(Struct, frozen=True, kw_only=True):
+    """From when to when an endpoint was in a state; of the mirror itself, both names are ""."""
+
+    id: int
+    upstream: str
+    endpoint: str
+    state: State
+    began: float
+    ended: float  # of what still goes on: when that was last written down
+    why: str | None
 
 
 class Again(Struct, frozen=True, kw_only=True):
@@ -202,6 +218,15 @@ class History(Protocol):
         self, since: float, now: float, limit: int, *, hidden: Collection[str] = ()
     ) -> Waste:
         """So many of each kind; what has come only now may still be served."""
+
+    async def find_next_spell(self) -> int:
+        """The number of a spell that there is not."""
+
+    async def record_spells(self, spells: Sequence[Spell]) -> None:
+        """Have them kept, each in the place of the one of its number."""
+
+    async def list_spells(self, since: float, before: int | None, limit: int) -> list[Spell]:
+        """Those that ended after a time, the latest first; `before`: of a lower number."""
 
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""

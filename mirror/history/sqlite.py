@@ -20,6 +20,7 @@ from mirror.history.ports import (
     Known,
     Pull,
     PullFilter,
+    Spell,
     Sum,
     Total,
     TotalsFilter,
@@ -32,7 +33,7 @@ SCHEMA = Schema(
     name="history",
     application_id=0x6D697268,  # "mirh"
     package="mirror.history",
-    scripts=("history.sql",),
+    scripts=("history.sql", "history_spells.sql"),
     remedy=(
         ". No image is affected: move the file (with its -wal and -shm) aside and start again;"
         " what it told of past pulls is lost"
@@ -45,6 +46,8 @@ _BATCH = 1000  # rows that go at a time for their age, and
 _FEW = 200  # for want of room
 _PORTION = 2**22  # bytes that are given back at a time
 _WEIGHT = 4  # a pull takes so many times what a total does
+_MOST_SPELLS = 20_000  # some 2 MB
+_ANY = 2**62  # more than any number of a row
 _SLACK = 2**20  # bytes that the file may have to spare
 
 
@@ -133,12 +136,28 @@ class SqliteHistory:
         unused = await self._arrivals(sql, (*values, limit))
         return Waste(since=since, costs=costs, again=again, unused=unused)
 
+    async def find_next_spell(self) -> int:
+        """The number of a spell that there is not."""
+        (found,) = await self._database.rows(statements.NEXT_SPELL, (), int)
+        return found
+
+    async def record_spells(self, spells: Sequence[Spell]) -> None:
+        """Have them kept."""
+        rows = [statements.of_spell(it) for it in spells]
+        await self._database.write(Statement(statements.PUT_SPELL, rows), is_durable=False)
+
+    async def list_spells(self, since: float, before: int | None, limit: int) -> list[Spell]:
+        """Those that ended after a time, the latest first."""
+        values = (since, _ANY if before is None else before, limit)
+        return await self._database.page(statements.SPELLS, values, _spell)
+
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""
         oldest = now - self._bounds.keep_pulls
         for sql in (statements.OLD_PULLS_GO, statements.OLD_ARRIVALS_GO):
             await self._repeat(sql, oldest)
         await self._fold(now - _HOURS_FOR)
+        await self._write(statements.OLD_SPELLS_GO, (now - self._bounds.keep_totals, _MOST_SPELLS))
         await self._repeat(statements.OLD_TOTALS_GO, now - self._bounds.keep_totals)
         while (await self._database.measure()).used > self._bounds.max_size:
             if not await self._shed():
@@ -218,6 +237,10 @@ class SqliteHistory:
         )  # fmt: skip
 
 
+def _spell(*row: object) -> Spell:
+    return _MAKE_SPELL(**dict(zip(statements.SPELL, row, strict=True)))
+
+
 def _named(columns: Sequence[str], row: tuple[object, ...]) -> dict[str, object]:
     values: dict[str, object] = dict(zip(columns, row, strict=True))
     values["repository"] = values["repository"] or None
@@ -225,4 +248,5 @@ def _named(columns: Sequence[str], row: tuple[object, ...]) -> dict[str, object]
 
 
 _MAKE_PULL: Callable[..., Pull] = Pull
+_MAKE_SPELL: Callable[..., Spell] = Spell
 _MAKE_ARRIVAL: Callable[..., Arrival] = Arrival

@@ -4,7 +4,7 @@
 
 from collections.abc import Collection, Sequence
 
-from mirror.history.ports import DAY, HOUR, Arrival, Pull, PullFilter, TotalsFilter
+from mirror.history.ports import DAY, HOUR, Arrival, Pull, PullFilter, Spell, TotalsFilter
 
 Values = tuple[object, ...]
 
@@ -16,6 +16,7 @@ ARRIVAL = (
     "id", "upstream", "repository", "digest", "began", "seconds", "size", "fetched", "used",
     "resumes", "endpoint",
 )  # fmt: skip
+SPELL = ("id", "upstream", "endpoint", "state", "began", "ended", "why")
 _FIGURES = ("pulls", "hits", "misses", "failed", "served", "fetched", "used", "unused")
 
 _NAME = "(SELECT id FROM names WHERE upstream = ? AND path = ?)"
@@ -49,6 +50,13 @@ NEXT = (
 )
 NAMES = "SELECT path FROM names WHERE path <> '' ORDER BY id DESC LIMIT ?"
 UNUSED = f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched ORDER BY t.id DESC LIMIT ?"
+
+PUT_SPELL = f"REPLACE INTO spells ({', '.join(SPELL)}) VALUES ({', '.join('?' for _ in SPELL)})"
+NEXT_SPELL = "SELECT ifnull(max(id), 0) + 1 FROM spells"
+SPELLS = (
+    f"SELECT {', '.join(SPELL)} FROM spells WHERE ended >= ? AND id < ? ORDER BY id DESC LIMIT ?"
+)
+OLD_SPELLS_GO = "DELETE FROM spells WHERE ended < ? OR id <= (SELECT max(id) FROM spells) - ?"
 
 FORGET_CLIENTS = "UPDATE pulls SET client = NULL WHERE client IS NOT NULL"
 COUNTS = (
@@ -150,6 +158,11 @@ def of_arrival(arrival: Arrival) -> Values:
     """Its row, for PUT_ARRIVAL."""
     plain = [getattr(arrival, column) for column in ARRIVAL if column not in _NAMED]
     return (arrival.upstream, arrival.repository or "", *plain)
+
+
+def of_spell(spell: Spell) -> Values:
+    """Its row, for PUT_SPELL."""
+    return tuple(getattr(spell, column) for column in SPELL)
 
 
 def of_sum(values: Values) -> Values:

@@ -19,6 +19,7 @@ from mirror.history.ports import (
     History,
     Pull,
     PullFilter,
+    Spell,
     Sum,
     TotalsFilter,
 )
@@ -51,6 +52,15 @@ def arrival(number: int, **changes: Any) -> Arrival:
         "seconds": 1.0, "size": 100, "fetched": 100, "used": 0, "resumes": 1, "endpoint": "hub",
     }  # fmt: skip
     return Arrival(**facts | changes)
+
+
+def spell(number: int, **changes: Any) -> Spell:
+    """The spell of this number: a second in which an endpoint was down."""
+    facts: dict[str, Any] = {
+        "id": number, "upstream": HUB, "endpoint": "hub", "state": "down", "began": NOW,
+        "ended": NOW + 1, "why": "no route",
+    }  # fmt: skip
+    return Spell(**facts | changes)
 
 
 async def ids(history: History, **wanted: Any) -> list[int]:
@@ -227,6 +237,29 @@ class HistoryConformance:
             await history.record(Batch([pull(number, repository=name)], [], []))
         assert list((await history.begin(9, 9)).repositories) == [NGINX, APP]
         assert list((await history.begin(1, 9)).repositories) == [NGINX]
+
+    # Spells
+
+    async def test_a_spell_goes_on_until_it_is_over(self, history: History) -> None:
+        assert await history.find_next_spell() == 1
+        await history.record_spells([spell(1), spell(2, endpoint="other", state="paused")])
+        await history.record_spells([spell(1, ended=NOW + 99)])
+        assert await history.find_next_spell() == 3
+        latest, first = await history.list_spells(0, None, 9)
+        assert (latest, first) == (
+            spell(2, endpoint="other", state="paused"), spell(1, ended=NOW + 99),
+        )  # fmt: skip
+        assert await history.list_spells(NOW + 50, None, 9) == [first]
+        assert await history.list_spells(0, 2, 9) == [first]
+        assert await history.list_spells(0, None, 1) == [latest]
+
+    async def test_old_spells_go_and_so_do_too_many(self, history: History) -> None:
+        await history.record_spells([spell(1), spell(2, ended=NOW + 900 * DAY)])
+        await history.trim(NOW + 1001 * DAY)
+        assert [it.id for it in await history.list_spells(0, None, 9)] == [2]
+        await history.record_spells([spell(100_000, ended=NOW + 900 * DAY)])
+        await history.trim(NOW + 1001 * DAY)
+        assert [it.id for it in await history.list_spells(0, None, 9)] == [100_000]
 
     # What is hidden
 

@@ -8,7 +8,7 @@ from mirror.control.past import Past
 
 
 def history_operations(past: Past) -> tuple[Operation, ...]:
-    """Pulls, totals, arrivals, waste."""
+    """Pulls, totals, arrivals, spells, waste."""
     return (
         Operation(
             "listPulls", "GET", "/pulls", "Pulls and why they went as they did, latest first.",
@@ -24,6 +24,11 @@ def history_operations(past: Past) -> tuple[Operation, ...]:
             "listArrivals", "GET", "/arrivals", "Where blobs came from, latest first.",
             models.Arrivals, past.arrivals, query=models.ArrivalsQuery,
             to_others=partial(past.arrivals, hides=True),
+        ),
+        Operation(
+            "listSpells", "GET", "/endpoints/spells",
+            "When endpoints were down or paused, and when the mirror ran; latest first.",
+            models.Spells, past.spells, query=models.SpellsQuery,
         ),
         Operation(
             "getWaste", "GET", "/waste", "What costs the line most, and what for nothing.",

@@ -11,12 +11,14 @@ from cachetools import TTLCache
 from mirror.control import models
 from mirror.control.past import Past
 from mirror.control.reasons import WORDS
-from mirror.history.ports import DAY, HOUR, Total
+from mirror.history.ports import DAY, HOUR, Spell, Total
 
 _ROWS = 50
 _PULLS = 100
 _GOOD_FOR = 10.0  # seconds for which charts and tables of the past stand
 _REMEMBERED = 64
+_MOST_SPELLS = 1000
+_SPELLS_GOOD_FOR = 2.0  # seconds
 _WIDTH, _HEIGHT = 600, 120  # of a chart, in its own units
 _LONGEST_NAME = 600
 
@@ -87,6 +89,9 @@ class PastViews:
     ) -> None:
         self._past = past
         self._clock = clock
+        self._spells: TTLCache[str, list[Spell]] = TTLCache(
+            _REMEMBERED, ttl=_SPELLS_GOOD_FOR, timer=monotonic
+        )
         self._made: TTLCache[tuple[str, Choice, bool], dict[str, object]] = TTLCache(
             _REMEMBERED, ttl=_GOOD_FOR, timer=monotonic
         )
@@ -103,6 +108,14 @@ class PastViews:
             made |= {"choice": choice, "periods": PERIODS, "groups": GROUPS}
             self._made[view, choice, hides] = made
         return made
+
+    async def spells(self, choice: Choice) -> tuple[float, list[Spell]]:
+        """Since when, and what was of endpoints since then."""
+        since = self._clock() - PERIODS[choice.period].seconds
+        if (found := self._spells.get(choice.period)) is None:
+            query = models.SpellsQuery(since=since, limit=_MOST_SPELLS)
+            found = self._spells[choice.period] = (await self._past.spells(query)).spells
+        return since, found
 
     async def _history(self, choice: Choice, *, hides: bool) -> dict[str, object]:
         period = PERIODS[choice.period]

@@ -10,7 +10,7 @@ import pytest
 
 from mirror.contents.contents import Contents
 from mirror.control.acts import Pins
-from mirror.control.models import Status
+from mirror.control.models import Spells, SpellsQuery, Status
 from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import GROUPS, PERIODS, PastViews
 from mirror.control.page.views import VIEWS, Views
@@ -78,7 +78,11 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
     async def pins() -> Pins:
         return Pins(pins=[])
 
-    past = PastViews(cast("Past", None), clock=lambda: 1000.0, monotonic=lambda: 0.0)  # not seen
+    class Empty:
+        async def spells(self, _: SpellsQuery) -> Spells:
+            return Spells(spells=[], next=None)
+
+    past = PastViews(cast("Past", Empty()), clock=lambda: 1000.0, monotonic=lambda: 0.0)
     views = Views(
         status=told, pins=pins, line=list, past=past,
         contents=ContentsViews(cast("Contents", None)), clock=lambda: 1000.0,
