@@ -21,6 +21,7 @@ from mirror.control import models
 from mirror.control.admin import make_admin
 from mirror.control.api.contents import contents_operations
 from mirror.control.api.keeping import keeping_operations
+from mirror.control.api.leaving import Forecast
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.api.pausing import pausing_operations
@@ -129,6 +130,7 @@ def build_admin(
     parts.work.keep(keeper.run, name="history")
     parts.work.keep(Spells(keeper, overview.endpoints, parts.clock).run, name="spells")
     _notify(parts, overview, reloading)
+    forecast = Forecast(contents.list_leaving, overview, past, parts.clock)
     address, _ = config.server.admin_listen
     return make_admin(
         metrics,
@@ -137,7 +139,9 @@ def build_admin(
             status=overview.status,
             pins=built.keeping.list_pins,
             line=overview.line,
-            contents=ContentsViews(contents),
+            contents=ContentsViews(
+                contents, forecast.tell, past, clock=parts.clock, monotonic=parts.monotonic
+            ),
             guides=lambda address: guides(reloading.config, address),
             level=lambda: reloading.config.log.level,
             clock=parts.clock,
@@ -157,6 +161,7 @@ def build_admin(
                     contents.manifests,
                     contents.personal,
                 ),
+                forecast,
             ),
         ),
         Guard(

@@ -1,11 +1,11 @@
 """What was: pulls, totals, arrivals and waste, as operators are told of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from mirror.control import models
 from mirror.history.keeper import Keeper
-from mirror.history.ports import DAY, PullFilter, TotalsFilter
+from mirror.history.ports import DAY, PullFilter, TotalsFilter, Use
 
 _REFRESH_AFTER = 1.0  # seconds; who asks sooner is told what was known then
 _MOST_TOTALS = 10_000
@@ -57,6 +57,18 @@ class Past:
         )  # fmt: skip
         found = await self._keeper.history.list_totals(wanted, _MOST_TOTALS + 1)
         return models.Totals(totals=found[:_MOST_TOTALS], is_whole=len(found) <= _MOST_TOTALS)
+
+    async def uses(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+        """What was pulled of repositories."""
+        await self._refresh()
+        return await self._keeper.history.sum_repositories(repositories, since)
+
+    async def image_uses(
+        self, repository: str, digests: Sequence[str], since: float
+    ) -> dict[str, Use]:
+        """What was pulled of a repository's images."""
+        await self._refresh()
+        return await self._keeper.history.sum_images(repository, digests, since)
 
     async def arrivals(
         self, query: models.ArrivalsQuery, *, hides: bool = False

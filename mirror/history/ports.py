@@ -147,6 +147,15 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What was pulled of something in a time; sizes in bytes."""
+
+    pulls: int
+    served: int
+    fetched: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What has changed: pulls and arrivals as they are now, and what totals grow by."""
 
@@ -208,6 +217,14 @@ class History(Protocol):
 
     async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
         """The latest first; of an hour or a day, who was served most."""
+
+    async def sum_repositories(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+        """What was pulled of each of these since then, by whole days after a year."""
+
+    async def sum_images(
+        self, repository: str, digests: Sequence[str], since: float
+    ) -> dict[str, Use]:
+        """The same of images of one repository, by digest, as far back as pulls are kept."""
 
     async def list_arrivals(
         self, digest: str | None, limit: int, *, hidden: Collection[str] = ()

@@ -24,6 +24,7 @@ from mirror.history.ports import (
     Sum,
     Total,
     TotalsFilter,
+    Use,
     Waste,
 )
 from mirror.sqlite import Database, Schema, Statement
@@ -116,6 +117,18 @@ class SqliteHistory:
         """The latest first."""
         sql, values = statements.totals(wanted)
         return await self._database.page(sql, (*values, limit), self._total)
+
+    async def sum_repositories(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+        """What was pulled of each of these."""
+        sql, values = statements.sums_of(repositories, since)
+        return dict(await self._database.page(sql, values, _use))
+
+    async def sum_images(
+        self, repository: str, digests: Sequence[str], since: float
+    ) -> dict[str, Use]:
+        """What was pulled of these images of a repository."""
+        sql, values = statements.sums_of_images(repository, digests, since)
+        return dict(await self._database.page(sql, values, _use))
 
     async def list_arrivals(
         self, digest: str | None, limit: int, *, hidden: Collection[str] = ()
@@ -235,6 +248,10 @@ class SqliteHistory:
             digest=digest, repository=path or None, size=size, arrivals=arrivals, fetched=fetched,
             extra=fetched - size, is_private=upstream in self._private,
         )  # fmt: skip
+
+
+def _use(name: str, *figures: int) -> tuple[str, Use]:
+    return name, Use(*figures)
 
 
 def _spell(*row: object) -> Spell:

@@ -148,6 +148,25 @@ def costs(since: float, hidden: Collection[str]) -> tuple[str, Values]:
     ), (*hidden, since)
 
 
+def sums_of(repositories: Sequence[str], since: float) -> tuple[str, Values]:
+    """What was pulled of repositories."""
+    return (
+        "SELECT n.path, sum(t.pulls), sum(t.served), sum(t.fetched)"
+        " FROM names AS n JOIN totals AS t ON t.name = n.id"
+        f" WHERE n.path IN ({_marks(repositories)}) AND t.start + t.span > ? GROUP BY 1"
+    ), (*repositories, since)
+
+
+def sums_of_images(repository: str, digests: Sequence[str], since: float) -> tuple[str, Values]:
+    """What was pulled of a repository's images."""
+    return (
+        "SELECT t.digest, count(*), sum(t.served), sum(t.fetched)"
+        " FROM pulls AS t JOIN names AS n ON n.id = t.name"
+        f" WHERE t.digest IN ({_marks(digests)}) AND n.path = ? AND t.began + t.seconds >= ?"
+        " GROUP BY 1"
+    ), (*digests, repository, since)
+
+
 def of_pull(pull: Pull) -> Values:
     """Its row, for PUT_PULL."""
     plain = [getattr(pull, column) for column in PULL if column not in _NAMED]

@@ -110,6 +110,18 @@ class Room:
                 raise TooLarge("of a size that nobody tells, and a quarter of max_size by now")
         await self._ask(promise, size, ahead)
 
+    async def list_next(self, most: int) -> list[Candidate]:
+        """What would go first where there was need of room, in order; nothing goes now."""
+        await self._changes.flush_accesses()
+        listed = await self._index.list_least(limit=most + len(self._list_staying()))
+        candidates = [_candidate(it) for it in self._states.list_evictable()]
+        candidates += [
+            replace(one, size=self._usage.whole(one.size))
+            for one in listed if self._may_go(one.digest)
+        ]  # fmt: skip
+        everything = sum(one.size for one in candidates)
+        return self._policy.choose(candidates, everything, most=most, beyond=0)
+
     async def keep_limits(self) -> None:
         """See that the limits hold, whoever else fills the disk. Raises as `allow`."""
         await self._ask(None, 0, 0)

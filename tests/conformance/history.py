@@ -22,6 +22,7 @@ from mirror.history.ports import (
     Spell,
     Sum,
     TotalsFilter,
+    Use,
 )
 from mirror.telemetry.traffic import Result, Why
 
@@ -260,6 +261,25 @@ class HistoryConformance:
         await history.record_spells([spell(100_000, ended=NOW + 900 * DAY)])
         await history.trim(NOW + 1001 * DAY)
         assert [it.id for it in await history.list_spells(0, None, 9)] == [100_000]
+
+    # Sums
+
+    async def test_what_was_pulled_of_something_is_summed_up(self, history: History) -> None:
+        pulls = [
+            pull(1, served=5, fetched=3), pull(2, served=5), pull(3, digest=TWO, served=1),
+            pull(4, repository=NGINX),
+        ]  # fmt: skip
+        sums = [
+            Sum(int(NOW), HUB, APP, pulls=2, served=10, fetched=3),
+            Sum(int(NOW) + HOUR, HUB, APP, pulls=1, served=1), Sum(int(NOW), HUB, NGINX, pulls=1),
+        ]  # fmt: skip
+        await history.record(Batch(pulls, sums, []))
+        assert await history.sum_repositories([APP, OTHER], NOW - 1) == {APP: Use(3, 11, 3)}
+        assert await history.sum_repositories([APP], NOW + HOUR) == {APP: Use(1, 1, 0)}
+        assert await history.sum_repositories([], NOW) == {}
+        used = await history.sum_images(APP, [ONE, TWO], NOW)
+        assert used == {ONE: Use(2, 10, 3), TWO: Use(1, 1, 0)}
+        assert await history.sum_images(APP, [ONE], NOW + DAY) == {}
 
     # What is hidden
 

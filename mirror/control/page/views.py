@@ -16,6 +16,7 @@ from mirror.control.page.availability import draw
 from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import PERIODS, PastViews, parse_choice, when
 from mirror.control.page.words import LANGUAGES, say
+from mirror.control.reasons import LEAVING
 from mirror.control.units import brief, date, duration, printable, size
 
 VIEWS: Mapping[str, str] = MappingProxyType(
@@ -87,6 +88,7 @@ class Views:
             "size": size, "duration": duration, "when": when, "printable": printable, "date": date,
             "brief": brief,
         }  # fmt: skip
+        self._templates.globals["reasons"] = LEAVING
 
     async def page(
         self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
@@ -122,7 +124,11 @@ class Views:
         status, line = await self._status(), self._line()
         if hidden is not None:
             status = without_private(status)
-        more = await self._over_time(query, status) if view == "endpoints" else {}
+        more: dict[str, object] = {}
+        if view == "endpoints":
+            more = await self._over_time(query, status)
+        elif view == "store":
+            more = {"leaving": None if hidden is not None else await self._contents.leaving()}
         return await self._render(
             f"{view}.html", language, status=status, now=self._clock(), **more,
             rate=line[-1] if line else 0.0, chart=_points(line),
