@@ -19,7 +19,7 @@ from mirror.storage.policy import Candidate, Kind, Policy
 from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
 from mirror.storage.usage import Usage
-from mirror.telemetry.log import fields
+from mirror.telemetry.log import explain, fields
 from mirror.telemetry.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class Room:
             # What is beyond max_size goes as far as it can. For the disk's sake, which others fill,
             # nothing does where that is in vain.
             excess = min(may_go, self._space.beyond_max_size(stored=self._index.taken))
-        chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
+        chosen = self._choose(candidates, excess, beyond)
         if not chosen:
             return False
         request.freed += sum(one.size for one in chosen)
@@ -236,6 +236,17 @@ class Room:
         sizes = {one.digest: one.size for one in listed}
         await self._finish(going, gone, sum(sizes[digest] for digest in gone))
         return True
+
+    def _choose(self, candidates: Sequence[Candidate], excess: int, beyond: int) -> list[Candidate]:
+        """Who goes; whoever wants to know reads it in the log."""
+        chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
+        if _logger.isEnabledFor(logging.DEBUG):
+            for one in chosen:
+                explain(
+                    _logger, "chosen to go", digest=one.digest, kind=one.kind.name.lower(),
+                    size=one.size, rank=round(one.rank, 3), needed=excess, of=len(candidates),
+                )  # fmt: skip
+        return chosen
 
     def _list_staying(self) -> list[Digest]:
         """What may not be evicted now, beside what is on record as pinned: few of many."""
