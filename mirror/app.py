@@ -274,7 +274,7 @@ async def run(
         admin = build_admin(
             parts, built, pool, keeper, reloading, company=company,
             contents=await stack.enter_async_context(
-                Contents.open(store, records, private, built.upstreams.aliases)
+                Contents.open(store, records, private, built.upstreams.aliases, clock=clock)
             ),
             key=await asyncio.to_thread(make_key, config.store.root),
             passwords=await _passwords(config),

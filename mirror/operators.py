@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,12 @@ from mirror.control import models
 from mirror.control.admin import make_admin
 from mirror.control.api.contents import contents_operations
 from mirror.control.api.keeping import keeping_operations
+from mirror.control.api.leaving import Forecast
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.api.pausing import pausing_operations
 from mirror.control.api.warming import warming_operations
+from mirror.control.first_byte import FirstBytes
 from mirror.control.guard import Guard, is_loopback
 from mirror.control.noticing import Noticing, Seen
 from mirror.control.overview import Overview, Parts as Watched
@@ -33,6 +35,7 @@ from mirror.control.page.past import PastViews
 from mirror.control.page.views import Views
 from mirror.control.past import Past
 from mirror.control.port import serving
+from mirror.control.spells import Spells
 from mirror.control.verify import verify
 from mirror.control.webhooks import Webhook, Webhooks
 from mirror.front.api.passwords import PasswordFile
@@ -82,18 +85,20 @@ def _overview(
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
-            lambda: [*map(_push, built.uploads.on_their_way())], parts.clock, parts.monotonic,
+            lambda: [_push(it, parts.private) for it in built.uploads.on_their_way()],
+            parts.private, parts.clock, parts.monotonic,
+            FirstBytes(metrics.upstream_seconds),
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     return overview
 
 
-def _push(course: Course) -> models.Push:
+def _push(course: Course, private: Collection[str]) -> models.Push:
     return models.Push(
         upstream=course.repository.namespace, repository=course.repository.name,
         state=course.state.value, received=course.size, sent=course.sent,
-        clients=len(course.followers),
+        clients=len(course.followers), is_private=course.repository.namespace in private,
     )  # fmt: skip
 
 
@@ -118,9 +123,14 @@ def build_admin(
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
     parts.work.keep(telling, name="watch")
-    past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
+    past = Past(
+        keeper, private=parts.private, gather=pool.gather, clock=parts.clock,
+        monotonic=parts.monotonic,
+    )  # fmt: skip
     parts.work.keep(keeper.run, name="history")
+    parts.work.keep(Spells(keeper, overview.endpoints, parts.clock).run, name="spells")
     _notify(parts, overview, reloading)
+    forecast = Forecast(contents.list_leaving, overview, past, parts.clock)
     address, _ = config.server.admin_listen
     return make_admin(
         metrics,
@@ -129,7 +139,9 @@ def build_admin(
             status=overview.status,
             pins=built.keeping.list_pins,
             line=overview.line,
-            contents=ContentsViews(contents),
+            contents=ContentsViews(
+                contents, forecast.tell, past, clock=parts.clock, monotonic=parts.monotonic
+            ),
             guides=lambda address: guides(reloading.config, address),
             level=lambda: reloading.config.log.level,
             clock=parts.clock,
@@ -149,6 +161,7 @@ def build_admin(
                     contents.manifests,
                     contents.personal,
                 ),
+                forecast,
             ),
         ),
         Guard(
@@ -173,9 +186,12 @@ def _notify(parts: Parts, overview: Overview, reloading: Reloading) -> None:
     async def look() -> Seen:
         return await overview.seen(reloading.ends, parts.metrics.mismatches.take())
 
-    hooks = [Webhook(one, parts.sessions, parts.metrics) for one in parts.config.notify]
-    noticing = Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4()))
-    Webhooks(hooks, noticing, look).start(parts.work)
+    Webhooks(
+        lambda: reloading.config.notify,
+        lambda one: Webhook(one, parts.sessions, parts.metrics),
+        Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4())),
+        look,
+    ).start(parts.work)
 
 
 @asynccontextmanager
