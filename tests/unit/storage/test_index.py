@@ -304,6 +304,17 @@ async def test_a_download_is_its_upstreams_and_as_young_as_it_was_continued(inde
     assert await index.list_partials() == {}
 
 
+async def test_one_sync_does_for_all_that_is_on_record(index: Index) -> None:
+    for key in (DOCKER, QUAY):
+        await index.record_partial(key, now=1.0)
+        assert not index.is_synced(key)
+    await index.sync_partial(DOCKER, now=2.0)
+    assert index.is_synced(DOCKER)
+    assert index.is_synced(QUAY)
+    await index.sync_partial(QUAY, now=3.0)  # nothing is to be done
+    assert await index.list_partials() == {DOCKER: 2.0, QUAY: 1.0}
+
+
 async def test_writes_that_are_asked_for_together_are_all_kept(index: Index) -> None:
     digests = [digest_of(bytes([number])) for number in range(200)]
     async with asyncio.TaskGroup() as tasks:
