@@ -27,10 +27,7 @@ SCHEMA = Schema(
         "index_pinned.sql",
     ),
     functions=(worth.asked, worth.rank),
-    remedy=(
-        ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
-        " again, and they are adopted"
-    ),
+    loss=("the blobs are not affected: they are adopted while the mirror serves"),
     summary="SELECT blobs, bytes, adopted, taken, block, pinned FROM totals",
 )
 
