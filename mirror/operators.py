@@ -4,17 +4,15 @@ import asyncio
 import resource
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
-from mirror.aio.tasks import NoteFault
 from mirror.building import Built, Parts
 from mirror.company import Company
-from mirror.config import Config
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
 from mirror.control import models
@@ -27,7 +25,8 @@ from mirror.control.api.past import history_operations
 from mirror.control.api.pausing import pausing_operations
 from mirror.control.api.warming import warming_operations
 from mirror.control.first_byte import FirstBytes
-from mirror.control.guard import Guard, is_loopback
+from mirror.control.guard import Guard, is_loopback, make_key
+from mirror.control.guides import MakeGuides
 from mirror.control.noticing import Noticing, Seen
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.contents import ContentsViews
@@ -41,16 +40,9 @@ from mirror.control.webhooks import Webhook, Webhooks
 from mirror.front.api.passwords import PasswordFile
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
-from mirror.front.workers.sockets import cannot_listen
 from mirror.history.keeper import Keeper
 from mirror.push.course import Course
 from mirror.storage.store import LocalStorage
-
-MakeGuides = Callable[[Config, str | None], Sequence[tuple[str, str]]]
-"""Titles and texts for clients of a mirror with this configuration, at an address (None: guessed).
-
-Raises ValueError, OSError.
-"""
 
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -102,7 +94,40 @@ def _push(course: Course, private: Collection[str]) -> models.Push:
     )  # fmt: skip
 
 
-def build_admin(
+@asynccontextmanager
+async def serving_operators(
+    listeners: Iterable[socket.socket],
+    parts: Parts,
+    built: Built,
+    pool: Pool,
+    keeper: Keeper,
+    *,
+    reloading: Reloading,
+    company: Company,
+    passwords: PasswordFile | None,
+    guides: MakeGuides,
+) -> AsyncIterator[None]:
+    """Answer operators inside the block. `passwords` are theirs, where they have any.
+
+    Raises:
+        StoreError, OSError: The store cannot be used.
+    """
+    private, aliases = parts.private, built.upstreams.aliases
+    opening = Contents.open(parts.store, parts.records, private, aliases, clock=parts.clock)
+    async with opening as contents:
+        admin = _build_admin(
+            parts, built, pool, keeper, reloading,
+            company=company,
+            contents=contents,
+            key=await asyncio.to_thread(make_key, parts.config.store.root),
+            passwords=passwords,
+            guides=guides,
+        )  # fmt: skip
+        async with serving(admin, listeners, parts.metrics.faults.note):
+            yield
+
+
+def _build_admin(
     parts: Parts,
     built: Built,
     pool: Pool,
@@ -115,10 +140,7 @@ def build_admin(
     passwords: PasswordFile | None,
     guides: MakeGuides,
 ) -> web.Application:
-    """What operators ask, and what is kept for them. `key`: only who may read the store has it.
-
-    `passwords` are those of operators, where they have any.
-    """
+    """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
     overview = _overview(parts, built, pool, reloading, company)
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
@@ -192,16 +214,3 @@ def _notify(parts: Parts, overview: Overview, reloading: Reloading) -> None:
         Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4())),
         look,
     ).start(parts.work)
-
-
-@asynccontextmanager
-async def serving_operators(
-    admin: web.Application, address: tuple[str, int], note_fault: NoteFault
-) -> AsyncIterator[tuple[str, int]]:
-    """Answer operators inside the block; gives where. Raises OSError, with the setting named."""
-    async with AsyncExitStack() as stack:
-        try:
-            bound = await stack.enter_async_context(serving(admin, address, note_fault))
-        except OSError as error:
-            raise cannot_listen("admin_listen", address, error) from error
-        yield bound

@@ -35,10 +35,7 @@ SCHEMA = Schema(
     application_id=0x6D697268,  # "mirh"
     package="mirror.history",
     scripts=("history.sql", "history_spells.sql"),
-    remedy=(
-        ". No image is affected: move the file (with its -wal and -shm) aside and start again;"
-        " what it told of past pulls is lost"
-    ),
+    loss=("no image is affected; what it told of past pulls is lost"),
 )
 
 _HOURS_FOR = 366 * DAY  # seconds for which hours are told apart

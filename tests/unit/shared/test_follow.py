@@ -60,7 +60,12 @@ class Shelf:
         for key in keys:
             self.objects.pop(key, None)
 
-    def sign(self, key: str, seconds: float) -> str:
+    async def measure(self, key: str) -> int:
+        if key not in self.objects:
+            raise NoObject
+        return len(self.objects[key])
+
+    async def sign(self, key: str, seconds: float) -> str:
         return f"{key}?{seconds}"
 
 
