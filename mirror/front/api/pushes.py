@@ -1,14 +1,15 @@
 """Pushes over HTTP: one handler for each kind of request of the spec's section "Pushing"."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import assert_never
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 
+from mirror.aio.sealed import Bulk
 from mirror.front.api import errors
+from mirror.front.api.bodies import Gathering, read_body
 from mirror.front.api.facts import Facts, authorization_of
 from mirror.front.api.token_relay import relay_address
 from mirror.front.ports import Pushes
@@ -27,7 +28,6 @@ from mirror.oci.request import parse_namespace, split_target
 from mirror.pull.routing import Route, Router
 from mirror.push.answers import UploadState
 
-_MOST_AT_ONCE = 2**18  # bytes that are handed on
 _NAME = 32  # characters of an upload's name
 
 
@@ -38,6 +38,7 @@ class PushHandlers:
         self._mirror = mirror
         self._router = router
         self._patience = patience
+        self._gathering = Gathering()
 
     def renew(self, router: Router) -> None:
         """Go by this from now on."""
@@ -158,55 +159,34 @@ class PushHandlers:
         Raises:
             RegistryError: It cannot be taken; or there are more bytes, or fewer, than `most`.
         """
-        offset, loop = state.offset, asyncio.get_running_loop()
-        writing: asyncio.Task[None] | None = None  # one piece, while the next is read
-        try:
-            async for piece in self._pieces(request):
-                if most is not None and facts.received + len(piece) > most:
+        offset = state.offset
+
+        async def write(piece: Bulk) -> None:
+            nonlocal offset
+            await self._mirror.write_upload(repository, state.identity, offset, piece)
+            offset += piece.size
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            async for chunk in self._read(request):
+                if most is not None and facts.received + len(chunk) > most:
                     raise _not_as_long_as_said()
-                if writing is not None:
-                    await writing
-                work = self._write(repository, state.identity, offset, piece)
-                writing = loop.create_task(work, name="piece")
-                offset += len(piece)
-                facts.received += len(piece)
-            if writing is not None:
-                await writing
-        finally:
-            if writing is not None:
-                writing.cancel()
-                await asyncio.wait([writing])
-                if not writing.cancelled():
-                    writing.exception()  # seen: what has come before it is the greater news
-        if most is not None and facts.received < most:
-            raise _not_as_long_as_said()
+                facts.received += len(chunk)
+                yield chunk
+            if most is not None and facts.received < most:
+                raise _not_as_long_as_said()
+
+        async with aclosing(chunks()) as brought:
+            await self._gathering.hand_on(brought, write)
         return UploadState(state.identity, offset, state.least)
 
-    async def _write(
-        self, repository: Repository, identity: str, offset: int, piece: bytes
-    ) -> None:
-        await self._mirror.write_upload(repository, identity, offset, piece)
-
-    async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        await _go_ahead(request)
-        while True:
-            try:
-                async with asyncio.timeout(self._patience):
-                    chunk = await request.content.readany()
-            except TimeoutError as error:
-                raise ConnectionError("it brings nothing any more") from error
-            except web.RequestPayloadError as error:
-                raise ConnectionError("its body is none, or is cut") from error
-            if not chunk:
-                return
-            for start in range(0, len(chunk), _MOST_AT_ONCE):
-                yield chunk[start : start + _MOST_AT_ONCE]
+    def _read(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        return read_body(request, patience=self._patience)
 
     async def _read_manifest(self, request: web.BaseRequest) -> bytes:
         content = bytearray()
         if (request.content_length or 0) > MAX_SIZE:
             raise _manifest_too_large()
-        async for piece in self._pieces(request):
+        async for piece in self._read(request):
             content += piece
             if len(content) > MAX_SIZE:
                 raise _manifest_too_large()
@@ -219,14 +199,6 @@ class PushHandlers:
         if route.relay is not None:
             facts.relay = relay_address(request, route.relay, route.upstream)
         return route
-
-
-async def _go_ahead(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it to bring its body (RFC 9110, 10.1.1)."""
-    expected = request.headers.get("Expect", "").lower()
-    if expected == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the response has not begun
 
 
 def _length_of(span: tuple[int, int] | None) -> int | None:
