@@ -115,6 +115,10 @@ class Uploads:
             it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
         )
 
+    def change(self, settings: Push) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+
     def on_their_way(self) -> list[Course]:
         """The courses that have not ended, for people to look at."""
         return [course for course in self._all() if not course.is_over]
