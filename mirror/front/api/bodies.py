@@ -21,6 +21,12 @@ _LEAST = 2**16  # bytes that one body may have of it, however many there are
 _CHUNKS = 256  # of a body: each takes more than its bytes
 
 
+def waits_to_be_told(request: web.BaseRequest) -> bool:
+    """Whether a client brings its body only once it is told to (RFC 9110, 10.1.1)."""
+    expected = request.headers.get("Expect", "").lower()
+    return expected == "100-continue" and request.version == HttpVersion11
+
+
 async def read_body(request: web.BaseRequest, *, patience: float) -> AsyncIterator[bytes]:
     """What the client brings, as it comes; it has so many seconds to bring something.
 
@@ -43,9 +49,8 @@ async def read_body(request: web.BaseRequest, *, patience: float) -> AsyncIterat
 
 
 async def _go_ahead(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it to bring its body (RFC 9110, 10.1.1)."""
-    expected = request.headers.get("Expect", "").lower()
-    if expected == "100-continue" and request.version == HttpVersion11:
+    """Tell a client that waits for it to bring its body."""
+    if waits_to_be_told(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the response has not begun
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from mirror.aio.sealed import Bulk
 from mirror.front.api import errors
-from mirror.front.api.bodies import Gathering, read_body
+from mirror.front.api.bodies import Gathering, read_body, waits_to_be_told
 from mirror.front.api.facts import Facts, authorization_of
 from mirror.front.api.token_relay import relay_address
 from mirror.front.ports import Pushes
@@ -109,6 +109,8 @@ class PushHandlers:
             return _created(request, asked.name, asked.mount)
         if asked.digest is None or not request.body_exists:
             return _accepted(request, asked.name, state)
+        if await self._need_not_come(request, repository, state.identity, asked.digest):
+            return _created_unread(request, asked.name, asked.digest)
         async with self._mirror.open_upload(repository, state.identity, authorization):
             await self._take(request, repository, state, facts)
             await self._mirror.finish_upload(repository, state.identity, asked.digest)
@@ -134,6 +136,10 @@ class PushHandlers:
             return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
         if request.method == "PUT" and asked.digest is None:
             raise RegistryError(ErrorCode.DIGEST_INVALID, "an upload ends with its digest")
+        if asked.digest is not None and await self._need_not_come(
+            request, repository, asked.identity, asked.digest
+        ):
+            return _created_unread(request, asked.name, asked.digest)
         span = parse_content_range(request.headers.get("Content-Range"))
         async with self._mirror.open_upload(repository, asked.identity, authorization) as state:
             if span is not None and span[0] != state.offset:
@@ -144,6 +150,30 @@ class PushHandlers:
             assert asked.digest is not None  # noqa: S101 - it is a PUT
             await self._mirror.finish_upload(repository, asked.identity, asked.digest)
         return _created(request, asked.name, asked.digest)
+
+    async def _need_not_come(
+        self, request: web.BaseRequest, repository: Repository, identity: str, digest: Digest
+    ) -> bool:
+        """Whether a client that waits to be told to go on has nothing to bring: it is there.
+
+        By the registry's word, which has let in who asks: a digest alone is no permission to have
+        what is here put into a repository. Who does not wait is heard to the end: what pushes as
+        Docker does has asked with HEAD before, and names no digest before all is sent; to ask the
+        registry once more would cost others a round trip for each blob, and an answer before the
+        end would have to end the connection, too (RFC 9112, 9.6).
+        """
+        if not waits_to_be_told(request):
+            return False
+        authorization = authorization_of(request)
+        try:
+            # What nobody knows is no upload of this repository, and says so.
+            await self._mirror.get_upload(repository, identity, authorization)
+            if await self._mirror.find_pushed_blob(repository, digest, authorization) is None:
+                return False
+            await self._mirror.cancel_upload(repository, identity, authorization)
+        except RegistryError:
+            return False  # whatever it is, what follows says it
+        return True
 
     async def _take(
         self,
@@ -215,6 +245,13 @@ def _created(request: web.BaseRequest, name: str, digest: Digest) -> web.Respons
         "Docker-Content-Digest": str(digest),
     }
     return web.Response(status=HTTPStatus.CREATED, headers=headers)
+
+
+def _created_unread(request: web.BaseRequest, name: str, digest: Digest) -> web.Response:
+    """The same, where the client may bring what nobody reads."""
+    response = _created(request, name, digest)
+    response.force_close()
+    return response
 
 
 def _headers(request: web.BaseRequest, name: str, state: UploadState) -> dict[str, str]:
