@@ -16,6 +16,7 @@ CHANGEABLE: Mapping[str, frozenset[str]] = MappingProxyType(
         ),
         "store": frozenset({"max_size", "min_free"}),
         "fill": frozenset({"max_active"}),
+        "push": frozenset({"keep_for", "max_blob_size", "max_spool", "max_uploads"}),
         "log": frozenset({"level"}),
     }
 )  # fmt: skip

@@ -142,6 +142,10 @@ class Sharing:
         _ = self._tasks.create_task(self._see_to(part), name="share")
         return part
 
+    def note_here(self, upstream: str, digest: Digest) -> None:
+        """As `mirror.pull.fill.others.Others.note_here`; it is published by and by."""
+        self._leave(digest, upstream)
+
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """As `mirror.pull.fill.others.Others.find_elsewhere`."""
         if self._redirects is None or not self._bucket.is_up:
