@@ -7,14 +7,16 @@ the next start), close the store.
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import random
 import resource
 import signal
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +38,7 @@ from mirror.config import (
     notify_socket,
 )
 from mirror.config.units import format_listen, format_size
-from mirror.contents.contents import Contents
-from mirror.control.guard import make_key
+from mirror.control.guides import MakeGuides
 from mirror.front.api.passwords import PasswordFile
 from mirror.front.settings import UnusableFile
 from mirror.front.workers.forked import Forked, forked_workers
@@ -47,7 +48,6 @@ from mirror.front.workers.sockets import listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.history.keeper import Keeper
 from mirror.history.sqlite import Bounds, SqliteHistory
-from mirror.operators import MakeGuides, build_admin, serving_operators
 from mirror.pull.fill.others import Others
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
@@ -79,7 +79,7 @@ class Running:
     """Where a running mirror listens: (address, port) for clients, and for operators."""
 
     listen: Sequence[tuple[str, int]]
-    admin: tuple[str, int]
+    admin: Sequence[tuple[str, int]]
     reload: Callable[[], None]
     """Have settings, certificates and passwords read anew, soon."""
 
@@ -271,30 +271,43 @@ async def run(
             config, reread, take=partial(_take, store, built), renew=pool.reload,
             metrics=metrics, manager=manager,
         )  # fmt: skip
-        admin = build_admin(
-            parts, built, pool, keeper, reloading, company=company,
-            contents=await stack.enter_async_context(
-                Contents.open(store, records, private, built.upstreams.aliases)
-            ),
-            key=await asyncio.to_thread(make_key, config.store.root),
-            passwords=await _passwords(config),
-            guides=guides,
+        operators, expected, passwords = await stack.enter_async_context(_expecting(config))
+        listeners = await stack.enter_async_context(_serving(pool, config, inherited))
+        await _load_what_operators_have()
+        from mirror.operators import serving_operators  # noqa: PLC0415 - see above
+
+        await operators.enter_async_context(
+            serving_operators(
+                expected, parts, built, pool, keeper,
+                reloading=reloading, company=company, passwords=passwords, guides=guides,
+            )
         )  # fmt: skip
-        admin_address = await stack.enter_async_context(
-            serving_operators(admin, config.server.admin_listen, note_fault)
-        )
-        await stack.enter_async_context(pool.working())
-        listeners = await stack.enter_async_context(listening(config.server.listen, inherited))
-        await stack.enter_async_context(pool.accepting(listeners))
         work.keep(reloading.run, name="reload")
         await _start(built, company, parts)
-        yield Running([one.getsockname()[:2] for one in listeners], admin_address, reloading.ask)
+        yield Running(_where(listeners), _where(expected), reloading.ask)
 
 
 def _note_asked(metrics: Metrics, keeper: Keeper, entries: Sequence[Entry]) -> None:
     """What workers tell of requests: for the metrics, and for the history."""
     metrics.note_asked(entries)
     keeper.note(entries)
+
+
+@asynccontextmanager
+async def _serving(
+    pool: Pool, config: Config, inherited: Sequence[int]
+) -> AsyncIterator[list[socket.socket]]:
+    """Serve clients inside the block, at these. Raises as `run`."""
+    async with (
+        pool.working(),
+        listening(config.server.listen, inherited) as listeners,
+        pool.accepting(listeners),
+    ):
+        yield listeners
+
+
+def _where(listeners: Iterable[socket.socket]) -> list[tuple[str, int]]:
+    return [one.getsockname()[:2] for one in listeners]
 
 
 async def _passwords(config: Config) -> PasswordFile | None:
@@ -304,6 +317,28 @@ async def _passwords(config: Config) -> PasswordFile | None:
         return None if file is None else await asyncio.to_thread(PasswordFile, file)
     except UnusableFile as error:
         raise ConfigError(error.file, error.problems) from error
+
+
+@asynccontextmanager
+async def _expecting(
+    config: Config,
+) -> AsyncIterator[tuple[AsyncExitStack, list[socket.socket], PasswordFile | None]]:
+    """Operators may connect inside the block, and wait until they are answered; their passwords.
+
+    What answers them is for the stack: it ends after all that is begun inside the block.
+
+    Raises:
+        ConfigError, OSError: As `run`.
+    """
+    passwords = await _passwords(config)
+    address = config.server.admin_listen
+    async with listening([address], setting="admin_listen") as listeners, AsyncExitStack() as stack:
+        yield stack, listeners, passwords
+
+
+async def _load_what_operators_have() -> None:
+    """A sixth of all that is to be loaded: no pull waits for it, nor for the thread that does."""
+    await asyncio.to_thread(importlib.import_module, "mirror.operators")
 
 
 @asynccontextmanager
@@ -424,7 +459,8 @@ def _in_short(config: Config, running: Running) -> dict[str, object]:
     store = config.store
     return log.fields(
         version=__version__,
-        listen=",".join(map(format_listen, running.listen)), admin=format_listen(running.admin),
+        listen=",".join(map(format_listen, running.listen)),
+        admin=",".join(map(format_listen, running.admin)),
         root=store.root, max_size=format_size(store.max_size),
         min_free=format_size(store.min_free), workers=config.server.worker_count,
         upstreams=",".join(config.upstream),

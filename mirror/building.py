@@ -230,9 +230,10 @@ class Built:
         work.keep(self.uploads.tidy_forever, name="push")
 
     def change(self, config: Config) -> None:
-        """Have other upstreams, and another `fill.max_active`, from now on. Raises OSError."""
+        """Have other upstreams, `fill.max_active` and `[push]` from now on. Raises OSError."""
         self.upstreams.change(config.upstream)
         self.pausing.apply()
+        self.uploads.change(config.push)
         self.fills.change(max_active=config.fill.max_active, is_shared=len(config.upstream) > 1)
 
 
@@ -353,6 +354,7 @@ def build(parts: Parts) -> Built:
         parts, upstreams, Recording(
             store, records, memory, links, manifests,
             registries=registries, upstreams=upstreams.settings, forgetting=parts.forgetting,
+            others=parts.others,
         ), mirror,
     )  # fmt: skip
     return Built(

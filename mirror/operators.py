@@ -4,28 +4,29 @@ import asyncio
 import resource
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
-from mirror.aio.tasks import NoteFault
 from mirror.building import Built, Parts
 from mirror.company import Company
-from mirror.config import Config
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
 from mirror.control import models
 from mirror.control.admin import make_admin
 from mirror.control.api.contents import contents_operations
 from mirror.control.api.keeping import keeping_operations
+from mirror.control.api.leaving import Forecast
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.api.pausing import pausing_operations
 from mirror.control.api.warming import warming_operations
-from mirror.control.guard import Guard, is_loopback
+from mirror.control.first_byte import FirstBytes
+from mirror.control.guard import Guard, is_loopback, make_key
+from mirror.control.guides import MakeGuides
 from mirror.control.noticing import Noticing, Seen
 from mirror.control.overview import Overview, Parts as Watched
 from mirror.control.page.contents import ContentsViews
@@ -33,21 +34,15 @@ from mirror.control.page.past import PastViews
 from mirror.control.page.views import Views
 from mirror.control.past import Past
 from mirror.control.port import serving
+from mirror.control.spells import Spells
 from mirror.control.verify import verify
 from mirror.control.webhooks import Webhook, Webhooks
 from mirror.front.api.passwords import PasswordFile
 from mirror.front.workers.pool import Pool
 from mirror.front.workers.reload import Reloading
-from mirror.front.workers.sockets import cannot_listen
 from mirror.history.keeper import Keeper
 from mirror.push.course import Course
 from mirror.storage.store import LocalStorage
-
-MakeGuides = Callable[[Config, str | None], Sequence[tuple[str, str]]]
-"""Titles and texts for clients of a mirror with this configuration, at an address (None: guessed).
-
-Raises ValueError, OSError.
-"""
 
 _MOST_DESCRIPTORS = 0.9  # of those that the system allows, with which the mirror says it is ready
 
@@ -82,22 +77,57 @@ def _overview(
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
-            lambda: [*map(_push, built.uploads.on_their_way())], parts.clock, parts.monotonic,
+            lambda: [_push(it, parts.private) for it in built.uploads.on_their_way()],
+            parts.private, parts.clock, parts.monotonic,
+            FirstBytes(metrics.upstream_seconds),
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
     return overview
 
 
-def _push(course: Course) -> models.Push:
+def _push(course: Course, private: Collection[str]) -> models.Push:
     return models.Push(
         upstream=course.repository.namespace, repository=course.repository.name,
         state=course.state.value, received=course.size, sent=course.sent,
-        clients=len(course.followers),
+        clients=len(course.followers), is_private=course.repository.namespace in private,
     )  # fmt: skip
 
 
-def build_admin(
+@asynccontextmanager
+async def serving_operators(
+    listeners: Iterable[socket.socket],
+    parts: Parts,
+    built: Built,
+    pool: Pool,
+    keeper: Keeper,
+    *,
+    reloading: Reloading,
+    company: Company,
+    passwords: PasswordFile | None,
+    guides: MakeGuides,
+) -> AsyncIterator[None]:
+    """Answer operators inside the block. `passwords` are theirs, where they have any.
+
+    Raises:
+        StoreError, OSError: The store cannot be used.
+    """
+    private, aliases = parts.private, built.upstreams.aliases
+    opening = Contents.open(parts.store, parts.records, private, aliases, clock=parts.clock)
+    async with opening as contents:
+        admin = _build_admin(
+            parts, built, pool, keeper, reloading,
+            company=company,
+            contents=contents,
+            key=await asyncio.to_thread(make_key, parts.config.store.root),
+            passwords=passwords,
+            guides=guides,
+        )  # fmt: skip
+        async with serving(admin, listeners, parts.metrics.faults.note):
+            yield
+
+
+def _build_admin(
     parts: Parts,
     built: Built,
     pool: Pool,
@@ -110,17 +140,19 @@ def build_admin(
     passwords: PasswordFile | None,
     guides: MakeGuides,
 ) -> web.Application:
-    """What operators ask, and what is kept for them. `key`: only who may read the store has it.
-
-    `passwords` are those of operators, where they have any.
-    """
+    """What operators ask, and what is kept for them. `key`: only who may read the store has it."""
     overview = _overview(parts, built, pool, reloading, company)
     config, metrics, store = parts.config, parts.metrics, parts.store
     telling = partial(reloading.manager.keep_telling, overview.summary)
     parts.work.keep(telling, name="watch")
-    past = Past(keeper, gather=pool.gather, clock=parts.clock, monotonic=parts.monotonic)
+    past = Past(
+        keeper, private=parts.private, gather=pool.gather, clock=parts.clock,
+        monotonic=parts.monotonic,
+    )  # fmt: skip
     parts.work.keep(keeper.run, name="history")
+    parts.work.keep(Spells(keeper, overview.endpoints, parts.clock).run, name="spells")
     _notify(parts, overview, reloading)
+    forecast = Forecast(contents.list_leaving, overview, past, parts.clock)
     address, _ = config.server.admin_listen
     return make_admin(
         metrics,
@@ -129,7 +161,9 @@ def build_admin(
             status=overview.status,
             pins=built.keeping.list_pins,
             line=overview.line,
-            contents=ContentsViews(contents),
+            contents=ContentsViews(
+                contents, forecast.tell, past, clock=parts.clock, monotonic=parts.monotonic
+            ),
             guides=lambda address: guides(reloading.config, address),
             level=lambda: reloading.config.log.level,
             clock=parts.clock,
@@ -149,6 +183,7 @@ def build_admin(
                     contents.manifests,
                     contents.personal,
                 ),
+                forecast,
             ),
         ),
         Guard(
@@ -173,19 +208,9 @@ def _notify(parts: Parts, overview: Overview, reloading: Reloading) -> None:
     async def look() -> Seen:
         return await overview.seen(reloading.ends, parts.metrics.mismatches.take())
 
-    hooks = [Webhook(one, parts.sessions, parts.metrics) for one in parts.config.notify]
-    noticing = Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4()))
-    Webhooks(hooks, noticing, look).start(parts.work)
-
-
-@asynccontextmanager
-async def serving_operators(
-    admin: web.Application, address: tuple[str, int], note_fault: NoteFault
-) -> AsyncIterator[tuple[str, int]]:
-    """Answer operators inside the block; gives where. Raises OSError, with the setting named."""
-    async with AsyncExitStack() as stack:
-        try:
-            bound = await stack.enter_async_context(serving(admin, address, note_fault))
-        except OSError as error:
-            raise cannot_listen("admin_listen", address, error) from error
-        yield bound
+    Webhooks(
+        lambda: reloading.config.notify,
+        lambda one: Webhook(one, parts.sessions, parts.metrics),
+        Noticing(mirror=socket.gethostname(), new_id=lambda: str(uuid.uuid4())),
+        look,
+    ).start(parts.work)

@@ -5,6 +5,10 @@ together cost one commit. A write returns when it is committed, and is not undon
 cancelled. What `is_durable` is synced too; the rest is with the next such commit, or when SQLite
 copies it into the file: a power cut may undo the last of it, in whole transactions. What SQLite
 raises comes out as StoreError, in the operator's words.
+
+A file that is damaged is set aside when it is opened, and made anew: nothing in it is such that a
+mirror could not serve without it. Where damage shows later, that is noted beside it, for the next
+start; until then, what needs the damaged part of it fails.
 """
 
 import asyncio
@@ -12,7 +16,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -58,7 +62,7 @@ class Schema:
     application_id: int  # in the file's header
     package: str  # where the scripts are
     scripts: tuple[str, ...]  # only ever appended to
-    remedy: str  # what to do where the file is damaged
+    loss: str  # what it means that a damaged one is made anew
     summary: str | None = None  # a query of one row; see `Database.summary`
     functions: tuple[Callable[..., float], ...] = ()  # pure, for what is written, by their names
 
@@ -118,6 +122,7 @@ class Database:
         self._pending: list[_Write] = []
         self._flushing: asyncio.Task[None] | None = None
         self._closed = False
+        self._is_damaged = False
         self.summary: tuple[Any, ...] = ()
 
     @classmethod
@@ -126,7 +131,7 @@ class Database:
         """Open, and create or migrate where needed; everything asked for is written at exit.
 
         Raises:
-            StoreError: The file is damaged, not ours, or from a newer mirror.
+            StoreError: The file cannot be used, is not ours, or from a newer mirror.
         """
         async with AsyncExitStack() as connections:
             with explained(path, schema):
@@ -192,13 +197,28 @@ class Database:
     ) -> list[_T]:
         if self._closed:
             raise StoreError(f"the {self._schema.name} is closed")
-        with explained(self._path, self._schema):
-            rows = [*await connection.execute_fetchall(sql, values)]
-            found = [read(*row) for row in rows[:_AT_ONCE]]
-            for start in range(_AT_ONCE, len(rows), _AT_ONCE):
-                await asyncio.sleep(0)
-                found += [read(*row) for row in rows[start : start + _AT_ONCE]]
-            return found
+        try:
+            with explained(self._path, self._schema):
+                rows = [*await connection.execute_fetchall(sql, values)]
+                found = [read(*row) for row in rows[:_AT_ONCE]]
+                for start in range(_AT_ONCE, len(rows), _AT_ONCE):
+                    await asyncio.sleep(0)
+                    found += [read(*row) for row in rows[start : start + _AT_ONCE]]
+                return found
+        except Damaged:
+            await self._note_damage()
+            raise
+
+    async def _note_damage(self) -> None:
+        """Have the next start set the file aside."""
+        if not self._is_damaged:
+            self._is_damaged = True
+            _logger.error(
+                "the %s is damaged: restart the mirror, which sets it aside; %s",
+                self._schema.name, self._schema.loss, extra=fields(path=self._path),
+            )  # fmt: skip
+            with suppress(OSError):  # the disk may be full, or worse
+                await asyncio.to_thread(_note_of_damage(self._path).touch)
 
     async def _close(self) -> None:
         self._closed = True
@@ -237,6 +257,8 @@ class Database:
         except StoreError as error:
             for write in writes:
                 write.error = error
+            if isinstance(error, Damaged):
+                await self._note_damage()
             return error
         for write in writes:
             write.error = None
@@ -267,7 +289,30 @@ class _Writer:
         self._thread.shutdown(wait=False)
 
     def begin(self) -> tuple[Any, ...]:
-        """Open the file, and bring it up to date; what the summary is then."""
+        """Open the file, and bring it up to date; what the summary is then.
+
+        One that is damaged is set aside, and made anew.
+        """
+        if _note_of_damage(self._path).exists():
+            self._set_aside("it turned out to be damaged")
+        try:
+            return self._begin()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self._set_aside(error)
+        return self._begin()
+
+    def _set_aside(self, why: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        _set_aside(self._path)
+        _logger.error(
+            "the %s is set aside and made anew (%s); %s",
+            self._schema.name, why, self._schema.loss, extra=fields(path=self._path),
+        )  # fmt: skip
+
+    def _begin(self) -> tuple[Any, ...]:
         self._connection = sqlite3.connect(self._path, isolation_level=None)
         for function in self._schema.functions:
             self._connection.create_function(function.__name__, -1, function, deterministic=True)
@@ -310,7 +355,7 @@ class _Writer:
             return ()
         row = self._open().execute(self._schema.summary).fetchone()
         if row is None:
-            raise sqlite3.DatabaseError("it has lost its totals")
+            raise _Lost("it has lost its totals")
         return tuple(row)
 
 
@@ -358,7 +403,7 @@ def _check_version(connection: sqlite3.Connection, path: Path, schema: Schema) -
     if _number(connection, "PRAGMA application_id") != schema.application_id:
         if version or _number(connection, "SELECT count(*) FROM sqlite_master"):
             what = f"{path} is not a mirror's {schema.name} but somebody else's database"
-            raise StoreError(what + schema.remedy)
+            raise StoreError(f"{what}: move it (with its -wal and -shm) aside and start again")
         return None
     if version > len(schema.scripts):
         raise StoreError(
@@ -378,6 +423,43 @@ def _rewrite(connection: sqlite3.Connection, schema: Schema) -> None:
         _logger.warning("the %s cannot shrink yet: %s", schema.name, error, extra=fields())
 
 
+def _set_aside(path: Path) -> None:
+    """Rename it to `*.damaged`, for whoever wants to look; an older one of these goes.
+
+    In this order: without the file, its log means nothing. Raises OSError.
+    """
+    damaged = Path(f"{path}.damaged")
+    for suffix in ("-wal", "-shm", ""):
+        source, target = Path(f"{path}{suffix}"), Path(f"{damaged}{suffix}")
+        if source.exists():
+            source.rename(target)
+        else:
+            target.unlink(missing_ok=True)
+    _note_of_damage(path).unlink(missing_ok=True)
+
+
+def _note_of_damage(path: Path) -> Path:
+    """It is there where the file is damaged."""
+    return Path(f"{path}.is-damaged")
+
+
+class _Lost(sqlite3.DatabaseError):
+    """What every such file has is not in it."""
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return isinstance(error, _Lost) or _code(error) in _DAMAGE
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary one."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+class Damaged(StoreError):
+    """The file is not as it was written; for the next start to set aside."""
+
+
 class DiskFull(StoreError):
     """Nothing can be written down before something is deleted."""
 
@@ -395,16 +477,16 @@ def _number(connection: sqlite3.Connection, sql: str) -> int:
     return int(number)
 
 
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _KINDS: dict[int, type[StoreError]] = {
+    **dict.fromkeys(_DAMAGE, Damaged),
     sqlite3.SQLITE_FULL: DiskFull,
     sqlite3.SQLITE_BUSY: Locked,
 }
 
 
-def _advice(schema: Schema, code: int) -> str:
+def _advice(code: int) -> str:
     return {
-        sqlite3.SQLITE_CORRUPT: schema.remedy,
-        sqlite3.SQLITE_NOTADB: schema.remedy,
         sqlite3.SQLITE_CANTOPEN: "; give the mirror's user write access to it",
         sqlite3.SQLITE_READONLY: "; give the mirror's user write access to it",
         sqlite3.SQLITE_FULL: "; make room on its disk",
@@ -419,10 +501,10 @@ def explained(path: Path, schema: Schema) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary one
+        code = _code(error)
         kind = _KINDS.get(code, StoreError)
-        raise kind(f"{what} cannot be used: {error}{_advice(schema, code)}") from error
+        raise kind(f"{what} cannot be used: {error}{_advice(code)}") from error
     except RegistryError as error:
-        raise StoreError(f"{what} is damaged: {error}{schema.remedy}") from error
+        raise Damaged(f"{what} is damaged: {error}") from error
     except (ArithmeticError, TypeError, ValueError) as error:
         raise StoreError(f"{what} cannot keep this: {error}") from error

@@ -91,11 +91,19 @@ def ls(
 
 
 @cli.command()
-def du(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
+def du(
+    config_file: ConfigFile = None,
+    *,
+    leaving: Annotated[
+        bool, typer.Option("--next", help="What would go next to make room, and why.")
+    ] = False,
+    as_json: Document = False,
+) -> None:
     """List repositories by what they alone take of the disk, the largest first."""
-    from mirror.operate import contents  # noqa: PLC0415
+    from mirror.operate import contents, leaving as going  # noqa: PLC0415
 
-    look_after(contents.du(load(config_file), as_json=as_json))
+    show = going.leaving if leaving else contents.du
+    look_after(show(load(config_file), as_json=as_json))
 
 
 @cli.command()

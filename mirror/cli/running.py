@@ -10,7 +10,7 @@ import tomli_w
 import typer
 import uvloop
 
-from mirror import app, config
+from mirror import config
 from mirror.cli.verbs import (
     FAILED,
     MISCONFIGURED,
@@ -28,6 +28,8 @@ from mirror.oci.errors import StoreError
 @cli.command()
 def serve(config_file: ConfigFile = None) -> None:
     """Run the mirror until it is told to stop."""
+    # No other verb needs what serves.
+    from mirror import app  # noqa: PLC0415
     from mirror.setup.clients import make_guides  # noqa: PLC0415
     from mirror.setup.welcome import make_welcome  # noqa: PLC0415
 

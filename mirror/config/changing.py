@@ -16,12 +16,13 @@ CHANGEABLE: Mapping[str, frozenset[str]] = MappingProxyType(
         ),
         "store": frozenset({"max_size", "min_free"}),
         "fill": frozenset({"max_active"}),
+        "push": frozenset({"keep_for", "max_blob_size", "max_spool", "max_uploads"}),
         "log": frozenset({"level"}),
     }
 )  # fmt: skip
-"""Settings that are taken up while it runs, by section; and all of `upstream`."""
+"""Settings that are taken up while it runs, by section; and all of what is `_WHOLE`."""
 
-_UPSTREAM = "upstream"
+_WHOLE = ("notify", "upstream")
 
 
 def change(running: Config, wanted: Config) -> tuple[dict[str, Any], list[str]]:
@@ -30,8 +31,8 @@ def change(running: Config, wanted: Config) -> tuple[dict[str, Any], list[str]]:
     The document is to be validated: what changes and what does not may contradict each other.
     """
     before, after = running.redacted(), wanted.redacted()
-    document, waiting = {**before, _UPSTREAM: after[_UPSTREAM]}, []
-    for section in sorted((before.keys() | after.keys()) - {_UPSTREAM}):
+    document, waiting = before | {name: after[name] for name in _WHOLE}, []
+    for section in sorted((before.keys() | after.keys()) - {*_WHOLE}):
         old, new = before.get(section), after.get(section)
         if not isinstance(old, dict) or not isinstance(new, dict):  # [[pin]]: a list, and none
             waiting += [section] if old != new else []

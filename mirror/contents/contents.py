@@ -1,6 +1,7 @@
 """Answers questions of what is in the cache, in a mirror that runs or in a store at rest."""
 
-from collections.abc import AsyncIterator, Collection
+import time
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from mirror.contents import images, models, questions
 from mirror.contents.catalog import Catalog
 from mirror.contents.details import Details
 from mirror.contents.files import LayerFiles
+from mirror.contents.leaving import list_leaving
 from mirror.contents.manifests import Manifests, NotHere
 from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import RegistryError
@@ -20,12 +22,14 @@ from mirror.storage.store import LocalStorage
 class Contents:
     """Use `Contents.open`. All methods raise StoreError, ValueError (no name), NotHere."""
 
+    store: LocalStorage
     catalog: Catalog
     manifests: Manifests
     details: Details
     files: LayerFiles
     personal: Collection[str]  # upstreams with `access = "client"`
     aliases: Aliases
+    clock: Callable[[], float]
 
     @classmethod
     @asynccontextmanager
@@ -35,18 +39,25 @@ class Contents:
         records: Records,
         personal: Collection[str],
         aliases: Aliases,
+        *,
+        clock: Callable[[], float] = time.time,  # noqa: TID251 - of a store at rest, nobody's
     ) -> AsyncIterator["Contents"]:
-        """Of a store that is open. `personal`, `aliases`: see above; they may change meanwhile."""
+        """Of a store that is open. `personal`, `aliases`: see above; they may change meanwhile.
+
+        `clock` gives seconds since the epoch.
+        """
         async with AsyncExitStack() as stack:
             catalog = await stack.enter_async_context(Catalog.open(store.root))
             manifests = Manifests(store, catalog, aliases)
             yield cls(
+                store,
                 catalog,
                 manifests,
                 Details(store, records, catalog, manifests, personal),
                 await stack.enter_async_context(LayerFiles.open(store, manifests)),
                 personal,
                 aliases,
+                clock,
             )
 
     async def list_repositories(self, question: questions.ListRepositories) -> models.Repositories:
@@ -79,6 +90,10 @@ class Contents:
     async def diff_images(self, question: questions.DiffImages) -> models.Diff:
         """What is another way in another image."""
         return await self.files.diff(question)
+
+    async def list_leaving(self, question: questions.ListLeaving) -> models.Leaving:
+        """What would go next to make room."""
+        return await list_leaving(self.store, self.catalog, question, clock=self.clock)
 
     async def list_blobs(self, question: questions.ListBlobs) -> models.Blobs:
         """Everything that is here."""

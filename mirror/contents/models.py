@@ -231,6 +231,40 @@ class Diff(Struct, frozen=True, kw_only=True):
     after: str | None
 
 
+Reason = Literal["partial", "superseded", "broken", "little-used"]
+"""Why something goes before others: nobody has continued the download; tags that meant it mean
+something else; no image that it is of is here in whole; or only that others are asked for more."""
+
+
+class LeavingBlob(Struct, frozen=True, kw_only=True):
+    """Something that is here, as far as it may go.
+
+    `uses` is what all times that it was asked for count now: each one at first, half of that a week
+    later. `slowness` is that of where it came from, 1 or more: what comes slowly is worth more.
+    """
+
+    digest: str
+    kind: Literal["partial", "blob", "manifest"]
+    size: int  # on disk
+    names: list[str]  # the first few images, or repositories, that have it
+    last_used: float | None
+    uses: float
+    slowness: float
+    reasons: list[Reason]
+    goes_at: float | None  # where as much comes in as in the last week
+
+
+class Leaving(Struct, frozen=True, kw_only=True):
+    """What would go next, the first first; `room` bytes can come before anything has to.
+
+    `rate`: bytes per second that came in the last week. Neither is known of a mirror at rest.
+    """
+
+    leaving: list[LeavingBlob]
+    room: int | None
+    rate: float | None
+
+
 class Compared(Struct, frozen=True, kw_only=True):
     """What an endpoint says of an image.
 

@@ -44,6 +44,12 @@ class ListBlobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: _Limit = 100
 
 
+class ListLeaving(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What would be evicted next, in order."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 20
+
+
 class ListFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is in a directory of an image, or a file with all of its versions.
 

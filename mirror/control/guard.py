@@ -122,6 +122,14 @@ class Guard:
         if self._has_private():
             self.require_keeper(request)
 
+    def may_read(self, request: web.Request) -> bool:
+        """Whether an operator may be told what is private, too."""
+        try:
+            self.require_reader(request)
+        except Refusal:
+            return False
+        return True
+
     @property
     def _wants_proof(self) -> bool:
         """Whether an operator has to show anything."""

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from mirror.history.ports import Again, Arrival, Cost, Pull, Total, Waste
+from mirror.history.ports import Again, Arrival, Cost, Pull, Spell, Total, Waste
 from mirror.telemetry.traffic import Result
 
-__all__ = ["Again", "Arrival", "Cost", "Pull", "Total", "Waste"]
+__all__ = ["Again", "Arrival", "Cost", "Pull", "Spell", "Total", "Waste"]
 
 from mirror.control.acts import WarmSchedule
 
@@ -42,6 +42,15 @@ class PullQuota(Struct, frozen=True, kw_only=True):
 
     limit: int | None
     remaining: int | None
+    until: float | None = None  # by then, at the latest, all of it is there again
+
+
+class FirstByte(Struct, frozen=True, kw_only=True):
+    """Seconds until an answer begins, of the last hour."""
+
+    median: float
+    p90: float  # within which nine of ten come
+    answers: int  # that this is of
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -59,14 +68,16 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     rate: float  # body bytes per second, of late
     max_rate: int | None = None  # bytes per second that `max_bandwidth` lets through now
     paused_since: float | None = None  # by an operator: it is asked nothing
+    first_byte: FirstByte | None = None
+    certificate_ends: float | None = None  # of the one that it shows; None: none, or not seen yet
 
 
 class Fill(Struct, frozen=True, kw_only=True):
     """A download that is under way."""
 
     upstream: str
-    repository: str
-    digest: str
+    repository: str | None  # None, as is the digest: it is private, and not told to who asks
+    digest: str | None
     state: str
     size: int | None
     written: int
@@ -75,17 +86,19 @@ class Fill(Struct, frozen=True, kw_only=True):
     seconds: float  # since it was asked for
     readers: int
     endpoint: str | None = None  # that has sent the first of it
+    is_private: bool = False  # of an upstream with `access = "client"`
 
 
 class Push(Struct, frozen=True, kw_only=True):
     """Bytes on their way to a registry; nobody knows how many there will be."""
 
     upstream: str
-    repository: str
+    repository: str | None  # None: it is private, and not told to who asks
     state: str
     received: int  # bytes, of clients
     sent: int  # of these, to the registry
     clients: int  # uploads that they are of
+    is_private: bool = False
 
 
 class Store(Struct, frozen=True, kw_only=True):
@@ -210,6 +223,21 @@ class Arrivals(Struct, frozen=True, kw_only=True):
     """Downloads, the latest first."""
 
     arrivals: list[Arrival]
+
+
+class SpellsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Those that ended since then (yesterday, where nothing is said). `cursor` as for pulls."""
+
+    since: Time | None = None
+    cursor: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
+
+
+class Spells(Struct, frozen=True, kw_only=True):
+    """A page of them, the latest first; `next` is the cursor of what follows, if anything does."""
+
+    spells: list[Spell]
+    next: int | None
 
 
 class WasteQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

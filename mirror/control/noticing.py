@@ -106,6 +106,10 @@ class Noticing:
             *(self._lie(seen.now, it) for it in seen.mismatches if self._is_new(it)),
         ]
 
+    def list_held(self, now: float) -> list[Notice]:
+        """What was told of that is not over, for somebody who is new."""
+        return [self._notice(now, it, "trouble") for it in self._holding.values()]
+
     def _conditions(self, seen: Seen) -> Iterator[_Condition]:
         for one in seen.endpoints:
             subject, where = f"{one.upstream} {one.url}", (one.upstream, one.name)

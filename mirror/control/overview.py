@@ -10,6 +10,7 @@ from pathlib import Path
 from mirror import __version__
 from mirror.config import Config
 from mirror.control import acts, models
+from mirror.control.first_byte import FirstBytes
 from mirror.control.noticing import Seen
 from mirror.control.rates import Rates
 from mirror.pull.fill.fill import Fill
@@ -43,8 +44,10 @@ class Parts:
     schedules: Callable[[], list[acts.WarmSchedule]]
     company: Callable[[], Sequence[tuple[str, str]]]  # what does not work between mirrors, and why
     pushes: Callable[[], list[models.Push]]
+    private: Collection[str]  # upstreams with `access = "client"`, as they are now
     clock: Callable[[], float]
     monotonic: Callable[[], float]
+    first_bytes: FirstBytes
 
 
 class Overview:
@@ -67,6 +70,7 @@ class Overview:
             self._received.sample(
                 now, {id(one): float(one.exchange.received) for _, one in self._endpoints()}
             )
+            self._parts.first_bytes.sample(now)
             self._line.append(sum(self._received.of(id(one)) for _, one in self._endpoints()))
             await asyncio.sleep(_TICK)
 
@@ -166,6 +170,9 @@ class Overview:
         pauses = health.pauses(now)
         limit, remaining = condition.quota
         is_told = limit is not None or remaining is not None
+        until = condition.quota_until
+        if until is not None and until <= self._parts.clock():
+            until = None
         return models.Endpoint(
             upstream=upstream,
             name=endpoint.name,
@@ -177,11 +184,15 @@ class Overview:
                 models.Pause(requests=kind.name.lower(), seconds=left)
                 for kind, left in pauses.items()
             ],
-            quota=models.PullQuota(limit=limit, remaining=remaining) if is_told else None,
+            quota=(
+                models.PullQuota(limit=limit, remaining=remaining, until=until) if is_told else None
+            ),
             received=endpoint.exchange.received,
             rate=self._received.of(id(endpoint)),
             max_rate=endpoint.exchange.throttle.limit,
             paused_since=condition.paused_since,
+            first_byte=self._parts.first_bytes.of(upstream, endpoint.name),
+            certificate_ends=endpoint.exchange.certificate.ends,
         )
 
     def _fill(self, fill: Fill) -> models.Fill:
@@ -199,6 +210,7 @@ class Overview:
             seconds=self._parts.monotonic() - fill.began,
             readers=fill.readers.count,
             endpoint=fill.first_sender,
+            is_private=fill.upstream in self._parts.private,
         )
 
     def _served(self) -> models.Served:

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 
 from aiohttp import web
@@ -33,27 +33,22 @@ _LINGERING = 2.0  # seconds for which the rest of a body that nobody wants is re
 
 @asynccontextmanager
 async def serving(
-    application: web.Application, address: tuple[str, int], note_fault: NoteFault
-) -> AsyncIterator[tuple[str, int]]:
-    """Serve inside the block; where.
-
-    Raises:
-        OSError: The address cannot be listened on.
-    """
+    application: web.Application, listeners: Iterable[socket.socket], note_fault: NoteFault
+) -> AsyncIterator[None]:
+    """Serve inside the block, on these sockets, which listen."""
     loop = asyncio.get_running_loop()
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_DRAINS)
     await runner.setup()
     try:
         manager, clients = runner.server, Counter[str]()
         assert manager is not None  # noqa: S101 - it has been set up
-        server = await loop.create_server(
-            lambda: _Connection(manager, loop, clients, note_fault), *address
-        )
-        try:
-            host, port = server.sockets[0].getsockname()[:2]
-            yield host, port
-        finally:
-            server.close()
+        async with AsyncExitStack() as stack:
+            for listener in listeners:
+                server = await loop.create_server(
+                    lambda: _Connection(manager, loop, clients, note_fault), sock=listener
+                )
+                stack.callback(server.close)
+            yield
     finally:
         await runner.cleanup()
 

@@ -1,8 +1,9 @@
-"""The reasons of pulls, in words that a person understands."""
+"""The reasons of pulls, and of eviction, in words that a person understands."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from mirror.contents.models import Reason
 from mirror.telemetry.traffic import Why
 
 WORDS: Mapping[Why, str] = MappingProxyType(
@@ -28,3 +29,12 @@ WORDS: Mapping[Why, str] = MappingProxyType(
         Why.FAULT: "a fault of the mirror's own; see its log",
     }
 )  # fmt: skip
+
+LEAVING: Mapping[Reason, str] = MappingProxyType(
+    {
+        "partial": "nobody has gone on with this download",
+        "superseded": "its tag means another image now",
+        "broken": "its image is not here in whole",
+        "little-used": "others are asked for more",
+    }
+)

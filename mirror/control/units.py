@@ -27,6 +27,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def brief(seconds: float) -> str:
+    """A short time, such as "85 ms" or "1.2 s"."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
 def date(seconds: float) -> str:
     """Seconds since the epoch, such as "2026-11-26 20:10", where this mirror is."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

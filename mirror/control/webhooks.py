@@ -13,6 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
@@ -191,29 +192,58 @@ def _reason(error: Exception) -> str:
 
 
 class Webhooks:
-    """All of them. `look` gives what there is to see; nobody looks where there is no hook."""
+    """All of them. `look` gives what there is to see; nobody looks where there is no hook.
+
+    `configured` gives those that there are to be now: it may change. One that stays keeps what it
+    has not been told yet; one that goes is told nothing more; a new one is told of what holds.
+    """
 
     def __init__(
         self,
-        hooks: Sequence[Webhook],
+        configured: Callable[[], Sequence[Notify]],
+        make: Callable[[Notify], Webhook],
         noticing: Noticing,
         look: Callable[[], Awaitable[Seen]],
     ) -> None:
-        self._hooks = hooks
+        self._configured = configured
+        self._make = make
         self._noticing = noticing
         self._look = look
+        self._hooks: list[tuple[Notify, Webhook, asyncio.Task[None]]] = []
 
     def start(self, tasks: Tasks) -> None:
         """Look, and tell, from now on."""
-        if not self._hooks:
-            return
-        tasks.keep(self._watch, name="notify")
-        for hook in self._hooks:
-            tasks.keep(hook.deliver_forever, name="notify")
+        tasks.keep(partial(self._watch, tasks), name="notify")
 
-    async def _watch(self) -> None:
+    async def _watch(self, tasks: Tasks) -> None:
         while True:
-            for notice in self._noticing.look(await self._look()):
-                for hook in self._hooks:
-                    hook.tell(notice)
+            new = self._change(tasks)
+            if self._hooks:
+                seen = await self._look()
+                held = self._noticing.list_held(seen.now) if new else []
+                self._tell(self._noticing.look(seen), [hook for _, hook, _ in self._hooks])
+                self._tell(held, new)
             await asyncio.sleep(_EVERY)
+
+    @staticmethod
+    def _tell(notices: Sequence[Notice], hooks: Sequence[Webhook]) -> None:
+        for notice in notices:
+            for hook in hooks:
+                hook.tell(notice)
+
+    def _change(self, tasks: Tasks) -> list[Webhook]:
+        """Have those that are configured; gives the new ones."""
+        before, self._hooks, new = self._hooks, [], list[Webhook]()
+        for config in self._configured():
+            stays = next((it for it in before if it[0] == config), None)
+            if stays is not None:
+                before.remove(stays)
+                self._hooks.append(stays)
+                continue
+            hook = self._make(config)
+            task = tasks.create_kept_task(hook.deliver_forever, name="notify")
+            self._hooks.append((config, hook, task))
+            new.append(hook)
+        for _, _, task in before:
+            task.cancel()
+        return new

@@ -19,6 +19,7 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
+from mirror.aio.sealed import Bulk
 from mirror.front.settings import Settings
 from mirror.oci.digest import Digest, Subject
 from mirror.oci.manifest import MAX_SIZE
@@ -47,9 +48,6 @@ Ranges = Annotated[tuple[ByteRange, ...], Meta(max_length=MOST_RANGES)]
 
 UploadName = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 """What an upload is known by to its client."""
-
-Piece = Annotated[bytes, Meta(max_length=2**18)]
-"""What a client has brought of an upload, by turns."""
 
 MediaType = Annotated[str, Meta(pattern=r"\A[\x21-\x7e]+/[\x20-\x7e]+\Z", max_length=512)]
 ManifestContent = Annotated[bytes, Meta(max_length=MAX_SIZE)]
@@ -175,7 +173,7 @@ class Pushes(Protocol):
         """Go on with an upload inside the block."""
 
     async def write_upload(
-        self, repository: Repository, identity: UploadName, offset: Position, piece: Piece
+        self, repository: Repository, identity: UploadName, offset: Position, piece: Bulk
     ) -> None:
         """Take what follows in an upload that is open; answered when there is reason for more."""
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from mirror.history.gathering import ARRIVALS, REPOSITORIES, Gathering
-from mirror.history.ports import Batch, History, Pull
+from mirror.history.ports import Batch, History, Pull, Spell
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.oci.reference import Repository
@@ -106,6 +106,23 @@ class Keeper:
             if not self._is_failing:
                 _logger.warning("history cannot be written, and waits in memory: %s", error)
             self._is_failing = True
+
+    async def find_next_spell(self) -> int:
+        """As `History.find_next_spell`; 1 where that cannot be read."""
+        try:
+            return await self.history.find_next_spell()
+        except StoreError as error:
+            _logger.warning("history cannot be read: %s", error)
+            return 1
+
+    async def record_spells(self, spells: Sequence[Spell]) -> None:
+        """As `History.record_spells`; what cannot be written is lost, and told as for pulls."""
+        if not spells:
+            return
+        try:
+            await self.history.record_spells(spells)
+        except StoreError as error:
+            _logger.debug("history cannot be written: %s", error)
 
     def changed_since(self, change: int) -> tuple[int, list[Pull]]:
         """Pulls that have changed after that change, and the number of the latest one."""

@@ -3,12 +3,15 @@
     pull      what a client did that asked for an image: one, with all of its requests
     total     an hour or a day of a repository; saved is what was served and not fetched for it
     arrival   one download of a blob: from where, when, and how much of it was of use
+    spell     a time in which an endpoint was down, or paused; or the mirror ran at all
 
 Times are seconds since the epoch, sizes are bytes. A repository is named with its registry; where
 it is None, it stands for all that are not told apart: of names that nobody has, there is no end.
+`is_private`: of an upstream where each client's own login decides (`access = "client"`). What is
+asked for some operators only is `hidden`: then nothing of these upstreams is told but sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,10 +24,7 @@ HOUR, DAY = 3600, 86400
 
 
 class Pull(Struct, frozen=True, kw_only=True):
-    """A pull, as far as it has gone. `client` is None where addresses are not kept.
-
-    `is_private`: of an upstream where each client's own login decides (`access = "client"`).
-    """
+    """A pull, as far as it has gone. `client` is None where addresses are not kept."""
 
     id: int
     began: float
@@ -60,6 +60,7 @@ class Total(Struct, frozen=True, kw_only=True):
     fetched: int
     saved: int  # served, and not fetched for that; never below 0
     wasted: int  # fetched then, and never served since
+    is_private: bool = False
 
 
 class Arrival(Struct, frozen=True, kw_only=True):
@@ -76,6 +77,22 @@ class Arrival(Struct, frozen=True, kw_only=True):
     used: int  # of that: served to clients since
     resumes: int  # after a connection broke
     endpoint: str
+    is_private: bool = False
+
+
+State = Literal["running", "down", "paused"]
+
+
+class Spell(Struct, frozen=True, kw_only=True):
+    """From when to when an endpoint was in a state; of the mirror itself, both names are ""."""
+
+    id: int
+    upstream: str
+    endpoint: str
+    state: State
+    began: float
+    ended: float  # of what still goes on: when that was last written down
+    why: str | None
 
 
 class Again(Struct, frozen=True, kw_only=True):
@@ -87,6 +104,7 @@ class Again(Struct, frozen=True, kw_only=True):
     arrivals: int
     fetched: int
     extra: int
+    is_private: bool = False
 
 
 class Cost(Struct, frozen=True, kw_only=True):
@@ -99,6 +117,7 @@ class Cost(Struct, frozen=True, kw_only=True):
     fetched: int
     saved: int
     wasted: int
+    is_private: bool = False
 
 
 class Waste(Struct, frozen=True, kw_only=True):
@@ -128,6 +147,15 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What was pulled of something in a time; sizes in bytes."""
+
+    pulls: int
+    served: int
+    fetched: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What has changed: pulls and arrivals as they are now, and what totals grow by."""
 
@@ -150,6 +178,7 @@ class PullFilter:
     client: str | None = None
     result: Result | None = None
     since: float | None = None
+    hidden: frozenset[str] = frozenset()  # upstreams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +190,7 @@ class TotalsFilter:
     by: Literal["all", "upstream", "repository"] = "all"
     upstream: str | None = None
     repository: str | None = None
+    hidden: frozenset[str] = frozenset()  # upstreams whose repositories are not told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +218,32 @@ class History(Protocol):
     async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
         """The latest first; of an hour or a day, who was served most."""
 
-    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+    async def sum_repositories(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+        """What was pulled of each of these since then, by whole days after a year."""
+
+    async def sum_images(
+        self, repository: str, digests: Sequence[str], since: float
+    ) -> dict[str, Use]:
+        """The same of images of one repository, by digest, as far back as pulls are kept."""
+
+    async def list_arrivals(
+        self, digest: str | None, limit: int, *, hidden: Collection[str] = ()
+    ) -> list[Arrival]:
         """Where a blob came from, or (None) all did, the latest first."""
 
-    async def find_waste(self, since: float, now: float, limit: int) -> Waste:
+    async def find_waste(
+        self, since: float, now: float, limit: int, *, hidden: Collection[str] = ()
+    ) -> Waste:
         """So many of each kind; what has come only now may still be served."""
+
+    async def find_next_spell(self) -> int:
+        """The number of a spell that there is not."""
+
+    async def record_spells(self, spells: Sequence[Spell]) -> None:
+        """Have them kept, each in the place of the one of its number."""
+
+    async def list_spells(self, since: float, before: int | None, limit: int) -> list[Spell]:
+        """Those that ended after a time, the latest first; `before`: of a lower number."""
 
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""

@@ -5,7 +5,7 @@ Pulls and arrivals go after `keep_pulls`; hours become days after a year, and da
 pulls and arrivals, or totals.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -20,9 +20,11 @@ from mirror.history.ports import (
     Known,
     Pull,
     PullFilter,
+    Spell,
     Sum,
     Total,
     TotalsFilter,
+    Use,
     Waste,
 )
 from mirror.sqlite import Database, Schema, Statement
@@ -32,11 +34,8 @@ SCHEMA = Schema(
     name="history",
     application_id=0x6D697268,  # "mirh"
     package="mirror.history",
-    scripts=("history.sql",),
-    remedy=(
-        ". No image is affected: move the file (with its -wal and -shm) aside and start again;"
-        " what it told of past pulls is lost"
-    ),
+    scripts=("history.sql", "history_spells.sql"),
+    loss=("no image is affected; what it told of past pulls is lost"),
 )
 
 _HOURS_FOR = 366 * DAY  # seconds for which hours are told apart
@@ -45,6 +44,8 @@ _BATCH = 1000  # rows that go at a time for their age, and
 _FEW = 200  # for want of room
 _PORTION = 2**22  # bytes that are given back at a time
 _WEIGHT = 4  # a pull takes so many times what a total does
+_MOST_SPELLS = 20_000  # some 2 MB
+_ANY = 2**62  # more than any number of a row
 _SLACK = 2**20  # bytes that the file may have to spare
 
 
@@ -112,20 +113,53 @@ class SqliteHistory:
     async def list_totals(self, wanted: TotalsFilter, limit: int) -> list[Total]:
         """The latest first."""
         sql, values = statements.totals(wanted)
-        return await self._database.page(sql, (*values, limit), _total)
+        return await self._database.page(sql, (*values, limit), self._total)
 
-    async def list_arrivals(self, digest: str | None, limit: int) -> list[Arrival]:
+    async def sum_repositories(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+        """What was pulled of each of these."""
+        sql, values = statements.sums_of(repositories, since)
+        return dict(await self._database.page(sql, values, _use))
+
+    async def sum_images(
+        self, repository: str, digests: Sequence[str], since: float
+    ) -> dict[str, Use]:
+        """What was pulled of these images of a repository."""
+        sql, values = statements.sums_of_images(repository, digests, since)
+        return dict(await self._database.page(sql, values, _use))
+
+    async def list_arrivals(
+        self, digest: str | None, limit: int, *, hidden: Collection[str] = ()
+    ) -> list[Arrival]:
         """Where a blob came from, or all did, the latest first."""
-        if digest is None:
-            return await self._arrivals(statements.LATEST, (limit,))
-        return await self._arrivals(statements.ARRIVALS, (digest, limit))
+        sql, values = statements.arrivals(digest, hidden)
+        return await self._arrivals(sql, (*values, limit))
 
-    async def find_waste(self, since: float, now: float, limit: int) -> Waste:
+    async def find_waste(
+        self, since: float, now: float, limit: int, *, hidden: Collection[str] = ()
+    ) -> Waste:
         """So many of each kind."""
-        costs = await self._database.page(statements.COSTS, (since, limit), _cost)
-        again = await self._database.page(statements.AGAIN, (since, limit), _again)
-        unused = await self._arrivals(statements.WASTED, (since, now - _FRESH, limit))
+        sql, values = statements.costs(since, hidden)
+        costs = await self._database.page(sql, (*values, limit), self._cost)
+        sql, values = statements.again(since, hidden)
+        again = await self._database.page(sql, (*values, limit), self._again)
+        sql, values = statements.wasted(since, now - _FRESH, hidden)
+        unused = await self._arrivals(sql, (*values, limit))
         return Waste(since=since, costs=costs, again=again, unused=unused)
+
+    async def find_next_spell(self) -> int:
+        """The number of a spell that there is not."""
+        (found,) = await self._database.rows(statements.NEXT_SPELL, (), int)
+        return found
+
+    async def record_spells(self, spells: Sequence[Spell]) -> None:
+        """Have them kept."""
+        rows = [statements.of_spell(it) for it in spells]
+        await self._database.write(Statement(statements.PUT_SPELL, rows), is_durable=False)
+
+    async def list_spells(self, since: float, before: int | None, limit: int) -> list[Spell]:
+        """Those that ended after a time, the latest first."""
+        values = (since, _ANY if before is None else before, limit)
+        return await self._database.page(statements.SPELLS, values, _spell)
 
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""
@@ -133,6 +167,7 @@ class SqliteHistory:
         for sql in (statements.OLD_PULLS_GO, statements.OLD_ARRIVALS_GO):
             await self._repeat(sql, oldest)
         await self._fold(now - _HOURS_FOR)
+        await self._write(statements.OLD_SPELLS_GO, (now - self._bounds.keep_totals, _MOST_SPELLS))
         await self._repeat(statements.OLD_TOTALS_GO, now - self._bounds.keep_totals)
         while (await self._database.measure()).used > self._bounds.max_size:
             if not await self._shed():
@@ -176,48 +211,56 @@ class SqliteHistory:
         await self._database.write(Statement(sql, [values]), is_durable=False)
 
     async def _arrivals(self, sql: str, values: tuple[object, ...]) -> list[Arrival]:
-        return await self._database.page(sql, values, _arrival)
+        return await self._database.page(sql, values, self._arrival)
 
     def _pull(self, *row: object) -> Pull:
-        return _pull(row, self._private)
+        values = _named(statements.PULL, row)
+        values["result"], values["why"] = Result(str(values["result"])), Why(str(values["why"]))
+        return _MAKE_PULL(**values, is_private=values["upstream"] in self._private)
+
+    def _arrival(self, *row: object) -> Arrival:
+        values = _named(statements.ARRIVAL, row)
+        return _MAKE_ARRIVAL(**values, is_private=values["upstream"] in self._private)
+
+    def _total(self, start: int, upstream: str | None, path: str | None, *figures: int) -> Total:
+        pulls, hits, misses, failed, served, fetched, used, unused = figures
+        return Total(
+            start=start, upstream=upstream, repository=path or None, pulls=pulls, hits=hits,
+            misses=misses, failed=failed, served=served, fetched=fetched,
+            saved=max(0, served - used), wasted=max(0, unused),
+            is_private=upstream in self._private,
+        )  # fmt: skip
+
+    def _cost(self, upstream: str, path: str, *figures: int) -> Cost:
+        pulls, served, fetched, used, unused = figures
+        return Cost(
+            upstream=upstream, repository=path or None, pulls=pulls, served=served,
+            fetched=fetched, saved=max(0, served - used), wasted=max(0, unused),
+            is_private=upstream in self._private,
+        )  # fmt: skip
+
+    def _again(self, digest: str, upstream: str, path: str, *figures: int) -> Again:
+        size, arrivals, fetched = figures
+        return Again(
+            digest=digest, repository=path or None, size=size, arrivals=arrivals, fetched=fetched,
+            extra=fetched - size, is_private=upstream in self._private,
+        )  # fmt: skip
 
 
-def _pull(row: tuple[object, ...], private: Collection[str]) -> Pull:
-    values: dict[str, object] = dict(zip(statements.PULL, row, strict=True))
+def _use(name: str, *figures: int) -> tuple[str, Use]:
+    return name, Use(*figures)
+
+
+def _spell(*row: object) -> Spell:
+    return _MAKE_SPELL(**dict(zip(statements.SPELL, row, strict=True)))
+
+
+def _named(columns: Sequence[str], row: tuple[object, ...]) -> dict[str, object]:
+    values: dict[str, object] = dict(zip(columns, row, strict=True))
     values["repository"] = values["repository"] or None
-    values["result"], values["why"] = Result(str(values["result"])), Why(str(values["why"]))
-    return _MAKE_PULL(**values, is_private=values["upstream"] in private)
+    return values
 
 
 _MAKE_PULL: Callable[..., Pull] = Pull
+_MAKE_SPELL: Callable[..., Spell] = Spell
 _MAKE_ARRIVAL: Callable[..., Arrival] = Arrival
-
-
-def _arrival(*row: object) -> Arrival:
-    values: dict[str, object] = dict(zip(statements.ARRIVAL, row, strict=True))
-    values["repository"] = values["repository"] or None
-    return _MAKE_ARRIVAL(**values)
-
-
-def _total(start: int, upstream: str | None, path: str | None, *figures: int) -> Total:
-    pulls, hits, misses, failed, served, fetched, used, unused = figures
-    return Total(
-        start=start, upstream=upstream, repository=path or None, pulls=pulls, hits=hits,
-        misses=misses, failed=failed, served=served, fetched=fetched,
-        saved=max(0, served - used), wasted=max(0, unused),
-    )  # fmt: skip
-
-
-def _cost(upstream: str, path: str, *figures: int) -> Cost:
-    pulls, served, fetched, used, unused = figures
-    return Cost(
-        upstream=upstream, repository=path or None, pulls=pulls, served=served, fetched=fetched,
-        saved=max(0, served - used), wasted=max(0, unused),
-    )  # fmt: skip
-
-
-def _again(digest: str, path: str, size: int, arrivals: int, fetched: int) -> Again:
-    return Again(
-        digest=digest, repository=path or None, size=size, arrivals=arrivals, fetched=fetched,
-        extra=fetched - size,
-    )  # fmt: skip

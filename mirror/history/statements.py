@@ -2,9 +2,9 @@
 
 # ruff: noqa: S608 - all that is ever put into a statement's text is ours
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from mirror.history.ports import DAY, HOUR, Arrival, Pull, PullFilter, TotalsFilter
+from mirror.history.ports import DAY, HOUR, Arrival, Pull, PullFilter, Spell, TotalsFilter
 
 Values = tuple[object, ...]
 
@@ -16,6 +16,7 @@ ARRIVAL = (
     "id", "upstream", "repository", "digest", "began", "seconds", "size", "fetched", "used",
     "resumes", "endpoint",
 )  # fmt: skip
+SPELL = ("id", "upstream", "endpoint", "state", "began", "ended", "why")
 _FIGURES = ("pulls", "hits", "misses", "failed", "served", "fetched", "used", "unused")
 
 _NAME = "(SELECT id FROM names WHERE upstream = ? AND path = ?)"
@@ -49,24 +50,13 @@ NEXT = (
 )
 NAMES = "SELECT path FROM names WHERE path <> '' ORDER BY id DESC LIMIT ?"
 UNUSED = f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched ORDER BY t.id DESC LIMIT ?"
-ARRIVALS = f"{_get('arrivals', ARRIVAL)} WHERE t.digest = ? ORDER BY t.id DESC LIMIT ?"
-LATEST = f"{_get('arrivals', ARRIVAL)} ORDER BY t.id DESC LIMIT ?"
-WASTED = (
-    f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched AND t.began >= ?"
-    " AND t.began + t.seconds < ? ORDER BY t.fetched - t.used DESC LIMIT ?"
+
+PUT_SPELL = f"REPLACE INTO spells ({', '.join(SPELL)}) VALUES ({', '.join('?' for _ in SPELL)})"
+NEXT_SPELL = "SELECT ifnull(max(id), 0) + 1 FROM spells"
+SPELLS = (
+    f"SELECT {', '.join(SPELL)} FROM spells WHERE ended >= ? AND id < ? ORDER BY id DESC LIMIT ?"
 )
-AGAIN = (
-    "SELECT digest, path, size, arrivals, fetched FROM ("
-    " SELECT t.digest, n.path, max(t.id), max(ifnull(t.size, t.fetched)) AS size,"
-    " count(*) AS arrivals, sum(t.fetched) AS fetched"
-    " FROM arrivals AS t JOIN names AS n ON n.id = t.name WHERE t.began >= ? GROUP BY t.digest)"
-    " WHERE fetched > size ORDER BY fetched - size DESC LIMIT ?"
-)
-COSTS = (
-    "SELECT n.upstream, n.path, sum(pulls), sum(served), sum(fetched), sum(used), sum(unused)"
-    " FROM totals AS t JOIN names AS n ON n.id = t.name WHERE t.start + t.span > ?"
-    " GROUP BY n.id HAVING sum(fetched) > 0 ORDER BY sum(fetched) DESC LIMIT ?"
-)
+OLD_SPELLS_GO = "DELETE FROM spells WHERE ended < ? OR id <= (SELECT max(id) FROM spells) - ?"
 
 FORGET_CLIENTS = "UPDATE pulls SET client = NULL WHERE client IS NOT NULL"
 COUNTS = (
@@ -106,6 +96,77 @@ UNNAMED_GO = (
 )
 
 
+def _not_of(hidden: Collection[str]) -> str:
+    """A condition that nothing of these upstreams meets."""
+    return f"n.upstream NOT IN ({_marks(hidden)})"
+
+
+def _path_but(hidden: Collection[str]) -> str:
+    """A repository's path, but for those of these upstreams: they are not told apart."""
+    return f"iif(n.upstream IN ({_marks(hidden)}), '', n.path)"
+
+
+def _marks(values: Collection[str]) -> str:
+    return ", ".join("?" for _ in values)
+
+
+def arrivals(digest: str | None, hidden: Collection[str]) -> tuple[str, Values]:
+    """Those of a blob, or all; the last question mark is how many."""
+    where, values = (" AND t.digest = ?", (digest,)) if digest is not None else ("", ())
+    return (
+        f"{_get('arrivals', ARRIVAL)} WHERE {_not_of(hidden)}{where} ORDER BY t.id DESC LIMIT ?"
+    ), (*hidden, *values)
+
+
+def wasted(since: float, before: float, hidden: Collection[str]) -> tuple[str, Values]:
+    """Arrivals of which not all was of use; the last question mark is how many."""
+    return (
+        f"{_get('arrivals', ARRIVAL)} WHERE t.used < t.fetched AND t.began >= ?"
+        f" AND t.began + t.seconds < ? AND {_not_of(hidden)}"
+        " ORDER BY t.fetched - t.used DESC LIMIT ?"
+    ), (since, before, *hidden)
+
+
+def again(since: float, hidden: Collection[str]) -> tuple[str, Values]:
+    """Blobs that came more than once; the last question mark is how many."""
+    return (
+        "SELECT digest, upstream, path, size, arrivals, fetched FROM ("
+        " SELECT t.digest, n.upstream, n.path, max(t.id), max(ifnull(t.size, t.fetched)) AS size,"
+        " count(*) AS arrivals, sum(t.fetched) AS fetched FROM arrivals AS t"
+        f" JOIN names AS n ON n.id = t.name WHERE t.began >= ? AND {_not_of(hidden)}"
+        " GROUP BY t.digest) WHERE fetched > size ORDER BY fetched - size DESC LIMIT ?"
+    ), (since, *hidden)
+
+
+def costs(since: float, hidden: Collection[str]) -> tuple[str, Values]:
+    """What repositories cost; the last question mark is how many."""
+    return (
+        f"SELECT n.upstream, {_path_but(hidden)} AS path, sum(pulls), sum(served), sum(fetched),"
+        " sum(used), sum(unused)"
+        " FROM totals AS t JOIN names AS n ON n.id = t.name WHERE t.start + t.span > ?"
+        " GROUP BY 1, 2 HAVING sum(fetched) > 0 ORDER BY sum(fetched) DESC LIMIT ?"
+    ), (*hidden, since)
+
+
+def sums_of(repositories: Sequence[str], since: float) -> tuple[str, Values]:
+    """What was pulled of repositories."""
+    return (
+        "SELECT n.path, sum(t.pulls), sum(t.served), sum(t.fetched)"
+        " FROM names AS n JOIN totals AS t ON t.name = n.id"
+        f" WHERE n.path IN ({_marks(repositories)}) AND t.start + t.span > ? GROUP BY 1"
+    ), (*repositories, since)
+
+
+def sums_of_images(repository: str, digests: Sequence[str], since: float) -> tuple[str, Values]:
+    """What was pulled of a repository's images."""
+    return (
+        "SELECT t.digest, count(*), sum(t.served), sum(t.fetched)"
+        " FROM pulls AS t JOIN names AS n ON n.id = t.name"
+        f" WHERE t.digest IN ({_marks(digests)}) AND n.path = ? AND t.began + t.seconds >= ?"
+        " GROUP BY 1"
+    ), (*digests, repository, since)
+
+
 def of_pull(pull: Pull) -> Values:
     """Its row, for PUT_PULL."""
     plain = [getattr(pull, column) for column in PULL if column not in _NAMED]
@@ -116,6 +177,11 @@ def of_arrival(arrival: Arrival) -> Values:
     """Its row, for PUT_ARRIVAL."""
     plain = [getattr(arrival, column) for column in ARRIVAL if column not in _NAMED]
     return (arrival.upstream, arrival.repository or "", *plain)
+
+
+def of_spell(spell: Spell) -> Values:
+    """Its row, for PUT_SPELL."""
+    return tuple(getattr(spell, column) for column in SPELL)
 
 
 def of_sum(values: Values) -> Values:
@@ -139,6 +205,9 @@ def pulls(wanted: PullFilter) -> tuple[str, Values]:
     if wanted.digest is not None:
         texts.append("(t.digest = ? OR t.was = ? OR t.reference = ?)")
         values += [wanted.digest] * 3
+    if wanted.hidden:
+        texts.append(_not_of(wanted.hidden))
+        values += wanted.hidden
     where = f" WHERE {' AND '.join(texts)}" if texts else ""
     return f"{_get('pulls', PULL)}{where} ORDER BY t.id DESC LIMIT ?", tuple(map(_plain, values))
 
@@ -147,21 +216,26 @@ def totals(wanted: TotalsFilter) -> tuple[str, Values]:
     """The totals that are wanted; the last question mark is how many."""
     start = "t.start" if wanted.span == "hour" else f"t.start / {DAY} * {DAY}"
     upstream = "NULL" if wanted.by == "all" else "n.upstream"
-    path = "n.path" if wanted.by == "repository" else "NULL"
-    texts, values = ["t.start + t.span > ?"], [*[wanted.since]]
-    named: list[object] = []
+    path, values = "NULL", list[object]()
+    if wanted.by == "repository":
+        path, values = _path_but(wanted.hidden), [*wanted.hidden]
+    texts = ["t.start + t.span > ?"]
+    values.append(wanted.since)
     if wanted.span == "hour":
         texts.append(f"t.span = {HOUR}")
     for column, value in (("n.upstream", wanted.upstream), ("n.path", wanted.repository)):
         if value is not None:
             texts.append(f"{column} = ?")
-            named.append(value)
+            values.append(value)
+    if wanted.repository is not None:
+        texts.append(_not_of(wanted.hidden))
+        values += wanted.hidden
     sums = ", ".join(f"sum(t.{figure})" for figure in _FIGURES)
     return (
         f"SELECT {start} AS start, {upstream}, {path}, {sums}"
         f" FROM totals AS t JOIN names AS n ON n.id = t.name WHERE {' AND '.join(texts)}"
         f" GROUP BY 1, 2, 3 ORDER BY 1 DESC, sum(t.served) DESC LIMIT ?"
-    ), (*values, *named)
+    ), tuple(values)
 
 
 def _plain(value: object) -> object:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mirror.control.acts import WarmSchedule
 from mirror.control.models import Endpoint, Fill, Status
-from mirror.control.units import date, duration, size
+from mirror.control.units import brief, date, duration, size
 
 _BAR = 20  # columns
 _DIGEST = 19  # characters: sha256: and twelve more
@@ -63,18 +63,33 @@ def _problems(status: Status) -> Iterator[RenderableType]:
 
 
 def _endpoints(status: Status) -> Table:
-    table = Table("upstream", "endpoint", "state", "rate", "received", "pulls left", box=None)
+    table = Table(
+        "upstream", "endpoint", "state", "rate", "received", "first byte", "pulls left", box=None
+    )
     for one in status.endpoints:
-        quota = "-" if one.quota is None else f"{_known(one.quota.remaining)}"
-        if one.quota is not None and one.quota.limit is not None:
-            quota += f" of {one.quota.limit}"
         table.add_row(
-            one.upstream, one.name, _state(one), _rate(one),
-            size(one.received), quota,
+            one.upstream, one.name, _state(one), _rate(one), size(one.received),
+            _first_byte(one), _quota(one),
         )  # fmt: skip
     for name in status.sealed:
-        table.add_row(name, "-", Text("sealed: never asked"), "-", "-", "-")
+        table.add_row(name, "-", Text("sealed: never asked"), *["-"] * 4)
     return table
+
+
+def _quota(endpoint: Endpoint) -> str:
+    """What is left of the pulls that upstream allows, and until when."""
+    quota = endpoint.quota
+    if quota is None:
+        return "-"
+    most = "" if quota.limit is None else f" of {quota.limit}"
+    until = "" if quota.until is None else f", until {date(quota.until)}"
+    return f"{_known(quota.remaining)}{most}{until}"
+
+
+def _first_byte(endpoint: Endpoint) -> str:
+    """Half of the answers began within the first time, nine of ten within the second."""
+    found = endpoint.first_byte
+    return "-" if found is None else f"{brief(found.median)} / {brief(found.p90)}"
 
 
 def _rate(endpoint: Endpoint) -> str:
@@ -99,10 +114,11 @@ def _fills(status: Status) -> Table:
     table = Table("download", "", "of", "rate", "left", "readers", "of", "from", box=None)
     for one in status.fills:
         table.add_row(
-            one.digest[:_DIGEST], _bar(one), "?" if one.size is None else size(one.size),
+            (one.digest or "private")[:_DIGEST], _bar(one),
+            "?" if one.size is None else size(one.size),
             f"{size(one.rate)}/s",
             "-" if one.seconds_left is None else duration(one.seconds_left),
-            str(one.readers), one.repository, one.endpoint or "-",
+            str(one.readers), one.repository or f"others of {one.upstream}", one.endpoint or "-",
         )  # fmt: skip
     return table
 
@@ -111,8 +127,8 @@ def _pushes(status: Status) -> Table:
     table = Table("push to", "", "here", "sent", "clients", box=None)
     for one in status.pushes:
         table.add_row(
-            f"{one.upstream}/{one.repository}", one.state, size(one.received), size(one.sent),
-            str(one.clients),
+            f"{one.upstream}/{one.repository or '(private)'}", one.state, size(one.received),
+            size(one.sent), str(one.clients),
         )  # fmt: skip
     return table
 

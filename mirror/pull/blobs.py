@@ -37,7 +37,7 @@ from mirror.sources.ports import BlobSource
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import OpenBlob, Storage
-from mirror.telemetry.log import fields
+from mirror.telemetry.log import explain, fields
 from mirror.telemetry.traffic import Why
 
 _logger = logging.getLogger(__name__)
@@ -115,9 +115,17 @@ class Blobs:
         # Before looking: between that and joining the fill, nothing is waited for.
         why = await self._links.why_missed(scope.repository, digest, link, is_manifest=False)
         async with self._find(digest) as found:
+            explain(
+                _logger, "a blob is looked for", repository=scope.repository, digest=digest,
+                is_here=found is not None, link=_kind_of(link), why_missed=why,
+            )  # fmt: skip
             if found is not None:
                 why = Why.PRIVATE
                 verdict = await self._links.judge(scope.repository, digest, link)
+                explain(
+                    _logger, "a blob that is here is judged", repository=scope.repository,
+                    digest=digest, verdict=verdict.name.lower(),
+                )  # fmt: skip
                 if verdict is not Verdict.FETCH:
                     outcome = HIT
                     if verdict is Verdict.CONFIRM:
@@ -222,6 +230,10 @@ class Blobs:
         size = None if link is None else link.size
         source = self._source(scope)
         joins = self._fills.is_running(source.upstream, digest)
+        explain(
+            _logger, "a download is joined" if joins else "a download begins",
+            repository=scope.repository, digest=digest, size=size, why=why,
+        )  # fmt: skip
         outcome = JOINED if joins else STORED.since(why)
         try:
             with self._memory.remembering_missing(scope, f"blob {digest}"):
@@ -251,6 +263,13 @@ class Blobs:
 
     def _source(self, scope: Scope) -> BlobSource:
         return self._registries[scope.repository.namespace].blobs(scope)
+
+
+def _kind_of(link: Link | None) -> str:
+    """How the repository is linked to a digest, in a word."""
+    if link is None:
+        return "none"
+    return "sent" if link.is_sent else "confirmed" if link.is_confirmed else "named"
 
 
 def _size(found: bytes | OpenBlob) -> int:

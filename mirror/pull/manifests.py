@@ -4,10 +4,10 @@ A tag that is not known is fetched by one GET, also where the client sends HEAD 
 the manifest is needed next. A tag that has expired is checked by one HEAD, which costs no pull.
 """
 
+import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
 from typing import Any
 
 from mirror.aio.reading import read_aside
@@ -18,28 +18,28 @@ from mirror.oci.manifest import MAX_SIZE, Manifest, References, media_type_of, p
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.pull.answers import (
     CONFIRMED,
-    GONE,
     HIT,
-    IMPORTED,
     JOINED,
     LINKED,
     MISS,
     NOT_MODIFIED,
-    STALE,
     STORED,
     ManifestAnswer,
-    Outcome,
 )
 from mirror.pull.elsewhere import Elsewhere
 from mirror.pull.freshness import Freshness, Policy
 from mirror.pull.keeping import try_to_keep, try_to_read
 from mirror.pull.links import Links, Verdict
 from mirror.pull.memory import Memory
+from mirror.pull.outcomes import kept_as, marked, stale, told_since
 from mirror.records.ports import Fleet, Records, TagRecord
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
+from mirror.telemetry.log import explain
 from mirror.telemetry.traffic import Result, Why
+
+_logger = logging.getLogger(__name__)
 
 
 class Manifests:
@@ -90,6 +90,10 @@ class Manifests:
         verdict = Verdict.FETCH
         if manifest is not None:
             verdict = await self._judge(scope, digest)
+        explain(
+            _logger, "a manifest is looked for", repository=scope.repository, digest=digest,
+            is_here=manifest is not None, verdict=verdict.name.lower(),
+        )  # fmt: skip
         if manifest is None or verdict is Verdict.FETCH:
             is_here = manifest is not None
             return await self._fly(
@@ -120,22 +124,35 @@ class Manifests:
         """
         record = await self._find_tag(scope.repository, tag)
         if record is None:
+            explain(
+                _logger, "a tag is not known: upstream is asked", repository=scope.repository,
+                tag=tag,
+            )  # fmt: skip
             key = ("tag", scope, tag, self._memory.generation)
             return await self._fly(key, lambda: self._fetch_unknown_tag(scope, tag))
         freshness = self._freshness(scope, record)
         is_word = not record.is_fallback or not self._registry(scope).tells_tags(
             scope.repository.name
         )
+        explain(
+            _logger, "a tag is judged by its age", repository=scope.repository, tag=tag,
+            digest=record.digest, freshness=freshness.name.lower(), by=record.told_by,
+            age=round(self._clock() - record.checked_at, 1), is_fallback=record.is_fallback,
+        )  # fmt: skip
         if freshness is Freshness.FRESH and is_word:
             with suppress(Missing):  # evicted here, gone there: the tag must mean something else
                 answer = await self.get_by_digest(scope, record.digest)
-                return _marked(answer, is_fallback=record.is_fallback)
+                return marked(answer, is_fallback=record.is_fallback)
         kept = None
         if freshness is not Freshness.DEAD:
             kept = await self.find_permitted(scope, record.digest)
         if kept is not None and self._is_silent(scope):
+            explain(
+                _logger, "upstream keeps others waiting: what the tag meant is served",
+                repository=scope.repository, tag=tag,
+            )  # fmt: skip
             self._store.note_access(record.digest)
-            return ManifestAnswer(kept, _kept(record).since(Why.UPSTREAM_SLOW))
+            return ManifestAnswer(kept, kept_as(record).since(Why.UPSTREAM_SLOW))
         patience = None if kept is None else self._patience_for(scope)
         key = ("tag", scope, tag, self._memory.generation)
         try:
@@ -145,10 +162,14 @@ class Manifests:
         except (Unavailable, Missing, Refused, DigestMismatch, TimeoutError) as error:
             if isinstance(error, TimeoutError):
                 self._slow[scope.repository.namespace] = key
+            explain(
+                _logger, "upstream does not say what the tag means", repository=scope.repository,
+                tag=tag, why=str(error) or "it is too slow", is_served_stale=kept is not None,
+            )  # fmt: skip
             if kept is None:
                 raise
             self._store.note_access(record.digest)
-            return ManifestAnswer(kept, _stale(record, error, patience))
+            return ManifestAnswer(kept, stale(record, error, patience))
 
     async def find_permitted(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest that may be served without asking anybody."""
@@ -193,6 +214,7 @@ class Manifests:
         answer = await self._flights.join(key, start)
         if not joined:
             return answer
+        explain(_logger, "others had asked already: their answer is shared")
         is_fallback = answer.outcome.is_fallback
         return ManifestAnswer(answer.manifest, JOINED.by(is_fallback=is_fallback))
 
@@ -242,15 +264,15 @@ class Manifests:
         self, scope: Scope, tag: Tag, told: TagRecord, was: Digest | None
     ) -> ManifestAnswer:
         """What upstream has just told another mirror."""
-        answer = _since(await self.get_by_digest(scope, told.digest), was)
+        answer = told_since(await self.get_by_digest(scope, told.digest), was)
         self._memory.keep_tag(scope.repository, tag.name, told)
         self._note_tag(scope.repository, was, told.digest)
-        return _marked(answer, is_fallback=told.is_fallback)
+        return marked(answer, is_fallback=told.is_fallback)
 
     async def _fetch_tag(self, scope: Scope, tag: Tag, was: Digest | None) -> ManifestAnswer:
         """What a tag means that meant something else, or (None) nothing, for all that we know."""
         generation = self._memory.generation
-        answer = _since(await self._fetch(scope, tag), was)
+        answer = told_since(await self._fetch(scope, tag), was)
         record = TagRecord(
             answer.manifest.digest, self._clock(), answer.outcome.is_fallback,
             told_by=answer.told_by,
@@ -265,14 +287,14 @@ class Manifests:
         if state.digest is None:
             return await self._fetch_tag(scope, tag, record.digest)
         was = record.digest
-        answer = _since(await self.get_by_digest(scope, state.digest), was)
+        answer = told_since(await self.get_by_digest(scope, state.digest), was)
         is_fallback = state.is_fallback
         record = TagRecord(state.digest, self._clock(), is_fallback, told_by=state.told_by)
         await self._record_tag(scope.repository, tag, record, generation)
         if answer.outcome.result is Result.HIT:
             outcome = NOT_MODIFIED if state.not_modified else CONFIRMED
-            answer = _since(ManifestAnswer(answer.manifest, outcome), was)
-        return _marked(answer, is_fallback=is_fallback)
+            answer = told_since(ManifestAnswer(answer.manifest, outcome), was)
+        return marked(answer, is_fallback=is_fallback)
 
     def _registry(self, scope: Scope) -> Registry:
         return self._registries[scope.repository.namespace]
@@ -345,36 +367,6 @@ class Manifests:
         manifest = Manifest(digest, media_type, content)
         self._memory.keep_manifest(upstream, manifest)
         return manifest
-
-
-def _since(answer: ManifestAnswer, was: Digest | None) -> ManifestAnswer:
-    """The same, told apart where a tag means another manifest than it `was`."""
-    if was is None or was == answer.manifest.digest:
-        return answer
-    return replace(answer, outcome=answer.outcome.since(Why.TAG_MOVED, was))
-
-
-def _stale(record: TagRecord, error: Exception, patience: float | None) -> Outcome:
-    """How it is called that a tag means what it did, although upstream has not said so."""
-    match error:
-        case Missing():
-            return GONE
-        case TimeoutError() if patience:  # without patience, it is known to be down
-            return _kept(record).since(Why.UPSTREAM_SLOW)
-        case DigestMismatch():
-            return _kept(record).since(Why.WRONG_BYTES)
-        case Refused():
-            return _kept(record).since(Why.UPSTREAM_REFUSED)
-        case _:
-            return _kept(record)
-
-
-def _marked(answer: ManifestAnswer, *, is_fallback: bool) -> ManifestAnswer:
-    return replace(answer, outcome=answer.outcome.by(is_fallback=is_fallback))
-
-
-def _kept(record: TagRecord) -> Outcome:
-    return IMPORTED if record.is_imported else STALE
 
 
 def _references(content: bytes) -> References:

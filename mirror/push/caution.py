@@ -18,10 +18,10 @@ _UNKNOWN = 2**20  # bytes, where it was forgotten before anything got through
 _LASTING = 3600.0  # seconds
 
 ENOUGH = 6 * 2**20
-"""Bytes of a request after which it ends where the line is slow; some take no shorter parts."""
+"""Bytes after which a request ends where the line is slow; some take no shorter parts."""
 
 SLOW = 3.0
-"""Seconds that these have taken, there."""
+"""Seconds that so many bytes take, there."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Caution:
         return self.chunk
 
     def is_enough(self, sent: int, seconds: float, *, now: float) -> bool:
-        """Whether a request is to end with so many bytes, which have taken so long; then all do."""
+        """Whether a request is to end whose last so many bytes have taken so long; then all do."""
         if sent < ENOUGH or seconds < SLOW or self.at(now) or self.takes_no_parts:
             return False
         self.chunk, self.until = ENOUGH, now + _LASTING

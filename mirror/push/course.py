@@ -34,7 +34,7 @@ from mirror.oci.errors import (
 )
 from mirror.oci.reference import Repository
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
-from mirror.push.caution import Caution
+from mirror.push.caution import ENOUGH, Caution
 from mirror.push.content import Content, Spooled
 from mirror.push.following import Alike
 from mirror.sources.targets import Standing, Target
@@ -362,7 +362,7 @@ class Course:
         return 0 if self.standing is None else self.standing.least
 
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
-        position, began = start, self._means.clock()
+        position, mark, began = start, start, self._means.clock()
         while stop is None or position < stop:
             if not await self._has_more_soon(position, start):
                 return
@@ -376,9 +376,11 @@ class Course:
             self.content.let_go(position)
             self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
-            now = self._means.clock()
-            if stop is None and self._caution.is_enough(position - start, now - began, now=now):
-                return
+            if stop is None and position - mark >= ENOUGH:
+                now = self._means.clock()
+                if self._caution.is_enough(position - mark, now - began, now=now):
+                    return
+                mark, began = position, now
 
     async def _has_more_soon(self, position: int, start: int) -> bool:
         """Wait for what follows; not for ever: others need the connection that a request has."""

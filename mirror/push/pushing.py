@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
+from mirror.aio.sealed import Bulk
 from mirror.aio.slots import client
 from mirror.config import Upstream
 from mirror.oci.digest import Digest
@@ -115,14 +116,14 @@ class Pushing:
             yield _state(upload)
 
     async def write_upload(
-        self, repository: Repository, identity: str, offset: int, piece: bytes
+        self, repository: Repository, identity: str, offset: int, piece: Bulk
     ) -> None:
         """Take what follows in an upload that is open, once there is reason to want more."""
         upload = self._uploads.get(repository, identity)
         if not upload.requests:
             raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
-        await self._uploads.write(upload, offset, piece)
-        self._counts.received(repository.namespace, len(piece))
+        await self._uploads.write(upload, offset, piece.whole())
+        self._counts.received(repository.namespace, piece.size)
 
     async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:
         """An upload that is open is all there: return when the registry has it."""

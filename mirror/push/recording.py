@@ -22,6 +22,7 @@ from mirror.oci.manifest import (
     parse_references,
 )
 from mirror.oci.reference import Reference, Repository, Tag
+from mirror.pull.fill.others import Others
 from mirror.pull.forget import Forgetting, TagOf
 from mirror.pull.links import Links
 from mirror.pull.manifests import Manifests
@@ -52,6 +53,7 @@ class Recording:
         registries: Mapping[str, Registry],
         upstreams: Mapping[str, Upstream],
         forgetting: Forgetting,
+        others: Others | None = None,
     ) -> None:
         self._store = store
         self._records = records
@@ -61,6 +63,7 @@ class Recording:
         self._registries = registries
         self._upstreams = upstreams
         self._forgetting = forgetting
+        self._others = others
 
     async def note_blob(self, course: Course) -> None:
         """A registry has all of a course."""
@@ -75,6 +78,8 @@ class Recording:
                 if spool is not None:
                     await self._links.record_sent(repository.namespace, digest)
                     await self._store.keep_spool(repository.namespace, digest, spool)
+                    if self._others is not None:
+                        self._others.note_here(repository.namespace, digest)
                 await self._links.record(repository, digest, content.size)
         except StoreError as error:
             _logger.warning("pushed, and not kept: %s", error, extra=fields(digest=digest))

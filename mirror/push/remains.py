@@ -4,14 +4,19 @@ No authorization is: whoever goes on with it shows its own. The location of the 
 may hold secrets; the file is the mirror's user's alone.
 """
 
+import logging
+
 import msgspec
 from msgspec import Struct
 
-from mirror.oci.errors import RegistryError
+from mirror.oci.errors import RegistryError, StoreError
 from mirror.oci.reference import Repository, parse_repository
 from mirror.push.content import Spooled
 from mirror.push.course import Course
 from mirror.sources.targets import Standing
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
 
 
 class Remains(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +41,7 @@ class Remains(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def keep(course: Course) -> None:
-    """Put down how it stands. Raises StoreError."""
+    """Put down how it stands. Where the disk refuses, only a mirror that starts anew lacks it."""
     assert isinstance(course.content, Spooled)  # noqa: S101 - what is a blob is found anew
     there = course.standing
     remains = Remains(
@@ -47,7 +52,10 @@ async def keep(course: Course) -> None:
         0 if there is None else there.offset,
         0 if there is None else there.least,
     )
-    await course.content.spool.note(msgspec.json.encode(remains))
+    try:
+        await course.content.spool.note(msgspec.json.encode(remains))
+    except StoreError as error:
+        _logger.warning("how a push stands is not put down: %s", error, extra=fields())
 
 
 def parse(record: bytes) -> Remains | None:

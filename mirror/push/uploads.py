@@ -34,6 +34,7 @@ from mirror.push.course import Course, CourseState, Follower, Means
 from mirror.push.following import Extend, Follow, decide
 from mirror.push.remains import parse
 from mirror.sources.targets import Standing, Target
+from mirror.storage.errors import NoRoom
 from mirror.storage.spools import Spools
 from mirror.telemetry.log import fields
 
@@ -113,6 +114,10 @@ class Uploads:
         return sum(
             it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
         )
+
+    def change(self, settings: Push) -> None:
+        """Go by these from now on."""
+        self._settings = settings
 
     def on_their_way(self) -> list[Course]:
         """The courses that have not ended, for people to look at."""
@@ -290,6 +295,14 @@ class Uploads:
             raise
 
     async def _place(self, upload: Upload, offset: int, piece: bytes) -> None:
+        try:
+            await self._find_place(upload, offset, piece)
+        except NoRoom as error:
+            _logger.warning("no room for what is pushed: %s", error, extra=fields())
+            raise _refused(_FULL, "the mirror's disk is full; try later") from error
+
+    async def _find_place(self, upload: Upload, offset: int, piece: bytes) -> None:
+        """Raises NoRoom."""
         while True:
             courses = upload.followed or self._list_candidates(upload)
             compared = [await course.compare(offset, piece) for course in courses]

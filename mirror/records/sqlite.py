@@ -38,9 +38,9 @@ SCHEMA = Schema(
         "records-6.sql",
         "records-7.sql",
     ),
-    remedy=(
-        ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
-        " again, and what it held is learnt anew from the registries"
+    loss=(
+        "the blobs are not affected: upstream is asked anew what each repository may have, and what"
+        " was pinned by command has to be pinned again"
     ),
 )
 

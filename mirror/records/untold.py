@@ -26,10 +26,7 @@ _SCHEMA = Schema(
     application_id=0x6D697275,  # "miru"
     package="mirror.records",
     scripts=("untold.sql",),
-    remedy=(
-        ". Move the file (with its -wal and -shm) aside and start again: what it held is learnt"
-        " anew by the mirrors that need it"
-    ),
+    loss=("what it held is learnt anew by the mirrors that need it"),
 )
 
 _MOST = 64 * 2**20  # bytes of entries

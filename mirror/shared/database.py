@@ -11,7 +11,8 @@ mirror goes on with what it knows itself. A look every few seconds tells whether
 clock compared, and brings the address anew from its file, where a password may have changed.
 
 Nothing here needs a session that lasts from one statement to the next, but for `listen`: PgBouncer
-may stand in between, in transaction mode. Then notifications do not come, and `hears` is False.
+may stand in between, in transaction mode. Then notifications do not come, and `hears` is False; and
+no statement stays prepared, which costs a trip more for each.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _CONNECTIONS = 8
+_STATEMENTS = 100  # that stay prepared in each, where it is one session
 _PATIENCE = 2.0  # seconds for an answer that somebody waits for
 _DOUBT = 0.25  # the same while it is doubted
 _AT_LENGTH = 30.0  # for what takes long: migrations, walks
@@ -236,14 +238,14 @@ class Database:
                     await require_primary(listener)
                     self.deployment = await migrate(listener, expected=self._expected)
                     self._expected = self.deployment.id
+                    self.hears = await self._has_session(listener, address, context)
                     pool = asyncpg.create_pool(
-                        min_size=0, max_size=_CONNECTIONS, statement_cache_size=0,
-                        reset=_leave_it, **settings,
+                        min_size=0, max_size=_CONNECTIONS, reset=_leave_it,
+                        statement_cache_size=_STATEMENTS if self.hears else 0, **settings,
                     )  # fmt: skip
                     stack.callback(pool.terminate)
                     await pool
                     await self._compare_clocks(pool)
-                    self.hears = await self._can_hear(listener, pool)
                     for channel in self._heard if self.hears else ():
                         await listener.add_listener(channel, self._note_heard)
             self._begin(pool)
@@ -294,7 +296,15 @@ class Database:
             raise DatabaseDown(_READ_ONLY)
         self._clock_at = now, (before + after) / 2
 
-    async def _can_hear(self, listener: Any, pool: Any) -> bool:
+    async def _has_session(self, listener: Any, address: Address, context: object) -> bool:
+        """Whether a connection is one session, for as long as it is there."""
+        other = await connect(address, context, self._name)
+        try:
+            return await self._can_hear(listener, other)
+        finally:
+            other.terminate()
+
+    async def _can_hear(self, listener: Any, other: Any) -> bool:
         """Whether what one connection notifies comes to another: not behind PgBouncer."""
         came = asyncio.Event()
         word = f"{self._random.getrandbits(64):x}"
@@ -305,7 +315,7 @@ class Database:
 
         await listener.add_listener(_ECHO, hear)
         try:
-            await pool.execute("SELECT pg_notify($1, $2)", _ECHO, word)
+            await other.execute("SELECT pg_notify($1, $2)", _ECHO, word)
             async with asyncio.timeout(_PATIENCE / 2):
                 await came.wait()
         except TimeoutError:

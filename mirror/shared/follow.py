@@ -1,4 +1,7 @@
-"""Reading the pieces of a blob as they come: a body of bytes that another mirror has fetched."""
+"""Reading the pieces of a blob as they come: a body of bytes that another mirror has fetched.
+
+The next ones are asked for while one is read (`ahead.py`); what is handed out is in order.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,6 +10,7 @@ from typing import Protocol
 
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import Unavailable
+from mirror.shared.ahead import Ahead, Coming, Memory
 from mirror.shared.pieces import Piece, Pieces
 from mirror.shared.ports import Bucket, BucketDown, NoObject
 from mirror.shared.turns import Turn
@@ -33,10 +37,15 @@ class PieceSender:
 class Copying(Protocol):
     """What knows of the pieces that there are (`mirror.shared.part`)."""
 
-    bucket: Bucket
+    blob: int | None  # the number of the copy that they are of
     pieces: Pieces
+    memory: Memory
     vouched: set[str]
     turn: Turn  # it knows for how long nothing may come
+
+    @property
+    def bucket(self) -> Bucket:
+        """Where they are."""
 
     async def come(self, position: int) -> bool:
         """Wait for the piece that a position is in; False: it does not come."""
@@ -45,40 +54,51 @@ class Copying(Protocol):
         """The pieces cannot be had here; `is_missing`: nor anywhere, for they are not there."""
 
 
-async def follow(part: Copying, start: int, stop: int | None) -> AsyncGenerator[Chunk, None]:
-    """The bytes from `start` to `stop` (None: until nothing more is to come), as they come.
+async def follow(
+    part: Copying, blob: int | None, start: int, stop: int | None
+) -> AsyncGenerator[Chunk, None]:
+    """The bytes of a copy from `start` to `stop` (None: until no more is to come), as they come.
 
     Raises:
         Unavailable: The rest does not come from here.
     """
     position, failures = start, 0
-    while stop is None or position < stop:
-        piece = part.pieces.find(position)
-        if piece is None:
-            if not await part.come(position):
-                raise Unavailable("the mirror that fetches it brings no more of it")
-            continue
-        end = piece.stop if stop is None else min(stop, piece.stop)
-        try:
-            reading = part.bucket.read(piece.key, position - piece.start, end - piece.start)
-            async with aclosing(reading) as chunks:
-                while (chunk := await _next(chunks, part.turn.patience)) is not None:
+    vouching = _Vouching(part.vouched)
+    async with aclosing(Ahead(part.bucket, part.pieces, part.memory, stop)) as ahead:
+        while stop is None or position < stop:
+            coming = await _begin(part, ahead, blob, position)
+            try:
+                while (chunk := await _next(coming, part.turn.patience)) is not None:
                     position, failures = position + len(chunk), 0
+                    ahead.extend()
                     yield chunk
-        except TimeoutError as error:  # whoever waited so long once has no time for more tries
-            part.unreadable(is_missing=False)
-            raise Unavailable("the bucket is silent", timed_out=True) from error
-        except (BucketDown, NoObject) as error:
-            failures += 1
-            await _bear(part, piece, error, failures)
-        else:
-            _vouch(part, piece, start, position)
+            except TimeoutError as error:  # who waited so long once has no time for more tries
+                part.unreadable(is_missing=False)
+                raise Unavailable("the bucket is silent", timed_out=True) from error
+            except (BucketDown, NoObject) as error:
+                failures += 1
+                vouching.note_read(coming.piece, coming.start, position)
+                await ahead.aclose()
+                await _bear(part, coming.piece, error, failures)
+            else:
+                ahead.done()
+                vouching.note_read(coming.piece, coming.start, coming.stop)
 
 
-async def _next(chunks: AsyncGenerator[Chunk, None], patience: float) -> Chunk | None:
+async def _begin(part: Copying, ahead: Ahead, blob: int | None, position: int) -> Coming:
+    """Wait for what begins there. Raises Unavailable where it does not come from this copy."""
+    while part.blob == blob:  # else also what has come early is of the one before
+        if (coming := ahead.at(position)) is not None:
+            return coming
+        if not await part.come(position):
+            raise Unavailable("the mirror that fetches it brings no more of it")
+    raise Unavailable("there is another copy now")
+
+
+async def _next(coming: Coming, patience: float) -> Chunk | None:
     """What comes next; None at the end. Raises TimeoutError where nothing comes so long."""
     async with asyncio.timeout(patience):
-        return await anext(chunks, None)
+        return await coming.next()
 
 
 async def _bear(part: Copying, piece: Piece, error: Exception, failures: int) -> None:
@@ -92,7 +112,21 @@ async def _bear(part: Copying, piece: Piece, error: Exception, failures: int) ->
     await asyncio.sleep(_PAUSE * failures)
 
 
-def _vouch(part: Copying, piece: Piece, start: int, position: int) -> None:
-    """All of a piece has been read here: the digest proves it, too."""
-    if start <= piece.start and position == piece.stop:
-        part.vouched.add(piece.key)
+class _Vouching:
+    """Notes the pieces of which all has been read here: the digest proves them, too."""
+
+    def __init__(self, vouched: set[str]) -> None:
+        self._vouched = vouched
+        self._key: str | None = None
+        self._position = 0  # up to where that piece has been read, from its start
+
+    def note_read(self, piece: Piece, start: int, stop: int) -> None:
+        """These of its bytes have been read, after what was noted before."""
+        if start == piece.start:
+            self._key, self._position = piece.key, start
+        if piece.key != self._key or start != self._position:
+            self._key = None  # some of it was read of another in its place
+            return
+        self._position = stop
+        if stop == piece.stop:
+            self._vouched.add(piece.key)

@@ -49,6 +49,8 @@ _RESCUE = """
 _LOOK = f"SELECT {_COPY}, p.* FROM mirror.blobs b {_PIECES} WHERE b.blob = $1"  # noqa: S608
 
 # Where the database was not there, nobody could renew: what has lapsed by that is not free yet.
+# A row that was there has been locked (`xmax`), and may have pieces; they are looked for once the
+# turn is taken, since one that is recorded at the same time is in no snapshot of this statement.
 _CLAIM = """
   INSERT INTO mirror.blobs AS b (upstream, digest, epoch, holder, until)
   VALUES ($1, $2, nextval('mirror.epochs'), $3, now() + $4::float8 * interval '1 second')
@@ -62,7 +64,7 @@ _CLAIM = """
       THEN $5::float8 ELSE 0
     END OR b.moved_at < now() - $7::float8 * interval '1 second'
   )
-  RETURNING b.blob, b.epoch
+  RETURNING b.blob, b.epoch, b.xmax = 0 AS is_new
 """
 
 _RENEW = """
@@ -212,7 +214,7 @@ class PostgresLedger:
         )
         if row is None:
             return None
-        copy = await self.look(row["blob"], 0)
+        copy = None if row["is_new"] else await self.look(row["blob"], 0)
         return Claimed(row["blob"], row["epoch"], () if copy is None else copy.pieces)
 
     async def renew(self, blob: int, epoch: int, term: float) -> bool:

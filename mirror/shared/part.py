@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import DigestMismatch, StoreError, Unavailable
+from mirror.shared.ahead import Memory
 from mirror.shared.follow import PieceSender, follow
 from mirror.shared.pieces import Piece, Pieces, Span
 from mirror.shared.ports import Bucket, Ledger
@@ -35,7 +36,8 @@ _LONGEST_REST = 1.0  # seconds, before who waits looks at the clock
 class Part:
     """See above. `tend` does it; all else is for the fill, and for `Publisher`.
 
-    `monotonic` in seconds. `is_down`: whether the database is known to be away.
+    `monotonic` in seconds. `memory` is for what is read ahead. `is_down`: whether the database is
+    known to be away.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Part:
         *,
         ledger: Ledger,
         bucket: Bucket,
+        memory: Memory,
         is_down: Callable[[], bool],
         monotonic: Callable[[], float],
         is_private: bool = False,
@@ -56,6 +59,7 @@ class Part:
         self.turn = turn
         self.ledger = ledger
         self.bucket = bucket
+        self.memory = memory
         self._is_down = is_down
         self.monotonic = monotonic
         self.pieces = Pieces()
@@ -409,7 +413,7 @@ class Shared:
         if not part.turn.may_read and (state is not State.LEADING or size is None):
             return None
         if size is not None and start >= size:
-            return _body(part, start, start, follow(part, start, start), is_range=False)
+            return _body(part, start, start, follow(part, part.blob, start, start), is_range=False)
         end = size if stop is None or size is None else min(stop, size)
         if not part.turn.may_read:  # what a mirror before has put
             end = min(part.pieces.reach(start), stop or size or 0, size or 0)
@@ -418,7 +422,7 @@ class Shared:
         if part.copied_from is not None:
             part.sent_by.add(part.copied_from)
         is_range = size is not None and not (start == 0 and stop is None and end == size)
-        return _body(part, start, end, follow(part, start, end), is_range=is_range)
+        return _body(part, start, end, follow(part, part.blob, start, end), is_range=is_range)
 
     async def _watched(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
         """What upstream sends, as long as it is this mirror that is to fetch it."""

@@ -8,7 +8,7 @@ overlaps another: who goes on where another has stopped puts what is between.
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from typing import NamedTuple
 
 from mirror.oci.digest import Digest
@@ -136,3 +136,12 @@ class Pieces:
                     return piece.start, piece.stop
                 position = piece.stop
         return None
+
+
+def without(spans: Sequence[Span], taken: Collection[Span]) -> list[Span]:
+    """What is left of `spans` where none of what is `taken` counts, in order."""
+    left = list(spans)
+    for start, stop in taken:
+        cut = [((a, min(b, start)), (max(a, stop), b)) for a, b in left]
+        left = [(a, b) for pair in cut for a, b in pair if a < b]
+    return left

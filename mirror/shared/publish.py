@@ -1,9 +1,10 @@
 """Publishing: pieces are put from what a fill has written, and others told of them.
 
-A piece is put when all of its bytes are in the file, in order where there is a choice. Only then it
-is recorded, under the turn's epoch. The bucket may be slow, or away: the fill and its readers do
-not notice. What a mirror before has put is left as it is where it has been read here, and so is
-proved with the rest; where this mirror has the bytes from elsewhere, it puts its own in its place.
+A piece is put when all of its bytes are in the file, in order where there is a choice, and a few at
+a time. Only then it is recorded, under the turn's epoch. The bucket may be slow, or away: the fill
+and its readers do not notice. What a mirror before has put is left as it is where it has been read
+here, and so is proved with the rest; where this mirror has the bytes from elsewhere, it puts its
+own in its place.
 """
 
 import asyncio
@@ -14,9 +15,10 @@ from contextlib import suppress
 from random import Random
 
 from mirror.aio.backoff import Backoff
+from mirror.aio.group import Group
 from mirror.oci.errors import StoreError
 from mirror.shared.part import Part
-from mirror.shared.pieces import Piece, Span, key
+from mirror.shared.pieces import Piece, Span, key, without
 from mirror.shared.ports import BucketDown
 from mirror.shared.redirecting import LARGE
 from mirror.telemetry.log import fields
@@ -24,6 +26,7 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _READ = 2**23  # bytes at a time
+_AT_ONCE = 3  # pieces of one blob, as far as there are slots
 _LEAST_RATE = 2**18  # bytes a second, at which the bucket has to take a piece
 
 _BACKOFF = Backoff(first=0.2, most=5.0)
@@ -51,9 +54,16 @@ class Publisher:
         self._note_put = note_put
         self._word = f"{random.getrandbits(64):016x}"
         self._told: tuple[int, int] | None = None  # the size, and under which epoch
+        self._puts = 0  # at work
+        self._putting = set[Span]()
 
     async def publish(self) -> None:
         """Put what there is whenever it is this mirror's turn, until the part is over."""
+        work = Group()
+        work.create_task(self._publish(work), name="publish")
+        await work.wait()
+
+    async def _publish(self, work: Group) -> None:
         part = self._part
         while not part.is_over:
             epoch = part.turn.epoch
@@ -61,18 +71,20 @@ class Publisher:
                 await part.news()
             elif part.size is not None and self._told != (part.size, epoch):
                 await self._tell_size(part.blob, epoch, part.size)
-            elif (span := self._next_span()) is not None:
-                await self._put(part.blob, epoch, *span)
-            elif part.is_proved_here and part.size is not None:
+            elif self._puts < _AT_ONCE and self._next_span() is not None:
+                self._puts += 1
+                work.create_task(self._put(part.blob, epoch), name="put")
+            elif not self._puts and part.is_proved_here and part.size is not None:
                 await self._prove(part.blob, epoch, part.size)
             else:
                 await part.news(within=part.turn.patience / 4)
 
     def _next_span(self) -> Span | None:
-        """The first that is written here, and not in the bucket as it is written here."""
+        """The first that is written here, and neither on its way nor in the bucket as it is."""
         part = self._part
         hurries = part.turn.must_hurry(part.monotonic())
-        return part.pieces.next_span(part.written(), part.size, part.vouched, hurries=hurries)
+        written = without(part.written(), self._putting)
+        return part.pieces.next_span(written, part.size, part.vouched, hurries=hurries)
 
     async def _tell_size(self, blob: int, epoch: int, size: int) -> None:
         async def tell() -> bool:
@@ -81,18 +93,39 @@ class Publisher:
         if await self._tell(epoch, tell):
             self._told = (size, epoch)
 
-    async def _put(self, blob: int, epoch: int, start: int, stop: int) -> None:
+    async def _put(self, blob: int, epoch: int) -> None:
+        """Put what is next by then, and record it."""
+        part, span = self._part, None
+        try:
+            async with self._slots:
+                if not part.turn.leads or part.turn.epoch != epoch:
+                    return
+                span = self._next_span()
+                if span is None:  # another has taken it meanwhile
+                    return
+                self._putting.add(span)
+                piece = await self._put_span(blob, epoch, *span)
+            if piece is not None:
+                await self._record(blob, epoch, piece)
+        finally:
+            if span is not None:
+                self._putting.remove(span)
+            self._puts -= 1
+            part.wake()
+
+    async def _put_span(self, blob: int, epoch: int, start: int, stop: int) -> Piece | None:
         part = self._part
+        if part.file is None:
+            return None
         piece = Piece(start, stop, key(part.digest, epoch, self._word, start))
-        async with self._slots:
-            if part.file is None:
-                return
-            content = await asyncio.to_thread(os.pread, part.file, stop - start, start)
-            if len(content) < stop - start:  # the disk has lost it
-                part.starts_over()
-                return
-            if not await self._try_to_put(piece, content, blob, epoch):
-                return
+        content = await asyncio.to_thread(os.pread, part.file, stop - start, start)
+        if len(content) < stop - start:  # the disk has lost it
+            part.starts_over()
+            return None
+        return piece if await self._try_to_put(piece, content, blob, epoch) else None
+
+    async def _record(self, blob: int, epoch: int, piece: Piece) -> None:
+        part = self._part
 
         async def record() -> bool:
             return await part.ledger.record(blob, epoch, piece)
@@ -101,7 +134,7 @@ class Publisher:
             part.pieces.add(piece)
             part.vouched.add(piece.key)
             part.turn.moved(part.monotonic())
-            self._note_put(stop - start)
+            self._note_put(piece.stop - piece.start)
 
     async def _try_to_put(self, piece: Piece, content: bytes, blob: int, epoch: int) -> bool:
         """Put it, however often that takes; False: it is another's turn, or nobody's now."""

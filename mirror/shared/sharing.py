@@ -18,6 +18,7 @@ from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import Tasks
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
+from mirror.shared.ahead import Memory
 from mirror.shared.eviction import Eviction
 from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
@@ -33,6 +34,7 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _PUTS = 4  # pieces held in memory, to be put
+_AHEAD = 2**26  # bytes of pieces held in memory that nobody reads yet
 _PAUSE = 0.1  # seconds between two looks at what has come, where nothing tells of it
 _PAUSE_TOLD = 1.0  # where the database does
 _USED_EVERY = 30.0  # seconds between two words on what has been read
@@ -97,6 +99,7 @@ class Sharing:
         self._monotonic = monotonic
         self._random = random
         self._slots = asyncio.Semaphore(_PUTS)
+        self._memory = Memory(_AHEAD)
         self._parts: set[Part] = set()
         self._unpublished: OrderedDict[Digest, str] = OrderedDict()
         self._has_news = asyncio.Event()
@@ -139,6 +142,10 @@ class Sharing:
         _ = self._tasks.create_task(self._see_to(part), name="share")
         return part
 
+    def note_here(self, upstream: str, digest: Digest) -> None:
+        """As `mirror.pull.fill.others.Others.note_here`; it is published by and by."""
+        self._leave(digest, upstream)
+
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """As `mirror.pull.fill.others.Others.find_elsewhere`."""
         if self._redirects is None or not self._bucket.is_up:
@@ -149,8 +156,9 @@ class Sharing:
         pause = _PAUSE_TOLD if self._database.hears else _PAUSE
         return Part(
             upstream, digest, Turn(self._lease, self._patience, pause),
-            ledger=self._ledger, bucket=self._bucket, monotonic=self._monotonic,
-            is_down=lambda: not self._database.is_up, is_private=upstream in self._read_private(),
+            ledger=self._ledger, bucket=self._bucket, memory=self._memory,
+            monotonic=self._monotonic, is_down=lambda: not self._database.is_up,
+            is_private=upstream in self._read_private(),
         )  # fmt: skip
 
     def _heard(self, word: str) -> None:

@@ -1,12 +1,15 @@
 """What changes the disk, the index, the ledger and the states, together and in order.
 
-    write     record the partial -> write -> sync, rename -> record the blob, forget the partial
+    write     record the partial -> write -> sync that record, and the bytes -> rename, sync the
+              directory -> record the blob, forget the partial
     delete    mark as leaving (unless the disk is too full for that) -> delete -> forget
     damage    mark as leaving -> move into quarantine -> forget
 
 What is on disk and what is recorded agree whenever nobody is in the middle of something, and after
-a crash the next start finishes what was in the middle. A change that has begun is done to its end:
-callers see to it that they are not cancelled (`mirror.aio.waiting`).
+a crash the next start finishes what was in the middle. That a blob is recorded is synced with
+something else: until then, the record of the partial is on disk, and says where to look. A change
+that has begun is done to its end: callers see to it that they are not cancelled
+(`mirror.aio.waiting`).
 """
 
 import asyncio
@@ -60,6 +63,7 @@ class Changes:
         self._states.begin_commit(entry)
         is_stored = False
         try:
+            await self._index.sync_partial(entry.key, now=self._accesses.now())
             await self._files.commit(partial)
             await self._record(entry, partial, is_manifest=is_manifest, slowness=slowness)
             is_stored = True

@@ -27,10 +27,7 @@ SCHEMA = Schema(
         "index_pinned.sql",
     ),
     functions=(worth.asked, worth.rank),
-    remedy=(
-        ". The blobs are not affected: move the file (with its -wal and -shm) aside and start"
-        " again, and they are adopted"
-    ),
+    loss=("the blobs are not affected: they are adopted while the mirror serves"),
     summary="SELECT blobs, bytes, adopted, taken, block, pinned FROM totals",
 )
 
@@ -56,6 +53,7 @@ class Index:
         self._database = database
         self.forgotten: set[Digest] = set()
         """What has been forgotten while not everything was adopted."""
+        self._unsynced: set[PartialKey] = set()  # on record, unless the power is cut
 
     @classmethod
     @asynccontextmanager
@@ -243,7 +241,8 @@ class Index:
         """A blob is on disk, complete; the partial that it was of `upstream` is history.
 
         `is_proved`: by its digest, `now`; else nothing new is known of that. `slowness` of where it
-        came from (`costs.py`).
+        came from (`costs.py`). A power cut may undo this: then there is the partial again, if that
+        was `sync_partial`.
         """
         proved_on = _day(now) if is_proved else 0
         name, packed = worth.short_name(digest), pack(digest)
@@ -254,13 +253,14 @@ class Index:
             Statement("DELETE FROM remembered WHERE name = ?", [(name,)]),
             Statement(statements.NOTE_LATEST, [(now,)]),
             Statement(statements.FORGET_PARTIAL, history),
+            is_durable=False,
         )
 
     async def record_accesses(self, accesses: Mapping[Digest, float]) -> None:
         """When blobs were last used, in a batch: each has been asked for once more."""
         rows = [(time, pack(digest)) for digest, time in accesses.items()]
         latest = max(accesses.values(), default=0.0)
-        await self._database.write(
+        await self._write(
             Statement(statements.RECORD_ACCESS, rows),
             Statement(statements.NOTE_LATEST, [(latest,)]),
         )
@@ -268,15 +268,15 @@ class Index:
     async def record_meaning(self, digests: Iterable[Digest], *, is_superseded: bool) -> None:
         """Tags do not mean these any more, or mean them again."""
         rows = [(int(is_superseded), pack(digest)) for digest in digests]
-        await self._database.write(Statement(statements.RECORD_MEANING, rows))
+        await self._write(Statement(statements.RECORD_MEANING, rows))
 
     async def record_broken(self, digests: Iterable[Digest]) -> None:
         """The images that these belong to are not here in whole any more."""
-        await self._database.write(Statement(statements.RECORD_BROKEN, statements.names(digests)))
+        await self._write(Statement(statements.RECORD_BROKEN, statements.names(digests)))
 
     async def forget_old_scores(self, *, now: float) -> None:
         """Of what has gone, those are remembered that make a difference, and not too many."""
-        await self._database.write(
+        await self._write(
             Statement(
                 statements.FORGET_SCORES,
                 [(worth.forgotten(now), MOST_REMEMBERED)],
@@ -287,21 +287,19 @@ class Index:
         """The content of these was proved, on a day since the epoch."""
         rows = [(on, pack(digest)) for digest in digests]
         if rows:
-            await self._database.write(
-                Statement("UPDATE blobs SET proved_on = ? WHERE digest = ?", rows)
-            )
+            await self._write(Statement("UPDATE blobs SET proved_on = ? WHERE digest = ?", rows))
 
     async def record_pin(self, image: str, digests: Iterable[Digest]) -> None:
         """These are pinned for an image, and nothing else is."""
         rows = [(image, pack(digest)) for digest in digests]
-        await self._database.write(
+        await self._write(
             Statement("DELETE FROM pins WHERE image = ?", [(image,)]),
             Statement("INSERT INTO pins VALUES (?, ?)", rows),
         )
 
     async def mark_leaving(self, digests: Iterable[Digest]) -> None:
         """Deletion begins: from now on these are not on disk for anyone who asks."""
-        await self._database.write(
+        await self._write(
             Statement("UPDATE blobs SET leaving = 1 WHERE digest = ?", statements.names(digests))
         )
 
@@ -311,21 +309,31 @@ class Index:
         if not self.is_adopted:
             self.forgotten.update(gone)
         rows = [(pack(digest), worth.short_name(digest)) for digest in gone]
-        await self._database.write(
+        await self._write(
             Statement(statements.REMEMBER, rows),
             Statement("DELETE FROM blobs WHERE digest = ?", [row[:1] for row in rows]),
         )
 
     async def record_partial(self, key: PartialKey, *, now: float) -> None:
-        """A download is begun, or continued."""
-        await self._database.write(
-            Statement(statements.UPSERT_PARTIAL, [(key.upstream, pack(key.digest), now)])
-        )
+        """A download is begun, or continued; a power cut may undo this."""
+        row = (key.upstream, pack(key.digest), now)
+        await self._database.write(Statement(statements.UPSERT_PARTIAL, [row]), is_durable=False)
+        self._unsynced.add(key)
+
+    async def sync_partial(self, key: PartialKey, *, now: float) -> None:
+        """See that no power cut undoes that it is on record. One sync does for all that are."""
+        if key in self._unsynced:
+            row = (key.upstream, pack(key.digest), now)
+            await self._write(Statement(statements.UPSERT_PARTIAL, [row]))
+
+    def is_synced(self, key: PartialKey) -> bool:
+        """Whether a partial that is on record stays so."""
+        return key not in self._unsynced
 
     async def forget_partials(self, keys: Iterable[PartialKey]) -> None:
         """Downloads were given up, and their partials removed."""
         rows = [(key.upstream, pack(key.digest)) for key in keys]
-        await self._database.write(Statement(statements.FORGET_PARTIAL, rows))
+        await self._write(Statement(statements.FORGET_PARTIAL, rows))
 
     async def adopt(self, blobs: Iterable[Row], partials: Iterable[Row]) -> None:
         """These were on disk before this index was; what it knows already, it knows better.
@@ -338,7 +346,7 @@ class Index:
         """
         rows = [(statements.packed(digest), *rest) for digest, *rest in blobs]
         latest = max((float(str(row[3])) for row in rows), default=0.0)
-        await self._database.write(
+        await self._write(
             Statement(statements.ADOPT_BLOB, rows),
             Statement(statements.NOTE_LATEST, [(latest,)]),
             Statement(
@@ -350,14 +358,20 @@ class Index:
             ),
         )
 
+    async def _write(self, *todo: Statement) -> None:
+        """Do it, and have it synced, with all that was committed before."""
+        committed = set(self._unsynced)
+        await self._database.write(*todo)
+        self._unsynced -= committed
+
     async def _count_in(self, block: int) -> None:
         """Count blocks of so many bytes; slow where they were of another size before."""
         if block != self._database.summary[4]:
-            await self._database.write(Statement(statements.COUNT_IN_BLOCKS, [(block,)]))
+            await self._write(Statement(statements.COUNT_IN_BLOCKS, [(block,)]))
 
     async def end_adoption(self) -> None:
         """All is adopted."""
-        await self._database.write(Statement("UPDATE totals SET adopted = 1", [()]))
+        await self._write(Statement("UPDATE totals SET adopted = 1", [()]))
         self.forgotten.clear()
 
 

@@ -19,7 +19,7 @@ from mirror.storage.policy import Candidate, Kind, Policy
 from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
 from mirror.storage.usage import Usage
-from mirror.telemetry.log import fields
+from mirror.telemetry.log import explain, fields
 from mirror.telemetry.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
@@ -109,6 +109,18 @@ class Room:
             if ahead < 0:
                 raise TooLarge("of a size that nobody tells, and a quarter of max_size by now")
         await self._ask(promise, size, ahead)
+
+    async def list_next(self, most: int) -> list[Candidate]:
+        """What would go first where there was need of room, in order; nothing goes now."""
+        await self._changes.flush_accesses()
+        listed = await self._index.list_least(limit=most + len(self._list_staying()))
+        candidates = [_candidate(it) for it in self._states.list_evictable()]
+        candidates += [
+            replace(one, size=self._usage.whole(one.size))
+            for one in listed if self._may_go(one.digest)
+        ]  # fmt: skip
+        everything = sum(one.size for one in candidates)
+        return self._policy.choose(candidates, everything, most=most, beyond=0)
 
     async def keep_limits(self) -> None:
         """See that the limits hold, whoever else fills the disk. Raises as `allow`."""
@@ -209,7 +221,7 @@ class Room:
             # What is beyond max_size goes as far as it can. For the disk's sake, which others fill,
             # nothing does where that is in vain.
             excess = min(may_go, self._space.beyond_max_size(stored=self._index.taken))
-        chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
+        chosen = self._choose(candidates, excess, beyond)
         if not chosen:
             return False
         request.freed += sum(one.size for one in chosen)
@@ -224,6 +236,17 @@ class Room:
         sizes = {one.digest: one.size for one in listed}
         await self._finish(going, gone, sum(sizes[digest] for digest in gone))
         return True
+
+    def _choose(self, candidates: Sequence[Candidate], excess: int, beyond: int) -> list[Candidate]:
+        """Who goes; whoever wants to know reads it in the log."""
+        chosen = self._policy.choose(candidates, excess, most=_BATCH, beyond=beyond)
+        if _logger.isEnabledFor(logging.DEBUG):
+            for one in chosen:
+                explain(
+                    _logger, "chosen to go", digest=one.digest, kind=one.kind.name.lower(),
+                    size=one.size, rank=round(one.rank, 3), needed=excess, of=len(candidates),
+                )  # fmt: skip
+        return chosen
 
     def _list_staying(self) -> list[Digest]:
         """What may not be evicted now, beside what is on record as pinned: few of many."""

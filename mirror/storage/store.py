@@ -28,7 +28,7 @@ from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.pins import Pins
-from mirror.storage.policy import LeastWorth, Policy
+from mirror.storage.policy import Candidate, LeastWorth, Policy
 from mirror.storage.ports import IdlePartial, OpenBlob
 from mirror.storage.room import Room
 from mirror.storage.scrub import Scrub, ScrubPace
@@ -292,6 +292,10 @@ class LocalStorage:
     def watch_evictions(self, evicted: Callable[[Sequence[Digest]], None]) -> None:
         """Have `evicted` told of what has gone to make room."""
         self._parts.room.evicted = evicted
+
+    async def list_next(self, most: int) -> list[Candidate]:
+        """What would go first where there was need of room, in order. Raises StoreError."""
+        return await self._parts.room.list_next(most)
 
     async def list_unused(self, *, since: float) -> AsyncIterator[list[tuple[Digest, float]]]:
         """What was last used before a time, and when, in batches. Both in epoch seconds."""

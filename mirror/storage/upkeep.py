@@ -60,7 +60,12 @@ class Upkeep:
     async def recover(self) -> None:
         """Finish what a crash interrupted, and find what can be continued. Raises StoreError."""
         await self._finish_leaving()
-        for key, since in (await self._index.list_partials()).items():
+        partials = await self._index.list_partials()
+        for key in await self._files.scan_partials():
+            if key not in partials:  # a power cut came before its record was synced
+                partials[key] = self._clock()
+                await self._index.record_partial(key, now=partials[key])
+        for key, since in partials.items():
             await self._recover_partial(key, since)
         await self._changes.count_quarantine()
 

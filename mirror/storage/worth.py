@@ -49,6 +49,11 @@ def rank(
     return score + saved - SUPERSEDED * is_superseded - BROKEN * is_broken
 
 
+def uses(score: float, now: float) -> float:
+    """What all times that it was asked for count now: one just now is one."""
+    return math.exp2(min(score - now / HALF_LIFE, 64.0))
+
+
 def forgotten(now: float) -> float:
     """The score below which it makes no difference that something was asked for before."""
     return now / HALF_LIFE - REMEMBERED

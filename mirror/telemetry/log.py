@@ -34,6 +34,12 @@ def fields(**values: object) -> dict[str, Any]:
     return {"fields": values, "request_id": request_id.get()}
 
 
+def explain(logger: logging.Logger, message: str, **facts: object) -> None:
+    """Log at level DEBUG what decides a pull; it costs next to nothing where nobody wants it."""
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug(message, extra=fields(**facts))
+
+
 Shared = tuple[tuple[str, ...], tuple[object, ...]]
 """Names and values of facts that many lines have in common; short, hashable, and no numbers."""
 

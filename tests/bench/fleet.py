@@ -73,7 +73,8 @@ async def _mirrors(stage: Stage, peer: str) -> AsyncIterator[list[Server]]:
     parts = await _parts(stage)
     async with running_fleet(
         stage.new_directory(), upstreams,
-        postgres=parts.postgres, seaweed=parts.seaweed, count=_MIRRORS, shared=_LEASE,
+        postgres=parts.postgres, seaweed=parts.seaweed, count=_MIRRORS,
+        shared=_LEASE, by_lines=False,
     ) as fleet:  # fmt: skip
         yield [_server(mirror) for mirror in fleet.mirrors]
 

@@ -38,14 +38,18 @@ class Cost:
 
 @contextmanager
 def metered(pid: int) -> Iterator[Cost]:
-    """Measure a server inside the block; the cost is there after it."""
+    """Measure a server inside the block; the cost is there after it.
+
+    The peak is of each process for itself, less what several of them share now.
+    """
     cost = Cost()
     for process in family(pid):
         (process / "clear_refs").write_text(_RESET_PEAK)
     before = cpu_seconds(pid)
     yield cost
     cost.cpu_seconds = cpu_seconds(pid) - before
-    cost.peak_mib = sum(_status_kib(process, "VmHWM") for process in family(pid)) / 1024
+    peaks = sum(_status_kib(process, "VmHWM") for process in family(pid)) / 1024
+    cost.peak_mib = peaks - (resident_mib(pid) - memory_mib(pid))  # what several share, once
 
 
 def cpu_seconds(pid: int) -> float:
@@ -54,7 +58,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Memory in use now."""
+    """Memory in use now, of each process for itself."""
     return sum(int(_stat(process)[21]) for process in family(pid)) * _PAGE / _MIB
 
 

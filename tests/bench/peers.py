@@ -16,13 +16,19 @@ import yaml
 from tests.bench.figures import CACHE, DOCKER, EXTERNAL, MIRROR, STATIC, Failed
 from tests.support.images import OCI_MANIFEST
 from tests.support.mirror import document, upstream_at
-from tests.support.process import INHERITED, Process, free_port
+from tests.support.process import CHILD_ENVIRONMENT, INHERITED, Process, free_port
 from tests.support.tls import Identity
 
 Command = tuple[str | Path, ...]
 
 EXTERNAL_COMMAND = INHERITED.get("BENCH_PEER_CMD", "")
 """Another peer; `{port}`, `{upstream}` and `{directory}` (empty, its own) are filled in."""
+
+# An installed program has its bytecode; what this one is started with may forbid to write it.
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+_ENVIRONMENT = {name: it for name, it in CHILD_ENVIRONMENT.items() if name != _NO_BYTECODE} | {
+    "PYTHONPYCACHEPREFIX": str(Path(__file__).parent / "results" / "bytecode")
+}
 
 _EXTERNAL_URL = INHERITED.get("BENCH_PEER_URL", "http://127.0.0.1:{port}")
 
@@ -70,6 +76,7 @@ def server(name: str, directory: Path, setting: Setting, *, port: int | None = N
         _COMMANDS[name](directory, port, setting),
         log=directory / "server.log",
         ready=partial(_listens, port),
+        environment=_ENVIRONMENT,
         start_within=30,
         stop_within=60,
     )

@@ -59,6 +59,37 @@ async def test_one_finds_an_image_its_layers_and_its_files(mirror: MirrorProcess
         await expect(page.locator("svg.layers rect.missing")).to_have_count(1)
 
 
+async def test_what_was_pulled_of_an_image_is_seen_and_what_endpoints_say_of_it(
+    upstream: ScriptedRegistry, mirror: MirrorProcess
+) -> None:
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/images")
+        row = page.get_by_role("row").filter(has_text="docker.io/org/app")
+        await expect(row.get_by_role("cell").nth(5)).to_have_text("1")
+        await row.get_by_role("link").click()
+        row = page.get_by_role("row").filter(has=page.get_by_role("link", name="1", exact=True))
+        await expect(row.get_by_role("cell").nth(6)).to_have_text("1")
+        await row.get_by_role("button", name="Compare").click()
+        compared = page.locator("#compared")
+        there = compared.get_by_role("row").filter(has_text=upstream.url)
+        await expect(there).to_contain_text("the same")
+        upstream.add(image(random_layer(9, seed=7)), "org/app", "1")
+        await page.goto(f"{mirror.admin_url}/page/image?image={NAME}")
+        await page.get_by_role("button", name="Compare").click()
+        await expect(there).not_to_contain_text("the same")
+        await expect(there).to_contain_text("0 / 2")
+        found = await Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+async def test_what_would_go_next_is_seen_with_the_reason(mirror: MirrorProcess) -> None:
+    async with browsing() as page:
+        await page.goto(f"{mirror.admin_url}/page/store")
+        row = page.get_by_role("row").filter(has_text="docker.io/org/app:1").first
+        await expect(row).to_contain_text("others are asked for more")
+        await expect(page.get_by_text("can come before anything has to go")).to_be_visible()
+
+
 async def test_an_image_is_pinned_and_removed_where_it_is_looked_at(mirror: MirrorProcess) -> None:
     async with browsing(complains=True) as page:  # of what is refused
         await page.goto(f"{mirror.admin_url}/page/image?image={NAME}")

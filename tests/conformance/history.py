@@ -19,8 +19,10 @@ from mirror.history.ports import (
     History,
     Pull,
     PullFilter,
+    Spell,
     Sum,
     TotalsFilter,
+    Use,
 )
 from mirror.telemetry.traffic import Result, Why
 
@@ -51,6 +53,15 @@ def arrival(number: int, **changes: Any) -> Arrival:
         "seconds": 1.0, "size": 100, "fetched": 100, "used": 0, "resumes": 1, "endpoint": "hub",
     }  # fmt: skip
     return Arrival(**facts | changes)
+
+
+def spell(number: int, **changes: Any) -> Spell:
+    """The spell of this number: a second in which an endpoint was down."""
+    facts: dict[str, Any] = {
+        "id": number, "upstream": HUB, "endpoint": "hub", "state": "down", "began": NOW,
+        "ended": NOW + 1, "why": "no route",
+    }  # fmt: skip
+    return Spell(**facts | changes)
 
 
 async def ids(history: History, **wanted: Any) -> list[int]:
@@ -227,3 +238,78 @@ class HistoryConformance:
             await history.record(Batch([pull(number, repository=name)], [], []))
         assert list((await history.begin(9, 9)).repositories) == [NGINX, APP]
         assert list((await history.begin(1, 9)).repositories) == [NGINX]
+
+    # Spells
+
+    async def test_a_spell_goes_on_until_it_is_over(self, history: History) -> None:
+        assert await history.find_next_spell() == 1
+        await history.record_spells([spell(1), spell(2, endpoint="other", state="paused")])
+        await history.record_spells([spell(1, ended=NOW + 99)])
+        assert await history.find_next_spell() == 3
+        latest, first = await history.list_spells(0, None, 9)
+        assert (latest, first) == (
+            spell(2, endpoint="other", state="paused"), spell(1, ended=NOW + 99),
+        )  # fmt: skip
+        assert await history.list_spells(NOW + 50, None, 9) == [first]
+        assert await history.list_spells(0, 2, 9) == [first]
+        assert await history.list_spells(0, None, 1) == [latest]
+
+    async def test_old_spells_go_and_so_do_too_many(self, history: History) -> None:
+        await history.record_spells([spell(1), spell(2, ended=NOW + 900 * DAY)])
+        await history.trim(NOW + 1001 * DAY)
+        assert [it.id for it in await history.list_spells(0, None, 9)] == [2]
+        await history.record_spells([spell(100_000, ended=NOW + 900 * DAY)])
+        await history.trim(NOW + 1001 * DAY)
+        assert [it.id for it in await history.list_spells(0, None, 9)] == [100_000]
+
+    # Sums
+
+    async def test_what_was_pulled_of_something_is_summed_up(self, history: History) -> None:
+        pulls = [
+            pull(1, served=5, fetched=3), pull(2, served=5), pull(3, digest=TWO, served=1),
+            pull(4, repository=NGINX),
+        ]  # fmt: skip
+        sums = [
+            Sum(int(NOW), HUB, APP, pulls=2, served=10, fetched=3),
+            Sum(int(NOW) + HOUR, HUB, APP, pulls=1, served=1), Sum(int(NOW), HUB, NGINX, pulls=1),
+        ]  # fmt: skip
+        await history.record(Batch(pulls, sums, []))
+        assert await history.sum_repositories([APP, OTHER], NOW - 1) == {APP: Use(3, 11, 3)}
+        assert await history.sum_repositories([APP], NOW + HOUR) == {APP: Use(1, 1, 0)}
+        assert await history.sum_repositories([], NOW) == {}
+        used = await history.sum_images(APP, [ONE, TWO], NOW)
+        assert used == {ONE: Use(2, 10, 3), TWO: Use(1, 1, 0)}
+        assert await history.sum_images(APP, [ONE], NOW + DAY) == {}
+
+    # What is hidden
+
+    async def test_what_is_hidden_is_told_in_sums_alone(self, history: History) -> None:
+        sums = [
+            Sum(HOUR, HUB, APP, served=1, fetched=1),
+            Sum(HOUR, GHCR, OTHER, served=9, fetched=9),
+        ]
+        arrivals = [
+            arrival(n, upstream=GHCR if n % 2 else HUB, repository=OTHER if n % 2 else APP,
+                    digest=ONE if n % 2 else TWO)
+            for n in range(1, 5)
+        ]  # fmt: skip
+        await history.record(
+            Batch([pull(1), pull(2, upstream=GHCR, repository=OTHER)], sums, arrivals)
+        )
+        hidden = frozenset({GHCR})
+        assert await ids(history, hidden=hidden) == [1]
+        assert await ids(history, hidden=hidden, repository=OTHER) == []
+        assert {it.repository for it in await history.list_arrivals(None, 9, hidden=hidden)} == {
+            APP
+        }
+        assert await history.list_arrivals(ONE, 9, hidden=hidden) == []
+        waste = await history.find_waste(0, NOW + DAY, 9, hidden=hidden)
+        assert {(it.upstream, it.repository) for it in waste.costs} == {(HUB, APP), (GHCR, None)}
+        assert {it.repository for it in waste.again} == {APP}
+        assert {it.repository for it in waste.unused} == {APP}
+        told = await history.list_totals(TotalsFilter(since=0, by="repository", hidden=hidden), 9)
+        assert [(it.repository, it.served) for it in told] == [(None, 9), (APP, 1)]
+        by_name = TotalsFilter(since=0, repository=OTHER, hidden=hidden)
+        assert await history.list_totals(by_name, 9) == []
+        (whole,) = await history.list_totals(TotalsFilter(since=0, hidden=hidden), 9)
+        assert whole.served == 10

@@ -46,7 +46,7 @@ async def test_a_wrong_password_is_told_as_one_and_once_it_is_right_the_image_co
         async def is_logged() -> bool:
             return "refuses the mirror's credentials" in mirror.process.log()
 
-        await until(is_logged, within=10)
+        await until(is_logged)
 
         await asyncio.to_thread(password.write_text, PASSWORD, encoding="utf-8")
 

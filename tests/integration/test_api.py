@@ -152,6 +152,7 @@ async def test_pulls_that_upstream_has_left_for_us_are_told(
     (endpoint,) = (await status(mirror)).endpoints
     assert endpoint.quota is not None
     assert (endpoint.quota.limit, endpoint.quota.remaining) == (100, 76)
+    assert endpoint.quota.until is not None
 
 
 async def test_the_log_tells_more_once_somebody_wants_to_know(mirror: InnerMirror) -> None:

@@ -54,7 +54,7 @@ async def test_fifty_clients_at_once_cost_one_transfer(
     gate = upstream.hold(layer, after=SIZE // 2)
     async with asyncio.TaskGroup() as clients:
         pulls = [clients.create_task(mirror.client.blob("app", layer)) for _ in range(50)]
-        await until(partial(_has_readers, mirror, 50), within=10)
+        await until(partial(_has_readers, mirror, 50))
         gate.open()
     answers = [pull.result() for pull in pulls]
     assert {answer.digest for answer in answers} == {layer}
@@ -62,8 +62,8 @@ async def test_fifty_clients_at_once_cost_one_transfer(
     assert len(upstream.asked(reference=layer)) == 1
     ways = sorted(answer.headers["Cache-Status"] for answer in answers)
     assert ways == ["mirror; fwd=miss; collapsed"] * 49 + ["mirror; fwd=miss; stored"]
-    await until(partial(_committed, mirror, 1), within=10)
-    await until(partial(_has_readers, mirror, 0), within=10)
+    await until(partial(_committed, mirror, 1))
+    await until(partial(_has_readers, mirror, 0))
 
 
 async def test_a_client_that_leaves_in_the_middle_disturbs_nobody(
@@ -76,9 +76,9 @@ async def test_a_client_that_leaves_in_the_middle_disturbs_nobody(
         async with mirror.client.open(f"/v2/app/blobs/{layer}") as leaver:
             await leaver.content.readexactly(1000)
             staying = [clients.create_task(mirror.client.blob("app", layer)) for _ in range(3)]
-            await until(partial(_has_readers, mirror, 4), within=10)
+            await until(partial(_has_readers, mirror, 4))
             leaver.close()
-        await until(partial(_has_readers, mirror, 3), within=10)
+        await until(partial(_has_readers, mirror, 3))
         gate.open()
     assert {pull.result().digest for pull in staying} == {layer}
     assert upstream.bytes_sent(layer) == SIZE
@@ -93,9 +93,9 @@ async def test_a_fill_goes_on_when_all_its_clients_have_left(
     async with mirror.client.open(f"/v2/app/blobs/{layer}") as leaver:
         await leaver.content.readexactly(1000)
         leaver.close()
-    await until(partial(_has_readers, mirror, 0), within=10)
+    await until(partial(_has_readers, mirror, 0))
     gate.open()
-    await until(partial(_committed, mirror, 1), within=10)
+    await until(partial(_committed, mirror, 1))
     upstream.forget()
     answer = await mirror.client.blob("app", layer)
     assert answer.digest == layer
@@ -119,7 +119,7 @@ async def test_a_corrupted_byte_reaches_nobody_as_a_completed_response(
     gate = upstream.hold(layer, after=SIZE // 2)
     async with asyncio.TaskGroup() as clients:
         pulls = [clients.create_task(_pull_in_vain(mirror.client, layer)) for _ in range(5)]
-        await until(partial(_has_readers, mirror, 5), within=10)
+        await until(partial(_has_readers, mirror, 5))
         gate.open()
     assert [pull.result() for pull in pulls] == ["aborted"] * 5
     assert len(fault.struck) == 1
@@ -153,7 +153,7 @@ async def test_a_body_without_a_length_is_kept_like_any_other(
     upstream.fault(kind="blob", chunked=True, ignore_range=True)
     first = await mirror.client.blob("app", layer)
     assert first.digest == layer
-    await until(partial(_committed, mirror, 1), within=10)
+    await until(partial(_committed, mirror, 1))
     upstream.forget()
     assert (await mirror.client.blob("app", layer)).digest == layer
     assert upstream.requests == []
@@ -180,7 +180,7 @@ async def test_an_empty_blob_is_a_blob(
     upstream.fault(kind="blob", chunked=chunked)
     answer = await mirror.client.blob("app", empty)
     assert (answer.status, answer.body) == (200, b"")
-    await until(partial(_committed, mirror, 1), within=10)
+    await until(partial(_committed, mirror, 1))
     answer = await mirror.client.blob("app", empty)
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["Cache-Status"] == "mirror; hit"
@@ -267,7 +267,7 @@ async def test_more_fills_than_max_active_wait_for_their_turn(
     async with asyncio.TaskGroup() as clients:
         pulls = [clients.create_task(mirror.client.blob("app", digest)) for digest in digests]
         await upstream.was_asked("blob", count=2)
-        await until(partial(_active, mirror, 6), within=10)
+        await until(partial(_active, mirror, 6))
         for gate in gates:
             gate.open()
     assert [pull.result().digest for pull in pulls] == digests

@@ -235,17 +235,6 @@ async def test_whose_pull_it_was_is_not_kept_where_that_is_not_wanted(
         assert [it.client for it in told] == expected
 
 
-async def test_pulls_of_an_upstream_with_logins_of_its_own_are_marked(
-    upstream: ScriptedRegistry, tmp_path: Path, clock: FakeClock, app: Image
-) -> None:
-    upstreams = {"docker.io": upstream_at(upstream.url) | {"access": "client"}}
-    mirror = await start_inner_mirror(document(upstreams, store_root=tmp_path / "store"), clock)
-    await pull(mirror, app, "org/app", "1")
-    told = await pulls(mirror, clock)
-    await mirror.stop()
-    assert [it.is_private for it in told] == [True]
-
-
 async def test_pulls_are_told_as_they_happen(
     mirror: InnerMirror, clock: FakeClock, app: Image
 ) -> None:

@@ -16,9 +16,10 @@ from mirror.control.webhooks import Webhook
 from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
+from tests.support.clock import FakeClock
 from tests.support.hooks import Hook
 from tests.support.images import image, random_layer
-from tests.support.mirror import sample
+from tests.support.mirror import document, sample, start_inner_mirror, upstream_at
 from tests.support.process import until
 from tests.support.tls import Authority
 from tests.support.upstream import RateLimit, ScriptedRegistry
@@ -129,6 +130,33 @@ async def test_a_hook_that_hangs_holds_up_no_pull(
     await hook.was_told(occasion="quota")
     for digest in app.blobs:
         assert (await mirror.client.blob("library/alpine", digest)).digest == digest
+
+
+async def test_webhooks_come_and_go_with_a_reload(
+    upstream: ScriptedRegistry, tmp_path: Path, clock: FakeClock, hook: Hook
+) -> None:
+    upstream.add(image(random_layer(1000, seed=1)), "library/alpine", "1")
+    upstream.rate_limit = RateLimit(limit=100, remaining=9)
+    settings = document({"docker.io": upstream_at(upstream.url)}, store_root=tmp_path / "store")
+    mirror = await start_inner_mirror(settings, clock)
+    try:
+        await mirror.client.manifest("alpine", "1")
+        async with Hook() as other:
+            await mirror.reload(settings | {"notify": [{"url": hook.url}]})
+            await hook.was_told(occasion="quota", state="trouble")  # it holds since before
+            both = [{"url": hook.url}, {"url": other.url}]
+            await mirror.reload(settings | {"notify": both})
+            await other.was_told(occasion="quota", state="trouble")
+            assert len(hook.told) == 1  # which it has been told before
+            await mirror.reload(settings | {"notify": [{"url": other.url}]})
+            await upstream.stop()
+            clock.advance(3600)
+            await mirror.client.manifest("alpine", "1")
+            await other.was_told(occasion="upstream", state="trouble")
+            assert len(hook.told) == 1
+            await mirror.reload(settings)
+    finally:
+        await mirror.stop()
 
 
 async def test_what_a_hook_does_not_take_is_sent_again_in_order(hook: Hook) -> None:

@@ -209,7 +209,7 @@ async def test_what_stays_private_stays_so_however_long_nobody_asks_for_it(
     async def is_swept() -> bool:
         return await mirror.metric("mirror_catalog_bytes", database="records") > 0
 
-    await until(is_swept, within=10)
+    await until(is_swept)
     await mirror.client.manifest("evil.example/lure", "1")
     answer = await ask_evil(mirror, "blobs", secret.layers[0])
     assert answer is not None

@@ -10,8 +10,10 @@ from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.process import run, until
 from tests.support.pusher import Pusher, codes
 from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
+from tests.support.require import require
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
@@ -243,3 +245,50 @@ async def test_a_client_that_expects_to_be_told_is_told_to_go_on(
     assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize("way", ["POST", "PUT"])
+async def test_who_waits_to_be_told_brings_nothing_of_what_the_registry_has(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror, way: str
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    pusher = Pusher(mirror.client, NAME)
+    await pusher.blob(LARGE)
+    target = f"/v2/{NAME}/blobs/uploads/?digest={DIGEST}"
+    if way == "PUT":
+        target = f"{(await pusher.begin()).location}?digest={DIGEST}"
+    for _ in range(2 if way == "POST" else 1):
+        host, _, port = mirror.host.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            f"{way} {target} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            f"Content-Length: {len(LARGE)}\r\n\r\n".encode()
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert head.startswith("HTTP/1.1 201 ")
+        assert f"Docker-Content-Digest: {DIGEST}" in head
+        assert "Connection: close" in head
+        writer.close()
+        await writer.wait_closed()
+    assert bytes_taken(upstream) == len(LARGE)
+
+    async def is_given_up() -> bool:
+        return not takes_pushes.uploads
+
+    await until(is_given_up)
+
+
+async def test_who_waits_to_be_told_brings_what_the_registry_has_not(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    require("curl")
+    mirror = await start_pushing(start_mirror, upstream)
+    file = tmp_path / "blob"
+    await asyncio.to_thread(file.write_bytes, LARGE)
+    url = f"{mirror.url}/v2/{NAME}/blobs/uploads/?digest={DIGEST}"
+    told = ("--write-out", "%{http_code} %{size_upload}", "--output", "/dev/null")
+    waits = ("--silent", "--header", "Expect: 100-continue", "--expect100-timeout", "60")
+    command = ("curl", "--request", "POST", *waits, *told, "--data-binary", f"@{file}", url)
+    assert (await run(*command)).stdout == f"201 {len(LARGE)}"
+    assert (await run(*command)).stdout == "201 0"
+    assert held(upstream, DIGEST) == LARGE

@@ -80,6 +80,21 @@ async def test_on_a_slow_line_a_break_costs_one_part_also_where_a_registry_forge
     assert parts[0] <= 16 * MIB  # what was in the buffers of sockets by then
 
 
+async def test_on_a_line_that_is_fast_enough_all_goes_in_one_request_however_long_it_takes(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher, clock: FakeClock
+) -> None:
+    content = LARGE * 3
+    async with asyncio.TaskGroup() as group:
+        gates = [takes_pushes.hold(after=after) for after in (2 * MIB, 26 * MIB)]
+        pushing = group.create_task(pusher.blob(content))
+        for gate in gates:
+            await gate.reached()
+            clock.advance(2)
+            gate.open()
+    assert held(upstream, pushing.result()) == content
+    assert len(upstream.asked("upload", method="PATCH")) == 1
+
+
 @pytest.mark.parametrize("style", ["2.8", "3"])
 @pytest.mark.parametrize(
     "fault",

@@ -18,10 +18,12 @@ import tomli_w
 from cryptography import x509
 
 from tests.support.client import client
-from tests.support.images import image, random_layer
+from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import children_of, until
+from tests.support.pusher import Pusher
 from tests.support.tls import Authority, Identity
+from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
 CERTIFICATE, KEY, HTPASSWD, CA = "server.pem", "server.key", "htpasswd", "ca.pem"
@@ -257,6 +259,63 @@ async def test_limits_and_the_log_level_change_and_what_does_not_is_told(
     await plain.until_metric("mirror_store_limit_bytes", 7 * 2**30)
     await plain.until_metric("mirror_reloads_total", 1, outcome="done")
     await until(partial(_log_has, plain, "settings=store.root,tags.fresh_for", 1))
+
+
+async def test_pushes_are_taken_or_not_as_it_is_said_last(
+    upstream: ScriptedRegistry, plain: MirrorProcess
+) -> None:
+    upstream.push = Pushes(style="3")
+    content = random_bytes(2**20, seed=7)
+
+    def say(push: str, **bounds: str) -> None:
+        def edit(document: dict[str, Any]) -> None:
+            document["upstream"]["docker.io"]["push"] = push
+            document["push"] = bounds
+
+        rewrite(plain, edit)
+
+    async def answers() -> list[int]:
+        """Of whichever worker is asked."""
+        found = []
+        for _ in range(4):
+            async with client(plain.url) as one:
+                pusher = Pusher(one, "docker.io/org/app")
+                answer = await pusher.post(f"?digest={digest_of(content)}", content)
+                found.append(answer.status)
+        return found
+
+    assert await answers() == [405] * 4
+    say("client")
+    await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+    assert await answers() == [201] * 4
+    say("client", max_blob_size="1 KiB")
+    await plain.until_metric("mirror_reloads_total", 2, outcome="done")
+    assert await answers() == [413] * 4
+    say("off", max_blob_size="1 KiB")
+    await plain.until_metric("mirror_reloads_total", 3, outcome="done")
+    assert await answers() == [405] * 4
+
+
+async def test_a_push_that_is_under_way_goes_on_while_its_upstream_changes(
+    upstream: ScriptedRegistry, plain: MirrorProcess
+) -> None:
+    upstream.push = Pushes(style="3")
+    content = random_bytes(6 * 2**20, seed=8)
+    gate = upstream.push.hold(after=2**20)
+    rewrite(plain, lambda it: it["upstream"]["docker.io"].update(push="client"))
+    await plain.until_metric("mirror_reloads_total", 1, outcome="done")
+
+    def edit(document: dict[str, Any]) -> None:
+        [endpoint] = document["upstream"]["docker.io"]["endpoints"]
+        endpoint["max_connections"] = 3  # another endpoint, as far as the mirror knows
+
+    async with asyncio.TaskGroup() as group:
+        pushing = group.create_task(Pusher(plain.client, "docker.io/org/app").blob(content))
+        await gate.reached()
+        rewrite(plain, edit)
+        await plain.until_metric("mirror_reloads_total", 2, outcome="done")
+        gate.open()
+    assert upstream.repositories["org/app"].blobs[pushing.result()] == content
 
 
 @pytest.mark.parametrize(

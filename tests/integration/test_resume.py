@@ -215,7 +215,7 @@ async def test_a_fill_that_is_stopped_in_the_middle_continues_after_the_restart(
     gate = upstream.hold(DIGEST, after=600_000)
     async with client(mirror.url) as connected, connected.open(TARGET) as response:
         await response.content.readexactly(100_000)
-        await until(partial(_kept, mirror, 600_000), within=10)
+        await until(partial(_kept, mirror, 600_000))
         await mirror.stop()
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
@@ -235,7 +235,7 @@ async def test_a_mirror_that_is_killed_in_the_middle_continues_after_the_restart
         gate = upstream.hold(DIGEST, after=600_000)
         async with mirror.client.open(TARGET) as response:
             await response.content.readexactly(100_000)
-            await until(partial(_kept, mirror, 600_000), within=10)
+            await until(partial(_kept, mirror, 600_000))
             await mirror.process.kill()
             with pytest.raises(aiohttp.ClientPayloadError):
                 await response.read()
@@ -260,7 +260,7 @@ async def test_a_partial_that_nobody_continues_in_time_is_removed(
     await mirror.stop()
     clock.advance(3601)
     restarted = await start_mirror(fill=settings)
-    await until(partial(_is_tidy, restarted), within=10)
+    await until(partial(_is_tidy, restarted))
     assert (await restarted.client.blob("app", DIGEST)).digest == DIGEST
     assert _offsets(upstream) == [0, 600_000, 0]
 
@@ -277,7 +277,7 @@ async def test_a_client_may_ask_for_the_rest_itself_while_the_fill_continues(
     upstream.fault(reference=DIGEST, reset_at=300_000, times=1)
     answer = await mirror.client.get(TARGET, headers={"Range": "bytes=700000-"})
     assert (answer.status, answer.body) == (206, LAYER.blob[700_000:])
-    await until(partial(_ended, mirror, "committed"), within=10)
+    await until(partial(_ended, mirror, "committed"))
     assert upstream.bytes_sent(DIGEST) == SIZE
 
 

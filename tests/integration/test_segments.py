@@ -26,6 +26,7 @@ from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
 from tests.support.images import Image, image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
+from tests.support.process import until
 from tests.support.tasks import nobody_notes, owned_tasks
 from tests.support.upstream import ScriptedRegistry
 from tests.unit.storage.opening import open_store
@@ -191,6 +192,23 @@ async def test_the_rest_of_a_slow_connection_is_taken_over(
     taken = [start for start in others if stalled.offset < start < stalled.offset + SEGMENT]
     assert len(taken) >= 2
     assert upstream.bytes_sent(DIGEST) <= SIZE + 2 * 10_000
+
+
+async def test_no_other_connection_joins_one_of_which_nobody_can_tell_how_fast_it_is(
+    upstream: ScriptedRegistry, app: Image, clock: FakeClock, tmp_path: Path
+) -> None:
+    """With its first byte it has been infinitely slow; on a fast line others would only cost."""
+    gate = upstream.hold(DIGEST, after=10)
+    async with _fill(upstream, tmp_path, clock) as fill:
+
+        async def has_begun() -> bool:
+            return fill.written > 0
+
+        await until(has_begun)
+        gate.open()
+        assert await readable(fill.readers, SIZE - 1, SIZE) == SIZE
+        fill.readers.leave()
+    assert upstream.peaks["blob"] == 1
 
 
 async def test_memory_does_not_grow_with_the_blob(

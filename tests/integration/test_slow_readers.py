@@ -96,7 +96,7 @@ async def test_a_slow_client_that_leaves_is_forgotten(
         await slow.content.readexactly(1000)
         await until(partial(_committed, mirror), within=20)
         slow.close()
-    await until(partial(_readers, mirror, 0), within=10)
+    await until(partial(_readers, mirror, 0))
     answer = await mirror.client.blob("app", digest)
     assert answer.headers["Cache-Status"] == "mirror; hit"
 
@@ -136,7 +136,7 @@ async def test_a_client_that_takes_no_byte_for_send_timeout_is_let_go_and_pins_n
     size = "1 MiB" if way == "stream" else "30 MiB"  # what is too large to keep is streamed
     mirror = await start_mirror(server=server, store={"max_size": size})
     await _is_let_go(mirror, digest, context)
-    await until(partial(_readers, mirror, 0), within=10)
+    await until(partial(_readers, mirror, 0))
 
 
 async def test_a_client_that_reads_slowly_is_not_let_go(

@@ -111,7 +111,7 @@ async def are_gone(pids: set[int]) -> None:
     async def gone() -> bool:
         return not any(map(lives, pids))
 
-    await until(gone, within=5)
+    await until(gone)
 
 
 async def is_ready(mirror: MirrorProcess, status: int) -> bool:
@@ -122,7 +122,7 @@ async def is_told(mirror: MirrorProcess, text: str) -> None:
     async def told() -> bool:
         return text in mirror.process.log()
 
-    await until(told, within=5)
+    await until(told)
 
 
 # A worker dies
@@ -138,7 +138,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_serve_meanwhil
         await pull()
         return len(set(re.findall(r" id=(\w+)-", mirror.process.log()))) == count
 
-    await until(partial(has_served, WORKERS), within=5)
+    await until(partial(has_served, WORKERS))
     before = workers_of(mirror)
     assert len(before) == WORKERS
     os.kill(min(before), signal.SIGKILL)
@@ -146,7 +146,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_serve_meanwhil
     assert await is_ready(mirror, 200)
     for _ in range(2 * WORKERS):
         await pull()
-    await until(partial(has_served, WORKERS + 1), within=10)
+    await until(partial(has_served, WORKERS + 1))
     assert len(workers_of(mirror)) == len(workers_of(mirror) | before) - 1 == WORKERS
     assert "Traceback" not in mirror.process.log()
 
@@ -204,7 +204,7 @@ async def test_while_the_only_worker_is_replaced_it_is_not_ready_and_clients_wai
     async def is_not_ready() -> bool:
         return await is_ready(mirror, 503)
 
-    await until(is_not_ready, within=5)
+    await until(is_not_ready)
     assert (await get(f"{mirror.admin_url}/healthz")).status == 200
     assert (await get(f"{mirror.url}/v2/org/app/manifests/1")).body == app.manifest
     assert await is_ready(mirror, 200)
@@ -364,7 +364,7 @@ async def test_it_stops_while_a_worker_is_being_replaced(mirror: MirrorProcess) 
     async def the_next_is_starting() -> bool:
         return bool(workers_of(mirror) - before)
 
-    await until(the_next_is_starting, within=5)
+    await until(the_next_is_starting)
     before |= workers_of(mirror)
     terminate(mirror)
     assert await mirror.process.wait() == 0
@@ -467,7 +467,7 @@ async def test_a_worker_that_hangs_keeps_the_mirror_neither_from_serving_nor_fro
                 return False
             return answer.body == app.manifest
 
-        await until(answered, within=5)
+        await until(answered)
         terminate(mirror)
         assert await mirror.process.wait() == 0
         await are_gone(before)

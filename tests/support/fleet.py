@@ -87,11 +87,13 @@ async def running_fleet(
     shared: Settings | None = None,
     bucket_port: Callable[[int], int] | None = None,
     away: Collection[str] = (),
+    by_lines: bool = True,
     **overrides: Settings,
 ) -> AsyncIterator[Fleet]:
     """Run `count` mirrors in a new deployment. `bucket_port`: where a mirror finds the bucket.
 
     `away`: "database" or "bucket", which no mirror can reach until somebody starts its line.
+    Without `by_lines` they are reached directly, for who measures.
     """
     url, prefix = await postgres.create_database(), uuid.uuid4().hex[:8]
     fleet = Fleet(url, prefix, seaweed)
@@ -100,7 +102,7 @@ async def running_fleet(
             _mirror(
                 directory / f"mirror-{number}", upstreams, fleet, stack,
                 ports=(postgres, seaweed.port if bucket_port is None else bucket_port(number)),
-                shared=shared or {}, away=away, overrides=overrides,
+                shared=shared or {}, away=away, by_lines=by_lines, overrides=overrides,
             )
             for number in range(count)
         ]  # fmt: skip
@@ -119,6 +121,7 @@ async def _mirror(
     ports: tuple[Postgres, int],
     shared: Settings,
     away: Collection[str],
+    by_lines: bool,
     overrides: Mapping[str, Settings],
 ) -> tuple[Lines, MirrorProcess]:
     home.mkdir(parents=True)  # noqa: ASYNC240 - a moment
@@ -130,11 +133,14 @@ async def _mirror(
         await getattr(lines, what).stop()
     file = home / "database"
     database = fleet.url.rpartition("/")[2]
-    file.write_text(postgres.url(database, port=lines.database.port), encoding="utf-8")
+    port, bucket_url = lines.database.port, lines.bucket.url
+    if not by_lines:
+        port, bucket_url = postgres.port, f"http://127.0.0.1:{bucket_port}"
+    file.write_text(postgres.url(database, port=port), encoding="utf-8")
     settings = {
         "database_file": str(file),
         "bucket": f"s3://{BUCKET}/{fleet.prefix}",
-        "endpoint": lines.bucket.url,
+        "endpoint": bucket_url,
         "credentials_file": str(fleet.seaweed.credentials_file),
         "lease": f"{LEASE}s",
         **shared,

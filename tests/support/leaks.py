@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from tests.support.process import until
+from tests.support.process import kept_descriptors, until
 
 _INODE = re.compile(r"socket:\[[0-9]+\]")
 
@@ -49,9 +49,12 @@ def _descriptors() -> set[tuple[str, str]]:
     """The number and the target of each descriptor that this process has open.
 
     Sockets are told apart by number only: uvloop makes its own pair anew for each run of the loop.
+    What keeps a port for a server of the tests is meant to outlive them.
     """
-    found = set()
+    found, kept = set(), {str(number) for number in kept_descriptors()}
     for entry in Path("/proc/self/fd").iterdir():
+        if entry.name in kept:
+            continue
         with suppress(FileNotFoundError):  # the descriptor that lists them
             found.add((entry.name, _INODE.sub("socket", str(entry.readlink()))))
     return found

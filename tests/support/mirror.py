@@ -52,7 +52,7 @@ class Mirror:
         async def is_there() -> bool:
             return await self.metric(name, **labels) == value
 
-        await until(is_there, within=10)
+        await until(is_there)
 
 
 @dataclass(kw_only=True)
@@ -182,7 +182,9 @@ async def _serve(
     async with run(
         config, clock=clock, monotonic=clock.monotonic, reread=lambda: wanted[0]
     ) as running:
-        host, admin_host = (f"{name}:{port}" for name, port in (running.listen[0], running.admin))
+        host, admin_host = (
+            f"{name}:{port}" for name, port in (running.listen[0], running.admin[0])
+        )
         async with client(f"http://{host}") as connected:
             started.set_result(
                 InnerMirror(

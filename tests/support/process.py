@@ -6,6 +6,7 @@ import shlex
 import signal
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ PATIENCE = 60.0
 """Seconds to wait for what will come; a busy machine needs some, and a pass does not wait."""
 
 _POLL_SECONDS = 0.02
+_kept_ports = deque[socket.socket](maxlen=1000)  # what falls out is closed
 _SHOWN_LOG = 8000  # characters, from the end
 _CHECKOUT = Path(__file__).parents[2]
 
@@ -62,10 +64,21 @@ async def answers(url: str, status: int = 200) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nobody listens on.
+
+    It is kept for who asked: nobody else on this machine is given it, neither by this nor for a
+    connection. A server that sets SO_REUSEADDR, as all do, listens on it all the same.
+    """
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    _kept_ports.append(keeper)
+    return int(keeper.getsockname()[1])
+
+
+def kept_descriptors() -> set[int]:
+    """The descriptors that keep the ports that `free_port` has given."""
+    return {keeper.fileno() for keeper in _kept_ports}
 
 
 async def run(

@@ -101,7 +101,8 @@ async def running_seaweed(directory: Path) -> AsyncIterator[Seaweed]:
         _program(), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         "-volume.max=20", "-master.volumeSizeLimitMB=512",
-        "-filer", f"-filer.port={ports['filer']}", "-s3", f"-s3.port={s3}",
+        "-filer", f"-filer.port={ports['filer']}", f"-filer.localSocket={data / 'filer.sock'}",
+        "-s3", f"-s3.port={s3}",
         "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.config={data / 's3.json'}", "-master.telemetry=false",
     )  # fmt: skip

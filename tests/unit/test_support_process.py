@@ -70,7 +70,7 @@ async def test_a_server_that_ends_by_itself_fails_the_test(tmp_path: Path) -> No
     server = serving(tmp_path, free_port())
     await server.start()
     os.kill(server.pid, signal.SIGKILL)
-    await until(partial(_has_ended, server), within=5)
+    await until(partial(_has_ended, server))
     with pytest.raises(ProcessFailed, match="ended by itself"):
         await server.__aexit__(None, None, None)
 
@@ -86,7 +86,7 @@ async def test_a_server_that_ignores_sigterm_is_forced_and_told_on(tmp_path: Pat
 async def test_what_a_program_left_running_ends_with_it() -> None:
     start = "import subprocess as s; print(s.Popen(['sleep', '60'], stdout=-3, stderr=-3).pid)"
     result = await run(sys.executable, "-c", start)
-    await until(partial(_is_gone, int(result.stdout)), within=5)
+    await until(partial(_is_gone, int(result.stdout)))
 
 
 async def _has_ended(server: Process) -> bool:

@@ -113,7 +113,7 @@ async def _received_before_a_reset(relay: Relay, target: str) -> int:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await loop.sock_connect(connection, ("127.0.0.1", relay.port))
         await loop.sock_sendall(connection, f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        await until(partial(_has_sent, relay, 50_000), within=5)
+        await until(partial(_has_sent, relay, 50_000))
         with suppress(ConnectionResetError):
             while chunk := await loop.sock_recv(connection, 65536):
                 received += len(chunk)

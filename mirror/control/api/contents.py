@@ -10,6 +10,7 @@ from mirror.contents import models, questions
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
 from mirror.contents.manifests import NotHere
+from mirror.control.api.leaving import Forecast
 from mirror.control.api.operations import Act, Operation
 from mirror.control.problems import Refusal
 from mirror.oci.errors import StoreError
@@ -54,6 +55,10 @@ ASKING = (
         questions.ListLayerFiles, models.Files, "list_layer_files",
     ),
     Asking(
+        "listLeaving", "/store/next", "What would go next to make room, in order, and why.",
+        questions.ListLeaving, models.Leaving, "list_leaving",
+    ),
+    Asking(
         "listBlobs", "/blobs", "Everything that is on disk.",
         questions.ListBlobs, models.Blobs, "list_blobs",
     ),
@@ -63,12 +68,21 @@ ASKING = (
 COMPARE = "/image/compare"
 
 
-def contents_operations(contents: Contents, comparing: Comparing) -> tuple[Operation, ...]:
-    """All of them. Comparing asks registries, and is no GET, so that no other site has it done."""
+def contents_operations(
+    contents: Contents, comparing: Comparing, forecast: Forecast
+) -> tuple[Operation, ...]:
+    """All of them. Comparing asks registries, and is no GET, so that no other site has it done.
+
+    `forecast` knows of a running mirror when things will go.
+    """
+    answers: dict[str, Callable[[Any], Awaitable[msgspec.Struct]]] = {
+        one.method: getattr(contents, one.method) for one in ASKING
+    }
+    answers["list_leaving"] = forecast.tell
     reading = (
         Operation(
             one.name, "GET", one.path, one.summary, one.answer,
-            _refusing(getattr(contents, one.method)), query=one.question, may_refuse=_MAY_REFUSE,
+            _refusing(answers[one.method]), query=one.question, may_refuse=_MAY_REFUSE,
             tells_contents=True,
         )
         for one in ASKING

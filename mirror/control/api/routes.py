@@ -18,7 +18,7 @@ from mirror.control.api.bundles import (
     writing,
 )
 from mirror.control.api.openapi import describe
-from mirror.control.api.operations import ROOT, Operation
+from mirror.control.api.operations import ROOT, Act, Operation
 from mirror.control.api.verifying import Names, Verify, verifying
 from mirror.control.bundles import Depot
 from mirror.control.guard import Guard
@@ -62,9 +62,9 @@ def add_api(
     handlers: list[tuple[str, str, _Handler]] = [
         ("GET", "/openapi.json", show_description),
         *((one.method, one.path, _answering(one, guard)) for one in operations),
-        ("GET", "/events", _telling(status, "status", watching)),
-        ("GET", "/warm/events", _telling(warmings, "warm", watching)),
-        ("GET", "/pulls/events", _telling_pulls(past, watching)),
+        ("GET", "/events", _telling(status, "status", watching, guard)),
+        ("GET", "/warm/events", _telling(warmings, "warm", watching, guard)),
+        ("GET", "/pulls/events", _telling_pulls(past, watching, guard)),
         ("POST", "/verify", verifying(verify, _read_names)),
         ("POST", BLOB, reading(depot, _read_digest)),
         ("PUT", BLOB, writing(depot)),
@@ -150,10 +150,17 @@ def _answering(operation: Operation, guard: Guard) -> _Handler:
             sent = _read_query(request, operation.query)
         if request.method not in {"GET", "HEAD"}:
             _logger.info("an operator asks: %s", operation.name)
-        answer = await operation.act(sent)
+        answer = await _act_for(operation, guard, request)(sent)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     return handle
+
+
+def _act_for(operation: Operation, guard: Guard, request: web.Request) -> Act:
+    """What is done for who asks."""
+    if operation.to_others is None or guard.may_read(request):
+        return operation.act
+    return operation.to_others
 
 
 def _read_query(request: web.Request, wanted: type[_Sent]) -> _Sent:
@@ -207,19 +214,20 @@ async def _read_digest(request: web.Request) -> Digest:
         raise Refusal(HTTPStatus.BAD_REQUEST, error.message) from error
 
 
-def _telling(told: Operation, event: str, watching: Watching) -> _Handler:
-    async def look() -> str:
-        return msgspec.json.encode(await told.act(None)).decode()
-
+def _telling(told: Operation, event: str, watching: Watching, guard: Guard) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
+        async def look() -> str:
+            act = _act_for(told, guard, request)
+            return msgspec.json.encode(await act(None)).decode()
+
         return await watching.tell(request, event, look, _HEADERS)
 
     return handle
 
 
-def _telling_pulls(past: Past, watching: Watching) -> _Handler:
+def _telling_pulls(past: Past, watching: Watching, guard: Guard) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        changed = past.watch()
+        changed = past.watch(hides=not guard.may_read(request))
 
         async def look() -> str:
             return msgspec.json.encode(await changed()).decode()

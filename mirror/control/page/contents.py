@@ -1,18 +1,24 @@
 """The views of what is in the cache: images, one of them, and its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
+from cachetools import TTLCache
 
 from mirror.contents import questions
 from mirror.contents.contents import Contents
 from mirror.contents.manifests import NotHere
-from mirror.contents.models import Layer
+from mirror.contents.models import Layer, Leaving
+from mirror.control.past import Past
+from mirror.history.ports import DAY, Use
 from mirror.oci.errors import StoreError
 
 _WIDTH = 1000  # of the bars, in their own units
+_GOOD_FOR = 10.0  # seconds for which it stands what would go next
+_USED_SINCE = 30 * DAY  # seconds
+_NOTHING = Use(0, 0, 0)
 _LEAST = 4  # of a bar that can still be seen
 
 
@@ -26,10 +32,34 @@ class Bar(NamedTuple):
 
 
 class ContentsViews:
-    """Fills templates with what `contents` answers."""
+    """Fills templates with what `contents` answers.
 
-    def __init__(self, contents: Contents) -> None:
+    `list_leaving` says what would go next, `past` what was pulled; `clock` in epoch seconds.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        list_leaving: Callable[[questions.ListLeaving], Awaitable[Leaving]],
+        past: Past,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._contents = contents
+        self._list_leaving = list_leaving
+        self._past = past
+        self._clock = clock
+        self._leaving: TTLCache[None, Leaving] = TTLCache(1, ttl=_GOOD_FOR, timer=monotonic)
+
+    async def leaving(self) -> Leaving | None:
+        """What would go next; None where that cannot be told."""
+        try:
+            if (found := self._leaving.get(None)) is None:
+                found = self._leaving[None] = await self._list_leaving(questions.ListLeaving())
+        except StoreError:
+            return None
+        return found
 
     async def fill(self, view: str, query: Mapping[str, str]) -> dict[str, Any]:
         """The values for a view; `query` is of its address. What cannot be told is `trouble`."""
@@ -46,10 +76,19 @@ class ContentsViews:
     async def _images(self, query: Mapping[str, str]) -> dict[str, Any]:
         if query.get("repository"):
             of_one = _convert({"limit": "50", **query}, questions.ListImages)
-            return {"repository": await self._contents.list_images(of_one)}
+            images = await self._contents.list_images(of_one)
+            digests = [it.digest for it in images.images]
+            since = self._clock() - _USED_SINCE
+            uses = await self._past.image_uses(images.repository, digests, since)
+            return {"repository": images, "uses": uses, "nothing": _NOTHING}
         question = _convert({"limit": "50", **query}, questions.ListRepositories)
         found = await self._contents.list_repositories(question)
-        return {"repository": None, "found": found, "search": question.search}
+        names = [it.name for it in found.repositories]
+        uses = await self._past.uses(names, self._clock() - _USED_SINCE)
+        return {
+            "repository": None, "found": found, "search": question.search, "uses": uses,
+            "nothing": _NOTHING,
+        }  # fmt: skip
 
     async def _image(self, query: Mapping[str, str]) -> dict[str, Any]:
         question = _convert(query, questions.GetImage)

@@ -11,12 +11,14 @@ from cachetools import TTLCache
 from mirror.control import models
 from mirror.control.past import Past
 from mirror.control.reasons import WORDS
-from mirror.history.ports import DAY, HOUR, Total
+from mirror.history.ports import DAY, HOUR, Spell, Total
 
 _ROWS = 50
 _PULLS = 100
 _GOOD_FOR = 10.0  # seconds for which charts and tables of the past stand
 _REMEMBERED = 64
+_MOST_SPELLS = 1000
+_SPELLS_GOOD_FOR = 2.0  # seconds
 _WIDTH, _HEIGHT = 600, 120  # of a chart, in its own units
 _LONGEST_NAME = 600
 
@@ -87,30 +89,44 @@ class PastViews:
     ) -> None:
         self._past = past
         self._clock = clock
-        self._made: TTLCache[tuple[str, Choice], dict[str, object]] = TTLCache(
+        self._spells: TTLCache[str, list[Spell]] = TTLCache(
+            _REMEMBERED, ttl=_SPELLS_GOOD_FOR, timer=monotonic
+        )
+        self._made: TTLCache[tuple[str, Choice, bool], dict[str, object]] = TTLCache(
             _REMEMBERED, ttl=_GOOD_FOR, timer=monotonic
         )
 
-    async def fill(self, view: str, choice: Choice) -> dict[str, object]:
-        """The values of a view's template."""
+    async def fill(self, view: str, choice: Choice, *, hides: bool) -> dict[str, object]:
+        """The values of a view's template; `hides`: what is private."""
         if view == "pulls":
             query = models.PullsQuery(limit=_PULLS, repository=choice.repository)
-            found = await self._past.pulls(query)
+            found = await self._past.pulls(query, hides=hides)
             return {"choice": choice, "pulls": found.pulls, "words": WORDS}
-        if (made := self._made.get((view, choice))) is None:
-            made = await (self._history(choice) if view == "history" else self._waste(choice))
+        if (made := self._made.get((view, choice, hides))) is None:
+            make = self._history if view == "history" else self._waste
+            made = await make(choice, hides=hides)
             made |= {"choice": choice, "periods": PERIODS, "groups": GROUPS}
-            self._made[view, choice] = made
+            self._made[view, choice, hides] = made
         return made
 
-    async def _history(self, choice: Choice) -> dict[str, object]:
+    async def spells(self, choice: Choice) -> tuple[float, list[Spell]]:
+        """Since when, and what was of endpoints since then."""
+        since = self._clock() - PERIODS[choice.period].seconds
+        if (found := self._spells.get(choice.period)) is None:
+            query = models.SpellsQuery(since=since, limit=_MOST_SPELLS)
+            found = self._spells[choice.period] = (await self._past.spells(query)).spells
+        return since, found
+
+    async def _history(self, choice: Choice, *, hides: bool) -> dict[str, object]:
         period = PERIODS[choice.period]
         since = self._clock() - period.seconds
         over_time = await self._past.totals(
-            models.TotalsQuery(since=since, span=period.span, repository=choice.repository)
+            models.TotalsQuery(since=since, span=period.span, repository=choice.repository),
+            hides=hides,
         )
         grouped = await self._past.totals(
-            models.TotalsQuery(since=since, span="day", by=choice.by, repository=choice.repository)
+            models.TotalsQuery(since=since, span="day", by=choice.by, repository=choice.repository),
+            hides=hides,
         )
         length = HOUR if period.span == "hour" else DAY
         slots = int(since) // length * length, period.seconds // length + 1, length
@@ -123,9 +139,10 @@ class PastViews:
             "width": _WIDTH, "height": _HEIGHT,
         }  # fmt: skip
 
-    async def _waste(self, choice: Choice) -> dict[str, object]:
+    async def _waste(self, choice: Choice, *, hides: bool) -> dict[str, object]:
         since = self._clock() - PERIODS[choice.period].seconds
-        return {"waste": await self._past.waste(models.WasteQuery(since=since, limit=_ROWS))}
+        query = models.WasteQuery(since=since, limit=_ROWS)
+        return {"waste": await self._past.waste(query, hides=hides)}
 
 
 def add(totals: Sequence[Total]) -> Total:
@@ -138,6 +155,7 @@ def add(totals: Sequence[Total]) -> Total:
         misses=sum(it.misses for it in totals), failed=sum(it.failed for it in totals),
         served=sum(it.served for it in totals), fetched=sum(it.fetched for it in totals),
         saved=sum(it.saved for it in totals), wasted=sum(it.wasted for it in totals),
+        is_private=bool(totals) and totals[0].is_private,
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """The page over HTTP: views, what keeps them up to date, and files that never change."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
 from types import MappingProxyType
@@ -65,10 +64,11 @@ class _Page:
 
     async def tell(self, request: web.Request) -> web.StreamResponse:
         """What changes, again and again."""
-        look = partial(
-            self._views.part, _view_of(request), _language_of(request), request.query,
-            self._hidden(request),
-        )  # fmt: skip
+        view, language = _view_of(request), _language_of(request)
+
+        async def look() -> str:
+            return await self._views.part(view, language, request.query, self._hidden(request))
+
         return await self._watching.tell(request, "part", look, _HEADERS)
 
     def _hidden(self, request: web.Request) -> str | None:

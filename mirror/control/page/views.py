@@ -10,11 +10,14 @@ import jinja2
 
 from mirror import __version__
 from mirror.control.acts import Pins
+from mirror.control.hidden import without_private
 from mirror.control.models import Status
+from mirror.control.page.availability import draw
 from mirror.control.page.contents import ContentsViews
-from mirror.control.page.past import PastViews, parse_choice, when
+from mirror.control.page.past import PERIODS, PastViews, parse_choice, when
 from mirror.control.page.words import LANGUAGES, say
-from mirror.control.units import date, duration, printable, size
+from mirror.control.reasons import LEAVING
+from mirror.control.units import brief, date, duration, printable, size
 
 VIEWS: Mapping[str, str] = MappingProxyType(
     {
@@ -48,6 +51,7 @@ _LONGEST_ADDRESS = 300
 
 _CHART = 120  # samples, and the width of the chart in its own units
 _HEIGHT = 40
+_SPELLS = 20  # that are listed
 
 
 class Views:
@@ -82,12 +86,17 @@ class Views:
         )
         self._templates.filters |= {
             "size": size, "duration": duration, "when": when, "printable": printable, "date": date,
+            "brief": brief,
         }  # fmt: skip
+        self._templates.globals["reasons"] = LEAVING
 
     async def page(
         self, view: str, language: str, query: Mapping[str, str], hidden: str | None = None
     ) -> str:
-        """A whole page; `query` is of its address. `hidden`: why no contents are shown."""
+        """A whole page; `query` is of its address.
+
+        `hidden`: why no contents are shown, and nothing that is private.
+        """
         content = await self.part(view, language, query, hidden)
         kept = {name: value for name, value in query.items() if name != "lang"}
         return await self._render(
@@ -102,8 +111,8 @@ class Views:
     ) -> str:
         """What of a page changes while one looks at it."""
         if view in _PAST:
-            values = await self._past.fill(view, parse_choice(query))
-            return await self._render(f"{view}.html", language, **values)
+            values = await self._past.fill(view, parse_choice(query), hides=hidden is not None)
+            return await self._render(f"{view}.html", language, **values, hidden=hidden)
         if view == "setup":
             return await self._render("setup.html", language, **await self._setup(query))
         if view in _CONTENTS and hidden is not None:
@@ -113,11 +122,29 @@ class Views:
                 f"{view}.html", language, **await self._contents.fill(view, query)
             )
         status, line = await self._status(), self._line()
+        if hidden is not None:
+            status = without_private(status)
+        more: dict[str, object] = {}
+        if view == "endpoints":
+            more = await self._over_time(query, status)
+        elif view == "store":
+            more = {"leaving": None if hidden is not None else await self._contents.leaving()}
         return await self._render(
-            f"{view}.html", language, status=status, now=self._clock(),
+            f"{view}.html", language, status=status, now=self._clock(), **more,
             rate=line[-1] if line else 0.0, chart=_points(line),
-            pins=(await self._pins()).pins if view == "store" else [],
+            pins=(await self._pins()).pins if view == "store" else [], hidden=hidden,
         )  # fmt: skip
+
+    async def _over_time(self, query: Mapping[str, str], status: Status) -> dict[str, object]:
+        """How endpoints were, for as long as the address says."""
+        choice, now = parse_choice(query), self._clock()
+        since, spells = await self._past.spells(choice)
+        lines = {
+            (it.upstream, it.name): draw(spells, it.upstream, it.name, since=since, now=now)
+            for it in status.endpoints
+        }
+        latest = [it for it in spells if it.state != "running"][:_SPELLS]
+        return {"choice": choice, "periods": PERIODS, "lines": lines, "spells": latest}
 
     async def _setup(self, query: Mapping[str, str]) -> dict[str, object]:
         """How clients are pointed at this mirror; `trouble` where that cannot be said."""

@@ -1,14 +1,15 @@
 """Pushes over HTTP: one handler for each kind of request of the spec's section "Pushing"."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import assert_never
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 
+from mirror.aio.sealed import Bulk
 from mirror.front.api import errors
+from mirror.front.api.bodies import Gathering, read_body, waits_to_be_told
 from mirror.front.api.facts import Facts, authorization_of
 from mirror.front.api.token_relay import relay_address
 from mirror.front.ports import Pushes
@@ -27,7 +28,6 @@ from mirror.oci.request import parse_namespace, split_target
 from mirror.pull.routing import Route, Router
 from mirror.push.answers import UploadState
 
-_MOST_AT_ONCE = 2**18  # bytes that are handed on
 _NAME = 32  # characters of an upload's name
 
 
@@ -38,6 +38,7 @@ class PushHandlers:
         self._mirror = mirror
         self._router = router
         self._patience = patience
+        self._gathering = Gathering()
 
     def renew(self, router: Router) -> None:
         """Go by this from now on."""
@@ -108,6 +109,8 @@ class PushHandlers:
             return _created(request, asked.name, asked.mount)
         if asked.digest is None or not request.body_exists:
             return _accepted(request, asked.name, state)
+        if await self._need_not_come(request, repository, state.identity, asked.digest):
+            return _created_unread(request, asked.name, asked.digest)
         async with self._mirror.open_upload(repository, state.identity, authorization):
             await self._take(request, repository, state, facts)
             await self._mirror.finish_upload(repository, state.identity, asked.digest)
@@ -133,6 +136,10 @@ class PushHandlers:
             return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
         if request.method == "PUT" and asked.digest is None:
             raise RegistryError(ErrorCode.DIGEST_INVALID, "an upload ends with its digest")
+        if asked.digest is not None and await self._need_not_come(
+            request, repository, asked.identity, asked.digest
+        ):
+            return _created_unread(request, asked.name, asked.digest)
         span = parse_content_range(request.headers.get("Content-Range"))
         async with self._mirror.open_upload(repository, asked.identity, authorization) as state:
             if span is not None and span[0] != state.offset:
@@ -143,6 +150,30 @@ class PushHandlers:
             assert asked.digest is not None  # noqa: S101 - it is a PUT
             await self._mirror.finish_upload(repository, asked.identity, asked.digest)
         return _created(request, asked.name, asked.digest)
+
+    async def _need_not_come(
+        self, request: web.BaseRequest, repository: Repository, identity: str, digest: Digest
+    ) -> bool:
+        """Whether a client that waits to be told to go on has nothing to bring: it is there.
+
+        By the registry's word, which has let in who asks: a digest alone is no permission to have
+        what is here put into a repository. Who does not wait is heard to the end: what pushes as
+        Docker does has asked with HEAD before, and names no digest before all is sent; to ask the
+        registry once more would cost others a round trip for each blob, and an answer before the
+        end would have to end the connection, too (RFC 9112, 9.6).
+        """
+        if not waits_to_be_told(request):
+            return False
+        authorization = authorization_of(request)
+        try:
+            # What nobody knows is no upload of this repository, and says so.
+            await self._mirror.get_upload(repository, identity, authorization)
+            if await self._mirror.find_pushed_blob(repository, digest, authorization) is None:
+                return False
+            await self._mirror.cancel_upload(repository, identity, authorization)
+        except RegistryError:
+            return False  # whatever it is, what follows says it
+        return True
 
     async def _take(
         self,
@@ -158,55 +189,34 @@ class PushHandlers:
         Raises:
             RegistryError: It cannot be taken; or there are more bytes, or fewer, than `most`.
         """
-        offset, loop = state.offset, asyncio.get_running_loop()
-        writing: asyncio.Task[None] | None = None  # one piece, while the next is read
-        try:
-            async for piece in self._pieces(request):
-                if most is not None and facts.received + len(piece) > most:
+        offset = state.offset
+
+        async def write(piece: Bulk) -> None:
+            nonlocal offset
+            await self._mirror.write_upload(repository, state.identity, offset, piece)
+            offset += piece.size
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            async for chunk in self._read(request):
+                if most is not None and facts.received + len(chunk) > most:
                     raise _not_as_long_as_said()
-                if writing is not None:
-                    await writing
-                work = self._write(repository, state.identity, offset, piece)
-                writing = loop.create_task(work, name="piece")
-                offset += len(piece)
-                facts.received += len(piece)
-            if writing is not None:
-                await writing
-        finally:
-            if writing is not None:
-                writing.cancel()
-                await asyncio.wait([writing])
-                if not writing.cancelled():
-                    writing.exception()  # seen: what has come before it is the greater news
-        if most is not None and facts.received < most:
-            raise _not_as_long_as_said()
+                facts.received += len(chunk)
+                yield chunk
+            if most is not None and facts.received < most:
+                raise _not_as_long_as_said()
+
+        async with aclosing(chunks()) as brought:
+            await self._gathering.hand_on(brought, write)
         return UploadState(state.identity, offset, state.least)
 
-    async def _write(
-        self, repository: Repository, identity: str, offset: int, piece: bytes
-    ) -> None:
-        await self._mirror.write_upload(repository, identity, offset, piece)
-
-    async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        await _go_ahead(request)
-        while True:
-            try:
-                async with asyncio.timeout(self._patience):
-                    chunk = await request.content.readany()
-            except TimeoutError as error:
-                raise ConnectionError("it brings nothing any more") from error
-            except web.RequestPayloadError as error:
-                raise ConnectionError("its body is none, or is cut") from error
-            if not chunk:
-                return
-            for start in range(0, len(chunk), _MOST_AT_ONCE):
-                yield chunk[start : start + _MOST_AT_ONCE]
+    def _read(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        return read_body(request, patience=self._patience)
 
     async def _read_manifest(self, request: web.BaseRequest) -> bytes:
         content = bytearray()
         if (request.content_length or 0) > MAX_SIZE:
             raise _manifest_too_large()
-        async for piece in self._pieces(request):
+        async for piece in self._read(request):
             content += piece
             if len(content) > MAX_SIZE:
                 raise _manifest_too_large()
@@ -219,14 +229,6 @@ class PushHandlers:
         if route.relay is not None:
             facts.relay = relay_address(request, route.relay, route.upstream)
         return route
-
-
-async def _go_ahead(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it to bring its body (RFC 9110, 10.1.1)."""
-    expected = request.headers.get("Expect", "").lower()
-    if expected == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the response has not begun
 
 
 def _length_of(span: tuple[int, int] | None) -> int | None:
@@ -243,6 +245,13 @@ def _created(request: web.BaseRequest, name: str, digest: Digest) -> web.Respons
         "Docker-Content-Digest": str(digest),
     }
     return web.Response(status=HTTPStatus.CREATED, headers=headers)
+
+
+def _created_unread(request: web.BaseRequest, name: str, digest: Digest) -> web.Response:
+    """The same, where the client may bring what nobody reads."""
+    response = _created(request, name, digest)
+    response.force_close()
+    return response
 
 
 def _headers(request: web.BaseRequest, name: str, state: UploadState) -> dict[str, str]:

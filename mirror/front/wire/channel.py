@@ -11,16 +11,15 @@ ends the channel, and nothing more.
 import array
 import asyncio
 import errno
-import fcntl
 import logging
-import mmap
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mirror.front.wire.interface import Open, Violation, close_all
+from mirror.aio.sealed import Bulk, read_sealed, seal
+from mirror.front.wire.interface import Beside, Violation, close_all
 
 _logger = logging.getLogger(__name__)
 
@@ -35,10 +34,6 @@ _MOST_WAITING = 256 * 2**20  # bytes that the other end has not read
 
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 _BUSY = {errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM}
-
-# Nobody can change a sealed file, or cut it while it is read (which would end the reader by a
-# signal, or let it see two versions); and only files in memory can be sealed: none that blocks.
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -95,7 +90,7 @@ class Channel:
         """How many messages the other end has been too slow for."""
         return len(self._waiting)
 
-    def send(self, data: bytes, opened: Sequence[Open] = ()) -> None:
+    def send(self, data: bytes, opened: Sequence[Beside] = ()) -> None:
         """Send a message; what cannot go at once waits, and nobody with it.
 
         Raises:
@@ -183,18 +178,23 @@ class _Outgoing:
     size: int  # bytes of the message
 
 
-def _pack(data: bytes, opened: Sequence[Open]) -> _Outgoing:
+def _pack(data: bytes, opened: Sequence[Beside]) -> _Outgoing:
     descriptors: list[int] = []
     try:
         for thing in opened:
-            descriptors.append(os.dup(thing.fileno()))  # noqa: PERF401 - those before a failure count
+            descriptors.append(_descriptor(thing))  # noqa: PERF401 - those before a failure count
         if len(data) <= _INLINE:
             return _Outgoing(data, descriptors, len(data))
-        descriptors.append(_in_memory(data))
+        descriptors.append(seal([data]))
         return _Outgoing(_ENVELOPE, descriptors, len(data))
     except OSError:
         close_all(descriptors)
         raise
+
+
+def _descriptor(thing: Beside) -> int:
+    """One of the packet's own."""
+    return seal(thing.pieces) if isinstance(thing, Bulk) else os.dup(thing.fileno())
 
 
 def _unpack(data: bytes, descriptors: list[int], *, is_torn: bool) -> Packet:
@@ -218,29 +218,11 @@ def _from_memory(descriptors: list[int]) -> bytes:
         raise Violation("an envelope with nothing in it")
     descriptor = descriptors.pop()
     try:
-        if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise Violation("an envelope that is not sealed")
-        size = os.fstat(descriptor).st_size
-        if size > _LARGEST:
-            raise Violation(f"a message of {size} bytes")
-        return os.pread(descriptor, size, 0)
-    except OSError as error:
-        raise Violation("an envelope that is no file in memory") from error
+        return read_sealed(descriptor, most=_LARGEST)
+    except ValueError as error:
+        raise Violation(f"an envelope that is none: {error}") from error
     finally:
         os.close(descriptor)
-
-
-def _in_memory(data: bytes) -> int:
-    descriptor = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(descriptor, len(data))
-        with mmap.mmap(descriptor, len(data)) as content:
-            content[:] = data
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int], bool]:

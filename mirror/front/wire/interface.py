@@ -2,7 +2,7 @@
 
 Whatever arrives is decoded into the types that the Protocol's annotations name, or not at all. What
 is open (a file, a connection) is left out of the bytes: it travels beside them as a descriptor, and
-a number stands in its place.
+a number stands in its place. So does a `Bulk` of bytes, unless it is small.
 """
 
 import inspect
@@ -19,8 +19,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mirror.aio.sealed import MOST_AT_ONCE, Bulk, read_sealed
+
 Open = FileIO | socket.socket
 """What may travel; the sender's own stays open, and is the sender's to close."""
+
+Beside = Open | Bulk
+"""What travels beside a message."""
+
+_SMALL = 2**12  # bytes of a `Bulk` that are not worth a file
 
 
 class Violation(Exception):
@@ -87,11 +94,11 @@ class Codec:
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._detach)
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
-        self._sent: list[Open] = []
+        self._sent: list[Beside] = []
         self._received: list[int] = []  # descriptors that are still nobody's
         self._made: list[Open] = []
 
-    def encode(self, value: object) -> tuple[bytes, list[Open]]:
+    def encode(self, value: object) -> tuple[bytes, list[Beside]]:
         """The bytes of a value, and what is open in it.
 
         Raises:
@@ -134,21 +141,43 @@ class Codec:
             self._decoders[kind] = decoder
         return decoder
 
-    def _detach(self, thing: object) -> int:
-        if not isinstance(thing, FileIO | socket.socket):
+    def _detach(self, thing: object) -> int | bytes:
+        if isinstance(thing, Bulk) and thing.size <= _SMALL:
+            return thing.whole()
+        if not isinstance(thing, Beside):
             raise TypeError(f"a {type(thing).__name__} cannot travel")
         self._sent.append(thing)
         return len(self._sent) - 1
 
-    def _attach(self, kind: type, index: object) -> Open:
-        """What came open with the message, in place of its number; each once."""
+    def _attach(self, kind: type, told: object) -> Beside:
+        """What came beside the message, in place of its number; each once."""
+        if kind is not Bulk:
+            return self._opened(kind, self._take(told))
+        if isinstance(told, bytes):
+            if len(told) > MOST_AT_ONCE:
+                raise Violation(f"{len(told)} bytes at once")
+            return Bulk(told)
+        descriptor = self._take(told)
+        try:
+            return Bulk(read_sealed(descriptor, most=MOST_AT_ONCE))
+        finally:
+            os.close(descriptor)
+
+    def _take(self, index: object) -> int:
         if type(index) is not int or not 0 <= index < len(self._received):
             raise Violation("nothing has come with the message under that number")
         descriptor = self._received[index]
         if descriptor < 0:
             raise Violation("the same open file stands for two")
-        made: Open = FileIO(descriptor) if kind is FileIO else socket.socket(fileno=descriptor)
         self._received[index] = -1
+        return descriptor
+
+    def _opened(self, kind: type, descriptor: int) -> Open:
+        try:
+            made: Open = FileIO(descriptor) if kind is FileIO else socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._made.append(made)
         return made
 

@@ -20,9 +20,11 @@ Address = tuple[str, int]
 
 @asynccontextmanager
 async def listening(
-    addresses: Iterable[Address], inherited: Sequence[int] = ()
+    addresses: Iterable[Address], inherited: Sequence[int] = (), *, setting: str = "listen"
 ) -> AsyncIterator[list[socket.socket]]:
     """Sockets on which clients may connect, in the order of `addresses`; closed afterwards.
+
+    `setting` is where these are configured. Who connects before anybody accepts, waits.
 
     Where descriptors are `inherited`, these are the sockets, wherever they are bound to.
 
@@ -33,11 +35,11 @@ async def listening(
         if inherited:
             yield [stack.enter_context(_inherit(descriptor)) for descriptor in inherited]
             return
-        found = [one for address in addresses for one in await _resolve(address)]
-        yield [stack.enter_context(_listen(*one)) for one in dict.fromkeys(found)]
+        found = [one for address in addresses for one in await _resolve(address, setting)]
+        yield [stack.enter_context(_listen(setting, *one)) for one in dict.fromkeys(found)]
 
 
-def cannot_listen(setting: str, address: Address, error: OSError) -> OSError:
+def _cannot_listen(setting: str, address: Address, error: OSError) -> OSError:
     """What to tell: which setting, and why, in the system's words and not the event loop's."""
     if isinstance(error, socket.gaierror) or error.errno is None:
         why = error.strerror or str(error)
@@ -46,7 +48,7 @@ def cannot_listen(setting: str, address: Address, error: OSError) -> OSError:
     return OSError(f"server.{setting}: cannot listen on {format_listen(address)}: {why}")
 
 
-async def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...], Address]]:
+async def _resolve(address: Address, setting: str) -> list[tuple[int, tuple[Any, ...], Address]]:
     """Each address that a name has, with its family."""
     host, port = address
     try:
@@ -54,11 +56,11 @@ async def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...], Address
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
-        raise cannot_listen("listen", address, error) from error
+        raise _cannot_listen(setting, address, error) from error
     return [(info[0], info[4], address) for info in found]
 
 
-def _listen(family: int, where: tuple[Any, ...], named: Address) -> socket.socket:
+def _listen(setting: str, family: int, where: tuple[Any, ...], named: Address) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -69,7 +71,7 @@ def _listen(family: int, where: tuple[Any, ...], named: Address) -> socket.socke
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise cannot_listen("listen", named, error) from error
+        raise _cannot_listen(setting, named, error) from error
     return listener
 
 

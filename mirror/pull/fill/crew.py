@@ -128,7 +128,7 @@ class Crew:
                 raise Rested
 
     async def _call_help(self, tasks: Group) -> None:
-        is_alone = True
+        is_alone, began_at = True, None
         while True:
             await self._has_news(
                 within=self.pace.alone if is_alone or self.plan.has_wants else None
@@ -138,8 +138,10 @@ class Crew:
             if not self._has_begun:
                 continue
             now, most = self.clock(), self.pace.connections
+            began_at = now if began_at is None else began_at  # until then nothing can be told
             calls = min(self.plan.calls(now) - self._pausing, most + 1 - self._working)
-            if is_alone and self.plan.active and self.plan.seconds_left(now) > _LONG:
+            has_shown = bool(self.plan.active) and now - began_at >= self.pace.alone
+            if is_alone and has_shown and self.plan.seconds_left(now) > _LONG:
                 is_alone, calls = False, max(calls, min(self.plan.waiting, most - self._working))
             for _ in range(calls):
                 tasks.create_task(self._work())

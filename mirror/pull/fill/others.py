@@ -46,6 +46,9 @@ class Others(Protocol):
     def take_part(self, upstream: str, digest: Digest) -> Part:
         """A fill of this begins."""
 
+    def note_here(self, upstream: str, digest: Digest) -> None:
+        """A blob of that upstream is here, whole, that no fill has brought."""
+
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """Where a client gets a blob from that all mirrors have in common, and its size in bytes.
 

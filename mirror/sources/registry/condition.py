@@ -19,7 +19,7 @@ from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
 from mirror.sources.ports import NOBODY, NoteLimits
 from mirror.sources.registry.exchange import Exchange, Label
-from mirror.sources.registry.headers import parse_quota
+from mirror.sources.registry.headers import parse_quota, parse_window
 from mirror.sources.registry.health import Health, Question, Quota, Trouble
 from mirror.sources.registry.reading import Senseless
 from mirror.sources.registry.status import Closed, OfStorage, trouble_of
@@ -54,6 +54,7 @@ class Condition:
         self.answered = 0  # questions, ever
         self.trouble: str | None = None  # the last that was seen, for people
         self.quota: tuple[int | None, int | None] = (None, None)  # pulls: allowed, and left
+        self.quota_until: float | None = None  # epoch seconds: all of it is there by then
         self._config = config
         self._label = label
         self._exchange = exchange
@@ -128,8 +129,23 @@ class Condition:
         if remaining is not None:
             metrics.ratelimit_remaining.labels(*names).set(remaining)
         if limit is not None or remaining is not None:
+            window = parse_window(response.headers.get("ratelimit-remaining"))
+            self._note_window(remaining, window)
             self.quota = limit, remaining
             self._limits.told_quota(*names, limit, remaining)
+
+    def _note_window(self, remaining: int | None, window: float | None) -> None:
+        """Upstream tells how long pulls count, and not since when.
+
+        A window that is seen for the first time, or in which there are more pulls left than a
+        moment ago, has begun by now.
+        """
+        if window is None:
+            return
+        now, before = self._exchange.clock(), self.quota[1]
+        is_new = before is not None and remaining is not None and remaining > before
+        if self.quota_until is None or is_new or now >= self.quota_until:
+            self.quota_until = now + window
 
     def hear_quota(self, limit: int | None, remaining: int | None) -> None:
         """Another mirror was told how many pulls are left."""

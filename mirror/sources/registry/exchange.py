@@ -31,6 +31,7 @@ from mirror.oci.errors import Unavailable
 from mirror.sources.ports import TooSlow
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.breakage import decoding, receiving, sending
+from mirror.sources.registry.certificate import Certificate
 from mirror.sources.registry.connections import Send, Trip, close_idle, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
 from mirror.sources.registry.outgoing import Outgoing
@@ -89,6 +90,8 @@ class Exchange:
         self._slow = metrics.upstream_slow_bodies.labels(label.upstream, label.endpoint)
         self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
+        self.clock = clock
+        self.certificate = Certificate(URL(config.url).origin())
         self.answer_timeout = connect_timeout
         self.stall_timeout = stall_timeout
         self._timeout = aiohttp.ClientTimeout(
@@ -278,6 +281,7 @@ class Exchange:
             status = str(response.status)
             route.check(response)
             self._routes.note(route, response)
+            self.certificate.note(url, response)
             self._metrics.upstream_seconds.labels(
                 self._label.upstream, self._label.endpoint, request.kind
             ).observe(time.monotonic() - began)

@@ -1,5 +1,6 @@
 """The endpoints of an upstream are asked in turn, until one has an answer."""
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -15,6 +16,9 @@ from mirror.oci.errors import (
 )
 from mirror.sources.registry.endpoint import Endpoint
 from mirror.sources.registry.reading import Senseless, reading
+from mirror.telemetry.log import explain
+
+_logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -35,7 +39,7 @@ async def first_answer(
     for endpoint in endpoints:
         try:
             with reading(endpoint.config.url):
-                return await ask(endpoint)
+                answer = await ask(endpoint)
         except Missing as error:
             error.code = unknown
             errors.append(error)
@@ -48,6 +52,15 @@ async def first_answer(
             errors.append(Unavailable(error.message, status_seen=error.status_seen))
         except (Refused, Unavailable, DigestMismatch) as error:
             errors.append(error)
+        else:
+            explain(
+                _logger, "an endpoint has the answer", endpoint=endpoint.config.url,
+                asked_before=len(errors),
+            )  # fmt: skip
+            return answer
+        explain(
+            _logger, "an endpoint has no answer", endpoint=endpoint.config.url, why=str(errors[-1])
+        )
     raise weigh(errors) if errors else Sealed(unknown)
 
 

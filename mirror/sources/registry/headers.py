@@ -41,6 +41,15 @@ def parse_quota(header: str | None) -> int | None:
     return int(match[0]) if match else None
 
 
+def parse_window(header: str | None) -> float | None:
+    """The seconds that Docker Hub's `ratelimit-remaining: 76;w=21600` counts pulls in."""
+    for part in (header or "").split(";")[1:]:
+        name, _, value = part.strip().partition("=")
+        if name.lower() == "w" and _NUMBER.fullmatch(value):
+            return min(float(value), _LONGEST_WAIT)
+    return None
+
+
 def parse_next_query(header: str | None) -> dict[str, str] | None:
     """The query of the page that a `Link` header (RFC 8288) calls the next one, if it calls any.
 

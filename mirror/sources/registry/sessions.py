@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,11 +97,13 @@ class Response(aiohttp.ClientResponse):
     """Knows who has sent it, also when the connection serves others again."""
 
     peer: str | None = None  # an address
+    certificate: Mapping[str, Any] | None = None  # that this one has shown, as `ssl` has it
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """As aiohttp's."""
         if connection.transport is not None:
             self.peer = (connection.transport.get_extra_info("peername") or (None,))[0]
+            self.certificate = connection.transport.get_extra_info("peercert")
         return await super().start(connection)
 
 

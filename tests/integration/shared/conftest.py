@@ -53,9 +53,13 @@ async def start_fleet(
     async with AsyncExitStack() as stack:
 
         async def start(
-            count: int = 2, url: str | None = None, access: str = "mirror", **settings: Any
+            count: int = 2,
+            url: str | None = None,
+            access: str = "mirror",
+            push: str = "off",
+            **settings: Any,
         ) -> Fleet:
-            docker = upstream_at(url or upstream.url) | {"access": access}
+            docker = upstream_at(url or upstream.url) | {"access": access, "push": push}
             return await stack.enter_async_context(
                 running_fleet(
                     tmp_path, {"docker.io": docker},

@@ -45,6 +45,12 @@ def test_pins_wait_for_a_restart() -> None:
     assert changed(pinned, {}) == (parse(pinned), ["pin"])
 
 
+def test_webhooks_come_and_go() -> None:
+    hook = {"url": "https://hooks.example/secret", "occasions": ["disk"]}
+    assert changed({}, {"notify": [hook]}) == (parse({"notify": [hook]}), [])
+    assert changed({"notify": [hook]}, {}) == (parse({}), [])
+
+
 def test_an_upstream_with_images_that_stay_pinned_cannot_go() -> None:
     pinned = {"upstream": HUB, "pin": [{"image": "docker.io/library/alpine:3"}]}
     other = {"upstream": {"ghcr.io": {"endpoints": [{"url": "https://ghcr.io"}]}}}

@@ -85,7 +85,7 @@ def test_plain_gzip_and_zstd_are_read_also_in_several_members(
         (SKIPPED, "no whole tar archive"),
         (b"no archive" * 100, "no whole tar archive"),
         (b"", "no whole tar archive"),
-        (gzip.compress(tar(("a", b"1" * 5000)))[:-30], "no whole tar archive"),
+        (gzip.compress(tar(("a", b"1" * 5000)), mtime=0)[:-30], "no whole tar archive"),
         (tar(("a", b"1" * 5000))[:2000], "no whole tar archive"),
         (tar(("../../etc/passwd", b"1")), "out of it"),
         (tar(("a" * 5000, b"1")), "more than 4096 characters"),

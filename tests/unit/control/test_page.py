@@ -8,15 +8,14 @@ from typing import cast
 
 import pytest
 
-from mirror.contents.contents import Contents
 from mirror.control.acts import Pins
-from mirror.control.models import Status
+from mirror.control.models import Spells, SpellsQuery, Status
 from mirror.control.page.contents import ContentsViews
 from mirror.control.page.past import GROUPS, PERIODS, PastViews
 from mirror.control.page.views import VIEWS, Views
 from mirror.control.page.words import _CHINESE, choose, say
 from mirror.control.past import Past
-from mirror.control.reasons import WORDS
+from mirror.control.reasons import LEAVING, WORDS
 from tests.unit.operate.test_status import status
 
 PAGE = files("mirror.control.page")
@@ -29,7 +28,7 @@ def said() -> set[str]:
     return (
         {phrase for text in texts for phrase in re.findall(r'_\("([^"]+)"', text)}
         | views
-        | {*WORDS.values()}
+        | {*WORDS.values(), *LEAVING.values()}
     )
 
 
@@ -78,10 +77,14 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
     async def pins() -> Pins:
         return Pins(pins=[])
 
-    past = PastViews(cast("Past", None), clock=lambda: 1000.0, monotonic=lambda: 0.0)  # not seen
+    class Empty:
+        async def spells(self, _: SpellsQuery) -> Spells:
+            return Spells(spells=[], next=None)
+
+    past = PastViews(cast("Past", Empty()), clock=lambda: 1000.0, monotonic=lambda: 0.0)
     views = Views(
         status=told, pins=pins, line=list, past=past,
-        contents=ContentsViews(cast("Contents", None)), clock=lambda: 1000.0,
+        contents=cast("ContentsViews", None), clock=lambda: 1000.0,
         guides=lambda _: [], level=lambda: "info",
     )  # fmt: skip
     shown = await views.part("endpoints", "en", {})

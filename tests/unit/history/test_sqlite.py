@@ -76,4 +76,4 @@ async def test_somebody_elses_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_schema_is_only_ever_appended_to() -> None:
-    assert SCHEMA.scripts == ("history.sql",)
+    assert SCHEMA.scripts == ("history.sql", "history_spells.sql")

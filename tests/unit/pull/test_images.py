@@ -48,13 +48,13 @@ class House:
         async def are() -> bool:
             return not await self.store.find_meant(digests)
 
-        await until(are, within=10)
+        await until(are)
 
     async def until_meant(self, *digests: Digest) -> None:
         async def are() -> bool:
             return await self.store.find_meant(digests) == set(digests)
 
-        await until(are, within=10)
+        await until(are)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ async def test_what_is_left_of_an_evicted_image_goes_before_images_that_are_whol
         return rest.encoded not in on_disk(tmp_path)
 
     assert rest.encoded in on_disk(tmp_path)
-    await until(is_rest_next, within=10)
+    await until(is_rest_next)
     assert {*(it.encoded for it in whole), both.encoded} <= on_disk(tmp_path)
 
 

@@ -280,6 +280,33 @@ async def test_behind_pgbouncer_in_transaction_mode_nothing_is_heard_and_all_els
             *(database.fetchval("SELECT $1::int", number) for number in range(50))
         )
         assert answers == list(range(50))
+        assert not await database.fetchval("SELECT count(*) FROM pg_prepared_statements")
+
+
+async def test_where_sessions_last_a_statement_is_prepared_once(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    async with opened(await postgres.create_database(), tmp_path) as database:
+        for _ in range(2):
+            assert await database.fetchval("SELECT $1::int", 7) == 7
+        sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1::int'"
+        assert await database.fetchval(sql) == 1
+
+
+async def test_a_table_that_a_newer_mirror_changes_is_read_on(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    url = await postgres.create_database()
+    async with opened(url, tmp_path) as database:
+        await database.execute("CREATE TABLE mirror.changing (one int)")
+        await database.execute("INSERT INTO mirror.changing VALUES (1)")
+        assert dict(await database.fetchrow("SELECT * FROM mirror.changing")) == {"one": 1}
+        await postgres.execute(
+            "ALTER TABLE mirror.changing ADD two int", database=url.rpartition("/")[2]
+        )
+        assert dict(await database.fetchrow("SELECT * FROM mirror.changing")) == {
+            "one": 1, "two": None,
+        }  # fmt: skip
 
 
 async def test_tls_is_verified(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from obstore.store import MemoryStore
 from mirror.aio.slots import Urgency
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Unavailable
+from mirror.shared.ahead import Memory
 from mirror.shared.bucket import ObjectBucket
 from mirror.shared.part import Part
 from mirror.shared.pieces import Piece
@@ -47,12 +48,14 @@ class World:
 
     book: Book = field(default_factory=lambda: Book(patience=PATIENCE))
     store: MemoryStore = field(default_factory=MemoryStore)
+    memory: Memory = field(default_factory=lambda: Memory(2**20))
     now: float = 0.0
 
     def part(self, name: str, *, content: bytes = CONTENT, is_private: bool = False) -> Part:
         return Part(
             UPSTREAM, digest_of(content), Turn(LEASE, PATIENCE, PAUSE),
             ledger=MemoryLedger(self.book, name), bucket=ObjectBucket(self.store),
+            memory=self.memory,
             is_down=lambda: self.book.is_down, monotonic=lambda: self.now,
             is_private=is_private,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from hypothesis import given, strategies as st
 
 from mirror.oci.digest import digest_of
-from mirror.shared.pieces import LARGEST, LEAST, Piece, Pieces, is_piece, key, least
+from mirror.shared.pieces import LARGEST, LEAST, Piece, Pieces, is_piece, key, least, without
 
 MIB = 2**20
 
@@ -93,3 +93,22 @@ def test_keys_are_known_from_what_else_there_is_in_a_bucket() -> None:
     assert is_piece(key(digest_of(b"one"), 12, "0123456789abcdef", 5))
     for other in ("mirror-deployment", "sha256/readme.txt", "photos/sha256/1.jpg"):
         assert not is_piece(other)
+
+
+_SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8)), max_size=4)
+
+
+@given(spans=_SPANS, taken=_SPANS)
+def test_what_is_taken_is_left_to_who_has_taken_it_and_nothing_else_is(
+    spans: list[tuple[int, int]], taken: list[tuple[int, int]]
+) -> None:
+    there, position = list[tuple[int, int]](), 0
+    for gap, length in spans:
+        there.append((position + gap, position + gap + length))
+        position += gap + length + 1
+    gone = [(start, start + length) for start, length in taken]
+    left = without(there, gone)
+    assert left == sorted(left)
+    expected = {byte for span in there for byte in range(*span)}
+    expected -= {byte for span in gone for byte in range(*span)}
+    assert [byte for span in left for byte in range(*span)] == sorted(expected)

@@ -1,6 +1,7 @@
 """What a real process leaves when it is killed, and what the next one makes of it."""
 
 import asyncio
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import digest_of, parse_digest
+from mirror.storage.states import PartialKey
 from tests.support.process import CHILD_ENVIRONMENT, run
 from tests.unit.storage.crashing import MAX_SIZE, SIZE, SMALL
 from tests.unit.storage.opening import (
@@ -74,6 +76,62 @@ async def test_a_blob_that_was_in_place_is_recorded_by_the_next_start(
         assert recorded_partials(tmp_path) == set()
         assert await store.read_blob(DIGEST, limit=SIZE) == DATA
     assert partials(tmp_path) == set()
+
+
+def _copy_index(source: Path, target: Path) -> None:
+    """As it is on disk at this instant, its log included."""
+    for path in target.glob("index.sqlite3*"):
+        path.unlink()
+    for path in source.glob("index.sqlite3*"):
+        shutil.copy(path, target)
+
+
+async def test_a_download_of_whose_record_a_power_cut_left_nothing_is_continued(
+    tmp_path: Path,
+) -> None:
+    root, before = tmp_path / "store", tmp_path / "before"
+    before.mkdir()
+    async with open_store(root):
+        pass
+    _copy_index(root, before)
+    async with open_store(root) as store:
+        writer = await store.open_writer(UPSTREAM, DIGEST, SIZE)
+        await write(writer, 0, DATA[: SIZE // 2])
+        await writer.suspend()
+        writer.close()
+    _copy_index(before, root)
+    async with open_store(root, keep_partial_for=0) as store:
+        assert store.promised == SIZE // 2  # it counts in the limits
+        assert recorded_partials(root) == {(UPSTREAM, str(DIGEST))}
+        writer = await store.open_writer(UPSTREAM, DIGEST, SIZE)
+        assert writer.missing() == [(SIZE // 2, SIZE)]
+        await writer.suspend()
+        writer.close()
+
+
+async def test_a_blob_of_which_a_power_cut_undid_the_record_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, before = tmp_path / "store", tmp_path / "before"
+    before.mkdir()
+    synced: list[bool] = []
+    rename = Path.rename
+
+    def renaming(path: Path, target: Path) -> Path:
+        synced.append(store.index.is_synced(PartialKey(UPSTREAM, DIGEST)))
+        _copy_index(root, before)
+        return rename(path, target)
+
+    async with open_store(root) as store:
+        monkeypatch.setattr(Path, "rename", renaming)
+        await put(store, DATA)
+    monkeypatch.undo()
+    assert synced == [True]  # so this much is on disk, at the least
+    _copy_index(before, root)
+    async with open_store(root) as store:
+        assert (store.totals.blobs, store.totals.bytes, store.promised) == (1, SIZE, 0)
+        assert await store.read_blob(DIGEST, limit=SIZE) == DATA
+        assert recorded_partials(root) == set()
 
 
 @pytest.mark.parametrize("number", ["1", "2", "3"])

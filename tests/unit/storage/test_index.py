@@ -304,6 +304,17 @@ async def test_a_download_is_its_upstreams_and_as_young_as_it_was_continued(inde
     assert await index.list_partials() == {}
 
 
+async def test_one_sync_does_for_all_that_is_on_record(index: Index) -> None:
+    for key in (DOCKER, QUAY):
+        await index.record_partial(key, now=1.0)
+        assert not index.is_synced(key)
+    await index.sync_partial(DOCKER, now=2.0)
+    assert index.is_synced(DOCKER)
+    assert index.is_synced(QUAY)
+    await index.sync_partial(QUAY, now=3.0)  # nothing is to be done
+    assert await index.list_partials() == {DOCKER: 2.0, QUAY: 1.0}
+
+
 async def test_writes_that_are_asked_for_together_are_all_kept(index: Index) -> None:
     digests = [digest_of(bytes([number])) for number in range(200)]
     async with asyncio.TaskGroup() as tasks:
@@ -379,14 +390,17 @@ async def test_a_closed_index_says_so(path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"not a database" * 100, b"SQLite format 3\0" + b"\7" * 4096])
-async def test_a_file_that_is_no_database_is_left_alone_and_the_error_says_what_to_do(
-    path: Path, garbage: bytes
+async def test_a_file_that_is_no_database_is_set_aside_and_an_index_takes_its_place(
+    path: Path, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _put(path, garbage)
-    with pytest.raises(StoreError, match=r"index\.sqlite3 .*move the file .* aside"):
-        async with Index.open(path):
-            pass
-    assert _content(path) == garbage
+    for content in (b"an older one", garbage):
+        _put(path, content)
+        async with Index.open(path) as index:
+            assert index.totals == StoreTotals(0, 0)
+            assert not index.is_adopted
+    assert _content(path.with_name("index.sqlite3.damaged")) == garbage
+    assert "the index is set aside" in caplog.text
+    assert "they are adopted" in caplog.text
 
 
 async def test_an_empty_file_becomes_an_index(path: Path) -> None:
@@ -425,14 +439,21 @@ async def test_a_index_that_cannot_be_opened_says_what_to_do(path: Path) -> None
             pass
 
 
-async def test_damage_that_shows_later_is_an_error_and_no_crash(path: Path) -> None:
+async def test_damage_that_shows_later_is_an_error_and_the_next_start_sets_the_file_aside(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Index.open(path) as index:
         for number in range(250):
             await index.record_blob(digest_of(bytes([number])), 1, now=float(number))
     content = _content(path)
-    _put(path, content[: 4096 * 2] + b"\x5a" * (len(content) - 4096 * 2))  # all but the schema
-    with pytest.raises(StoreError, match="move the file"):
+    _put(path, content[:-20_000] + b"\x5a" * 20_000)  # what comes last are blobs
+    with pytest.raises(StoreError, match="cannot be used"):
         await _use(path, ONE)
+    assert caplog.text.count("restart the mirror") == 1
+    await _use(path, ONE)
+    async with Index.open(path) as index:
+        assert index.totals.blobs == 1
+    assert path.with_name("index.sqlite3.damaged").exists()
 
 
 async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
@@ -441,8 +462,19 @@ async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE blobs SET digest = x'07'")
     connection.close()
-    with pytest.raises(StoreError, match=r"damaged: .* move the file"):
+    with pytest.raises(StoreError, match="damaged"):
         await _use(path, ONE)
+    await _use(path, ONE)
+
+
+async def test_an_index_without_its_totals_is_damaged(path: Path) -> None:
+    async with Index.open(path) as index:
+        await index.record_blob(ONE, 1, now=1.0)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM totals")
+    connection.close()
+    async with Index.open(path) as index:
+        assert index.totals.blobs == 0
 
 
 def _put(path: Path, content: bytes) -> None:

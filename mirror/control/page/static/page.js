@@ -37,3 +37,40 @@ document.body.addEventListener("submit", (event) => {
   event.preventDefault();
   ofImage(event.submitter.dataset.act, event.target.elements.image.value.trim());
 });
+
+// What every endpoint says of an image. Registries have written it: it is text, and nothing else.
+async function compare(image) {
+  const part = document.getElementById("compared");
+  const [note, rows] = [part.querySelector(".note"), part.querySelector("tbody")];
+  const row = (cells) => {
+    const line = rows.insertRow();
+    cells.forEach((text) => { line.insertCell().textContent = text ?? "–"; });
+  };
+  part.hidden = false;
+  note.textContent = part.dataset.waiting;
+  rows.replaceChildren();
+  try {
+    const answer = await fetch("/api/v1/image/compare", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ image }),
+    });
+    const found = await answer.json();
+    note.textContent = answer.ok ? found.name : found.detail;
+    if (!answer.ok) { return; }
+    const verdicts = JSON.parse(part.dataset.verdicts);
+    row([part.dataset.here, null, found.digest?.slice(0, 19), found.created, null, null]);
+    for (const one of found.endpoints) {
+      row([
+        one.url, verdicts[one.verdict], one.digest?.slice(0, 19), one.created,
+        `${one.layers} / ${one.of_layers}`, one.trouble,
+      ]);
+    }
+  } catch {
+    note.textContent = document.getElementById("acted").dataset.lost;
+  }
+}
+document.body.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-compare]");
+  if (button) { compare(button.dataset.compare); }
+});

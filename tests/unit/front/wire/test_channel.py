@@ -213,7 +213,7 @@ async def test_who_hangs_up_is_lost_to_the_other_once(near: End, far: End) -> No
     near.send("goodbye")
     near.channel.close()
     assert await far.next_of(str, 1) == ["goodbye"]
-    await until(far.has_lost_the_other, within=10)
+    await until(far.has_lost_the_other)
     for end in (near, far):
         end.channel.close()
         end.send("too late")
@@ -224,7 +224,7 @@ async def test_who_hangs_up_without_having_read_is_lost_too(near: End, far: End)
     for number in range(MANY):
         near.send(number)
     far.channel.close()
-    await until(near.has_lost_the_other, within=10)
+    await until(near.has_lost_the_other)
     assert near.losses == 1
 
 
@@ -232,7 +232,7 @@ async def test_a_process_that_dies_is_lost(
     near: End, sockets: tuple[socket.socket, socket.socket]
 ) -> None:
     sockets[1].close()
-    await until(near.has_lost_the_other, within=10)
+    await until(near.has_lost_the_other)
     assert near.losses == 1
 
 
@@ -248,7 +248,7 @@ async def test_who_hangs_up_over_a_message_hears_no_more(
     channel = Channel(sockets[1], receive=hang_up, lost=lambda: heard.append("lost"))
     for number in range(5):
         near.send(number)
-    await until(near.has_lost_the_other, within=10)
+    await until(near.has_lost_the_other)
     assert heard == [b"\x00"]
 
 
@@ -268,7 +268,7 @@ async def test_files_that_have_not_been_received_when_it_ends_are_closed(
         assert count_open() > before
         if hangs_up == "receiver":
             sockets[1].close()
-            await until(near.has_lost_the_other, within=10)
+            await until(near.has_lost_the_other)
         near.channel.close()
         near.send(file)
     sockets[1].close()
@@ -317,7 +317,7 @@ async def test_what_cannot_be_understood_ends_the_channel_and_is_told_in_one_lin
     socket.send_fds(sockets[0], [data], descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
-    await until(far.has_lost_the_other, within=10)
+    await until(far.has_lost_the_other)
     assert sockets[0].recv(1) == b""
     assert far.losses == 1
     assert count_open() == before - 1  # the end that was hung up; nothing that has come stays open
@@ -332,7 +332,7 @@ async def test_what_was_sent_before_rubbish_arrives(
     near.send("sense")
     near.channel.send(RUBBISH)
     near.send("more sense")
-    await until(far.has_lost_the_other, within=10)
+    await until(far.has_lost_the_other)
     assert await far.next_of(str, 1) == ["sense"]
     assert far.received.empty()
 
@@ -346,4 +346,4 @@ async def test_nobody_else_can_close_what_the_loop_watches(
     near.send("still there")
     assert await far.next_of(str, 1) == ["still there"]
     far.channel.close()
-    await until(near.has_lost_the_other, within=10)
+    await until(near.has_lost_the_other)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from mirror.aio.sealed import MOST_AT_ONCE, Bulk
 from mirror.aio.tasks import owned_tasks
 from mirror.front.ports import FaultElsewhere
 from mirror.front.settings import UnusableFile
@@ -46,6 +47,7 @@ class Port(Protocol):
     async def give_file(self) -> FileIO: ...
     async def fail(self, number: int) -> None: ...
     async def lock(self) -> Any: ...
+    async def weigh(self, bulk: Bulk) -> int: ...
     def listen(self, text: str) -> None: ...
     def greet(self, connection: socket.socket) -> None: ...
 
@@ -60,6 +62,7 @@ class Shelf:
         self.ended: asyncio.Queue[str] = asyncio.Queue()
         self.told: asyncio.Queue[str] = asyncio.Queue()
         self.ids: asyncio.Queue[str] = asyncio.Queue()
+        self.bulks: asyncio.Queue[bytes] = asyncio.Queue()
         self.given: list[FileIO] = []
         self.before_giving: Callable[[], object] = int
         self.lent = 0
@@ -76,6 +79,10 @@ class Shelf:
             self.ended.put_nowait(f"cancelled {name}")
             raise
         return f"done {name}"
+
+    async def weigh(self, bulk: Bulk) -> int:
+        self.bulks.put_nowait(bulk.whole())
+        return bulk.size
 
     @asynccontextmanager
     async def lend(self, name: str) -> AsyncIterator[str]:
@@ -244,6 +251,14 @@ async def test_an_answer_that_is_none_ends_it_where_the_other_side_is_not_truste
         assert pair.asking.lost.is_set()
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**12, 2**12 + 1, MOST_AT_ONCE])
+async def test_many_bytes_arrive_as_they_were(shelf: Shelf, size: int) -> None:
+    pieces = [b"a" * (size // 2), b"b" * (size - size // 2)]
+    async with connected(shelf) as pair:
+        assert await pair.other.weigh(Bulk(*pieces)) == size
+    assert shelf.bulks.get_nowait() == b"".join(pieces)
+
+
 async def test_both_sides_may_ask(shelf: Shelf) -> None:
     async with connected(shelf, serve(Port, shelf)) as pair:
         back: Port = proxy(Port, pair.serving)
@@ -380,6 +395,8 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "another type": lambda other: other.add("1", 2),
     "too few": lambda other: other.add(1, None),
     "no file": lambda other: other.greet(7),
+    "more bytes than at once": lambda other: other.weigh(Bulk(bytes(MOST_AT_ONCE + 1))),
+    "neither bytes nor where they are": lambda other: other.weigh(7),
 }
 
 
@@ -398,6 +415,7 @@ async def test_whoever_sends_what_the_port_does_not_have_is_let_go_and_nothing_e
         assert pair.faults.counts == {}
     assert "cannot be understood" in caplog.text
     assert shelf.ids.empty()
+    assert shelf.bulks.empty()
 
 
 class Wider(Protocol):

@@ -8,6 +8,7 @@ from mirror.sources.registry.headers import (
     parse_next_query,
     parse_quota,
     parse_retry_after,
+    parse_window,
 )
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
@@ -64,6 +65,17 @@ def test_a_wait_that_nobody_can_mean_is_bounded_or_none(header: str, seconds: fl
 )
 def test_a_quota_is_a_number_or_nothing(header: str | None, number: int | None) -> None:
     assert parse_quota(header) == number
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("76;w=21600", 21600), ("76; W=60 ;x=1", 60), ("76", None), ("76;w=", None),
+        ("76;w=-1", None), (None, None), ("76;w=999999999999", 7 * 86400),
+    ],
+)  # fmt: skip
+def test_a_window_is_seconds_or_nothing(header: str | None, seconds: float | None) -> None:
+    assert parse_window(header) == seconds
 
 
 @pytest.mark.parametrize(
