@@ -45,6 +45,13 @@ class PostgresRecords:
         """What our clock says of a time, by the database's clock."""
         return time + self._ahead
 
+    def said_there(self, time: float) -> float:
+        """The same of when something was said: no later than now, however our clock has been set.
+
+        What is from the future would count as the newest, and as fresh, until that has come.
+        """
+        return min(self.to_there(time), self._now_there())
+
     def to_here(self, time: float) -> float:
         """What the database's clock says of a time, by ours."""
         return time - self._ahead
@@ -208,7 +215,7 @@ class PostgresRecords:
     def tag_there(self, record: TagRecord) -> TagRecord:
         """As it is kept there."""
         return TagRecord(
-            record.digest, self.to_there(record.checked_at), record.is_fallback,
+            record.digest, self.said_there(record.checked_at), record.is_fallback,
             record.is_imported, record.told_by,
         )  # fmt: skip
 
@@ -243,7 +250,7 @@ class PostgresRecords:
         self, repository: Repository, digest: Digest, record: ReferrersRecord
     ) -> None:
         """Upstream has said what refers to this."""
-        at = self.to_there(record.checked_at)
+        at = self.said_there(record.checked_at)
         told = ReferrersRecord(record.content, at, record.is_imported)
         async with self._writing() as connection:
             await writes.put_referrers(connection, repository, digest, told, self.hour)

@@ -146,7 +146,7 @@ class Teller:
             case ContentSaid():
                 await writes.put_content(connection, entry.digest, entry.content, hour)
             case ReferrersSaid():
-                at = self._shared.to_there(entry.checked_at)
+                at = self._shared.said_there(entry.checked_at)
                 record = ReferrersRecord(entry.content, at, entry.is_imported)
                 await writes.put_referrers(connection, entry.repository, entry.digest, record, hour)
             case _:
@@ -184,7 +184,7 @@ class Teller:
 
     async def _put_tag(self, connection: Any, said: TagSaid, hour: int) -> Event | None:
         record = TagRecord(
-            said.digest, self._shared.to_there(said.checked_at), said.is_fallback,
+            said.digest, self._shared.said_there(said.checked_at), said.is_fallback,
             said.is_imported, said.told_by,
         )  # fmt: skip
         is_new = await writes.put_tag(connection, said.repository, said.tag, record, hour)

@@ -194,6 +194,20 @@ async def test_the_newer_word_on_a_tag_counts_whoever_says_it(join: Join) -> Non
     assert (await one.records.find_tag(ALPINE, "1")) == TagRecord(ONE, 5.0)
 
 
+async def test_what_a_mirror_says_of_the_future_is_of_now(join: Join, clock: FakeClock) -> None:
+    """Its clock was set back between what it heard and what it told: at its start, or by hand."""
+    one, two = await join("one"), await join("two")
+    await one.records.record_tag(ALPINE, "1", TagRecord(ONE, clock() + 24 * HOUR))
+    await one.records.record_referrers(ALPINE, ONE, ReferrersRecord(b"1", clock() + 24 * HOUR))
+    await one.told()
+    clock.advance(1)
+    await two.records.record_tag(ALPINE, "1", TagRecord(TWO, clock()))
+    await two.records.record_referrers(ALPINE, ONE, ReferrersRecord(b"2", clock()))
+    await two.told()
+    assert await two.shared.find_tag(ALPINE, "1") == TagRecord(TWO, clock())
+    assert await two.shared.find_referrers(ALPINE, ONE) == ReferrersRecord(b"2", clock())
+
+
 async def test_others_hear_what_a_tag_means_now_and_nothing_where_it_means_the_same(
     join: Join,
 ) -> None:
