@@ -4,7 +4,7 @@ PYTHON = python3
 BIN = .venv/bin
 UV_COMPILE = .venv/lock/bin/uv pip compile --quiet --universal --generate-hashes \
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
-PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io microsocks nginx-light \
+PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io haproxy microsocks nginx-light \
   pgbouncer podman postgresql prometheus runc skopeo systemd tinyproxy wrk
 
 .PHONY: help serve test check format lock bench simulate fuzz clean

@@ -1,28 +1,20 @@
 """Objects, and whose bucket it is; in memory and on this disk."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import obstore
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from mirror.shared.bucket import MARKER, ObjectBucket, claim_bucket
 from mirror.shared.opening import OwnBucket
 from mirror.shared.ports import BucketDown, NoObject
+from tests.support.seaweed import begin_obstore
 
 
 @pytest.fixture(scope="module", autouse=True)
 def obstore_has_begun() -> None:
-    """With its first work it opens descriptors that it keeps."""
-
-    async def work() -> None:
-        store = MemoryStore()
-        await obstore.put_async(store, "one", b"1")
-        await (await obstore.get_async(store, "one")).bytes_async()
-
-    asyncio.run(work())
+    begin_obstore()
 
 
 @pytest.fixture(params=["memory", "disk"])
