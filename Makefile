@@ -4,7 +4,7 @@ PYTHON = python3
 BIN = .venv/bin
 UV_COMPILE = .venv/lock/bin/uv pip compile --quiet --universal --generate-hashes \
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
-PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io microsocks nginx-light \
+PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io haproxy microsocks nginx-light \
   pgbouncer podman postgresql prometheus runc skopeo systemd tinyproxy wrk
 
 .PHONY: help serve test check format lock bench simulate fuzz clean
@@ -44,8 +44,9 @@ lock: .venv/bin/pip ## Write both requirements.txt anew from pyproject.toml (UPG
 bench: .venv/test.stamp ## Measure the mirror against real peers, and print the tables
 	$(BIN)/python -m tests.bench
 
-simulate: .venv/test.stamp ## Play traces to the mirror's rule of eviction and to others, and print the table (FULL=1: all of them)
+simulate: .venv/test.stamp ## Play traces to rules of eviction (FULL=1: all of them), and a cold blob to 1,000 mirrors as one
 	$(BIN)/python -m tests.bench.simulate $(if $(FULL),--full)
+	$(BIN)/python -m tests.bench.simulate.fleet
 
 fuzz: .venv/test.stamp ## Feed what reads peers' bytes with a fuzzer's, for SECONDS=300 (ONLY=one for one of them)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300) $(if $(ONLY),--only '$(ONLY)')

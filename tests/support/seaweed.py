@@ -1,5 +1,6 @@
 """A real S3 server: SeaweedFS, with all of its parts in one process, on loopback."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import S3Store
+from obstore.store import MemoryStore, S3Store
 
 from tests.support.process import Process, free_port
 from tests.support.require import require
@@ -57,6 +58,17 @@ def _store(port: int, prefix: str) -> S3Store:
         },
         retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
     )
+
+
+def begin_obstore() -> None:
+    """Have it open the descriptors that it keeps from its first work on."""
+
+    async def work() -> None:
+        store = MemoryStore()
+        await obstore.put_async(store, "one", b"1")
+        await (await obstore.get_async(store, "one")).bytes_async()
+
+    asyncio.run(work())
 
 
 def _program() -> Path:
@@ -110,9 +122,11 @@ async def running_seaweed(directory: Path) -> AsyncIterator[Seaweed]:
         command, log=directory / "seaweed.log", ready=takes_objects, start_within=_START_WITHIN
     )
     async with process:
-        yield Seaweed(s3, credentials, process)
-        if process.returncode is None:
-            await process.kill()  # it needs seconds to stop, and nothing of it is needed any more
+        try:
+            yield Seaweed(s3, credentials, process)
+        finally:
+            if process.returncode is None:
+                await process.kill()  # it needs seconds to stop, and nothing of it is needed then
 
 
 def _ports(count: int) -> list[int]:

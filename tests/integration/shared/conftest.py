@@ -6,14 +6,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import obstore
 import pytest
-from obstore.store import MemoryStore
 
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.mirror import upstream_at
 from tests.support.postgres import Postgres
-from tests.support.seaweed import Seaweed, running_seaweed
+from tests.support.seaweed import Seaweed, begin_obstore, running_seaweed
 from tests.support.upstream import ScriptedRegistry
 
 StartFleet = Callable[..., Awaitable[Fleet]]
@@ -21,14 +19,7 @@ StartFleet = Callable[..., Awaitable[Fleet]]
 
 @pytest.fixture(scope="session", autouse=True)
 def obstore_has_begun() -> None:
-    """With its first work it opens descriptors that it keeps."""
-    store = MemoryStore()
-
-    async def work() -> None:
-        await obstore.put_async(store, "one", b"1")
-        await (await obstore.get_async(store, "one")).bytes_async()
-
-    asyncio.run(work())
+    begin_obstore()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """Objects, and whose bucket it is; in memory and on this disk."""
 
-import asyncio
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
-import obstore
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
@@ -16,19 +14,13 @@ from mirror.shared.migrating import Deployment
 from mirror.shared.opening import OwnBucket, make_store
 from mirror.shared.ports import BucketDown, NoObject
 from tests.support.process import until
+from tests.support.seaweed import begin_obstore
 from tests.support.tasks import owned_tasks
 
 
 @pytest.fixture(scope="module", autouse=True)
 def obstore_has_begun() -> None:
-    """With its first work it opens descriptors that it keeps."""
-
-    async def work() -> None:
-        store = MemoryStore()
-        await obstore.put_async(store, "one", b"1")
-        await (await obstore.get_async(store, "one")).bytes_async()
-
-    asyncio.run(work())
+    begin_obstore()
 
 
 @pytest.fixture(params=["memory", "disk"])

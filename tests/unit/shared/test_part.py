@@ -22,6 +22,7 @@ from tests.conformance.blob_source import BlobSourceConformance, Has
 from tests.support.images import random_bytes
 from tests.support.memory_ledger import Book, MemoryLedger
 from tests.support.memory_source import MemorySource
+from tests.support.seaweed import begin_obstore
 
 CONTENT = random_bytes(50_000, seed=14)
 DIGEST = digest_of(CONTENT)
@@ -32,14 +33,7 @@ _NOTHING = MemorySource({}, upstream=UPSTREAM)
 
 @pytest.fixture(scope="module", autouse=True)
 def obstore_has_begun() -> None:
-    """With its first work it opens descriptors that it keeps."""
-
-    async def work() -> None:
-        store = MemoryStore()
-        await obstore.put_async(store, "one", b"1")
-        await (await obstore.get_async(store, "one")).bytes_async()
-
-    asyncio.run(work())
+    begin_obstore()
 
 
 @dataclass
