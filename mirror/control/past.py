@@ -58,12 +58,12 @@ class Past:
         found = await self._keeper.history.list_totals(wanted, _MOST_TOTALS + 1)
         return models.Totals(totals=found[:_MOST_TOTALS], is_whole=len(found) <= _MOST_TOTALS)
 
-    async def uses(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+    async def sum_repositories(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
         """What was pulled of repositories."""
         await self._refresh()
         return await self._keeper.history.sum_repositories(repositories, since)
 
-    async def image_uses(
+    async def sum_images(
         self, repository: str, digests: Sequence[str], since: float
     ) -> dict[str, Use]:
         """What was pulled of a repository's images."""
