@@ -47,13 +47,11 @@ from mirror.front.workers.reload import Reloading
 from mirror.front.workers.sockets import listening
 from mirror.front.workers.spawn import Spawn, spawn_here, spawn_process
 from mirror.history.keeper import Keeper
-from mirror.history.sqlite import Bounds, SqliteHistory
+from mirror.opening import open_history, open_records, warn_of_disk
 from mirror.pull.fill.others import Others
 from mirror.pull.forget import Forgetting
 from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
-from mirror.records.from_catalog import remove_catalog
-from mirror.records.sqlite import SqliteRecords
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.sessions import open_sessions
 from mirror.storage.scrub import ScrubPace
@@ -70,7 +68,6 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_SHARE_OF_HISTORY = 20  # of store.max_size
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 
 
@@ -137,6 +134,7 @@ async def _serve(
             _on_signals(stop.set)
             loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_in_short(config, running))
+            warn_of_disk(config.store)
             manager.tell(READY="1")
             await stop.wait()
             _on_signals(None)  # a second ends it at once
@@ -228,7 +226,7 @@ async def run(
             metrics=metrics,
         )  # fmt: skip
         private = {name for name, its in config.upstream.items() if its.access == "client"}
-        keeper = await stack.enter_async_context(_history(config, private, clock))
+        keeper = await stack.enter_async_context(open_history(config, private, clock))
         sessions = await stack.enter_async_context(open_sessions(proxies=proxies))
         work = await stack.enter_async_context(owned_tasks(note_fault))
         parts = Parts(
@@ -354,7 +352,7 @@ async def _company(
     """What this mirror has of others; nothing of that is loaded where it is by itself."""
     async with AsyncExitStack() as stack:
         if config.shared is None:
-            yield ByItself(await stack.enter_async_context(_records(config, clock)))
+            yield ByItself(await stack.enter_async_context(open_records(config, clock)))
             return
         from mirror.joining import join  # noqa: PLC0415 - only where it is asked for
         from mirror.shared.opening import open_common  # noqa: PLC0415 - as above
@@ -370,7 +368,7 @@ async def _company(
                 proxies=proxies,
             )
         )
-        own = await stack.enter_async_context(_records(config, clock))
+        own = await stack.enter_async_context(open_records(config, clock))
         yield await stack.enter_async_context(
             join(common, own, config, clock=clock, monotonic=monotonic)
         )
@@ -406,36 +404,6 @@ def _others(
     )  # fmt: skip
     metrics.registry.register(BlobFigures(sharing.read_figures))
     return sharing
-
-
-@asynccontextmanager
-async def _records(config: Config, clock: Clock) -> AsyncIterator[SqliteRecords]:
-    """What registries have said; of a catalog that both were in once, the rest goes."""
-    catalog, index, file = (
-        config.store.root / f"{name}.sqlite3" for name in ("catalog", "index", "records")
-    )
-    async with SqliteRecords.open(file, clock=clock, catalog=catalog) as records:
-        await asyncio.to_thread(remove_catalog, catalog, index, file)
-        yield records
-
-
-@asynccontextmanager
-async def _history(config: Config, private: Collection[str], clock: Clock) -> AsyncIterator[Keeper]:
-    """The history, kept up to date. `private`: the upstreams with logins, as they are now."""
-    settings, store = config.history, config.store
-    bounds = Bounds(
-        settings.keep_pulls,
-        settings.keep_totals,
-        min(settings.max_size, store.max_size // _SHARE_OF_HISTORY),
-        keeps_clients=settings.client_addresses,
-    )
-    async with (
-        SqliteHistory.open(store.root / "history.sqlite3", bounds, private=private) as history,
-        Keeper.keeping(
-            history, private=private, tells_clients=settings.client_addresses, clock=clock
-        ) as keeper,
-    ):
-        yield keeper
 
 
 async def _start(built: Built, company: Company, parts: Parts) -> None:

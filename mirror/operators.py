@@ -23,6 +23,7 @@ from mirror.control.api.leaving import Forecast
 from mirror.control.api.operations import operations
 from mirror.control.api.past import history_operations
 from mirror.control.api.pausing import pausing_operations
+from mirror.control.api.using import Using
 from mirror.control.api.warming import warming_operations
 from mirror.control.first_byte import FirstBytes
 from mirror.control.guard import Guard, is_loopback, make_key
@@ -152,6 +153,7 @@ def _build_admin(
     parts.work.keep(keeper.run, name="history")
     parts.work.keep(Spells(keeper, overview.endpoints, parts.clock).run, name="spells")
     _notify(parts, overview, reloading)
+    using = Using(contents, past, parts.clock)
     forecast = Forecast(contents.list_leaving, overview, past, parts.clock)
     address, _ = config.server.admin_listen
     return make_admin(
@@ -161,9 +163,7 @@ def _build_admin(
             status=overview.status,
             pins=built.keeping.list_pins,
             line=overview.line,
-            contents=ContentsViews(
-                contents, forecast.tell, past, clock=parts.clock, monotonic=parts.monotonic
-            ),
+            contents=ContentsViews(contents, using, forecast.tell, parts.monotonic),
             guides=lambda address: guides(reloading.config, address),
             level=lambda: reloading.config.log.level,
             clock=parts.clock,
@@ -183,7 +183,11 @@ def _build_admin(
                     contents.manifests,
                     contents.personal,
                 ),
-                forecast,
+                {
+                    "list_leaving": forecast.tell,
+                    "list_repositories": using.list_repositories,
+                    "list_images": using.list_images,
+                },
             ),
         ),
         Guard(

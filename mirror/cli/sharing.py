@@ -9,7 +9,7 @@ import typer
 import uvloop
 
 from mirror.cli.verbs import FAILED, ConfigFile, Document, cli, fail, load, read_proxies
-from mirror.config.units import format_size
+from mirror.config.units import rounded_size
 from mirror.oci.errors import StoreError
 
 shared = typer.Typer(
@@ -69,5 +69,5 @@ def sweep(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
         json.dumps(swept._asdict())
         if as_json
         else f"{swept.looked_at} objects, {swept.removed} of them removed:"
-        f" {format_size(swept.removed_bytes)}"
+        f" {rounded_size(swept.removed_bytes)}"
     )

@@ -20,6 +20,8 @@ _SIZE_UNITS = {
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
+_MEASURES = ("B", "KiB", "MiB", "GiB", "TiB")
+_STEP = 1024
 _DURATION_UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
@@ -29,6 +31,15 @@ def parse_size(text: object) -> int:
     if match is None:
         raise ValueError('not a size; write it like "512 MiB" or "100 GB"')
     return int(Decimal(match[1]) * _SIZE_UNITS[match[2]])
+
+
+def rounded_size(amount: float) -> str:
+    """Bytes that were measured, rounded, in a unit that fits, such as "1.5 MiB"."""
+    units = iter(_MEASURES)
+    unit = next(units)
+    while amount >= _STEP and (larger := next(units, None)) is not None:
+        amount, unit = amount / _STEP, larger
+    return f"{int(amount)} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def format_size(size: int) -> str:

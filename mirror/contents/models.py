@@ -31,6 +31,9 @@ class RepositorySummary(Struct, frozen=True, kw_only=True):
     tags: int
     sizes: Sizes
     last_pull: float | None
+    pulls: int | None = None  # these three of the last 30 days, as far as that is known
+    served: int | None = None
+    fetched: int | None = None
 
 
 class Repositories(Struct, frozen=True, kw_only=True):
@@ -53,6 +56,9 @@ class ImageSummary(Struct, frozen=True, kw_only=True):
     sizes: Sizes
     last_pull: float | None
     checked_at: float | None
+    pulls: int | None = None  # these three of the last 30 days, as far as that is known
+    served: int | None = None
+    fetched: int | None = None
 
 
 class Images(Struct, frozen=True, kw_only=True):

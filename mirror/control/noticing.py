@@ -23,6 +23,7 @@ from cachetools import TTLCache
 
 from mirror.config.notify import Occasion
 from mirror.control import models
+from mirror.control.units import size
 from mirror.telemetry.mismatches import Mismatch
 
 _SCARCE, _ENOUGH = 0.1, 0.2  # of the pulls that upstream allows: as the alert, and away from it
@@ -164,5 +165,5 @@ class Noticing:
 
 def _trouble_of_disk(store: models.Store, disk_trouble: str | None) -> str | None:
     if store.free < store.min_free:
-        return f"{store.free} bytes are free, and store.min_free is {store.min_free}"
+        return f"{size(store.free)} are free, and store.min_free is {size(store.min_free)}"
     return disk_trouble

@@ -13,6 +13,7 @@ from mirror.control import acts, models
 from mirror.control.first_byte import FirstBytes
 from mirror.control.noticing import Seen
 from mirror.control.rates import Rates
+from mirror.control.units import size
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.fills import Fills
 from mirror.sources.registry.endpoint import Endpoint
@@ -243,7 +244,7 @@ def _health(
     problems = [*_troubles(endpoints)]
     problems += [models.Problem(what=what, why=why) for what, why in company]
     if store.free < store.min_free:
-        why = f"{store.free} bytes are free, and store.min_free is {store.min_free}"
+        why = f"{size(store.free)} are free, and store.min_free is {size(store.min_free)}"
         problems.append(models.Problem(what=f"the file system of {store.root} is full", why=why))
     if disk_trouble is not None:
         what = f"{store.root} takes no more of downloads in the middle; clients get the rest unkept"

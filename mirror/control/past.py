@@ -58,12 +58,12 @@ class Past:
         found = await self._keeper.history.list_totals(wanted, _MOST_TOTALS + 1)
         return models.Totals(totals=found[:_MOST_TOTALS], is_whole=len(found) <= _MOST_TOTALS)
 
-    async def uses(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
+    async def sum_repositories(self, repositories: Sequence[str], since: float) -> dict[str, Use]:
         """What was pulled of repositories."""
         await self._refresh()
         return await self._keeper.history.sum_repositories(repositories, since)
 
-    async def image_uses(
+    async def sum_images(
         self, repository: str, digests: Sequence[str], since: float
     ) -> dict[str, Use]:
         """What was pulled of a repository's images."""
@@ -97,7 +97,7 @@ class Past:
             since, now, query.limit, hidden=self._hidden(hides=hides)
         )
 
-    def watch(self, *, hides: bool = False) -> Callable[[], Awaitable[models.Pulls]]:
+    def watch(self, hides: Callable[[], bool]) -> Callable[[], Awaitable[models.Pulls]]:
         """To be asked again and again: the pulls that have changed since the last time."""
         seen, _ = self._keeper.changed_since(0)
 
@@ -105,7 +105,7 @@ class Past:
             nonlocal seen
             await self._refresh()
             seen, pulls = self._keeper.changed_since(seen)
-            hidden = self._hidden(hides=hides)
+            hidden = self._hidden(hides=hides())
             pulls = [it for it in pulls if it.upstream not in hidden]
             return models.Pulls(pulls=pulls, next=None)
 

@@ -2,17 +2,9 @@
 
 from datetime import UTC, datetime
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_STEP = 1024
+from mirror.config.units import rounded_size
 
-
-def size(amount: float) -> str:
-    """Bytes, such as "1.5 MiB"."""
-    units = iter(_UNITS)
-    unit = next(units)
-    while amount >= _STEP and (larger := next(units, None)) is not None:
-        amount, unit = amount / _STEP, larger
-    return f"{int(amount)} B" if unit == "B" else f"{amount:.1f} {unit}"
+size = rounded_size
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from mirror.control.guard import Guard
 from mirror.control.problems import Refusal
 
 _EVERY = 1.0  # seconds between events
+_PATIENCE = 30.0  # seconds for which somebody may take nothing of what they are told
 _MOST = 32  # who watch at once: what each is told costs the mirror's own process a millisecond
 
 
@@ -45,7 +46,9 @@ class Watching:
             while await self._may_watch(request):
                 lines = (await look()).splitlines()
                 told = "".join(f"data: {line}\n" for line in lines)
-                await response.write(f"event: {event}\n{told}\n".encode())
+                if not await _is_taken(response, f"event: {event}\n{told}\n".encode()):
+                    _cut_off(request)  # who reads nothing keeps others from watching
+                    break
                 await asyncio.sleep(_EVERY)
             return response
         finally:
@@ -58,3 +61,19 @@ class Watching:
         except Refusal:
             return False
         return True
+
+
+async def _is_taken(response: web.StreamResponse, told: bytes) -> bool:
+    """Send something; False: nobody has taken it for long."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await response.write(told)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _cut_off(request: web.Request) -> None:
+    """Without waiting until what was sent before is taken."""
+    if request.transport is not None:
+        request.transport.abort()

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mirror.config import Config, Upstream
-from mirror.config.units import format_size
+from mirror.config.units import rounded_size
 from mirror.doctor.finding import Finding
 
 _LEAST_SIZE = 64 * 2**20  # bytes; less is hardly meant
@@ -97,21 +97,21 @@ def _store(config: Config) -> Iterator[Finding]:
         yield Finding(
             "error",
             "store.min_free",
-            f"is more than the whole file system has ({format_size(disk.total)}): nothing would"
+            f"is more than the whole file system has ({rounded_size(disk.total)}): nothing would"
             " ever be kept",
         )
     elif config.store.max_size > disk.total - least:
         yield Finding(
             "warning",
             "store.max_size",
-            f"is more than the file system ({format_size(disk.total)}) has beside min_free:"
+            f"is more than the file system ({rounded_size(disk.total)}) has beside min_free:"
             " that bounds the store before this does",
         )
     if config.store.max_size < _LEAST_SIZE:
         yield Finding(
             "warning",
             "store.max_size",
-            f"is less than {format_size(_LEAST_SIZE)}: the databases and directories of an empty"
+            f"is less than {rounded_size(_LEAST_SIZE)}: the databases and directories of an empty"
             " store take some 10 MiB of it",
         )
 

@@ -33,15 +33,16 @@ async def ls(config: Config, repository: str | None, *, as_json: bool) -> bool:
         say_json(found)
         return True
     say_table(
-        ("image", "all", "only here", "shared", "blobs", "last pull", "checked", "tags"),
+        ("image", "all", "only here", "shared", "blobs", "last pull", "checked", "pulls", "served",
+         "tags"),
         [
             (
                 one.digest[:_DIGEST], *_sizes(one.sizes), f"{one.sizes.blobs} of {one.named}",
-                _time(one.last_pull), _time(one.checked_at), _tags(one),
+                _time(one.last_pull), _time(one.checked_at), *_uses(one), _tags(one),
             )
             for one in found.images
         ],
-        right="all|only here|shared|blobs",
+        right="all|only here|shared|blobs|pulls|served",
     )  # fmt: skip
     return True
 
@@ -133,15 +134,18 @@ def _show_repositories(found: list[RepositorySummary], *, as_json: bool) -> bool
         say_json(models.Repositories(repositories=found, after=None))
         return True
     say_table(
-        ("repository", "all", "only here", "shared", "blobs", "tags", "last pull"),
+        (
+            "repository", "all", "only here", "shared", "blobs", "tags", "last pull", "pulls",
+            "served",
+        ),
         [
             (
                 f"{one.name} {_PERSONAL}" if one.is_personal else one.name, *_sizes(one.sizes),
-                str(one.sizes.blobs), str(one.tags), _time(one.last_pull),
+                str(one.sizes.blobs), str(one.tags), _time(one.last_pull), *_uses(one),
             )
             for one in found
         ],
-        right="all|only here|shared|blobs|tags",
+        right="all|only here|shared|blobs|tags|pulls|served",
     )  # fmt: skip
     total = sum(one.sizes.bytes for one in found)
     alone = sum(one.sizes.only_here for one in found)
@@ -150,6 +154,13 @@ def _show_repositories(found: list[RepositorySummary], *, as_json: bool) -> bool
         f" {size(alone)} of it in one repository only"
     )
     return True
+
+
+def _uses(one: RepositorySummary | models.ImageSummary) -> tuple[str, str]:
+    """What was pulled of it in the last 30 days, as far as that is known."""
+    if one.pulls is None or one.served is None:
+        return "-", "-"
+    return str(one.pulls), size(one.served)
 
 
 def _show_image(image: models.Image) -> None:

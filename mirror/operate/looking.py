@@ -1,5 +1,6 @@
 """Asks what is in the cache: a running mirror, or else its store."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -11,23 +12,29 @@ from mirror.config import Config, aliases_of
 from mirror.contents.contents import Contents
 from mirror.contents.manifests import NotHere
 from mirror.control.api.contents import ASKING, Asking
+from mirror.control.api.using import Using
 from mirror.operate.asking import NoAnswer, NotRunning, RunningMirror
 from mirror.operate.at_rest import open_at_rest
+from mirror.operate.past import open_history
 from mirror.storage.files import InUse
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 _PATIENCE = 150.0  # seconds: large layers take theirs
 
+_wall_clock = time.time  # noqa: TID251 - what was pulled of late is told of a store at rest
 _OF = {one.question: one for one in ASKING}
 
 
 class Looker:
     """Asks questions of `mirror.contents.questions`."""
 
-    def __init__(self, running: RunningMirror, contents: Contents | None) -> None:
+    def __init__(
+        self, running: RunningMirror, contents: Contents | None, using: Using | None = None
+    ) -> None:
         self._running = running
         self._contents = contents
+        self._using = using
 
     async def ask(self, question: msgspec.Struct, answer: type[_Answer]) -> _Answer:
         """What is answered. Raises NoAnswer, StoreError."""
@@ -35,7 +42,8 @@ class Looker:
         if self._contents is None:
             return self._running.get(_path(of, question), answer, patience=_PATIENCE)
         try:
-            found = await getattr(self._contents, of.method)(question)
+            answers = getattr(self._using, of.method, None) or getattr(self._contents, of.method)
+            found = await answers(question)
         except (NotHere, ValueError) as error:
             raise NoAnswer(str(error)) from error
         assert isinstance(found, answer)  # noqa: S101 - as the table says
@@ -64,8 +72,9 @@ async def looking(config: Config) -> AsyncIterator[Looker]:
                 Contents.open(
                     store, records, _personal(config), aliases_of(config.upstream)
                 ) as contents,
+                open_history(config) as history,
             ):
-                yield Looker(running, contents)
+                yield Looker(running, contents, Using(contents, history, _wall_clock))
         except InUse:
             raise error from None
     else:

@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -103,18 +104,26 @@ def _ask_or_read(
     except NoAnswer as silence:
         if silence.is_answered or not file.is_file():
             raise
-    private = {name for name, its in config.upstream.items() if its.access == "client"}
 
     async def run() -> _Answer:
-        bounds = Bounds(_FOREVER, _FOREVER, config.history.max_size)
         await require_store(config.store.root)
-        async with SqliteHistory.open(file, bounds, private=private) as history:
+        async with open_history(config) as history:
             return await read(history)
 
     try:
         return asyncio.run(run())
     except StoreError as error:
         raise NoAnswer(str(error)) from error
+
+
+@asynccontextmanager
+async def open_history(config: Config) -> AsyncIterator[SqliteHistory]:
+    """What a stopped mirror has written down. Raises StoreError."""
+    private = {name for name, its in config.upstream.items() if its.access == "client"}
+    bounds = Bounds(_FOREVER, _FOREVER, config.history.max_size)
+    file = config.store.root / "history.sqlite3"
+    async with SqliteHistory.open(file, bounds, private=private) as history:
+        yield history
 
 
 def _path(path: str, query: Mapping[str, object]) -> str:

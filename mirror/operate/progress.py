@@ -14,7 +14,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from mirror.config.units import format_size
+from mirror.config.units import rounded_size
 from mirror.control.units import printable
 from mirror.control.verify import Checked, Failed, Step, Total, Unknown
 from mirror.operate.printing import json_text
@@ -58,7 +58,7 @@ async def show(steps: AsyncIterator[Step], *, what: str, as_json: bool) -> bool:
                 blobs, size = blobs + 1, size + step.size
                 bar.update(task, completed=size)
     if is_well and not as_json:
-        _say(f"all is well: {blobs} blobs, {format_size(size)}")
+        _say(f"all is well: {blobs} blobs, {rounded_size(size)}")
     return is_well
 
 

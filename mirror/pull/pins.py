@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import Tasks
 from mirror.config import Pin, Upstream, make_pin, why_not_fetchable
-from mirror.config.units import format_size
+from mirror.config.units import rounded_size
 from mirror.oci.descriptor import Platform
 from mirror.oci.digest import Digest
 from mirror.oci.errors import Denied, Missing, Refused, RegistryError, StoreError
@@ -271,8 +271,8 @@ class Pinning:
             pinned.sizes = version.sizes
             return True
         pinned.trouble = (
-            f"it has {format_size(version.size)}, and with all other pins that would be"
-            f" {format_size(size)}, of the {format_size(capacity)} that store.max_size leaves:"
+            f"it has {rounded_size(version.size)}, and with all other pins that would be"
+            f" {rounded_size(size)}, of the {rounded_size(capacity)} that store.max_size leaves:"
             " raise that, name fewer platforms, or pin less"
         )
         return False

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -146,6 +147,28 @@ async def test_so_many_may_watch_and_who_comes_after_them_is_told_so(
             return (await reader.readline()).startswith(b"HTTP/1.1 200")
 
     await until(is_let_in)  # they have left
+
+
+async def test_who_watches_and_reads_nothing_is_cut_off(
+    mirror: InnerMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.control.watching._MOST", 1)
+    monkeypatch.setattr("mirror.control.watching._EVERY", 0)
+    monkeypatch.setattr("mirror.control.watching._PATIENCE", 0.2)
+    host, _, port = mirror.admin_host.partition(":")
+    ask = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def is_let_in() -> bool:
+        async with connection(mirror) as (reader, writer):
+            writer.write(ask % b"/api/v1/events")
+            return (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(silent, (host, int(port)))
+        await asyncio.get_running_loop().sock_sendall(silent, ask % b"/page/setup/events")
+        await until(is_let_in)
 
 
 async def test_who_watches_with_a_token_that_was_replaced_is_told_no_more(

@@ -117,7 +117,10 @@ def _blob(size: int) -> LeavingBlob:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(10.0, [110.0, 115.0]), (0.0, [None, None])])
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(10.0, [110.0, 115.0]), (0.0, [None, None]), (1e-9, [None, None])],
+)
 def test_each_stays_until_what_comes_needs_its_room(
     rate: float, expected: list[float | None]
 ) -> None:

@@ -1,6 +1,6 @@
 """What the API can be asked of the cache's contents."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ from mirror.contents import models, questions
 from mirror.contents.compare import Comparing
 from mirror.contents.contents import Contents
 from mirror.contents.manifests import NotHere
-from mirror.control.api.leaving import Forecast
 from mirror.control.api.operations import Act, Operation
 from mirror.control.problems import Refusal
 from mirror.oci.errors import StoreError
@@ -67,18 +66,18 @@ ASKING = (
 
 COMPARE = "/image/compare"
 
+Answer = Callable[[Any], Awaitable[msgspec.Struct]]
+"""Answers a question, as a method of `Contents` does."""
+
 
 def contents_operations(
-    contents: Contents, comparing: Comparing, forecast: Forecast
+    contents: Contents, comparing: Comparing, fuller: Mapping[str, Answer]
 ) -> tuple[Operation, ...]:
     """All of them. Comparing asks registries, and is no GET, so that no other site has it done.
 
-    `forecast` knows of a running mirror when things will go.
+    What a running mirror answers `fuller` than a store at rest stands in its place, by method.
     """
-    answers: dict[str, Callable[[Any], Awaitable[msgspec.Struct]]] = {
-        one.method: getattr(contents, one.method) for one in ASKING
-    }
-    answers["list_leaving"] = forecast.tell
+    answers = {one.method: getattr(contents, one.method) for one in ASKING} | {**fuller}
     reading = (
         Operation(
             one.name, "GET", one.path, one.summary, one.answer,

@@ -13,6 +13,7 @@ from mirror.control.past import Past
 from mirror.history.ports import DAY, HOUR
 
 _WEEK = 7 * DAY
+_FORESEEN = 3650 * DAY  # seconds; what is to stay for longer, stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ def foretell(found: Leaving, room: int, rate: float, now: float) -> Leaving:
     """The same, with when each is to go where as much comes in as `rate` (bytes per second)."""
     told, coming = list[LeavingBlob](), room
     for it in found.leaving:
-        told.append(replace(it, goes_at=now + coming / rate if rate > 0 else None))
+        told.append(replace(it, goes_at=_goes_at(coming, rate, now)))
         coming += it.size
     return Leaving(leaving=told, room=room, rate=rate)
+
+
+def _goes_at(coming: int, rate: float, now: float) -> float | None:
+    """When so many bytes will have come; None: not in any time that can be foreseen."""
+    return now + coming / rate if coming <= rate * _FORESEEN and rate > 0 else None

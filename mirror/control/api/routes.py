@@ -227,7 +227,7 @@ def _telling(told: Operation, event: str, watching: Watching, guard: Guard) -> _
 
 def _telling_pulls(past: Past, watching: Watching, guard: Guard) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        changed = past.watch(hides=not guard.may_read(request))
+        changed = past.watch(lambda: not guard.may_read(request))
 
         async def look() -> str:
             return msgspec.json.encode(await changed()).decode()

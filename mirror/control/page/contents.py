@@ -11,14 +11,11 @@ from mirror.contents import questions
 from mirror.contents.contents import Contents
 from mirror.contents.manifests import NotHere
 from mirror.contents.models import Layer, Leaving
-from mirror.control.past import Past
-from mirror.history.ports import DAY, Use
+from mirror.control.api.using import Using
 from mirror.oci.errors import StoreError
 
 _WIDTH = 1000  # of the bars, in their own units
 _GOOD_FOR = 10.0  # seconds for which it stands what would go next
-_USED_SINCE = 30 * DAY  # seconds
-_NOTHING = Use(0, 0, 0)
 _LEAST = 4  # of a bar that can still be seen
 
 
@@ -34,22 +31,19 @@ class Bar(NamedTuple):
 class ContentsViews:
     """Fills templates with what `contents` answers.
 
-    `list_leaving` says what would go next, `past` what was pulled; `clock` in epoch seconds.
+    `using` says what was pulled of it, `list_leaving` what would go next.
     """
 
     def __init__(
         self,
         contents: Contents,
+        using: Using,
         list_leaving: Callable[[questions.ListLeaving], Awaitable[Leaving]],
-        past: Past,
-        *,
-        clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._contents = contents
+        self._using = using
         self._list_leaving = list_leaving
-        self._past = past
-        self._clock = clock
         self._leaving: TTLCache[None, Leaving] = TTLCache(1, ttl=_GOOD_FOR, timer=monotonic)
 
     async def leaving(self) -> Leaving | None:
@@ -76,19 +70,10 @@ class ContentsViews:
     async def _images(self, query: Mapping[str, str]) -> dict[str, Any]:
         if query.get("repository"):
             of_one = _convert({"limit": "50", **query}, questions.ListImages)
-            images = await self._contents.list_images(of_one)
-            digests = [it.digest for it in images.images]
-            since = self._clock() - _USED_SINCE
-            uses = await self._past.image_uses(images.repository, digests, since)
-            return {"repository": images, "uses": uses, "nothing": _NOTHING}
+            return {"repository": await self._using.list_images(of_one)}
         question = _convert({"limit": "50", **query}, questions.ListRepositories)
-        found = await self._contents.list_repositories(question)
-        names = [it.name for it in found.repositories]
-        uses = await self._past.uses(names, self._clock() - _USED_SINCE)
-        return {
-            "repository": None, "found": found, "search": question.search, "uses": uses,
-            "nothing": _NOTHING,
-        }  # fmt: skip
+        found = await self._using.list_repositories(question)
+        return {"repository": None, "found": found, "search": question.search}
 
     async def _image(self, query: Mapping[str, str]) -> dict[str, Any]:
         question = _convert(query, questions.GetImage)

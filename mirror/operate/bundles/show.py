@@ -7,7 +7,7 @@ from typing import TextIO
 import msgspec
 from rich.console import Console
 
-from mirror.config.units import format_size
+from mirror.config.units import rounded_size
 from mirror.control.units import printable
 from mirror.control.verify import Total
 from mirror.operate.bundles.steps import (
@@ -76,7 +76,7 @@ def _lines(step: BundleStep, what: str) -> Iterator[str]:
         case Done():
             rest = "left out" if what == "export" else "were here already"
             yield (
-                f"{step.images} images, {step.written} blobs ({format_size(step.bytes)})"
+                f"{step.images} images, {step.written} blobs ({rounded_size(step.bytes)})"
                 f" written, {step.left_out} {rest}"
             )
         case _:

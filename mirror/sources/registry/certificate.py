@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -26,4 +27,5 @@ class Certificate:
             return
         self._seen = found
         if isinstance(end := found.get("notAfter"), str):
-            self.ends = float(ssl.cert_time_to_seconds(end))
+            with suppress(ValueError):  # a date that no calendar has costs nobody a pull
+                self.ends = float(ssl.cert_time_to_seconds(end))

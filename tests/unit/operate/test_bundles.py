@@ -37,7 +37,7 @@ async def test_what_went_well_is_a_line_for_each_image_and_a_sum() -> None:
     assert is_well
     assert lines == [
         "docker.io/library/app:1",
-        "1 images, 1 blobs (1 KB) written, 1 were here already",
+        "1 images, 1 blobs (1000 B) written, 1 were here already",
     ]
 
 
