@@ -13,9 +13,11 @@ class Lost(sqlite3.DatabaseError):
     """What every such file has is not in it."""
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether the file is to be set aside."""
-    return isinstance(error, Lost) or _code(error) in _DAMAGE
+    if isinstance(error, sqlite3.Error):
+        return isinstance(error, Lost) or _code(error) in _DAMAGE or _UNREADABLE in str(error)
+    return isinstance(error, UnicodeDecodeError)
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -36,8 +38,8 @@ class Locked(StoreError):
 
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNREADABLE = "Could not decode to UTF-8"  # without a code: it is the library that reads text
 _KINDS: dict[int, type[StoreError]] = {
-    **dict.fromkeys(_DAMAGE, Damaged),
     sqlite3.SQLITE_FULL: DiskFull,
     sqlite3.SQLITE_BUSY: Locked,
 }
@@ -60,9 +62,9 @@ def explained(path: Path, schema: Schema) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = _code(error)
-        kind = _KINDS.get(code, StoreError)
+        kind = Damaged if is_damage(error) else _KINDS.get(code, StoreError)
         raise kind(f"{what} cannot be used: {error}{_advice(code)}") from error
-    except RegistryError as error:
+    except (RegistryError, UnicodeDecodeError) as error:
         raise Damaged(f"{what} is damaged: {error}") from error
     except (ArithmeticError, TypeError, ValueError) as error:
         raise StoreError(f"{what} cannot keep this: {error}") from error

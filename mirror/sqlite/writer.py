@@ -66,7 +66,7 @@ class Writer:
             self._set_aside("it turned out to be damaged")
         try:
             return self._begin()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise
             self._set_aside(error)
@@ -122,7 +122,12 @@ class Writer:
     def _summarize(self) -> tuple[Any, ...]:
         if self._schema.summary is None:
             return ()
-        row = self._open().execute(self._schema.summary).fetchone()
+        try:
+            row = self._open().execute(self._schema.summary).fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table, or column
+                raise Lost(str(error)) from error
+            raise
         if row is None:
             raise Lost("it has lost its totals")
         return tuple(row)
