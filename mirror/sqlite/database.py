@@ -164,8 +164,8 @@ class Database:
         if not self._is_damaged:
             self._is_damaged = True
             _logger.error(
-                "the %s is damaged: restart the mirror, which sets it aside; %s",
-                self._schema.name, self._schema.loss, extra=fields(path=self._path),
+                "%s is damaged: restart the mirror, which sets it aside; %s",
+                self._path.name, self._schema.loss, extra=fields(path=self._path),
             )  # fmt: skip
             with suppress(OSError):  # the disk may be full, or worse
                 await asyncio.to_thread(note_of_damage(self._path).touch)

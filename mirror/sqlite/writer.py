@@ -77,8 +77,8 @@ class Writer:
             self._connection.close()
         _set_aside(self._path)
         _logger.error(
-            "the %s is set aside and made anew (%s); %s",
-            self._schema.name, why, self._schema.loss, extra=fields(path=self._path),
+            "%s is set aside and made anew (%s); %s",
+            self._path.name, why, self._schema.loss, extra=fields(path=self._path),
         )  # fmt: skip
 
     def _begin(self) -> tuple[Any, ...]:

@@ -399,7 +399,7 @@ async def test_a_file_that_is_no_database_is_set_aside_and_an_index_takes_its_pl
             assert index.totals == StoreTotals(0, 0)
             assert not index.is_adopted
     assert _content(path.with_name("index.sqlite3.damaged")) == garbage
-    assert "the index is set aside" in caplog.text
+    assert "index.sqlite3 is set aside" in caplog.text
     assert "they are adopted" in caplog.text
 
 
