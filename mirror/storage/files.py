@@ -121,6 +121,11 @@ class Files:
         with translated():
             return await self._threads.slow(self._quarantine.tidy)
 
+    async def is_quarantine_crowded(self) -> bool:
+        """Whether to tidy it takes a while."""
+        with translated():
+            return await self._threads.slow(self._quarantine.is_crowded)
+
     async def measure_quarantine_excess(self) -> int:
         """How many bytes of what is set aside there are beyond the bound."""
         with translated():

@@ -54,6 +54,7 @@ class Upkeep:
         self._keep_partial_for = keep_partial_for
         self._clock = clock
         self._scores_at = clock()  # when they were last looked at
+        self._is_quarantine_counted = False
 
     # At the start
 
@@ -67,7 +68,12 @@ class Upkeep:
                 await self._index.record_partial(key, now=partials[key])
         for key, since in partials.items():
             await self._recover_partial(key, since)
+        if not await self._files.is_quarantine_crowded():  # else when clients are served
+            await self._count_quarantine()
+
+    async def _count_quarantine(self) -> None:
         await self._changes.count_quarantine()
+        self._is_quarantine_counted = True
 
     async def _recover_partial(self, key: PartialKey, since: float) -> None:
         promise = Promise(upstream=key.upstream, is_idle=True)
@@ -109,6 +115,8 @@ class Upkeep:
         if abs(self._clock() - self._scores_at) >= _SCORES_EVERY:
             self._scores_at = self._clock()
             await self._index.forget_old_scores(now=self._scores_at)
+        if not self._is_quarantine_counted:
+            await to_the_end(self._count_quarantine())
         await self._room.keep_limits()
 
     async def _finish_leaving(self) -> None:

@@ -151,7 +151,7 @@ async def test_a_corrupted_database_is_set_aside_and_the_blobs_are_served_at_onc
     assert (await mirror.client.manifest("org/app", "1")).body == app.manifest
     assert (await mirror.client.blob("org/app", layer)).body == app.blobs[layer]
     assert upstream.bytes_sent(layer) == 0  # adopted
-    assert f"the {name} is set aside" in mirror.process.log()
+    assert f"{name}.sqlite3 is set aside" in mirror.process.log()
     assert database.with_name(f"{name}.sqlite3.damaged").read_bytes() == b"\xff" * 8192
 
 

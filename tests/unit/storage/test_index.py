@@ -399,7 +399,7 @@ async def test_a_file_that_is_no_database_is_set_aside_and_an_index_takes_its_pl
             assert index.totals == StoreTotals(0, 0)
             assert not index.is_adopted
     assert _content(path.with_name("index.sqlite3.damaged")) == garbage
-    assert "the index is set aside" in caplog.text
+    assert "index.sqlite3 is set aside" in caplog.text
     assert "they are adopted" in caplog.text
 
 
@@ -467,14 +467,40 @@ async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
     await _use(path, ONE)
 
 
-async def test_an_index_without_its_totals_is_damaged(path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["DELETE FROM totals", "DROP TABLE totals", "ALTER TABLE totals RENAME COLUMN block TO clock"],
+)
+async def test_an_index_without_its_totals_is_damaged(path: Path, damage: str) -> None:
     async with Index.open(path) as index:
         await index.record_blob(ONE, 1, now=1.0)
     with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM totals")
+        connection.execute(damage)
     connection.close()
     async with Index.open(path) as index:
         assert index.totals.blobs == 0
+
+
+async def test_an_index_whose_schema_no_text_is_any_more_is_damaged(path: Path) -> None:
+    async with Index.open(path):
+        pass
+    content = _content(path)
+    assert b"CREATE TRIGGER" in content
+    _put(path, content.replace(b"CREATE TRIGGER", b"CREATE\xffTRIGGER"))
+    async with Index.open(path) as index:
+        assert index.totals.blobs == 0
+    assert path.with_name("index.sqlite3.damaged").exists()
+
+
+async def test_text_that_is_none_is_damage(path: Path) -> None:
+    async with Index.open(path) as index:
+        await index.record_partial(PartialKey("docker.io", ONE), now=1.0)
+    _put(path, _content(path).replace(b"docker.io", b"docker\xffio"))
+    with pytest.raises(StoreError, match="decode"):
+        async with Index.open(path) as index:
+            await index.list_partials()
+    async with Index.open(path) as index:
+        assert await index.list_partials() == {}
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -251,6 +251,20 @@ async def test_quarantine_takes_no_more_than_a_tenth_of_the_store_and_a_hundred_
         assert len(quarantined(tmp_path)) == 100
 
 
+async def test_no_start_waits_for_what_others_have_piled_up_in_quarantine(tmp_path: Path) -> None:
+    async with open_store(tmp_path):
+        pass
+    (tmp_path / "quarantine" / "a directory").mkdir(parents=True)
+    for number in range(1_500):
+        (tmp_path / "quarantine" / str(number)).write_bytes(b"x")
+    async with open_store(tmp_path, max_quarantine=10**9, is_served=False) as store:
+        assert len(quarantined(tmp_path)) == 1_501
+        await store.tidy()
+        assert len(quarantined(tmp_path)) == 101
+        assert store.promised == 100
+    assert "a directory" in quarantined(tmp_path)
+
+
 # The process that hashes
 
 
