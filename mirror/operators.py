@@ -82,7 +82,8 @@ def _overview(
             lambda: store.totals, lambda: store.taken,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
-            lambda: [*map(_push, built.uploads.on_their_way())], parts.clock, parts.monotonic,
+            lambda: [*map(_push, built.uploads.courses.on_their_way())],
+            parts.clock, parts.monotonic,
         )
     )  # fmt: skip
     parts.work.keep(overview.watch, name="overview")
