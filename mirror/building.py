@@ -374,7 +374,7 @@ def _pushing(
         recording.note_blob, remains.keep,
     )  # fmt: skip
     uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
-    counts.watch(lambda: len(uploads), lambda: uploads.spooled)
+    counts.watch(lambda: len(uploads), lambda: uploads.courses.spooled)
     pushing = Pushing(
         uploads, recording, store, registries=upstreams.registries, upstreams=upstreams.settings,
         may_read=mirror.may_read, counts=counts,

@@ -1,14 +1,6 @@
 """A course: bytes on their way to a registry, under one upload there, whoever brings them.
 
-    state      means                                               next
-    resting    nothing is to be sent, or nobody sees to it         sending, done, failed
-    sending    they are being sent, or asked after, or ended       resting, waiting, denied, done,
-                                                                   failed
-    waiting    the line broke: it is tried again in a moment       sending, resting, failed
-    denied     the registry wants other credentials                sending, resting, failed
-    done       the registry has all of it, as one blob             -
-    failed     it never will; nothing is kept                      -
-
+`states.py` has the table of its states, and `bearings.py` what is tried where it gets no further.
 One request lasts for as long as bytes come, as docker's does. When it breaks, the registry is asked
 how far it has come, and the rest follows; where it has forgotten all of it, everything does, with
 `caution`. Whoever brings bytes is held back to what has gone out, so that what clients are shown of
@@ -19,11 +11,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
 from random import Random
 
 from mirror.aio.tasks import Tasks
-from mirror.oci.digest import Digest, Hasher
+from mirror.oci.digest import Digest
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
@@ -33,10 +24,12 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.oci.reference import Repository
-from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
+from mirror.pull.fill.retries import RetryPolicy
+from mirror.push.bearings import Bearings
 from mirror.push.caution import ENOUGH, Caution
 from mirror.push.content import Content, Spooled
 from mirror.push.following import Alike
+from mirror.push.states import CourseState, Stateful
 from mirror.sources.targets import Standing, Target
 from mirror.telemetry.log import fields
 from mirror.telemetry.push_metrics import PushCounts
@@ -48,31 +41,6 @@ AHEAD = 4 * 2**20
 
 _PIECE = 2**18  # bytes read at a time
 _PATIENCE = 10.0  # seconds without a byte of the client's, before a request to the registry ends
-_TOO_LARGE = 413  # some refuse the size of a request, and not that of the blob
-
-
-class CourseState(Enum):
-    """See the table at the top of this module."""
-
-    RESTING = "resting"
-    SENDING = "sending"
-    WAITING = "waiting"
-    DENIED = "denied"
-    DONE = "done"
-    FAILED = "failed"
-
-
-_NEXT = {
-    CourseState.RESTING: {CourseState.SENDING, CourseState.DONE, CourseState.FAILED},
-    CourseState.SENDING: {
-        CourseState.RESTING, CourseState.WAITING, CourseState.DENIED, CourseState.DONE,
-        CourseState.FAILED,
-    },
-    CourseState.WAITING: {CourseState.SENDING, CourseState.RESTING, CourseState.FAILED},
-    CourseState.DENIED: {CourseState.SENDING, CourseState.RESTING, CourseState.FAILED},
-    CourseState.DONE: set[CourseState](),
-    CourseState.FAILED: set[CourseState](),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +70,7 @@ class Follower:
     """Whether there is one course only whose bytes are its own, for all that is known."""
 
 
-class Course:
+class Course(Stateful):
     """See the top of this module. `standing`: of an upload that was begun for it already."""
 
     def __init__(
@@ -115,27 +83,20 @@ class Course:
         standing: Standing | None = None,
         is_found: bool = False,
     ) -> None:
+        super().__init__(means.clock)
         self.repository = repository
         self.content = content
-        self.standing = standing
         self.target: Target | None = None
         self.sealed: Digest | None = None
         self.leader = ""  # the upload that has brought the last bytes
         self.followers: set[Follower] = set()
-        self.state = CourseState.RESTING
-        self.since = means.clock()  # of its last change
         self.error: RegistryError | None = None
         self._means = means
         self._caution = caution
         self._denied: Target | None = None  # by whom it was tried in vain
-        self._must_ask = is_found
-        self._is_resumed = False
-        self._sent = 0 if standing is None else standing.offset  # as far as that was begun
-        self._streak = Streak(0)
-        self._restarts = 0
+        self._bearings = Bearings(caution, means.policy, standing, must_ask=is_found)
         self._is_extending = False
         self._task: asyncio.Task[None] | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Course to {self.repository}: {self.state.value}, {self.content.size} bytes>"
@@ -148,12 +109,12 @@ class Course:
     @property
     def sent(self) -> int:
         """Bytes of these that are at the registry, or on their way."""
-        return self._sent
+        return self._bearings.sent
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing more happens to it."""
-        return self.state in {CourseState.DONE, CourseState.FAILED}
+    def standing(self) -> Standing | None:
+        """Of its upload at the registry."""
+        return self._bearings.standing
 
     @property
     def is_active(self) -> bool:
@@ -228,7 +189,9 @@ class Course:
             RegistryError: It will never be.
         """
         await self._until(
-            lambda: position - self._sent <= max(AHEAD, self._least()) or self._is_held_up()
+            lambda: (
+                position - self.sent <= max(AHEAD, self._bearings.least) or self.error is not None
+            )
         )
         if self.error is not None and not self._waits_for_a_login():
             raise self.error
@@ -241,13 +204,9 @@ class Course:
         """
         self.sealed = digest
         self.go_on(target)
-        await self._until(lambda: self.is_over or self._is_held_up())
+        await self._until(lambda: self.is_over or self.error is not None)
         if self.state is not CourseState.DONE:
             raise self.error or Unavailable("the mirror has stopped pushing it")
-
-    async def hasher(self, algorithm: str) -> Hasher:
-        """What has taken in all of it. Raises StoreError."""
-        return await self.content.hasher(algorithm)
 
     async def drop(self) -> None:
         """It is not wanted: the registry is told, and nothing is kept. Raises StoreError."""
@@ -262,9 +221,6 @@ class Course:
         finally:
             self.content.close()
 
-    def _is_held_up(self) -> bool:
-        return self.error is not None
-
     def _waits_for_a_login(self) -> bool:
         """Whether all that is lacking is a token, which comes with the client's next request."""
         error = self.error
@@ -275,8 +231,7 @@ class Course:
     def _has_work(self) -> bool:
         if self.is_over or self.target is None or self.target == self._denied:
             return False
-        done = 0 if self.standing is None else self.standing.offset
-        return self.sealed is not None or (self.size > done and self.is_active)
+        return self.sealed is not None or (self.size > self._bearings.offset and self.is_active)
 
     async def _run(self) -> None:
         try:
@@ -297,14 +252,14 @@ class Course:
         try:
             await self._step(target)
         except Denied as error:
-            self._must_ask, self._denied, self.error = True, target, error
+            self._bearings.must_ask, self._denied, self.error = True, target, error
             self._move(CourseState.DENIED)
         except Missing as error:
             await self._begin_anew(target, error)
         except Unavailable as error:
             await self._pause(error)
         except Refused as error:
-            if not self._can_do_without(error):
+            if not self._bearings.refused(error, size=self.size, now=self._means.clock()):
                 self._fail(error)
         except RegistryError as error:
             self._fail(error)
@@ -312,13 +267,14 @@ class Course:
     async def _step(self, target: Target) -> None:
         standing = self.standing
         if standing is None:
-            standing = self.standing = await target.begin()
+            standing = await target.begin()
             assert standing is not None  # noqa: S101 - nothing was to be mounted
+            self._bearings.found(standing)
             await self._note()
-        elif self._must_ask:
+        elif self._bearings.must_ask:
             standing = await self._ask(target, standing)
         if self.sealed is not None and standing.offset == self.size:
-            self._must_ask = True
+            self._bearings.must_ask = True
             await target.finish(standing, self.sealed)
             await self._end()
         else:
@@ -328,23 +284,22 @@ class Course:
         found = await target.ask(standing)
         if found.offset > self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than there is")
-        self._must_ask, self.standing, self._sent = False, found, found.offset
-        self._is_resumed = True
+        self._bearings.resumed(found)
         self._means.counts.resumed(self.repository.namespace)
         await self._note()
         return found
 
     async def _send(self, target: Target, standing: Standing) -> None:
         start, length = standing.offset, await self._length_of_next(standing)
-        self._sent, self._must_ask = start, True
+        self._bearings.sending(standing)
         chunks = self._feed(start, None if length is None else start + length)
         try:
-            self.standing = await target.send(standing, chunks, length=length)
+            kept = await target.send(standing, chunks, length=length)
         finally:
             await chunks.aclose()
-        if not 0 <= self.standing.offset <= self.size:
+        if not 0 <= kept.offset <= self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than it was sent")
-        self._must_ask, self._sent = False, self.standing.offset
+        self._bearings.found(kept)
         await self._note()
 
     async def _length_of_next(self, standing: Standing) -> int | None:
@@ -357,10 +312,6 @@ class Course:
         await self._until(lambda: self.size - start >= enough or not self._is_growing())
         return min(chunk, self.size - start)
 
-    def _least(self) -> int:
-        """Bytes that upstream wants to have in one request, before it takes any."""
-        return 0 if self.standing is None else self.standing.least
-
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
         position, mark, began = start, start, self._means.clock()
         while stop is None or position < stop:
@@ -372,7 +323,7 @@ class Course:
             piece = await self.content.read(position, min(_PIECE, limit - position))
             yield piece
             position += len(piece)
-            self._sent = position
+            self._bearings.sent = position
             self.content.let_go(position)
             self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
@@ -384,7 +335,9 @@ class Course:
 
     async def _has_more_soon(self, position: int, start: int) -> bool:
         """Wait for what follows; not for ever: others need the connection that a request has."""
-        may_end = position - start >= max(1, self._least()) and not self._caution.takes_no_parts
+        may_end = (
+            position - start >= max(1, self._bearings.least) and not self._caution.takes_no_parts
+        )
         try:
             async with asyncio.timeout(_PATIENCE if may_end else None):
                 await self._until(lambda: self.size > position or not self._is_growing())
@@ -397,70 +350,37 @@ class Course:
 
     async def _begin_anew(self, target: Target, error: Missing) -> None:
         """The registry knows the upload no longer: it has the blob by now, or nothing."""
-        got_through = self._sent - (0 if self.standing is None else self.standing.offset)
         try:
             if self.sealed is not None and await target.find_blob(self.sealed) == self.size:
                 await self._end()
                 return
         except RegistryError:
             pass  # it will be asked again
-        self._restarts += 1
-        if self._restarts > self._means.policy.attempts or self.standing is None:
+        if not self._bearings.begin_anew(now=self._means.clock()):
             self._fail(error)
             return
-        self._caution.note_forgotten(got_through, now=self._means.clock())
-        self.standing, self._must_ask, self._sent = None, False, 0
         _logger.info(
             "upstream has forgotten an upload: it begins anew",
             extra=fields(repository=self.repository, chunk=self._caution.chunk),
         )
 
-    def _can_do_without(self, error: Refused) -> bool:
-        """Whether what upstream refuses can be had in another way.
-
-        Some proxies before registries bound a request, and not a blob; and a registry that cannot
-        go on where it was has something else than what it was sent.
-        """
-        now, standing = self._means.clock(), self.standing
-        self._restarts += 1
-        if standing is None or self._restarts > self._means.policy.attempts:
-            return False
-        if error.status == _TOO_LARGE:
-            before = self._caution.at(now)
-            self._caution.note_forgotten(self._sent - standing.offset, now=now)
-            return self._caution.chunk != before
-        is_digest = any(it.get("code") == ErrorCode.DIGEST_INVALID for it in error.errors)
-        if standing.offset < self.size or (self._is_resumed and is_digest):
-            # It takes no part of a blob; or it has put the parts together in another way.
-            if not standing.offset and not self._is_resumed:
-                return False
-            self._caution.note_no_parts(now=now)
-            self.standing, self._must_ask, self._is_resumed, self._sent = None, False, False, 0
-            return True
-        return False
-
     async def _pause(self, error: Unavailable) -> None:
-        policy = self._means.policy
-        # What was sent is no progress where upstream keeps none of it.
-        failures = self._streak.add(0 if self.standing is None else self.standing.offset)
-        wait = policy.decide(
-            Failure.BROKEN, failures, has_begun=True, wait=error.retry_after or 0.0,
-            roll=self._means.random.random(),
-        )  # fmt: skip
+        wait = self._bearings.broke(
+            retry_after=error.retry_after or 0.0, roll=self._means.random.random()
+        )
         _logger.info(
             "a push has broken: %s", error,
-            extra=fields(repository=self.repository, at=self._sent, again_in=wait),
+            extra=fields(repository=self.repository, at=self.sent, again_in=wait),
         )  # fmt: skip
-        self._must_ask = self.standing is not None
         if wait is None:  # whoever waits is told; what is here stays for the next try
-            self.error, self._streak = error, Streak(0)
+            self.error = error
             self._move(CourseState.RESTING)
             return
         self._move(CourseState.WAITING)
         await asyncio.sleep(wait)
 
     async def _end(self) -> None:
-        self._sent = self.size
+        self._bearings.sent = self.size
         await self._means.arrived(self)
         self._move(CourseState.DONE)
 
@@ -469,32 +389,9 @@ class Course:
         if self.standing is not None and self.target is not None and self.standing.location:
             canceling = self.target.cancel(self.standing)
             _ = self._means.tasks.create_task(canceling, name="push")
-            self.standing = None
+            self._bearings.standing = None
         self._move(CourseState.FAILED)
 
     async def _note(self) -> None:
         if isinstance(self.content, Spooled):
             await self._means.keep(self)
-
-    # States, and who waits for them
-
-    def _move(self, state: CourseState) -> None:
-        if state is not self.state:
-            assert state in _NEXT[self.state], f"{self.state} -> {state}"  # noqa: S101
-            self.state = state
-            self.since = self._means.clock()
-        self._tell()
-
-    async def _until(self, is_so: Callable[[], bool]) -> None:
-        while not is_so():
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
-
-    def _tell(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)

@@ -16,7 +16,8 @@ from mirror.push.answers import PushedManifest, UploadState
 from mirror.push.content import Stored
 from mirror.push.recording import Recording
 from mirror.push.turns import Turns
-from mirror.push.uploads import Upload, Uploads
+from mirror.push.upload import Upload
+from mirror.push.uploads import Uploads
 from mirror.sources.registry.registry import Registry
 from mirror.sources.targets import Standing, Target
 from mirror.storage.ports import Storage

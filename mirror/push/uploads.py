@@ -28,11 +28,13 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.oci.reference import Repository
-from mirror.push.caution import Caution
 from mirror.push.content import Content, Spooled, read_head
-from mirror.push.course import Course, CourseState, Follower, Means
+from mirror.push.course import Course, Follower, Means
+from mirror.push.courses import RETRY_AFTER, Courses, full
 from mirror.push.following import Extend, Follow, decide
 from mirror.push.remains import parse
+from mirror.push.states import CourseState
+from mirror.push.upload import Upload, gone
 from mirror.sources.targets import Standing, Target
 from mirror.storage.errors import NoRoom
 from mirror.storage.spools import Spools
@@ -41,52 +43,14 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _TIDIED_EVERY = 10.0  # seconds
-_DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares what is done
 _QUIET = 60.0  # seconds without a request, before an upload makes place for its client's next one
 _COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with the same few
-_COMPARED = 64  # courses that the first bytes of an upload are compared with
 _MOST_UPLOADS = 4096  # of all clients; each has up to _COMPARABLE bytes in memory
-_MOST_COURSES = 512  # files that are open
-_COPIED = 2**20  # bytes at a time
-_RETRY_AFTER = 30.0  # seconds
-_FULL = 507  # RFC 4918, 11.5
 _TOO_LARGE = 413
 
 
-class Upload(Follower):
-    """One of a client, at `position`; `least` is the registry's word (OCI-Chunk-Min-Length)."""
-
-    def __init__(
-        self, identity: str, repository: Repository, *, now: float, client: str | None = None,
-        target: Target | None = None, standing: Standing | None = None,
-    ) -> None:  # fmt: skip
-        self.identity = identity
-        self.repository = repository
-        self.client = client
-        self.target = target
-        self.let_in = target  # the last that the registry has let in to push
-        self.standing = standing  # of its own, while it follows nothing
-        self.least = 0 if standing is None else standing.least
-        self.position = 0
-        self.followed: list[Course] = []
-        self.since = now
-        self.first = bytearray()  # bytes that are too few to compare
-        self.turn = asyncio.Lock()  # pieces are taken one after another
-        self.has_ended = False
-
-    def follow(self, courses: list[Course]) -> None:
-        """Follow these, and no others."""
-        for course in self.followed:
-            if course not in courses:
-                course.followers.discard(self)
-                course.go_on()
-        for course in courses:
-            course.followers.add(self)
-        self.followed, self.is_settled = courses, len(courses) == 1
-
-
 class Uploads:
-    """All of them, and their courses. `capacity` gives the bytes that the store may take."""
+    """All of them. `courses` are theirs; `capacity` gives the bytes that the store may take."""
 
     def __init__(
         self,
@@ -99,29 +63,16 @@ class Uploads:
         self._spools = spools
         self._means = means
         self._settings = settings
-        self._capacity = capacity
         self._uploads: dict[str, Upload] = {}
-        self._courses: dict[Repository, list[Course]] = {}
-        self._cautions: dict[str, Caution] = {}
+        self.courses = Courses(spools, means, settings, capacity=capacity, let_go=self._let_go)
         self._beginning: Counter[str | None] = Counter()
 
     def __len__(self) -> int:
         return len(self._uploads)
 
-    @property
-    def spooled(self) -> int:
-        """Bytes of the disk that all of them take."""
-        return sum(
-            it.size for it in self._all() if isinstance(it.content, Spooled) and not it.is_over
-        )
-
     def change(self, settings: Push) -> None:
         """Go by these from now on."""
-        self._settings = settings
-
-    def on_their_way(self) -> list[Course]:
-        """The courses that have not ended, for people to look at."""
-        return [course for course in self._all() if not course.is_over]
+        self._settings = self.courses.settings = settings
 
     # What clients do
 
@@ -154,7 +105,7 @@ class Uploads:
         if not quiet:
             raise Unavailable(
                 "as many uploads are under way as push.max_uploads allows, or the mirror can bear",
-                code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
+                code=ErrorCode.TOOMANYREQUESTS, retry_after=RETRY_AFTER,
             )  # fmt: skip
         self._forget(min(quiet, key=lambda it: it.since))
 
@@ -173,7 +124,7 @@ class Uploads:
         """One of a repository's. Raises RegistryError, `BLOB_UPLOAD_UNKNOWN`."""
         upload = self._uploads.get(identity)
         if upload is None or upload.repository != repository:
-            raise _gone()
+            raise gone()
         return upload
 
     async def let_in(self, upload: Upload, target: Target) -> None:
@@ -220,7 +171,7 @@ class Uploads:
                     ErrorCode.BLOB_UPLOAD_INVALID, f"the upload is at {upload.position}"
                 )
             if offset + len(piece) > self._settings.max_blob_size:
-                raise _refused(_TOO_LARGE, "a blob larger than push.max_blob_size")
+                raise _too_large()
             if upload.followed:
                 await self._place(upload, offset, piece)
             else:
@@ -244,8 +195,8 @@ class Uploads:
                 raise
             if upload.has_ended:  # it was cancelled meanwhile
                 if not course.followers:
-                    await self._drop(course)
-                raise _gone()
+                    await self.courses.drop(course)
+                raise gone()
             assert upload.target is not None  # noqa: S101 - a request is under way
             upload.follow([course])
             await course.finish(digest, upload.target)
@@ -257,7 +208,7 @@ class Uploads:
         self._forget(upload)
         for course in followed:
             if not course.followers and course.state is not CourseState.DONE:
-                await self._drop(course)
+                await self.courses.drop(course)
 
     async def push_stored(
         self, repository: Repository, content: Content, digest: Digest, target: Target,
@@ -266,20 +217,20 @@ class Uploads:
         """Send a blob that is here; return when the registry has it. Raises RegistryError."""
         waiting = Follower()
         waiting.requests = 1
-        for course in self._courses.get(repository, ()):
-            if course.sealed == digest and course.state is not CourseState.FAILED:
+        for course in self.courses.find(repository):
+            if course.sealed == digest:
                 content.close()
                 self._give_up(target, standing)
                 break
         else:
-            course = self._add(repository, content, standing)
+            course = self.courses.add(repository, content, standing)
         course.followers.add(waiting)
         try:
             await course.finish(digest, target)
         finally:
             course.followers.discard(waiting)
             if not course.followers:
-                await self._drop(course)
+                await self.courses.drop(course)
 
     # Where bytes go
 
@@ -299,12 +250,12 @@ class Uploads:
             await self._find_place(upload, offset, piece)
         except NoRoom as error:
             _logger.warning("no room for what is pushed: %s", error, extra=fields())
-            raise _refused(_FULL, "the mirror's disk is full; try later") from error
+            raise full("the mirror's disk is full; try later") from error
 
     async def _find_place(self, upload: Upload, offset: int, piece: bytes) -> None:
         """Raises NoRoom."""
         while True:
-            courses = upload.followed or self._list_candidates(upload)
+            courses = upload.followed or self.courses.list_comparable(upload.repository)
             compared = [await course.compare(offset, piece) for course in courses]
             match decide(len(piece), compared):
                 case Follow(kept) if courses:
@@ -313,7 +264,7 @@ class Uploads:
                     return
                 case Extend(chosen, there):
                     course = courses[chosen]
-                    await self._make_room(course, len(piece) - there)
+                    await self.courses.make_room(course, len(piece) - there)
                     if await course.extend(offset + there, piece[there:], upload.identity):
                         self._follow(upload, [course])
                         self._means.counts.spared(upload.repository.namespace, there)
@@ -321,41 +272,25 @@ class Uploads:
                 case _:
                     own = await self._make_own(upload, offset)
                     if upload.has_ended:
-                        await self._drop(own)
-                        raise _gone()
+                        await self.courses.drop(own)
+                        raise gone()
                     self._follow(upload, [own])
                     if not piece:
                         return
 
     def _follow(self, upload: Upload, courses: list[Course]) -> None:
         if upload.has_ended:  # it was cancelled meanwhile
-            raise _gone()
+            raise gone()
         if courses != upload.followed:
             upload.follow(courses)
             for course in courses:
                 course.go_on(upload.target)
 
-    def _list_candidates(self, upload: Upload) -> list[Course]:
-        """What its first bytes are compared with: the latest."""
-        there = self._courses.get(upload.repository, [])
-        return [it for it in there if it.size and it.state is not CourseState.FAILED][-_COMPARED:]
-
     async def _make_own(self, upload: Upload, length: int) -> Course:
         """A course of its own, with so many bytes of what it has followed."""
-        await self._make_place()
-        spool = await self._spools.begin(secrets.token_hex(16))
-        content = Spooled(spool)
-        try:
-            while content.size < length:
-                await self._make_room(None, _COPIED)
-                step = min(_COPIED, length - content.size)
-                await content.append(await _guide(upload).content.read(content.size, step))
-        except BaseException:
-            content.close()
-            await spool.remove()
-            raise
+        content = await self.courses.copy(length, upload.guide)
         standing, upload.standing = upload.standing, None
-        course = self._add(upload.repository, content, standing)
+        course = self.courses.add(upload.repository, content, standing)
         course.leader = upload.identity
         await self._means.keep(course)
         return course
@@ -382,65 +317,15 @@ class Uploads:
             try:
                 await self._prove(course, digest)
             except RegistryError:
-                await self._drop(course)
+                await self.courses.drop(course)
                 raise
         return course
 
     async def _prove(self, course: Course, digest: Digest) -> None:
-        if not digest.matches(await course.hasher(digest.algorithm)):
+        if not digest.matches(await course.content.hasher(digest.algorithm)):
             raise RegistryError(
                 ErrorCode.DIGEST_INVALID, "the digest is not that of what was uploaded"
             )
-
-    def _add(
-        self, repository: Repository, content: Content, standing: Standing | None, *,
-        is_found: bool = False,
-    ) -> Course:  # fmt: skip
-        upstream = repository.namespace
-        caution = self._cautions.setdefault(upstream, Caution())
-        course = Course(
-            repository, content, self._means, caution, standing=standing, is_found=is_found
-        )
-        self._courses.setdefault(repository, []).append(course)
-        return course
-
-    def _all(self) -> Iterator[Course]:
-        for courses in self._courses.values():
-            yield from courses
-
-    async def _make_room(self, growing: Course | None, size: int) -> None:
-        """See that `push.max_spool` is kept; what nobody goes on with makes room, oldest first.
-
-        Raises:
-            Refused: It is full (507).
-        """
-        limit = min(self._settings.max_spool, self._capacity() // 2)
-        while self.spooled + size > limit:
-            idle = [
-                it for it in self._all()
-                if not (it.is_active or it.is_over or it is growing or it.is_busy)
-                and isinstance(it.content, Spooled)
-            ]  # fmt: skip
-            if not idle:
-                raise _refused(
-                    _FULL, "the mirror has no room for more uploads (push.max_spool); try later"
-                )
-            await self._drop(min(idle, key=lambda it: it.since))
-
-    async def _make_place(self) -> None:
-        """See that there are not too many files: each is open, however little is in it.
-
-        Raises:
-            Unavailable: All of them are in use (429).
-        """
-        while sum(1 for _ in self._all()) >= _MOST_COURSES:
-            idle = [it for it in self._all() if not (it.is_active or it.is_busy)]
-            if not idle:
-                raise Unavailable(
-                    "the mirror has as many uploads under way as it can",
-                    code=ErrorCode.TOOMANYREQUESTS, retry_after=_RETRY_AFTER,
-                )  # fmt: skip
-            await self._drop(min(idle, key=lambda it: it.since))
 
     # Ends
 
@@ -457,18 +342,10 @@ class Uploads:
         """Have the registry forget an upload that nothing has come of."""
         _ = self._means.tasks.create_task(target.cancel(standing), name="push")
 
-    async def _drop(self, course: Course) -> None:
+    def _let_go(self, course: Course) -> None:
+        """It is dropped: whoever has followed it has ended."""
         for upload in [it for it in course.followers if isinstance(it, Upload)]:
             self._forget(upload)
-        self._remove(course)
-        await course.drop()
-
-    def _remove(self, course: Course) -> None:
-        courses = self._courses.get(course.repository, [])
-        if course in courses:
-            courses.remove(course)
-        if not courses:
-            self._courses.pop(course.repository, None)
 
     async def tidy_forever(self) -> None:
         """Let go what nobody goes on with, every now and then."""
@@ -485,10 +362,7 @@ class Uploads:
         for upload in [*self._uploads.values()]:
             if not upload.requests and now - upload.since >= keep_for:
                 await self.cancel(upload)
-        for course in [*self._all()]:
-            patience = _DONE_FOR if course.is_over else keep_for
-            if not (course.is_active or course.is_busy) and now - course.since >= patience:
-                await self._drop(course)
+        await self.courses.tidy(now)
 
     async def recover(self, is_wanted: Callable[[Repository], bool]) -> None:
         """Take up what an earlier process has left of repositories that are wanted.
@@ -503,7 +377,7 @@ class Uploads:
                 spool.close()
                 continue
             content = Spooled(spool, await read_head(spool))
-            course = self._add(left.where, content, left.standing, is_found=True)
+            course = self.courses.add(left.where, content, left.standing, is_found=True)
             course.leader = left.upload
             upload = Upload(left.upload, left.where, now=self._means.clock())
             upload.position, upload.least = spool.size, left.least
@@ -514,17 +388,6 @@ class Uploads:
             )
 
 
-def _guide(upload: Upload) -> Course:
-    """One that has all the bytes of it. Raises RegistryError: it was cancelled meanwhile."""
-    if not upload.followed:
-        raise _gone()
-    return upload.followed[0]
-
-
-def _gone() -> RegistryError:
-    return RegistryError(ErrorCode.BLOB_UPLOAD_UNKNOWN, "there is no such upload here (any more)")
-
-
-def _refused(status: int, message: str) -> Refused:
-    """What the mirror itself will not take, in the words that clients show."""
-    return Refused(status, message, [{"code": ErrorCode.SIZE_INVALID, "message": message}])
+def _too_large() -> Refused:
+    message = "a blob larger than push.max_blob_size"
+    return Refused(_TOO_LARGE, message, [{"code": ErrorCode.SIZE_INVALID, "message": message}])

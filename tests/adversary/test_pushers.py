@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirror.push import uploads
+from mirror.push import courses, uploads
 from mirror.push.content import Spooled
 from tests.conftest import StartMirror
 from tests.support.images import digest_of, image, random_bytes, random_layer
@@ -124,7 +124,7 @@ async def test_who_may_not_push_learns_nothing_of_an_upload_and_does_not_end_it(
 async def test_uploads_that_nobody_goes_on_with_make_place(
     upstream: ScriptedRegistry, start_mirror: StartMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "_MOST_COURSES", 3)
+    monkeypatch.setattr(courses, "_MOST", 3)
     mirror = await start_pushing(start_mirror, upstream)
     pusher = Pusher(mirror.client, NAME)
     contents = [random_bytes(1 << 17, seed=number) for number in range(6)]

@@ -29,6 +29,7 @@ from mirror.pull.routing import Route, Router
 from mirror.push.answers import UploadState
 
 _NAME = 32  # characters of an upload's name
+_CHUNKED = "chunked"
 
 
 class PushHandlers:
@@ -60,6 +61,8 @@ class PushHandlers:
             return errors.unsupported()
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RegistryError(ErrorCode.UNSUPPORTED, "what is pushed is sent as it is")
+        if ",".join(request.headers.getall("Transfer-Encoding", [_CHUNKED])).lower() != _CHUNKED:
+            raise _unknown_coding()  # the parser takes any that ends in this, and decodes this
         match asked:
             case ManifestPush():
                 return await self._manifest(request, asked, route, facts)
@@ -280,6 +283,12 @@ def _no_such_upload() -> RegistryError:
 
 def _not_as_long_as_said() -> RegistryError:
     return RegistryError(ErrorCode.SIZE_INVALID, "the chunk is not as long as Content-Range says")
+
+
+def _unknown_coding() -> Refused:
+    message = "of transfer codings, chunked alone is known here"  # RFC 9112, 6.1
+    errors = [{"code": ErrorCode.UNSUPPORTED, "message": message}]
+    return Refused(HTTPStatus.NOT_IMPLEMENTED, message, errors)
 
 
 def _manifest_too_large() -> Refused:

@@ -1,0 +1,101 @@
+"""Where a course is at the registry, and what is left to try where it gets no further. Pure.
+
+the registry                          then
+has forgotten the upload              it begins anew, with `caution`
+says 413                              less is sent at once
+takes no part of a blob, or has put   it begins anew, in one request
+the parts together in another way
+cannot be reached, or breaks          it is asked how far it has come, a little later each time
+that it is no further
+"""
+
+from mirror.oci.errors import ErrorCode, Refused
+from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
+from mirror.push.caution import Caution
+from mirror.sources.targets import Standing
+
+_TOO_LARGE = 413  # some refuse the size of a request, and not that of the blob
+
+
+class Bearings:
+    """Of one course. `must_ask`: nobody knows how far it is before the registry has said so."""
+
+    def __init__(
+        self, caution: Caution, policy: RetryPolicy, standing: Standing | None, *, must_ask: bool
+    ) -> None:
+        self.standing = standing
+        self.sent = 0 if standing is None else standing.offset  # as far as that was begun
+        self.must_ask = must_ask
+        self._caution = caution
+        self._policy = policy
+        self._is_resumed = False
+        self._streak = Streak(0)
+        self._restarts = 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes that the registry has, by its own word."""
+        return 0 if self.standing is None else self.standing.offset
+
+    @property
+    def least(self) -> int:
+        """Bytes that it wants to have in one request, before it takes any."""
+        return 0 if self.standing is None else self.standing.least
+
+    def found(self, standing: Standing) -> None:
+        """It has said where it is, in a new upload or a known one."""
+        self.must_ask, self.standing, self.sent = False, standing, standing.offset
+
+    def resumed(self, standing: Standing) -> None:
+        """The same, after something went wrong."""
+        self.found(standing)
+        self._is_resumed = True
+
+    def sending(self, standing: Standing) -> None:
+        """More is on its way from there; nobody knows what comes of it."""
+        self.sent, self.must_ask = standing.offset, True
+
+    def begin_anew(self, *, now: float) -> bool:
+        """The registry has forgotten it; False: it will for ever."""
+        self._restarts += 1
+        if self._restarts > self._policy.attempts or self.standing is None:
+            return False
+        self._caution.note_forgotten(self.sent - self.standing.offset, now=now)
+        self.standing, self.must_ask, self.sent = None, False, 0
+        return True
+
+    def refused(self, error: Refused, *, size: int, now: float) -> bool:
+        """Whether what the registry refuses can be had in another way, which is tried then.
+
+        Some proxies before registries bound a request, and not a blob; and a registry that cannot
+        go on where it was has something else than what it was sent.
+        """
+        standing = self.standing
+        self._restarts += 1
+        if standing is None or self._restarts > self._policy.attempts:
+            return False
+        if error.status == _TOO_LARGE:
+            before = self._caution.at(now)
+            self._caution.note_forgotten(self.sent - standing.offset, now=now)
+            return self._caution.chunk != before
+        is_digest = any(it.get("code") == ErrorCode.DIGEST_INVALID for it in error.errors)
+        if standing.offset < size or (self._is_resumed and is_digest):
+            # It takes no part of a blob; or it has put the parts together in another way.
+            if not standing.offset and not self._is_resumed:
+                return False
+            self._caution.note_no_parts(now=now)
+            self.standing, self.must_ask, self._is_resumed, self.sent = None, False, False, 0
+            return True
+        return False
+
+    def broke(self, *, retry_after: float, roll: float) -> float | None:
+        """Seconds until it is tried again; None: not before somebody asks for it."""
+        # What was sent is no progress where upstream keeps none of it.
+        failures = self._streak.add(self.offset)
+        wait = self._policy.decide(
+            Failure.BROKEN, failures, has_begun=True, wait=retry_after, roll=roll
+        )
+        self.must_ask = self.standing is not None
+        if wait is None:
+            self._streak = Streak(0)
+        return wait
