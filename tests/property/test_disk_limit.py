@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -20,6 +21,8 @@ from mirror.storage.usage import Usage
 from tests.support.clock import FakeClock
 from tests.unit.storage.opening import UPSTREAM, content, open_store, write
 from tests.unit.storage.test_usage import disk_usage
+
+pytestmark = pytest.mark.timeout(900)  # a story is many steps, and machines are busy
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -31,6 +32,8 @@ from mirror.storage.writer import LocalWriter
 from mirror.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
 from tests.unit.storage.opening import UPSTREAM, write
+
+pytestmark = pytest.mark.timeout(900)  # a story is many steps, and machines are busy
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 
 from mirror.oci.digest import Digest, digest_of
@@ -24,6 +25,8 @@ from mirror.storage.writer import LocalWriter
 from tests.support.clock import FakeClock
 from tests.support.scheduler import SeededExecutor, seeded_loop
 from tests.unit.storage.opening import blob_path, content, on_disk, open_store, read, write
+
+pytestmark = pytest.mark.timeout(900)  # a story is many steps, and machines are busy
 
 MAX_SIZE = 2_500
 CONTENTS = [content(size) for size in (0, 300, 700, 1_100, 1_500)]
