@@ -29,6 +29,8 @@ async def running_haproxy(
 
     text, servers = re.subn(r"^(  server \S+) \S+:5000$", replaced, text, flags=re.MULTILINE)
     assert (binds, servers) == (1, len(mirrors))
+    log = "  log stdout format raw local0\n  option httplog\n"
+    text = text.replace("defaults\n", f"defaults\n{log}")
     configuration = directory / "haproxy.cfg"
     configuration.write_text(text, encoding="utf-8")
     url = f"http://127.0.0.1:{port}"

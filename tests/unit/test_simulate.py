@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.bench.simulate import fleet
 from tests.bench.simulate.__main__ import columns, play, table
 from tests.bench.simulate.mirrors import ALL, MIRRORS
 from tests.bench.simulate.trace import SHAPES, Shape, generate
@@ -32,3 +33,13 @@ def test_the_same_seed_gives_the_same_table_and_scans_cost_the_mirror_less_than_
     (scans,) = [column for column in found if column.name == "with scans"]
     ours, lru = scans.rows[MIRRORS], scans.rows["LRU, manifests last"]
     assert ours[0].fetched < 0.95 * lru[0].fetched
+
+
+def test_many_mirrors_take_one_blob_from_upstream_once_also_where_one_is_killed() -> None:
+    size = 128 * 2**20
+    whole = fleet.simulate(20, size, killed_after=None, seed=1)
+    assert whole.upstream == size
+    assert all(mirror.is_done for mirror in whole.mirrors)
+    killed = fleet.simulate(20, size, killed_after=0.9, seed=1)
+    assert sum(mirror.is_dead for mirror in killed.mirrors) == 1
+    assert size <= killed.upstream < 1.1 * size
