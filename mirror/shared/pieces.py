@@ -2,8 +2,10 @@
 
 Each is what one mirror had written of it when it was ready for the next: at least 256 KiB, and of
 what is far into a large blob a sixty-fourth of all before it, so that hardly anything is lost with
-the mirror that fetches it; and at most 16 MiB, so that a slow bucket gets few, large ones. None
-overlaps another: who goes on where another has stopped puts what is between.
+the mirror that fetches it; and at most 16 MiB, so that a slow bucket gets few, large ones. The
+first are smaller, each at most as large as all before it: others' clients wait for their first byte
+until a piece is put as a whole. None overlaps another: who goes on where another has stopped puts
+what is between.
 """
 
 import re
@@ -15,6 +17,7 @@ from mirror.oci.digest import Digest
 
 LEAST = 2**18  # bytes
 LARGEST = 2**24
+FIRST = 2**20  # bytes; no larger is the first one
 _SHARE = 64
 _KEY = re.compile(r"sha(?:256|512)/[0-9a-f]{64,128}/[0-9]+-[0-9a-f]{16}/[0-9]+")
 
@@ -33,6 +36,11 @@ class Piece(NamedTuple):
 def least(position: int) -> int:
     """How long a piece has to be that begins there, unless nothing is to follow."""
     return min(LARGEST, max(LEAST, position // _SHARE))
+
+
+def most(position: int) -> int:
+    """How long a piece may be that begins there."""
+    return min(LARGEST, max(FIRST, position))
 
 
 def key(digest: Digest, epoch: int, random: str, start: int) -> str:
@@ -127,7 +135,7 @@ class Pieces:
                 piece = self.find(position)
                 if piece is None:
                     follows = self.next_start(position)
-                    end = min(stop, position + LARGEST, stop if follows is None else follows)
+                    end = min(stop, position + most(position), stop if follows is None else follows)
                     is_last = end in {follows, size}
                     if is_last or hurries or end - position >= least(position):
                         return position, end

@@ -35,7 +35,17 @@ def test_what_ends_the_blob_or_fills_a_gap_waits_for_nothing() -> None:
 
 
 def test_a_bucket_that_is_slow_gets_few_and_large_ones() -> None:
-    assert _pieces().next_span([(0, 100 * MIB)], None, ()) == (0, LARGEST)
+    there = _pieces((0, 20 * MIB))
+    assert there.next_span([(0, 100 * MIB)], None, {"0"}) == (20 * MIB, 20 * MIB + LARGEST)
+
+
+def test_nobody_waits_for_a_large_piece_to_have_the_first_byte() -> None:
+    there, written = _pieces(), [(0, 100 * MIB)]
+    for _ in range(6):
+        span = there.next_span(written, None, {"here"})
+        assert span is not None
+        there.add(Piece(*span, key="here"))
+    assert [(piece.stop - piece.start) // MIB for piece in there] == [1, 1, 2, 4, 8, 16]
 
 
 def test_what_lies_ahead_is_put_where_what_comes_before_is_not_there_yet() -> None:
