@@ -332,6 +332,7 @@ def build(parts: Parts) -> Built:
     depot = StoreDepot(
         store, parts.unbounded, memory, upstreams.settings, arriving=arriving,
         forget=parts.forgetting.forget, note_tag=images.note_tag, clock=clock,
+        fleet=parts.fleet, others=parts.others,
     )  # fmt: skip
     keeping = Keeping(
         upstreams=upstreams.settings, store=store, pinning=pinning,

@@ -38,9 +38,10 @@ from mirror.oci.manifest import MAX_SIZE
 from mirror.oci.reference import Reference, Repository, Tag
 from mirror.oci.referrers import add_referrers, keep_referrers, list_referrers
 from mirror.pull.arriving import Arriving
+from mirror.pull.fill.others import Others
 from mirror.pull.forget import Forgettable
 from mirror.pull.memory import Memory
-from mirror.records.ports import Link, Named, Records, ReferrersRecord, TagRecord
+from mirror.records.ports import Fleet, Link, Named, Records, ReferrersRecord, TagRecord
 from mirror.storage.ports import Writer
 from mirror.storage.store import LocalStorage
 
@@ -56,7 +57,8 @@ class StoreDepot:
 
     `forget` has every memory drop what it remembers, `note_tag` is told what a tag meant before
     and means now, `clock` gives seconds since the epoch. `records` take whatever is recorded.
-    `upstreams` may change meanwhile; `arriving` is what collecting has to leave alone.
+    `upstreams` may change meanwhile; `arriving` is what collecting has to leave alone. `fleet`
+    and `others`: the mirrors that are one with this one, for manifests and for blobs.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class StoreDepot:
         forget: Callable[[Forgettable], None],
         note_tag: Callable[[Repository, Digest | None, Digest], None],
         clock: Callable[[], float],
+        fleet: Fleet,
+        others: Others | None,
     ) -> None:
         self._store = store
         self._records = records
@@ -79,6 +83,8 @@ class StoreDepot:
         self._forget = forget
         self._note_tag = note_tag
         self._clock = clock
+        self._fleet = fleet
+        self._others = others
 
     @property
     def _private(self) -> frozenset[str]:
@@ -257,6 +263,8 @@ class StoreDepot:
         for digest in image.blobs:
             size = (await self._store.measure([digest])).bytes
             await self._records.record_link(repository, digest, size)
+            if self._others is not None:
+                self._others.note_here(repository.namespace, digest)
         for digest, found in image.manifests.items():
             is_sent = repository.namespace in await self._records.list_senders(digest)
             await self._store.keep(_PARTIALS_OF, digest, found.content, is_manifest=True)
@@ -265,6 +273,8 @@ class StoreDepot:
                 [Named(it.digest, it.size, is_foreign=it.is_foreign) for it in found.references],
                 sent_as=found.media_type if is_sent else None,
             )  # fmt: skip
+            if is_sent:
+                await self._fleet.put_manifest(digest, found.content)
 
     async def _tag(self, repository: Repository, tag: Tag, digest: Digest, made_at: float) -> bool:
         """Have a tag mean this, unless more was learnt of it since."""

@@ -26,6 +26,7 @@ from mirror.operate.bundles.show import show
 from mirror.operate.bundles.steps import BundleStep, Lacking, Meter
 from mirror.pull.arriving import Arriving
 from mirror.pull.memory import Memory
+from mirror.records.alone import Alone
 from mirror.storage.files import InUse
 
 _STANDARD_OUTPUT = "-"
@@ -85,17 +86,17 @@ async def run_import(config: Config, bundle: Path, *, as_json: bool) -> bool:
     meter = Meter()
     with _explained(), Archive.open(bundle) as archive:
         async with (
-            open_depot(config) as depot,
+            open_depot(config, is_told=config.shared is not None) as depot,
             aclosing(import_bundle(depot, archive, meter)) as steps,
         ):
             return await show(steps, what="import", as_json=as_json, to=sys.stdout, meter=meter)
 
 
 @asynccontextmanager
-async def open_depot(config: Config) -> AsyncIterator[Depot]:
+async def open_depot(config: Config, *, is_told: bool = False) -> AsyncIterator[Depot]:
     """The store that a configuration names, by way of the mirror that uses it, if one does.
 
-    Raises StoreError, NoAnswer.
+    One has to where other mirrors are to be told (`is_told`). Raises StoreError, NoAnswer.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -104,10 +105,16 @@ async def open_depot(config: Config) -> AsyncIterator[Depot]:
             remote = RemoteDepot.open(RunningMirror(config))
             yield await stack.enter_async_context(remote)
             return
+        if is_told:
+            raise NoAnswer(
+                "this mirror is one of several ([shared]): start it, so that the others are told of"
+                " what is imported"
+            )
         memory = Memory(0, missing_for=0.0, clock=time.monotonic)
         yield StoreDepot(
             store, records, memory, config.upstream, arriving=Arriving(time.monotonic),
             forget=memory.forget, note_tag=lambda *_: None, clock=_wall_clock,
+            fleet=Alone(), others=None,
         )  # fmt: skip
 
 

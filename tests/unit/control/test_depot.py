@@ -12,6 +12,7 @@ from mirror.oci.errors import DigestMismatch, StoreError
 from mirror.operate.bundles.verbs import open_depot
 from mirror.pull.arriving import Arriving
 from mirror.pull.memory import Memory
+from mirror.records.alone import Alone
 from mirror.records.sqlite import SqliteRecords
 from tests.conformance.depot import CONTENT, DIGEST, PIECES, DepotConformance, write
 from tests.support.clock import FakeClock
@@ -85,7 +86,7 @@ async def test_what_a_bundle_holds_too_is_in_use_from_then_on(tmp_path: Path) ->
         depot = StoreDepot(
             store, records, Memory(0, missing_for=0.0, clock=clock.monotonic), config.upstream,
             arriving=Arriving(clock.monotonic), forget=lambda _: None, note_tag=lambda *_: None,
-            clock=clock,
+            clock=clock, fleet=Alone(), others=None,
         )  # fmt: skip
         await depot.note_sent(Sent([str(old)], ["docker.io"]))
         unused = [it async for batch in store.list_unused(since=clock() - 3600) for it, _ in batch]
