@@ -413,6 +413,8 @@ class Shared:
         if not part.turn.may_read and (state is not State.LEADING or size is None):
             return None
         if size is not None and start >= size:
+            if not size and part.copied_from is not None:  # there is no more to come from it
+                part.sent_by.add(part.copied_from)
             return _body(part, start, start, follow(part, part.blob, start, start), is_range=False)
         end = size if stop is None or size is None else min(stop, size)
         if not part.turn.may_read:  # what a mirror before has put

@@ -199,6 +199,18 @@ async def test_who_reads_parts_of_what_is_one_object_by_now_reads_on_from_that()
     assert not upstream.asked
 
 
+async def test_an_empty_blob_that_is_copied_has_a_sender_like_any_other() -> None:
+    """Else it would be nobody's, and upstream be asked whether it has it."""
+    world, nothing = World(), digest_of(b"")
+    part = world.part("two", content=b"")
+    part.size, part.copied_from = 0, "another"
+    part.turn.is_proved(0)
+    source = part.through(MemorySource({}, upstream=UPSTREAM))
+    async with source.open_blob(nothing, 0, None, avoid=None, urgency=Urgency()) as body:
+        assert await read(body) == b""
+    assert list(part.senders) == ["another"]
+
+
 @pytest.mark.parametrize("is_private", [False, True])
 async def test_of_what_was_all_there_already_nobody_can_tell_who_has_sent_it(
     *, is_private: bool
