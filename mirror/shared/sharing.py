@@ -230,7 +230,8 @@ class Sharing:
                 while self._unpublished:
                     digest, upstream = next(iter(self._unpublished.items()))
                     await self._publish(digest, upstream)
-                    self._unpublished.pop(digest, None)
+                    if self._unpublished.get(digest) == upstream:  # else another has come meanwhile
+                        del self._unpublished[digest]
                 failures = 0
             except (StoreError, BucketDown) as error:
                 _logger.info("not published yet: %s", error, extra=fields(left=self.unpublished))
