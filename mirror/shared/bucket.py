@@ -27,6 +27,8 @@ _SMALL = 2**16  # bytes
 _LISTED = 1000  # objects at a time
 MARKER = "mirror-deployment"
 """The object that says whose the bucket, or the prefix in it, is."""
+PROBE = "mirror-probe-"
+"""How the names of objects begin that are put to see whether that can be done."""
 
 CLIENT_OPTIONS: dict[str, Any] = {
     "connect_timeout": timedelta(seconds=3),

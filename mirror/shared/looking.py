@@ -9,7 +9,7 @@ from typing import Any
 
 from mirror.config import EnvironmentProxies, Shared
 from mirror.shared.address import read_address
-from mirror.shared.bucket import MARKER, ObjectBucket
+from mirror.shared.bucket import MARKER, PROBE, ObjectBucket
 from mirror.shared.database import connect, require_primary
 from mirror.shared.failing import translated
 from mirror.shared.migrating import SCRIPTS, Deployment, Unusable, find
@@ -17,7 +17,6 @@ from mirror.shared.opening import make_store
 from mirror.shared.ports import BucketDown, NoObject
 
 _PATIENCE = 10.0  # seconds
-_PROBE = "mirror-probe-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ async def look_at_bucket(settings: Shared, proxies: EnvironmentProxies) -> LookA
     """Put something into it, get that, and take it out again. Raises BucketDown, ValueError."""
     bucket = ObjectBucket(make_store(settings, proxies))
     began = time.monotonic()
-    probe = f"{_PROBE}{uuid.uuid4().hex}"  # others may be looking, too
+    probe = f"{PROBE}{uuid.uuid4().hex}"  # others may be looking, too
     try:
         async with asyncio.timeout(_PATIENCE):
             await bucket.put(probe, b"1")

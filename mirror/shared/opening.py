@@ -9,7 +9,7 @@ import configparser
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
 from mirror.config.proxies import EnvironmentProxies
 from mirror.config.shared import Shared
 from mirror.oci.digest import Chunk
-from mirror.shared.bucket import CLIENT_OPTIONS, RETRIES, ObjectBucket, claim_bucket
+from mirror.shared.bucket import CLIENT_OPTIONS, PROBE, RETRIES, ObjectBucket, claim_bucket
 from mirror.shared.database import Database
 from mirror.shared.migrating import Deployment, Unusable
 from mirror.shared.ports import BucketDown
@@ -38,13 +38,15 @@ _AGAIN = 30.0  # seconds, before it is looked at again
 _CREDENTIALS_FOR = timedelta(minutes=5)  # then they are read anew
 _NOWHERE = "http://127.0.0.1:9"  # a proxy that nothing goes by
 _NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
+_READ, _PUT, _DELETE = "read", "put", "delete"  # what a bucket may do, or not
 
 
 class OwnBucket:
     """A `mirror.shared.ports.Bucket`, while it is known to be this deployment's; else down.
 
     It is looked at every so often (`again`, in seconds): of two deployments that have come at once,
-    one finds out so, and that it is back is known also where nobody asks it for anything.
+    one finds out so, and that it is back is known also where nobody asks it for anything. One that
+    can be read and not written (a right, a quota) is back when something can be put again.
     """
 
     def __init__(self, bucket: ObjectBucket, *, again: float = _AGAIN) -> None:
@@ -53,12 +55,19 @@ class OwnBucket:
         self._looked = asyncio.Event()
         self._is_ours = False
         self._is_new = True  # nothing has been said of it yet
+        self._undone = {_READ: "nobody has asked it yet"}  # what it did not do, asked last; and why
         self.refusal: Unusable | None = None
-        self.trouble: str | None = "nobody has asked it yet"
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot be used, or not for everything; None: it can."""
+        if self.refusal is not None:
+            return str(self.refusal)
+        return next(iter(self._undone.values()), None)
 
     @property
     def is_up(self) -> bool:
-        """Whether it has done what it was last asked."""
+        """Whether it has done what it was last asked, of each kind."""
         return self.trouble is None
 
     async def see_whose_it_is(
@@ -67,34 +76,42 @@ class OwnBucket:
         """Look whose it is, and later whether it still is, and is there; for ever."""
         failures = 0
         while True:
-            try:
+            with suppress(BucketDown):  # that is noted
                 deployment = read_deployment()
                 if deployment is not None:
                     await self._claim(deployment.id)
                     self._looked.set()
+                    await self._ask_again()
                     failures = 0
                     await asyncio.sleep(self._again * (0.5 + random.random()))
                     continue
-            except BucketDown as error:
-                self._note(error)
             failures += 1
             await asyncio.sleep(_BACKOFF.delay(failures, roll=random.random()))
 
     async def _claim(self, deployment: str) -> None:
-        other = await claim_bucket(self._bucket, deployment)
+        async with self._noting(_READ):
+            other = await claim_bucket(self._bucket, deployment)
         if other is None:
-            self._is_ours, self.trouble, self.refusal = True, None, None
+            self._is_ours, self.refusal = True, None
             return
-        self.refusal = Unusable(
+        refusal = Unusable(
             f"the bucket belongs to deployment {other[:64]!r}, this mirror to {deployment!r}: name"
             " another bucket, or another prefix in it"
         )
-        if self.trouble != str(self.refusal):
-            _logger.error("%s", self.refusal)
-        self._is_ours = False
-        self.trouble = str(self.refusal)
+        if str(refusal) != str(self.refusal):
+            _logger.error("%s", refusal)
+        self._is_ours, self.refusal = False, refusal
         self._looked.set()
-        raise BucketDown(self.trouble)
+        raise BucketDown(str(refusal))
+
+    async def _ask_again(self) -> None:
+        """Ask for what it did not do last; that it can be read is known by now."""
+        probe = f"{PROBE}{uuid.uuid4().hex}"  # others may be asking, too
+        if _PUT in self._undone:
+            await self.put(probe, b"1")
+            await self.delete([probe])
+        elif _DELETE in self._undone:  # of what is not there: nothing is put that would stay
+            await self.delete([probe])
 
     async def looked(self) -> None:
         """Return when it has been looked at for the first time."""
@@ -102,57 +119,59 @@ class OwnBucket:
 
     async def put(self, key: str, content: bytes) -> None:
         """As `Bucket.put`."""
-        async with self._noting():
+        async with self._asking(_PUT):
             await self._bucket.put(key, content)
 
     async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """As `Bucket.put_large`."""
-        async with self._noting():
+        async with self._asking(_PUT):
             await self._bucket.put_large(key, chunks)
 
     async def read(self, key: str, start: int, stop: int) -> AsyncGenerator[Chunk, None]:
         """As `Bucket.read`."""
-        async with self._noting(), aclosing(self._bucket.read(key, start, stop)) as chunks:
+        async with self._asking(_READ), aclosing(self._bucket.read(key, start, stop)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def delete(self, keys: Sequence[str]) -> None:
         """As `Bucket.delete`."""
-        async with self._noting():
+        async with self._asking(_DELETE):
             await self._bucket.delete(keys)
 
     async def list(self) -> AsyncIterator[list[tuple[str, int, datetime]]]:
         """As `ObjectBucket.list`."""
-        async with self._noting():
+        async with self._asking(_READ):
             async for batch in self._bucket.list():
                 yield batch
 
     async def measure(self, key: str) -> int:
         """As `Bucket.measure`."""
-        async with self._noting():
+        async with self._asking(_READ):
             return await self._bucket.measure(key)
 
     async def sign(self, key: str, seconds: float) -> str:
         """As `Bucket.sign`."""
-        async with self._noting():
+        async with self._asking(_READ):
             return await self._bucket.sign(key, seconds)
 
     @asynccontextmanager
-    async def _noting(self) -> AsyncIterator[None]:
+    async def _asking(self, what: str) -> AsyncIterator[None]:
         if not self._is_ours:
             raise BucketDown(self.trouble or "it is not known whose the bucket is")
+        async with self._noting(what):
+            yield
+
+    @asynccontextmanager
+    async def _noting(self, what: str) -> AsyncIterator[None]:
         try:
             yield
         except BucketDown as error:
-            self._note(error)
+            if not self._undone or self._is_new:
+                _logger.warning("the bucket is down: %s", error, extra=fields())
+            self._is_new = False
+            self._undone[what] = str(error)
             raise
-        self.trouble = None
-
-    def _note(self, error: BucketDown) -> None:
-        if self.trouble is None or self._is_new:
-            _logger.warning("the bucket is down: %s", error, extra=fields())
-        self._is_new = False
-        self.trouble = str(error)
+        self._undone.pop(what, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Objects, and whose bucket it is; in memory and on this disk."""
 
 import traceback
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
@@ -126,18 +128,115 @@ async def test_a_bucket_that_becomes_anothers_is_used_no_more_until_it_is_ours_a
         assert await own.measure("one") == 1
 
 
-async def test_a_bucket_that_nobody_asks_is_known_to_be_back() -> None:
-    own = OwnBucket(ObjectBucket(MemoryStore()), again=0.01)
+class RefusingBucket(ObjectBucket):
+    """A bucket in memory that `refuses` some of what it is asked."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        super().__init__(self.store)
+        self.refuses = set[str]()
+        self.asked = Counter[str]()
+
+    async def put(self, key: str, content: bytes) -> None:
+        self._ask("put")
+        await super().put(key, content)
+
+    async def get(self, key: str) -> bytes:
+        self._ask("read")
+        return await super().get(key)
+
+    async def measure(self, key: str) -> int:
+        self._ask("read")
+        return await super().measure(key)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        self._ask("delete")
+        await super().delete(keys)
+
+    def _ask(self, what: str) -> None:
+        self.asked[what] += 1
+        if what in self.refuses:
+            raise BucketDown("403 Forbidden")
+
+    async def until_asked(self, what: str, times: int) -> None:
+        """Return when it was asked for that so often again."""
+        most = self.asked[what] + times
+
+        async def is_asked() -> bool:
+            return self.asked[what] >= most
+
+        await until(is_asked)
+
+
+@asynccontextmanager
+async def owned(bucket: ObjectBucket) -> AsyncIterator[OwnBucket]:
+    """It is ours inside the block, and looked at often."""
+    own = OwnBucket(bucket, again=0.01)
     dice = Random(14)  # noqa: S311 - for jitter
     async with owned_tasks() as tasks:
         tasks.keep(lambda: own.see_whose_it_is(lambda: Deployment("ours", 1), dice), name="bucket")
         await own.looked()
-        own.trouble = "it did not answer"
+        yield own
 
-        async def is_back() -> bool:
-            return own.is_up
 
-        await until(is_back)
+async def until_up(own: OwnBucket) -> None:
+    async def is_up() -> bool:
+        return own.is_up
+
+    await until(is_up)
+
+
+async def test_a_bucket_that_nobody_asks_is_known_to_be_back() -> None:
+    bucket = RefusingBucket()
+    async with owned(bucket) as own:
+        bucket.refuses = {"read", "put", "delete"}
+        with pytest.raises(BucketDown):
+            await own.measure("one")
+        with pytest.raises(BucketDown):
+            await own.put("one", b"1")
+        with pytest.raises(BucketDown):
+            await own.delete(["one"])
+        assert not own.is_up
+        bucket.refuses = set()
+        await until_up(own)
+        assert not [key async for batch in own.list() for key, _, _ in batch if key != MARKER]
+
+
+@pytest.mark.parametrize("refused", ["put", "delete"])
+async def test_a_bucket_that_can_be_read_and_not_written_stays_down(
+    refused: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it is up again after every look, and no alert ever comes of it."""
+    bucket = RefusingBucket()
+    async with owned(bucket) as own:
+        await bucket.put("one", b"1")
+        bucket.refuses = {refused}
+        with pytest.raises(BucketDown):
+            await (own.put("two", b"2") if refused == "put" else own.delete(["one"]))
+        await bucket.until_asked("read", 3)
+        assert await own.measure("one") == 1
+        assert not own.is_up
+        assert len([it for it in caplog.messages if "the bucket is down" in it]) == 1
+        bucket.refuses = set()
+        await until_up(own)
+
+
+async def test_what_is_read_to_its_end_makes_no_bucket_ours_again() -> None:
+    bucket = ObjectBucket(MemoryStore())
+    async with owned(bucket) as own:
+        await own.put("one", bytes(3 * 2**20))
+        reading = own.read("one", 0, 3 * 2**20)
+        await anext(reading)
+        await bucket.put(MARKER, b"another's")
+
+        async def is_refused() -> bool:
+            return own.refusal is not None
+
+        await until(is_refused)
+        async for _ in reading:
+            pass
+        assert own.trouble == str(own.refusal)
+        assert not own.is_up
 
 
 @pytest.mark.parametrize(
