@@ -150,6 +150,9 @@ class Joined:
         elif self._teller.trouble is not None:
             what = f"the shared database takes nothing: {self._untold.count} things wait for it"
             found.append((what, self._teller.trouble))
+        if self._events is not None and self._events.trouble is not None:
+            what = f"{self._events.undone} things that other mirrors have said wait to be done here"
+            found.append((what, self._events.trouble))
         if not self.common.bucket.is_up:
             what = "the bucket cannot be used; the mirror downloads for itself"
             found.append((what, self.common.bucket.trouble or "it is looked for"))

@@ -1,8 +1,12 @@
 """What one mirror has said, and all others hear: at once, or when they are back.
 
     an event is a row, written with what it tells of, in one transaction
-    whoever listens is notified        behind PgBouncer nobody is: then rows are looked for
+    whoever listens is notified        of its number, and reads it: anybody who may connect to the
+                                       database may notify anything, and is believed nothing
+    behind PgBouncer nobody is         there rows are looked for
     whoever was away reads the rows    from a little before the last one that was heard
+    what cannot be done here now       (the disk is full, say) is set aside, and tried again;
+                                       nothing else waits for it
 
 Rows become visible in another order than their numbers have, so a little is always read again; to
 hear of something twice does no harm.
@@ -10,7 +14,8 @@ hear of something twice does no harm.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +34,9 @@ _POLL = 0.5  # seconds, where nobody notifies
 _LOOK_EVERY = 15.0  # seconds, where somebody does
 _OVERLAP = 35.0  # seconds; no transaction takes longer
 _PAGE = 1000
-_DIGESTS = 40  # in one event: a notification has at most 8,000 bytes
+_DIGESTS = 40  # in one event
+_NUMBER = re.compile("[0-9]{1,18}")  # of a row; PostgreSQL knows no much larger ones
+_MOST_UNDONE = 1000  # events, of 8,000 bytes at most
 
 
 class TagMoved(Struct, frozen=True, tag="tag", array_like=True):
@@ -89,14 +96,15 @@ Event = (
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 _EMIT = (
-    "WITH said AS (INSERT INTO mirror.events (origin, event) VALUES ($1, $2) RETURNING id, at)"
-    " SELECT pg_notify($3, json_build_array(id, extract(epoch FROM at), $1::text, $2::text)::text)"
-    " FROM said"
+    "WITH said AS (INSERT INTO mirror.events (origin, event) VALUES ($1, $2) RETURNING id)"
+    " SELECT pg_notify($3, id::text) FROM said"
 )
-_READ = (
+_SELECT = (
     "SELECT id, extract(epoch FROM at)::float8, origin, event FROM mirror.events"
-    " WHERE at > to_timestamp($1) AND id <> ALL($2::bigint[]) ORDER BY id LIMIT $3"
+    " WHERE at > to_timestamp($1) AND"
 )
+_READ_ALL = f"{_SELECT} id <> ALL($2::bigint[]) ORDER BY id LIMIT $3"
+_READ_THESE = f"{_SELECT} id = ANY($2::bigint[]) ORDER BY id LIMIT $3"
 
 
 async def emit(connection: Any, origin: str, event: Event) -> None:
@@ -118,7 +126,8 @@ class Events:
     """Hears what others say: `hear` is called with each event, one after another.
 
     `heard` is the time (by the database) of the last event that was heard before; None: this mirror
-    is new. `note_heard` is told from time to time.
+    is new. `note_heard` is told from time to time; never of a time after what could not be done.
+    `hear` raises StoreError where that is so.
     """
 
     def __init__(
@@ -137,27 +146,36 @@ class Events:
         self._noted = heard
         self._note_heard = note_heard
         self._known: dict[int, float] = {}  # rows that were heard, and when they were written
-        self._notified: list[str] = []
+        self._undone: dict[int, tuple[float, str]] = {}  # what could not be done: when, and what
+        self._dropped_at: float | None = None  # since when there was no room for more of these
+        self._notified = set[int]()
         self._wake = asyncio.Event()
         self._is_behind = True
         self.count = 0
+        self.trouble: str | None = None  # why some of it cannot be done here
+
+    @property
+    def undone(self) -> int:
+        """How much of what was heard could not be done here yet."""
+        return len(self._undone)
 
     async def follow(self) -> None:
         """Hear, for ever."""
         self._database.listen(_CHANNEL, self._note)
         self._database.subscribe_up(self._note_up)
         while True:
-            hears = self._database.hears
+            is_soon = bool(self._undone) or not self._database.hears
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY if hears else _POLL):
+                async with asyncio.timeout(_POLL if is_soon else _LOOK_EVERY):
                     await self._wake.wait()
                     self._wake.clear()
-            notified, self._notified = self._notified, []
+            notified, self._notified = self._notified, set()
             try:
-                if not self._is_behind:
-                    await self._take_notified(notified)
-                if not notified or self._is_behind:
+                if notified and not self._is_behind:
+                    await self._read_notified(notified)
+                else:
                     await self._catch_up()
+                await self._try_again()
                 await self._note_progress()
             except StoreError as error:  # it is read again, from what was heard last
                 self._is_behind = True
@@ -167,52 +185,76 @@ class Events:
                     self._wake.set()
 
     def _note(self, payload: str) -> None:
-        self._notified.append(payload)
+        if len(self._notified) >= _PAGE:
+            self._is_behind = True
+        elif _NUMBER.fullmatch(payload):
+            self._notified.add(int(payload))
         self._wake.set()
 
-    async def _take_notified(self, notified: list[str]) -> None:
-        """Raises StoreError: an event cannot be done here now."""
-        for payload in notified:
-            try:
-                told = msgspec.json.decode(payload, type=tuple[int, float, str, str])
-            except msgspec.DecodeError:  # whoever may connect to the database may notify anything
-                continue
-            if (
-                told[1] < self._database.now() + _OVERLAP
-            ):  # else it would keep others from being read
-                await self._take(*told)
+    async def _read_notified(self, numbers: set[int]) -> None:
+        """Read the rows of these, where they are not old. Raises StoreError."""
+        if new := numbers - self._known.keys():
+            for row in await self._read(_READ_THESE, new):
+                await self._take(*row)
 
     def _note_up(self) -> None:
         self._is_behind = True
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """Read what was said meanwhile. Raises StoreError, also where it cannot be done here."""
+        """Read what was said meanwhile. Raises StoreError."""
         if not self._database.is_up:
             return  # also its clock is not known yet
         if self._last is None:
             self._last = self._database.now()
         self._is_behind = False
         while True:
-            rows = await self._database.fetch(
-                _READ, self._last - _OVERLAP, list(self._known), _PAGE
-            )
+            rows = await self._read(_READ_ALL, self._known)
             for row in rows:
                 await self._take(*row)
             if len(rows) < _PAGE:
                 return
 
+    async def _read(self, sql: str, numbers: Iterable[int]) -> list[Any]:
+        return await self._database.fetch(sql, (self._last or 0.0) - _OVERLAP, list(numbers), _PAGE)
+
     async def _take(self, number: int, at: float, origin: str, encoded: str) -> None:
         if number in self._known:
             return
         self._known[number] = at
+        self._last = max(self._last or 0.0, at)
         if origin != self._origin:
             try:
                 await self._do(encoded)
-            except StoreError:
-                del self._known[number]
-                raise
-        self._last = max(self._last or 0.0, at)
+            except StoreError as error:
+                self._set_aside(number, at, encoded, error)
+
+    def _set_aside(self, number: int, at: float, encoded: str, error: StoreError) -> None:
+        if self.trouble is None:
+            _logger.warning("what another mirror has said cannot be done here yet: %s", error)
+        self.trouble = str(error)
+        if len(self._undone) < _MOST_UNDONE:
+            self._undone[number] = at, encoded
+        else:  # it is read again when there is room
+            self._dropped_at = min(at, self._dropped_at or at)
+
+    async def _try_again(self) -> None:
+        """Do what could not be done, up to the first of it that still cannot; that goes last."""
+        while self._undone:
+            number, (at, encoded) = next(iter(self._undone.items()))
+            try:
+                await self._do(encoded)
+            except StoreError as error:
+                self.trouble = str(error)
+                del self._undone[number]
+                self._undone[number] = at, encoded
+                return
+            del self._undone[number]
+        self.trouble = None
+        if self._dropped_at is not None:
+            self._last, self._dropped_at, self._is_behind = self._dropped_at, None, True
+            self._known.clear()
+            self._wake.set()
 
     async def _do(self, encoded: str) -> None:
         try:
@@ -228,6 +270,9 @@ class Events:
         oldest = self._last - 2 * _OVERLAP
         for number in [it for it, at in self._known.items() if at < oldest]:
             del self._known[number]
-        if self._noted is None or self._last > self._noted + _OVERLAP:
-            self._noted = self._last
-            await self._note_heard(self._last)
+        heard = min(
+            self._last, *(at for at, _ in self._undone.values()), self._dropped_at or self._last
+        )
+        if self._noted is None or heard > self._noted + _OVERLAP:
+            self._noted = heard
+            await self._note_heard(heard)
