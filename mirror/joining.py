@@ -7,7 +7,7 @@ import asyncio
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from random import Random
 
@@ -105,15 +105,15 @@ class Joined:
         metrics: Metrics,
     ) -> None:
         """Tell and hear from now on. Raises StoreError."""
-        heard = await self._untold.recall(_HEARD)
-        if heard is None:
+        heard = await self._recall_heard(registries)
+        if not heard:
             await self.wishes.bring_own()
         ears = _Ears(self._own, forget, registries, self.limits, self._pins_changed.set)
         self._events = Events(
             self._database,
             origin=self._origin,
             hear=ears.hear,
-            heard=None if heard is None else float(heard),
+            heard=heard,
             note_heard=lambda at: self._untold.remember(_HEARD, repr(at)),
         )
         back = asyncio.Event()
@@ -127,6 +127,18 @@ class Joined:
         work.keep(lambda: self._follow_pins(pinning), name="share pins")
         work.keep(self._tidying.tidy_forever, name="tidy shared")
         work.keep(self._show_forever, name="show")
+
+    async def _recall_heard(self, upstreams: Collection[str]) -> float | None:
+        """When this mirror has heard the others last, by the database; 0: nobody knows.
+
+        That is so where it has records and no note of that, which may have been damaged: removals
+        that it has not heard would never be done here. Raises StoreError.
+        """
+        heard = await self._untold.recall(_HEARD)
+        if heard is not None:
+            return float(heard)
+        has_records = await self._own.list_repositories(upstreams, after=None, limit=1)
+        return 0.0 if has_records else None
 
     def read_figures(self) -> dict[str, float]:
         """What metrics tell of it."""

@@ -26,7 +26,7 @@ _SCHEMA = Schema(
     application_id=0x6D697275,  # "miru"
     package="mirror.records",
     scripts=("untold.sql",),
-    loss=("what it held is learnt anew by the mirrors that need it"),
+    loss="others learn it anew; removals and pins that they were not told are to be made again",
 )
 
 _MOST = 64 * 2**20  # bytes of entries

@@ -125,9 +125,9 @@ def _parts(event: Event) -> list[Event]:
 class Events:
     """Hears what others say: `hear` is called with each event, one after another.
 
-    `heard` is the time (by the database) of the last event that was heard before; None: this mirror
-    is new. `note_heard` is told from time to time; never of a time after what could not be done.
-    `hear` raises StoreError where that is so.
+    `heard` is the time (by the database) of the last event that was heard before; 0: all that there
+    is may be news; None: this mirror is new, and none is. `note_heard` is told from time to time;
+    never of a time after what could not be done. `hear` raises StoreError where that is so.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Events:
         self._origin = origin
         self._hear = hear
         self._last = heard
-        self._noted = heard
+        self._noted = heard or None  # 0 is no time that was noted
         self._note_heard = note_heard
         self._known: dict[int, float] = {}  # rows that were heard, and when they were written
         self._undone: dict[int, tuple[float, str]] = {}  # what could not be done: when, and what

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -31,7 +33,11 @@ def app(upstream: ScriptedRegistry) -> Image:
 async def told(fleet: Fleet) -> None:
     """Return when every mirror has told all that it knows."""
     for mirror in fleet.mirrors:
-        await mirror.until_metric("mirror_shared_untold", 0)
+        await told_by(mirror)
+
+
+async def told_by(mirror: MirrorProcess) -> None:
+    await mirror.until_metric("mirror_shared_untold", 0)
 
 
 async def health(mirror: MirrorProcess) -> dict[str, Any]:
@@ -279,6 +285,61 @@ async def test_what_was_said_while_a_mirror_was_away_it_hears_when_it_is_back(
         return (await second.client.manifest("org/app", "1")).digest == NEXT.digest
 
     await until(means_the_next)
+
+
+async def test_a_mirror_that_has_lost_what_it_noted_of_the_others_hears_of_removals_still(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+) -> None:
+    fleet = await start_fleet(tags={"fresh_for": "1h"})
+    first, second = fleet.mirrors
+    for mirror in fleet.mirrors:
+        await pull(mirror.client, "org/app", app)
+    await told(fleet)
+    upstream.repositories.clear()
+    await second.process.stop()
+    for file in second.store_root.glob("untold.sqlite3*"):
+        file.write_bytes(b"nothing that SQLite has written" * 100)
+    assert (await command(first, "rm", "docker.io/org/app:1"))[0] == 0
+    await told_by(first)
+    await fleet.rows("UPDATE mirror.events SET at = at - interval '1 hour'")
+    await second.process.start()
+
+    async def is_gone() -> bool:
+        return (await second.client.blob("org/app", LAYER)).status == 404
+
+    await until(is_gone)
+
+
+async def test_a_removal_that_cannot_be_done_keeps_a_mirror_from_hearing_nothing_else(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+) -> None:
+    fleet = await start_fleet(tags={"fresh_for": "1h"})
+    first, second = fleet.mirrors
+    for mirror in fleet.mirrors:
+        await pull(mirror.client, "org/app", app)
+    await told(fleet)
+    upstream.repositories.clear()
+    with closing(sqlite3.connect(second.store_root / "records.sqlite3")) as another:
+        another.execute("BEGIN IMMEDIATE")  # nothing can be written down there
+        assert (await command(first, "rm", "docker.io/org/app:1"))[0] == 0
+
+        async def says_so() -> bool:
+            return "other mirrors have said" in json.dumps((await health(second))["problems"])
+
+        await until(says_so)
+        upstream.fault(kind="tag", status=429, headers={"Retry-After": "3600"})
+        assert (await first.client.manifest("org/other", "1")).status == 429
+
+        async def knows_the_limit() -> bool:
+            return "limits our rate" in json.dumps((await health(second))["problems"])
+
+        await until(knows_the_limit)
+        another.rollback()
+
+    async def is_gone() -> bool:
+        return (await second.client.blob("org/app", LAYER)).status in {404, 429}
+
+    await until(is_gone)
 
 
 async def test_what_is_done_to_a_mirror_that_does_not_run_the_others_hear_when_it_does(
