@@ -133,6 +133,8 @@ Entry = (
 )  # fmt: skip
 
 _DECODER: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+_IS_DURABLE = (LinksGone, TagGone, ReferrersGone, Pinned, Unpinned)
+"""What somebody has decided, and was told that it is done: no question finds it out again."""
 
 
 class Untold:
@@ -162,11 +164,15 @@ class Untold:
             yield untold
 
     async def add(self, entry: Entry) -> None:
-        """Have it told. Raises StoreError."""
+        """Have it told, over a power cut, too, where nobody would learn it anew.
+
+        Raises StoreError.
+        """
         encoded = msgspec.msgpack.encode(entry)
         adding = Statement("INSERT INTO untold (entry) VALUES (?)", [(encoded,)])
+        is_durable = isinstance(entry, _IS_DURABLE)
         try:
-            await to_the_end(self._database.write(adding, is_durable=False))
+            await to_the_end(self._database.write(adding, is_durable=is_durable))
         finally:  # who asked for it may have left; it is there
             self.count += 1
             self._size += len(encoded) + _OVERHEAD
