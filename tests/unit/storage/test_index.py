@@ -415,9 +415,10 @@ async def test_somebody_elses_database_is_left_alone(path: Path) -> None:
         connection.execute("CREATE TABLE blobs (mine TEXT)")
     connection.close()
     before = _content(path)
-    with pytest.raises(StoreError, match="somebody else's database"):
+    with pytest.raises(StoreError, match="somebody else's database") as refusal:
         async with Index.open(path):
             pass
+    assert "damaged" not in str(refusal.value)
     assert _content(path) == before
 
 
@@ -427,9 +428,10 @@ async def test_a_newer_mirrors_index_is_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA user_version = {len(SCHEMA.scripts) + 1}")
     connection.close()
-    with pytest.raises(StoreError, match="newer mirror; run that one"):
+    with pytest.raises(StoreError, match="newer mirror; run that one") as refusal:
         async with Index.open(path):
             pass
+    assert "damaged" not in str(refusal.value)
 
 
 async def test_a_index_that_cannot_be_opened_says_what_to_do(path: Path) -> None:
