@@ -13,9 +13,10 @@ import aiosqlite
 
 from mirror.aio.waiting import finish, to_the_end
 from mirror.oci.errors import StoreError
+from mirror.sqlite import damage
 from mirror.sqlite.errors import Damaged, Locked, explained
 from mirror.sqlite.schema import Schema
-from mirror.sqlite.writer import Row, Statement, Writer, note_of_damage
+from mirror.sqlite.writer import Row, Statement, Writer
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Database:
         Raises:
             StoreError: The file cannot be used, is not ours, or from a newer mirror.
         """
-        async with AsyncExitStack() as connections:
+        async with AsyncExitStack() as closed, AsyncExitStack() as connections:
             with explained(path, schema):
                 writer = Writer(path, schema)
                 connections.push_async_callback(writer.close)
@@ -95,6 +96,7 @@ class Database:
                     await only_reads.execute("PRAGMA query_only = ON")
             database = cls(path, schema, reader=reader, lister=lister, writer=writer)
             database.summary = summary
+            closed.push_async_callback(database._write_note)  # as the file is in the end
             try:
                 yield database
             finally:
@@ -167,8 +169,12 @@ class Database:
                 "%s is damaged: restart the mirror, which sets it aside; %s",
                 self._path.name, self._schema.loss, extra=fields(path=self._path),
             )  # fmt: skip
+            await self._write_note()
+
+    async def _write_note(self) -> None:
+        if self._is_damaged:
             with suppress(OSError):  # the disk may be full, or worse
-                await asyncio.to_thread(note_of_damage(self._path).touch)
+                await asyncio.to_thread(damage.note, self._path)
 
     async def _close(self) -> None:
         self._closed = True
