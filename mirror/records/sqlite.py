@@ -39,8 +39,9 @@ SCHEMA = Schema(
         "records-7.sql",
     ),
     loss=(
-        "the blobs are not affected: upstream is asked anew what each repository may have, and what"
-        " was pinned by command has to be pinned again"
+        "the blobs are not affected: upstream is asked anew what each repository may have; what was"
+        " imported, or is of a sealed registry, has to be imported again, what was pinned by"
+        " command has to be pinned again, or a backup restored"
     ),
 )
 
