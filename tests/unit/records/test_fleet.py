@@ -472,6 +472,23 @@ async def test_what_nobody_would_learn_anew_is_kept_the_longest(tmp_path: Path) 
         assert untold.count < 400
 
 
+async def test_all_that_is_learnt_anew_goes_before_what_is_not(tmp_path: Path) -> None:
+    """A tenth of it is little where one entry is large; and many may come at once."""
+    gone: list[Entry] = [TagGone(NGINX, str(number)) for number in range(20)]
+    large = LinksGone(NGINX, tuple(digest_of(b"%d" % number) for number in range(200)))
+    async with Untold.open(tmp_path, most=25_000) as untold:
+        for entry in gone:
+            await untold.add(entry)
+        for number in range(100):
+            await untold.add(_said(number))
+        assert untold.lost == 0
+        await asyncio.gather(untold.add(large), *(untold.add(_said(it)) for it in range(20)))
+        kept = [entry for _, entry in await untold.first()]
+        assert [entry for entry in kept if not isinstance(entry, LinkSaid)] == [*gone, large]
+        assert len(kept) + untold.lost == 141
+        assert untold.lost < 100  # no more than has to
+
+
 class _Synced(SqliteDatabase):
     """Knows what a power cut would leave."""
 
