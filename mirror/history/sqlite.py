@@ -70,16 +70,21 @@ class SqliteHistory:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, bounds: Bounds, *, private: Collection[str] = ()
+        cls,
+        path: Path,
+        bounds: Bounds,
+        *,
+        private: Collection[str] = (),
+        sets_aside: bool = True,
     ) -> AsyncIterator["SqliteHistory"]:
         """Open the file, and make it where need be. `private`: the upstreams whose pulls are.
 
-        Addresses that are kept no longer are forgotten at once.
+        Addresses that are kept no longer are forgotten at once. `sets_aside` as for a `Database`.
 
         Raises:
             StoreError: The file is damaged, not ours, or from a newer mirror.
         """
-        async with Database.open(path, SCHEMA) as database:
+        async with Database.open(path, SCHEMA, sets_aside=sets_aside) as database:
             if not bounds.keeps_clients:
                 await database.write(Statement(statements.FORGET_CLIENTS, [()]))
             yield cls(database, bounds, private)

@@ -78,15 +78,19 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, schema: Schema) -> AsyncIterator["Database"]:
+    async def open(
+        cls, path: Path, schema: Schema, *, sets_aside: bool = True
+    ) -> AsyncIterator["Database"]:
         """Open, and create or migrate where needed; everything asked for is written at exit.
+
+        `sets_aside` a damaged one: for whoever knows that nobody else has it open.
 
         Raises:
             StoreError: The file cannot be used, is not ours, or from a newer mirror.
         """
         async with AsyncExitStack() as closed, AsyncExitStack() as connections:
             with explained(path, schema):
-                writer = Writer(path, schema)
+                writer = Writer(path, schema, sets_aside=sets_aside)
                 connections.push_async_callback(writer.close)
                 summary = await writer.do(writer.begin)
                 connect = partial(aiosqlite.connect, path, isolation_level=None)

@@ -42,9 +42,10 @@ class Writer:
     All but `do` and `close` is done there.
     """
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, path: Path, schema: Schema, *, sets_aside: bool) -> None:
         self._path = path
         self._schema = schema
+        self._sets_aside = sets_aside
         self._thread = ThreadPoolExecutor(1, f"write {schema.name}")
         self._connection: sqlite3.Connection | None = None
         self._is_durable: bool | None = None
@@ -62,8 +63,10 @@ class Writer:
     def begin(self) -> tuple[Any, ...]:
         """Open the file, and bring it up to date; what the summary is then.
 
-        One that is damaged is set aside, and made anew.
+        One that is damaged is set aside, and made anew, where that is wanted.
         """
+        if not self._sets_aside:
+            return self._begin()
         if damage.is_noted(self._path):
             self._set_aside("it turned out to be damaged")
         elif damage.forget(self._path):
