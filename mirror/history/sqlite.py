@@ -17,6 +17,7 @@ from mirror.history.ports import (
     Arrival,
     Batch,
     Cost,
+    Down,
     Known,
     Pull,
     PullFilter,
@@ -165,6 +166,22 @@ class SqliteHistory:
         """Those that ended after a time, the latest first."""
         values = (since, _ANY if before is None else before, limit)
         return await self._database.page(statements.SPELLS, values, _spell)
+
+    async def list_longest_spells(
+        self, since: float, limit: int, *, is_running: bool
+    ) -> list[Spell]:
+        """As the port says."""
+        values = (since, is_running, limit)
+        return await self._database.page(statements.LONGEST_SPELLS, values, _spell)
+
+    async def sum_down(self, since: float, now: float) -> dict[tuple[str, str], Down]:
+        """As the port says."""
+        rows = await self._database.page(
+            statements.SUM_DOWN,
+            (since, now),
+            lambda upstream, endpoint, *figures: ((upstream, endpoint), Down(*figures)),
+        )
+        return dict(rows)
 
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""
