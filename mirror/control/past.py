@@ -1,14 +1,23 @@
 """What was: pulls, totals, arrivals and waste, as operators are told of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from mirror.control import models
 from mirror.history.keeper import Keeper
-from mirror.history.ports import DAY, PullFilter, TotalsFilter, Use
+from mirror.history.ports import DAY, Down, PullFilter, Spell, TotalsFilter, Use
 
 _REFRESH_AFTER = 1.0  # seconds; who asks sooner is told what was known then
 _MOST_TOTALS = 10_000
+
+
+class Outages(NamedTuple):
+    """How endpoints (of an upstream) were in some time, as far as the mirror was `running`."""
+
+    running: Sequence[Spell]
+    longest: Sequence[Spell]  # in which they were down or paused
+    down: Mapping[tuple[str, str], Down]
 
 
 class Past:
@@ -87,6 +96,15 @@ class Past:
         spells = found[: query.limit]
         return models.Spells(
             spells=spells, next=spells[-1].id if len(found) > len(spells) else None
+        )
+
+    async def outages(self, since: float, most: int) -> Outages:
+        """How endpoints were since then; at most so many of each kind, the longest ones."""
+        history = self._keeper.history
+        return Outages(
+            await history.list_longest_spells(since, most, is_running=True),
+            await history.list_longest_spells(since, most, is_running=False),
+            await history.sum_down(since, self._clock()),
         )
 
     async def waste(self, query: models.WasteQuery, *, hides: bool = False) -> models.Waste:

@@ -36,9 +36,11 @@ class Spells:
 
     async def run(self) -> None:
         """Look, for ever."""
-        self._next_id = await self.keeper.find_next_spell()
         while True:
-            await self.keeper.record_spells(self.look())
+            if not self._next_id:  # with any other number it would write over what there is
+                self._next_id = await self.keeper.find_next_spell() or 0
+            if self._next_id:
+                await self.keeper.record_spells(self.look())
             await asyncio.sleep(_EVERY)
 
     def look(self) -> list[Spell]:

@@ -36,6 +36,7 @@ class Keeper:
         self._owed: deque[Batch] = deque(maxlen=_MOST_OWED)
         self._writing = asyncio.Lock()  # what comes later is written later
         self._is_failing = False
+        self._is_unreadable = False
         self.note: Callable[[Sequence[Entry]], None] = gathering.note
 
     @classmethod
@@ -107,13 +108,15 @@ class Keeper:
                 _logger.warning("history cannot be written, and waits in memory: %s", error)
             self._is_failing = True
 
-    async def find_next_spell(self) -> int:
-        """As `History.find_next_spell`; 1 where that cannot be read."""
+    async def find_next_spell(self) -> int | None:
+        """As `History.find_next_spell`; None where that cannot be read now."""
         try:
             return await self.history.find_next_spell()
         except StoreError as error:
-            _logger.warning("history cannot be read: %s", error)
-            return 1
+            if not self._is_unreadable:
+                _logger.warning("history cannot be read: %s", error)
+            self._is_unreadable = True
+            return None
 
     async def record_spells(self, spells: Sequence[Spell]) -> None:
         """As `History.record_spells`; what cannot be written is lost, and told as for pulls."""

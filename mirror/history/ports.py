@@ -13,7 +13,7 @@ asked for some operators only is `hidden`: then nothing of these upstreams is to
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -203,6 +203,13 @@ class Known:
     unused: Sequence[Arrival]
 
 
+class Down(NamedTuple):
+    """How often and for how many seconds an endpoint was down."""
+
+    times: int = 0
+    seconds: float = 0.0
+
+
 class History(Protocol):
     """Keeps it, in bounds. All of it may raise StoreError."""
 
@@ -244,6 +251,17 @@ class History(Protocol):
 
     async def list_spells(self, since: float, before: int | None, limit: int) -> list[Spell]:
         """Those that ended after a time, the latest first; `before`: of a lower number."""
+
+    async def list_longest_spells(
+        self, since: float, limit: int, *, is_running: bool
+    ) -> list[Spell]:
+        """Those of the mirror itself, or of endpoints, that ended after a time: the longest first.
+
+        What shows in a picture of that time, where there are more than can be drawn.
+        """
+
+    async def sum_down(self, since: float, now: float) -> dict[tuple[str, str], Down]:
+        """How endpoints (of an upstream) were down in that time, where they were."""
 
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""

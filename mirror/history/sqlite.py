@@ -17,6 +17,7 @@ from mirror.history.ports import (
     Arrival,
     Batch,
     Cost,
+    Down,
     Known,
     Pull,
     PullFilter,
@@ -70,16 +71,21 @@ class SqliteHistory:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, bounds: Bounds, *, private: Collection[str] = ()
+        cls,
+        path: Path,
+        bounds: Bounds,
+        *,
+        private: Collection[str] = (),
+        sets_aside: bool = True,
     ) -> AsyncIterator["SqliteHistory"]:
         """Open the file, and make it where need be. `private`: the upstreams whose pulls are.
 
-        Addresses that are kept no longer are forgotten at once.
+        Addresses that are kept no longer are forgotten at once. `sets_aside` as for a `Database`.
 
         Raises:
             StoreError: The file is damaged, not ours, or from a newer mirror.
         """
-        async with Database.open(path, SCHEMA) as database:
+        async with Database.open(path, SCHEMA, sets_aside=sets_aside) as database:
             if not bounds.keeps_clients:
                 await database.write(Statement(statements.FORGET_CLIENTS, [()]))
             yield cls(database, bounds, private)
@@ -160,6 +166,22 @@ class SqliteHistory:
         """Those that ended after a time, the latest first."""
         values = (since, _ANY if before is None else before, limit)
         return await self._database.page(statements.SPELLS, values, _spell)
+
+    async def list_longest_spells(
+        self, since: float, limit: int, *, is_running: bool
+    ) -> list[Spell]:
+        """As the port says."""
+        values = (since, is_running, limit)
+        return await self._database.page(statements.LONGEST_SPELLS, values, _spell)
+
+    async def sum_down(self, since: float, now: float) -> dict[tuple[str, str], Down]:
+        """As the port says."""
+        rows = await self._database.page(
+            statements.SUM_DOWN,
+            (since, now),
+            lambda upstream, endpoint, *figures: ((upstream, endpoint), Down(*figures)),
+        )
+        return dict(rows)
 
     async def trim(self, now: float) -> None:
         """Let go what is kept no longer, or what there is too much of."""

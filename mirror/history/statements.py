@@ -56,7 +56,20 @@ NEXT_SPELL = "SELECT ifnull(max(id), 0) + 1 FROM spells"
 SPELLS = (
     f"SELECT {', '.join(SPELL)} FROM spells WHERE ended >= ? AND id < ? ORDER BY id DESC LIMIT ?"
 )
-OLD_SPELLS_GO = "DELETE FROM spells WHERE ended < ? OR id <= (SELECT max(id) FROM spells) - ?"
+LONGEST_SPELLS = (
+    f"SELECT {', '.join(SPELL)} FROM spells WHERE ended >= ? AND (state = 'running') = ?"
+    " ORDER BY ended - began DESC, id DESC LIMIT ?"
+)
+SUM_DOWN = (
+    "SELECT upstream, endpoint, count(*), sum(min(ended, ?2) - max(began, ?1)) FROM spells"
+    " WHERE state = 'down' AND ended >= ?1 GROUP BY 1, 2"
+)
+OLD_SPELLS_GO = (  # when the mirror ran is kept apart: one such may go on while thousands come
+    "DELETE FROM spells WHERE ended < ?1"
+    " OR (state <> 'running' AND id <= (SELECT max(id) FROM spells) - ?2)"
+    " OR (state = 'running' AND id <="
+    "  (SELECT id FROM spells WHERE state = 'running' ORDER BY id DESC LIMIT 1 OFFSET ?2))"
+)
 
 FORGET_CLIENTS = "UPDATE pulls SET client = NULL WHERE client IS NOT NULL"
 COUNTS = (

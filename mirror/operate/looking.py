@@ -72,7 +72,7 @@ async def looking(config: Config) -> AsyncIterator[Looker]:
                 Contents.open(
                     store, records, _personal(config), aliases_of(config.upstream)
                 ) as contents,
-                open_history(config) as history,
+                open_history(config, is_stopped=True) as history,
             ):
                 yield Looker(running, contents, Using(contents, history, _wall_clock))
         except InUse:

@@ -107,7 +107,7 @@ def _ask_or_read(
 
     async def run() -> _Answer:
         await require_store(config.store.root)
-        async with open_history(config) as history:
+        async with open_history(config, is_stopped=False) as history:
             return await read(history)
 
     try:
@@ -117,12 +117,18 @@ def _ask_or_read(
 
 
 @asynccontextmanager
-async def open_history(config: Config) -> AsyncIterator[SqliteHistory]:
-    """What a stopped mirror has written down. Raises StoreError."""
+async def open_history(config: Config, *, is_stopped: bool) -> AsyncIterator[SqliteHistory]:
+    """What a mirror has written down.
+
+    Where it is not known that it `is_stopped`, as it is for whoever has the store's lock, a damaged
+    file is left where it is, for the next start.
+
+    Raises StoreError.
+    """
     private = {name for name, its in config.upstream.items() if its.access == "client"}
     bounds = Bounds(_FOREVER, _FOREVER, config.history.max_size)
     file = config.store.root / "history.sqlite3"
-    async with SqliteHistory.open(file, bounds, private=private) as history:
+    async with SqliteHistory.open(file, bounds, private=private, sets_aside=is_stopped) as history:
         yield history
 
 

@@ -39,8 +39,9 @@ SCHEMA = Schema(
         "records-7.sql",
     ),
     loss=(
-        "the blobs are not affected: upstream is asked anew what each repository may have, and what"
-        " was pinned by command has to be pinned again"
+        "the blobs are not affected: upstream is asked anew what each repository may have; what was"
+        " imported, or is of a sealed registry, has to be imported again, what was pinned by"
+        " command has to be pinned again, or a backup restored"
     ),
 )
 
@@ -326,7 +327,7 @@ class SqliteRecords:
 
     async def forget_links(self, repository: Repository, digests: Collection[Digest]) -> None:
         """The repository is not known any more to have these."""
-        await self._write(
+        await self._remove(
             Statement(
                 f"DELETE FROM links WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
                 [(str(repository), pack(digest)) for digest in digests],
@@ -335,7 +336,7 @@ class SqliteRecords:
 
     async def forget_tag(self, repository: Repository, tag: str) -> None:
         """The tag is to be asked for anew."""
-        await self._write(
+        await self._remove(
             Statement(
                 f"DELETE FROM tags WHERE repository = {REPOSITORY} AND name = ?",
                 [(str(repository), tag)],
@@ -344,7 +345,7 @@ class SqliteRecords:
 
     async def forget_referrers(self, repository: Repository, digest: Digest) -> None:
         """What refers to this is to be asked for anew."""
-        await self._write(
+        await self._remove(
             Statement(
                 f"DELETE FROM referrers WHERE repository = {REPOSITORY} AND digest = {DIGEST}",
                 [(str(repository), pack(digest))],
@@ -399,6 +400,10 @@ class SqliteRecords:
     async def _write(self, *todo: Statement) -> None:
         # What is lost in a power cut is learnt anew, by a question.
         await self._database.write(*todo, is_durable=False)
+
+    async def _remove(self, todo: Statement) -> None:
+        # Somebody has decided it: a power cut must not bring it back.
+        await self._database.write(todo, is_durable=True)
 
 
 def _last_hour(before: float) -> int:

@@ -133,6 +133,8 @@ Entry = (
 )  # fmt: skip
 
 _DECODER: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
+_IS_DURABLE = (LinksGone, TagGone, ReferrersGone, Pinned, Unpinned)
+"""What somebody has decided, and was told that it is done: no question finds it out again."""
 
 
 class Untold:
@@ -147,6 +149,7 @@ class Untold:
         self.count = count
         self.lost = 0  # entries that had to go untold
         self.more = asyncio.Event()  # there is something
+        self._dropping = asyncio.Lock()  # so that several do not drop what one has to
         self._nothing = asyncio.Event()
         self._nothing.set()
 
@@ -162,17 +165,22 @@ class Untold:
             yield untold
 
     async def add(self, entry: Entry) -> None:
-        """Have it told. Raises StoreError."""
+        """Have it told, over a power cut, too, where nobody would learn it anew.
+
+        Raises StoreError.
+        """
         encoded = msgspec.msgpack.encode(entry)
         adding = Statement("INSERT INTO untold (entry) VALUES (?)", [(encoded,)])
+        is_durable = isinstance(entry, _IS_DURABLE)
         try:
-            await to_the_end(self._database.write(adding, is_durable=False))
+            await to_the_end(self._database.write(adding, is_durable=is_durable))
         finally:  # who asked for it may have left; it is there
             self.count += 1
             self._size += len(encoded) + _OVERHEAD
             self._note_more()
         if self._size > self._most:
-            await self._drop_oldest()
+            async with self._dropping:
+                await self._drop_oldest()
 
     async def first(self) -> list[tuple[int, Entry]]:
         """The oldest entries, as many as are told together, with their numbers.
@@ -241,26 +249,34 @@ class Untold:
         self.count = self._size = 0
 
     async def _drop_oldest(self) -> None:
-        """A tenth of it goes; what nobody would learn anew goes last."""
-        before = self.count
-        if not self.lost:
+        """A tenth of it goes, and again; what nobody would learn anew goes last."""
+        if not self.lost and self._size > self._most:
             _logger.warning(
                 "too much is to be told the other mirrors: the oldest of it goes untold",
-                extra=fields(entries=before // 10),
+                extra=fields(entries=self.count // 10),
             )
         for what in (_LEARNT_ANEW, "true"):
-            await self._database.write(
-                Statement(
-                    "DELETE FROM untold WHERE id IN"  # noqa: S608 - the constants here
-                    f" (SELECT id FROM untold WHERE {what} ORDER BY id LIMIT ?)",
-                    [(max(1, before // 10),)],
-                ),
-                is_durable=False,
-            )
-            await self._measure()
-            if self._size <= self._most:
-                break
-        self.lost += max(0, before - self.count)
+            while self._size > self._most and (going := await self._count_oldest(what)):
+                await self._database.write(
+                    Statement(
+                        "DELETE FROM untold WHERE id IN"  # noqa: S608 - the constants here
+                        f" (SELECT id FROM untold WHERE {what} ORDER BY id LIMIT ?)",
+                        [(going,)],
+                    ),
+                    is_durable=False,
+                )
+                self.lost += going
+                await self._measure()
+
+    async def _count_oldest(self, what: str) -> int:
+        """How many of the kind go next."""
+        found = await self._database.first(
+            "SELECT count(*) FROM (SELECT 1"  # noqa: S608 - the constants here
+            f" FROM untold WHERE {what} LIMIT ?)",
+            (max(1, self.count // 10),),
+            int,
+        )
+        return found or 0
 
     async def _measure(self) -> None:
         found = await self._database.first(

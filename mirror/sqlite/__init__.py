@@ -6,9 +6,11 @@ cancelled. What `is_durable` is synced too; the rest is with the next such commi
 copies it into the file: a power cut may undo the last of it, in whole transactions. What SQLite
 raises comes out as StoreError, in the operator's words.
 
-A file that is damaged is set aside when it is opened, and made anew: nothing in it is such that a
-mirror could not serve without it. Where damage shows later, that is noted beside it, for the next
-start; until then, what needs the damaged part of it fails.
+A file that is damaged is set aside when it is opened, and made anew: a mirror serves without it
+what it can ask for anew, and says what it cannot (`Schema.loss`). Nothing is taken over from it:
+rows are tied by numbers, which are used again, so that a page of other times could let a repository
+have what it may not. Where damage shows later, that is noted beside it, for the next start; until
+then, what needs the damaged part of it fails.
 """
 
 from mirror.sqlite.database import Database, Extent

@@ -13,9 +13,10 @@ import aiosqlite
 
 from mirror.aio.waiting import finish, to_the_end
 from mirror.oci.errors import StoreError
+from mirror.sqlite import damage
 from mirror.sqlite.errors import Damaged, Locked, explained
 from mirror.sqlite.schema import Schema
-from mirror.sqlite.writer import Row, Statement, Writer, note_of_damage
+from mirror.sqlite.writer import Row, Statement, Writer
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -77,15 +78,19 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, schema: Schema) -> AsyncIterator["Database"]:
+    async def open(
+        cls, path: Path, schema: Schema, *, sets_aside: bool = True
+    ) -> AsyncIterator["Database"]:
         """Open, and create or migrate where needed; everything asked for is written at exit.
+
+        `sets_aside` a damaged one: for whoever knows that nobody else has it open.
 
         Raises:
             StoreError: The file cannot be used, is not ours, or from a newer mirror.
         """
-        async with AsyncExitStack() as connections:
+        async with AsyncExitStack() as closed, AsyncExitStack() as connections:
             with explained(path, schema):
-                writer = Writer(path, schema)
+                writer = Writer(path, schema, sets_aside=sets_aside)
                 connections.push_async_callback(writer.close)
                 summary = await writer.do(writer.begin)
                 connect = partial(aiosqlite.connect, path, isolation_level=None)
@@ -95,6 +100,7 @@ class Database:
                     await only_reads.execute("PRAGMA query_only = ON")
             database = cls(path, schema, reader=reader, lister=lister, writer=writer)
             database.summary = summary
+            closed.push_async_callback(database._write_note)  # as the file is in the end
             try:
                 yield database
             finally:
@@ -167,8 +173,12 @@ class Database:
                 "%s is damaged: restart the mirror, which sets it aside; %s",
                 self._path.name, self._schema.loss, extra=fields(path=self._path),
             )  # fmt: skip
+            await self._write_note()
+
+    async def _write_note(self) -> None:
+        if self._is_damaged:
             with suppress(OSError):  # the disk may be full, or worse
-                await asyncio.to_thread(note_of_damage(self._path).touch)
+                await asyncio.to_thread(damage.note, self._path)
 
     async def _close(self) -> None:
         self._closed = True

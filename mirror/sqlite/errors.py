@@ -64,6 +64,8 @@ def explained(path: Path, schema: Schema) -> Iterator[None]:
         code = _code(error)
         kind = Damaged if is_damage(error) else _KINDS.get(code, StoreError)
         raise kind(f"{what} cannot be used: {error}{_advice(code)}") from error
+    except StoreError:  # is in their words already
+        raise
     except (RegistryError, UnicodeDecodeError) as error:
         raise Damaged(f"{what} is damaged: {error}") from error
     except (ArithmeticError, TypeError, ValueError) as error:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mirror.aio.waiting import to_the_end
+from mirror.oci.errors import StoreError
+from mirror.sqlite import damage
 from mirror.sqlite.errors import Lost, is_damage
 from mirror.sqlite.schema import Schema, migrate, one_number
 from mirror.telemetry.log import fields
@@ -40,9 +42,10 @@ class Writer:
     All but `do` and `close` is done there.
     """
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, path: Path, schema: Schema, *, sets_aside: bool) -> None:
         self._path = path
         self._schema = schema
+        self._sets_aside = sets_aside
         self._thread = ThreadPoolExecutor(1, f"write {schema.name}")
         self._connection: sqlite3.Connection | None = None
         self._is_durable: bool | None = None
@@ -60,10 +63,14 @@ class Writer:
     def begin(self) -> tuple[Any, ...]:
         """Open the file, and bring it up to date; what the summary is then.
 
-        One that is damaged is set aside, and made anew.
+        One that is damaged is set aside, and made anew, where that is wanted.
         """
-        if note_of_damage(self._path).exists():
+        if not self._sets_aside:
+            return self._begin()
+        if damage.is_noted(self._path):
             self._set_aside("it turned out to be damaged")
+        elif damage.forget(self._path):
+            _logger.info("%s is another one than was damaged", self._path.name, extra=fields())
         try:
             return self._begin()
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -75,7 +82,13 @@ class Writer:
     def _set_aside(self, why: object) -> None:
         if self._connection is not None:
             self._connection.close()
-        _set_aside(self._path)
+        try:
+            damage.set_aside(self._path)
+        except OSError as error:
+            raise StoreError(
+                f"{self._path} is damaged and cannot be set aside: {error.strerror}; move it"
+                " (with its -wal and -shm) aside and start again"
+            ) from error
         _logger.error(
             "%s is set aside and made anew (%s); %s",
             self._path.name, why, self._schema.loss, extra=fields(path=self._path),
@@ -131,23 +144,3 @@ class Writer:
         if row is None:
             raise Lost("it has lost its totals")
         return tuple(row)
-
-
-def _set_aside(path: Path) -> None:
-    """Rename it to `*.damaged`, for whoever wants to look; an older one of these goes.
-
-    In this order: without the file, its log means nothing. Raises OSError.
-    """
-    damaged = Path(f"{path}.damaged")
-    for suffix in ("-wal", "-shm", ""):
-        source, target = Path(f"{path}{suffix}"), Path(f"{damaged}{suffix}")
-        if source.exists():
-            source.rename(target)
-        else:
-            target.unlink(missing_ok=True)
-    note_of_damage(path).unlink(missing_ok=True)
-
-
-def note_of_damage(path: Path) -> Path:
-    """It is there where the file is damaged."""
-    return Path(f"{path}.is-damaged")

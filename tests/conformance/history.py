@@ -262,6 +262,26 @@ class HistoryConformance:
         await history.trim(NOW + 1001 * DAY)
         assert [it.id for it in await history.list_spells(0, None, 9)] == [100_000]
 
+    async def test_when_the_mirror_ran_is_kept_whatever_comes(self, history: History) -> None:
+        running = spell(1, upstream="", endpoint="", state="running", ended=NOW + 900 * DAY)
+        await history.record_spells([running, spell(100_000, ended=NOW + 900 * DAY)])
+        await history.trim(NOW + 1001 * DAY)
+        assert [it.id for it in await history.list_spells(0, None, 9)] == [100_000, 1]
+        assert await history.list_longest_spells(0, 9, is_running=True) == [running]
+
+    async def test_the_longest_spells_are_told_and_how_long_they_were_together(
+        self, history: History
+    ) -> None:
+        short = [spell(number, began=NOW + number, ended=NOW + number + 0.5) for number in (1, 2)]
+        long = spell(3, ended=NOW + 9)
+        paused = spell(4, endpoint="other", state="paused", ended=NOW + 5)
+        await history.record_spells([*short, long, paused])
+        assert await history.list_longest_spells(0, 2, is_running=False) == [long, paused]
+        assert await history.list_longest_spells(NOW + 6, 2, is_running=False) == [long]
+        assert await history.list_longest_spells(0, 2, is_running=True) == []
+        assert await history.sum_down(0, NOW + 99) == {(HUB, "hub"): (3, 10)}
+        assert await history.sum_down(NOW + 2.25, NOW + 5) == {(HUB, "hub"): (2, 3)}
+
     # Sums
 
     async def test_what_was_pulled_of_something_is_summed_up(self, history: History) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -170,6 +171,35 @@ async def test_a_bundle_goes_through_a_pipe_and_steps_go_beside_it(
         await run("sh", "-c", f"{script} app:1 --json -o - > {bundle} 2> {told}")
     assert read(bundle).keys() >= {"oci-layout", "index.json"}
     assert json.loads(told.read_text().splitlines()[-1])["written"] == 3
+
+
+@pytest.mark.parametrize("remedy", ["import", "backup"])
+async def test_where_records_are_damaged_what_was_imported_is_there_by_a_bundle_or_a_backup(
+    upstream: ScriptedRegistry, tmp_path: Path, app: Image, remedy: str
+) -> None:
+    """Nobody can be asked which repository may have what is still on disk; the log says so."""
+    bundle, backup = tmp_path / "bundle.tar", tmp_path / "backup"
+    async with online(tmp_path, upstream) as first:
+        await pull(first.client, "app", "1", app)
+        await first.until_metric("mirror_store_blobs", 3)
+        assert (await mirror(tmp_path / "online", "export", "app:1", "-o", bundle))[0] == 0
+    async with offline(tmp_path) as second:
+        assert (await mirror(tmp_path / "offline", "import", bundle))[0] == 0
+        await second.process.stop()
+        records = second.store_root / "records.sqlite3"
+        shutil.copy2(records, backup)
+        records.write_bytes(b"\xff" * 8192)
+        await second.process.start()
+        assert (await second.client.manifest("app", "1")).status == 404
+        assert "has to be imported again" in second.process.log()
+        if remedy == "import":
+            done = (await steps(tmp_path / "offline", "import", bundle))[-1]
+            assert (done["images"], done["written"]) == (1, 0)
+        else:
+            await second.process.stop()
+            shutil.copy2(backup, records)
+            await second.process.start()
+        await pull(second.client, "app", "1", app)
 
 
 @pytest.mark.parametrize("victim", ["import", "mirror"])

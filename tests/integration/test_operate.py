@@ -80,3 +80,8 @@ async def test_why_and_top_tell_of_a_mirror_that_runs_and_of_one_that_does_not(
     stopped = await run(*command, "why", "app:1", *config)
     assert stopped.stdout == running[0].stdout
     assert "docker.io/library/app" in (await run(*command, "top", *config)).stdout
+    history = mirror.store_root / "history.sqlite3"
+    history.write_bytes(b"\xff" * 8192)
+    damaged = await run(*command, "why", "app:1", *config, check=False)
+    assert (damaged.returncode, "not a database" in damaged.stderr) == (1, True)
+    assert history.read_bytes() == b"\xff" * 8192  # a mirror that does not answer may be at it

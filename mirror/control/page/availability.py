@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mirror.history.ports import Spell
+from mirror.control.past import Outages
+from mirror.history.ports import Down
 
 WIDTH = 240.0  # of a line, in its own units
 _LEAST = 1.0  # of a part that can still be seen
@@ -27,18 +28,15 @@ class Line(NamedTuple):
     seconds: float
 
 
-def draw(
-    spells: Sequence[Spell], upstream: str, endpoint: str, *, since: float, now: float
-) -> Line:
+def draw(outages: Outages, upstream: str, endpoint: str, *, since: float, now: float) -> Line:
     """The line of one endpoint, from `since` to `now` (seconds since the epoch)."""
-    running = sorted((it.began, it.ended) for it in spells if it.state == "running")
+    running = sorted((it.began, it.ended) for it in outages.running)
     gaps = _between([(max(began, since), min(ended, now)) for began, ended in running], since, now)
-    own = [it for it in spells if (it.upstream, it.endpoint) == (upstream, endpoint)]
+    own = [it for it in outages.longest if (it.upstream, it.endpoint) == (upstream, endpoint)]
     clipped = [(it.state, max(it.began, since), min(it.ended, now)) for it in own]
     parts = [_part("unknown", began, ended, since, now) for began, ended in gaps]
     parts += [_part(kind, began, ended, since, now) for kind, began, ended in clipped]
-    down = [ended - began for kind, began, ended in clipped if kind == "down"]
-    return Line(parts, len(down), sum(down))
+    return Line(parts, *outages.down.get((upstream, endpoint), Down()))
 
 
 def _between(

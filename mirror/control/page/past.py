@@ -9,7 +9,7 @@ from typing import Literal
 from cachetools import TTLCache
 
 from mirror.control import models
-from mirror.control.past import Past
+from mirror.control.past import Outages, Past
 from mirror.control.reasons import WORDS
 from mirror.history.ports import DAY, HOUR, Spell, Total
 
@@ -17,7 +17,8 @@ _ROWS = 50
 _PULLS = 100
 _GOOD_FOR = 10.0  # seconds for which charts and tables of the past stand
 _REMEMBERED = 64
-_MOST_SPELLS = 1000
+_MOST_SPELLS = 1000  # that are drawn
+_LATEST_SPELLS = 200
 _SPELLS_GOOD_FOR = 2.0  # seconds
 _WIDTH, _HEIGHT = 600, 120  # of a chart, in its own units
 _LONGEST_NAME = 600
@@ -89,7 +90,7 @@ class PastViews:
     ) -> None:
         self._past = past
         self._clock = clock
-        self._spells: TTLCache[str, list[Spell]] = TTLCache(
+        self._outages: TTLCache[str, tuple[Outages, list[Spell]]] = TTLCache(
             _REMEMBERED, ttl=_SPELLS_GOOD_FOR, timer=monotonic
         )
         self._made: TTLCache[tuple[str, Choice, bool], dict[str, object]] = TTLCache(
@@ -109,13 +110,15 @@ class PastViews:
             self._made[view, choice, hides] = made
         return made
 
-    async def spells(self, choice: Choice) -> tuple[float, list[Spell]]:
-        """Since when, and what was of endpoints since then."""
+    async def outages(self, choice: Choice) -> tuple[float, Outages, list[Spell]]:
+        """Since when, how endpoints were since then, and the latest that is told of them."""
         since = self._clock() - PERIODS[choice.period].seconds
-        if (found := self._spells.get(choice.period)) is None:
-            query = models.SpellsQuery(since=since, limit=_MOST_SPELLS)
-            found = self._spells[choice.period] = (await self._past.spells(query)).spells
-        return since, found
+        if (found := self._outages.get(choice.period)) is None:
+            query = models.SpellsQuery(since=since, limit=_LATEST_SPELLS)
+            outages = await self._past.outages(since, _MOST_SPELLS)
+            found = outages, (await self._past.spells(query)).spells
+            self._outages[choice.period] = found
+        return since, *found
 
     async def _history(self, choice: Choice, *, hides: bool) -> dict[str, object]:
         period = PERIODS[choice.period]

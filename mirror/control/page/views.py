@@ -138,9 +138,9 @@ class Views:
     async def _over_time(self, query: Mapping[str, str], status: Status) -> dict[str, object]:
         """How endpoints were, for as long as the address says."""
         choice, now = parse_choice(query), self._clock()
-        since, spells = await self._past.spells(choice)
+        since, outages, spells = await self._past.outages(choice)
         lines = {
-            (it.upstream, it.name): draw(spells, it.upstream, it.name, since=since, now=now)
+            (it.upstream, it.name): draw(outages, it.upstream, it.name, since=since, now=now)
             for it in status.endpoints
         }
         latest = [it for it in spells if it.state != "running"][:_SPELLS]

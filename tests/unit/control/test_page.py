@@ -4,18 +4,24 @@ import hashlib
 import re
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from mirror.control.acts import Pins
 from mirror.control.models import Spells, SpellsQuery, Status
+from mirror.control.page.availability import draw
 from mirror.control.page.contents import ContentsViews
-from mirror.control.page.past import GROUPS, PERIODS, PastViews
+from mirror.control.page.past import GROUPS, PERIODS, PastViews, parse_choice
 from mirror.control.page.views import VIEWS, Views
 from mirror.control.page.words import _CHINESE, choose, say
-from mirror.control.past import Past
+from mirror.control.past import Outages, Past
 from mirror.control.reasons import LEAVING, WORDS
+from mirror.history.keeper import Keeper
+from mirror.history.ports import DAY
+from mirror.history.sqlite import Bounds, SqliteHistory
+from tests.conformance.history import spell
 from tests.unit.operate.test_status import status
 
 PAGE = files("mirror.control.page")
@@ -81,6 +87,9 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
         async def spells(self, _: SpellsQuery) -> Spells:
             return Spells(spells=[], next=None)
 
+        async def outages(self, _since: float, _most: int) -> Outages:
+            return Outages([], [], {})
+
     past = PastViews(cast("Past", Empty()), clock=lambda: 1000.0, monotonic=lambda: 0.0)
     views = Views(
         status=told, pins=pins, line=list, past=past,
@@ -89,3 +98,37 @@ async def test_an_upstream_that_is_never_asked_stands_among_the_endpoints() -> N
     )  # fmt: skip
     shown = await views.part("endpoints", "en", {})
     assert re.search(r"<td>old\.example</td>.*sealed: never asked", shown)
+
+
+async def test_an_endpoint_that_comes_and_goes_hides_neither_that_the_mirror_ran_nor_how_often(
+    tmp_path: Path,
+) -> None:
+    """More spells than are drawn are newer than the one in which the mirror runs."""
+    many, now = 1500, 50_000.0
+    began = spell(1, upstream="", endpoint="", state="running", began=0.0, ended=now)
+    flaps = [
+        spell(2 + it, upstream="u", endpoint="e", began=10.0 * it, ended=10.0 * it + 5)
+        for it in range(many)
+    ]
+
+    async def gather() -> None:
+        return
+
+    def clock() -> float:
+        return now
+
+    bounds = Bounds(DAY, DAY, 2**30)
+    async with (
+        SqliteHistory.open(tmp_path / "history.sqlite3", bounds) as history,
+        Keeper.keeping(history, private=(), tells_clients=True, clock=clock) as keeper,
+    ):
+        await history.record_spells([began, *flaps])
+        past = Past(keeper, private=(), gather=gather, clock=clock, monotonic=clock)
+        views = PastViews(past, clock=clock, monotonic=clock)
+        since, outages, latest = await views.outages(parse_choice({}))
+    line = draw(outages, "u", "e", since=since, now=now)
+    gaps = [(it.began, it.ended) for it in line.parts if it.kind == "unknown"]
+    assert gaps == [(since, 0.0)]
+    assert (line.times, line.seconds) == (many, many * 5)
+    assert len(line.parts) <= 1001
+    assert latest[0] == flaps[-1]

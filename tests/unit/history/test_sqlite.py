@@ -10,7 +10,8 @@ import pytest
 from mirror.history.ports import DAY, Batch, History, Sum, TotalsFilter
 from mirror.history.sqlite import SCHEMA, Bounds, SqliteHistory
 from mirror.oci.errors import StoreError
-from tests.conformance.history import EVER, NOW, HistoryConformance, arrival, pull
+from mirror.sqlite import damage
+from tests.conformance.history import EVER, NOW, HistoryConformance, arrival, pull, spell
 
 LONG = Bounds(30 * DAY, 1000 * DAY, 2**30)
 
@@ -77,3 +78,35 @@ async def test_somebody_elses_file_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_schema_is_only_ever_appended_to() -> None:
     assert SCHEMA.scripts == ("history.sql", "history_spells.sql")
+
+
+async def test_who_does_not_have_it_alone_leaves_a_damaged_file_where_it_is(tmp_path: Path) -> None:
+    """A command reads it, and a mirror that does not answer may be writing it."""
+    file = tmp_path / "history.sqlite3"
+    async with SqliteHistory.open(file, LONG) as history:
+        await history.record_spells([spell(1)])
+        damage.note(file)
+        async with SqliteHistory.open(file, LONG, sets_aside=False) as another:
+            assert await another.list_spells(0, None, 9) == [spell(1)]
+    _put(file, b"\xff" * 8192)
+    with pytest.raises(StoreError, match="not a database"):
+        async with SqliteHistory.open(file, LONG, sets_aside=False):
+            pass
+    assert _content(file) == b"\xff" * 8192
+
+
+async def test_a_damaged_file_that_cannot_be_moved_is_told_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "history.sqlite3"
+    _put(file, b"\xff" * 8192)
+    (tmp_path / "history.sqlite3.damaged").mkdir()
+    with pytest.raises(StoreError, match="is damaged and cannot be set aside: Is a directory"):
+        async with SqliteHistory.open(file, LONG):
+            pass
+
+
+def _put(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import asyncpg
+import msgspec
 import pytest
 
 from mirror.oci.digest import digest_of
@@ -481,6 +482,64 @@ async def test_what_nobody_would_learn_anew_is_kept_the_longest(tmp_path: Path) 
         for number in range(1000):
             await untold.add(TagGone(NGINX, str(number)))
         assert untold.count < 400
+
+
+async def test_all_that_is_learnt_anew_goes_before_what_is_not(tmp_path: Path) -> None:
+    """A tenth of it is little where one entry is large; and many may come at once."""
+    gone: list[Entry] = [TagGone(NGINX, str(number)) for number in range(20)]
+    large = LinksGone(NGINX, tuple(digest_of(b"%d" % number) for number in range(200)))
+    async with Untold.open(tmp_path, most=25_000) as untold:
+        for entry in gone:
+            await untold.add(entry)
+        for number in range(100):
+            await untold.add(_said(number))
+        assert untold.lost == 0
+        await asyncio.gather(untold.add(large), *(untold.add(_said(it)) for it in range(20)))
+        kept = [entry for _, entry in await untold.first()]
+        assert [entry for entry in kept if not isinstance(entry, LinkSaid)] == [*gone, large]
+        assert len(kept) + untold.lost == 141
+        assert untold.lost < 100  # no more than has to
+
+
+class _Synced(SqliteDatabase):
+    """Knows what a power cut would leave."""
+
+    synced: list[Row]
+
+    async def write(self, *statements: Statement, is_durable: bool = True) -> None:
+        await super().write(*statements, is_durable=is_durable)
+        if is_durable:
+            self.synced += [row for statement in statements for row in statement.rows]
+
+
+async def test_a_power_cut_takes_nothing_that_somebody_has_decided(tmp_path: Path) -> None:
+    """A pin that is in the mirror's own records and was told nobody is taken for one removed."""
+    decided: list[Entry] = [
+        LinksGone(NGINX, (ONE,)), TagGone(NGINX, "1"), ReferrersGone(NGINX, ONE),
+        Pinned("alpine:1", (), 1.0), Unpinned("alpine:2"),
+    ]  # fmt: skip
+    async with Untold.open(tmp_path) as untold:
+        database = untold._database  # noqa: SLF001 - no power is cut here
+        database.__class__ = _Synced
+        assert isinstance(database, _Synced)
+        database.synced = []
+        for entry in (*decided, _said(1)):
+            await untold.add(entry)
+        assert database.synced == [(msgspec.msgpack.encode(entry),) for entry in decided]
+
+
+async def test_a_power_cut_brings_nothing_back_that_was_removed(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with SqliteRecords.open(tmp_path / "records.sqlite3", clock=clock) as records:
+        database = records._database  # noqa: SLF001 - no power is cut here
+        database.__class__ = _Synced
+        assert isinstance(database, _Synced)
+        database.synced = []
+        await records.forget_links(NGINX, [ONE])
+        await records.forget_tag(NGINX, "1")
+        await records.forget_referrers(NGINX, ONE)
+        assert len(database.synced) == 3
 
 
 async def test_what_is_told_makes_room_however_much_follows(tmp_path: Path) -> None:

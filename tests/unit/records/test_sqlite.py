@@ -93,6 +93,8 @@ async def test_a_file_that_is_no_database_is_set_aside_and_what_it_means_is_said
         await records.record_link(ALPINE, ONE, 10)
     assert _content(path.with_name("records.sqlite3.damaged")) == garbage
     assert "has to be pinned again" in caplog.text
+    assert "has to be imported again" in caplog.text
+    assert "or a backup restored" in caplog.text
 
 
 async def test_a_digest_that_is_none_is_damage(path: Path) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -415,9 +416,10 @@ async def test_somebody_elses_database_is_left_alone(path: Path) -> None:
         connection.execute("CREATE TABLE blobs (mine TEXT)")
     connection.close()
     before = _content(path)
-    with pytest.raises(StoreError, match="somebody else's database"):
+    with pytest.raises(StoreError, match="somebody else's database") as refusal:
         async with Index.open(path):
             pass
+    assert "damaged" not in str(refusal.value)
     assert _content(path) == before
 
 
@@ -427,9 +429,10 @@ async def test_a_newer_mirrors_index_is_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA user_version = {len(SCHEMA.scripts) + 1}")
     connection.close()
-    with pytest.raises(StoreError, match="newer mirror; run that one"):
+    with pytest.raises(StoreError, match="newer mirror; run that one") as refusal:
         async with Index.open(path):
             pass
+    assert "damaged" not in str(refusal.value)
 
 
 async def test_a_index_that_cannot_be_opened_says_what_to_do(path: Path) -> None:
@@ -454,6 +457,25 @@ async def test_damage_that_shows_later_is_an_error_and_the_next_start_sets_the_f
     async with Index.open(path) as index:
         assert index.totals.blobs == 1
     assert path.with_name("index.sqlite3.damaged").exists()
+
+
+async def test_a_good_index_in_the_place_of_a_damaged_one_is_used(path: Path) -> None:
+    """A backup is restored, where the log told of damage."""
+    async with Index.open(path) as index:
+        await index.record_blob(ONE, 1, now=1.0)
+        await index.record_blob(TWO, 1, now=1.0)
+    backup = path.with_name("backup")
+    shutil.copy2(path, backup)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE blobs SET digest = x'07' WHERE digest = (SELECT min(digest) FROM blobs)"
+        )
+    with pytest.raises(StoreError, match="damaged"):
+        await _use(path, THREE)
+    shutil.copy2(backup, path)
+    async with Index.open(path) as index:
+        assert index.totals.blobs == 2
+    assert {it.name for it in path.parent.iterdir()} == {path.name, backup.name}
 
 
 async def test_a_digest_that_is_none_is_damage(path: Path) -> None:
