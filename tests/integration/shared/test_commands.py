@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.shared.conftest import StartFleet
+from tests.support.bucket import SECRET_KEY
 from tests.support.fleet import Fleet
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess
 from tests.support.operators import command, pull
 from tests.support.postgres import PASSWORD, Postgres, running_pgbouncer
 from tests.support.process import children_of, until
-from tests.support.seaweed import SECRET_KEY
 from tests.support.upstream import ScriptedRegistry
 
 APP = image(random_layer(2**16, seed=1404))

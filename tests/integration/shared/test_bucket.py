@@ -1,0 +1,68 @@
+"""Objects on a real S3 server, reached as a mirror reaches it."""
+
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mirror.config import EnvironmentProxies, Shared
+from mirror.shared.bucket import CLIENT_OPTIONS, ObjectBucket
+from mirror.shared.opening import make_store
+from mirror.shared.ports import BucketDown, NoObject
+from tests.conformance.bucket import BucketConformance
+from tests.support.bucket import BUCKET, BucketServer
+
+
+@pytest.fixture(autouse=True)
+def no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a mirror does, and a test must not."""
+    monkeypatch.setitem(CLIENT_OPTIONS, "pool_max_idle_per_host", "0")
+
+
+def _bucket(server: BucketServer, prefix: str, credentials: Path) -> ObjectBucket:
+    shared = Shared.model_validate(
+        {
+            "database_file": str(credentials), "bucket": f"s3://{BUCKET}/{prefix}",
+            "endpoint": server.url, "credentials_file": str(credentials),
+        }
+    )  # fmt: skip
+    return ObjectBucket(make_store(shared, EnvironmentProxies()))
+
+
+class TestOnAServer(BucketConformance):
+    @pytest.fixture
+    async def bucket(self, bucket_server: BucketServer) -> AsyncIterator[ObjectBucket]:
+        prefix = uuid.uuid4().hex[:8]
+        yield _bucket(bucket_server, prefix, bucket_server.credentials_file)
+        await bucket_server.empty(prefix)
+
+    @pytest.mark.parametrize(("size", "start"), [(5, 5), (5, 7), (0, 0)])
+    async def test_an_object_that_ends_before_what_is_wanted_is_none(
+        self, bucket: ObjectBucket, size: int, start: int
+    ) -> None:
+        await bucket.put("one", b"x" * size)
+        with pytest.raises(NoObject):
+            await anext(bucket.read("one", start, 10))
+
+    async def test_who_has_a_signed_link_needs_nothing_else(self, bucket: ObjectBucket) -> None:
+        await bucket.put("a/one", b"12345")
+        url = await bucket.sign("a/one", 60)
+        async with aiohttp.ClientSession() as session:
+            async with session.get(url, headers={"Range": "bytes=1-2"}) as response:
+                assert (response.status, await response.read()) == (206, b"23")
+            async with session.get(url.partition("?")[0]) as response:
+                assert response.status == 403
+            async with session.get(url.replace("one", "two")) as response:
+                assert response.status == 403
+
+    async def test_who_may_not_is_told_so(
+        self, bucket_server: BucketServer, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "credentials"
+        file.write_text("[default]\naws_access_key_id = no\naws_secret_access_key = body\n")
+        bucket = _bucket(bucket_server, "tests", file)
+        with pytest.raises(BucketDown, match="403") as told:
+            await bucket.put("one", b"1")
+        assert "body" not in str(told.value)
