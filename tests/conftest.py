@@ -21,13 +21,14 @@ from tests.support.loop_watch import watching_the_loop
 from tests.support.mirror import InnerMirror, Settings, document, start_inner_mirror, upstream_at
 from tests.support.postgres import Postgres
 from tests.support.relay import Relay
+from tests.support.rgw import running_rgw
 from tests.support.seaweed import running_seaweed
 from tests.support.upstream import ScriptedRegistry
 
 _LONGEST_HOLD = 0.05  # seconds of CPU time
 _UNDER_A_TRACER = 2  # times as long: coverage's looks at every line, and doubles what it takes
 
-BUCKETS: dict[str, RunBucket] = {"seaweed": running_seaweed}
+BUCKETS: dict[str, RunBucket] = {"rgw": running_rgw, "seaweed": running_seaweed}
 
 StartMirror = Callable[..., Awaitable[InnerMirror]]
 StartRelay = Callable[[int], Awaitable[Relay]]

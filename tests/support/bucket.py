@@ -1,6 +1,6 @@
 """What the real S3 servers that tests start have in common: one bucket, and who may use it.
 
-SeaweedFS (`seaweed.py`) is what the suite runs on.
+SeaweedFS (`seaweed.py`) is what the suite runs on, Ceph's gateway (`rgw.py`) a second opinion.
 """
 
 import asyncio
