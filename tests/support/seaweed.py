@@ -42,7 +42,7 @@ async def running_seaweed(directory: Path) -> AsyncIterator[BucketServer]:
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        "actions": ["Read", "Write", "List", "Tagging"],
     }
     (data / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
     ports = dict(zip(("master", "volume", "filer", "s3"), _ports(4), strict=True))

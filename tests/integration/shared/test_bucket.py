@@ -1,14 +1,14 @@
 """Objects on a real S3 server, reached as a mirror reaches it."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from mirror.config import EnvironmentProxies, Shared
-from mirror.shared.bucket import CLIENT_OPTIONS, ObjectBucket
+from mirror.shared.bucket import CLIENT_OPTIONS, ObjectBucket, claim_bucket
 from mirror.shared.opening import make_store
 from mirror.shared.ports import BucketDown, NoObject
 from tests.conformance.bucket import BucketConformance
@@ -21,10 +21,12 @@ def no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CLIENT_OPTIONS, "pool_max_idle_per_host", "0")
 
 
-def _bucket(server: BucketServer, prefix: str, credentials: Path) -> ObjectBucket:
+def _bucket(
+    server: BucketServer, prefix: str, credentials: Path, name: str = BUCKET
+) -> ObjectBucket:
     shared = Shared.model_validate(
         {
-            "database_file": str(credentials), "bucket": f"s3://{BUCKET}/{prefix}",
+            "database_file": str(credentials), "bucket": f"s3://{name}/{prefix}",
             "endpoint": server.url, "credentials_file": str(credentials),
         }
     )  # fmt: skip
@@ -66,3 +68,40 @@ class TestOnAServer(BucketConformance):
         with pytest.raises(BucketDown, match="403") as told:
             await bucket.put("one", b"1")
         assert "body" not in str(told.value)
+
+
+async def _claim(bucket: ObjectBucket) -> None:
+    await claim_bucket(bucket, "ours")
+
+
+async def _get(bucket: ObjectBucket) -> None:
+    await bucket.get("one")
+
+
+async def _list(bucket: ObjectBucket) -> None:
+    await anext(bucket.list())
+
+
+async def _put(bucket: ObjectBucket) -> None:
+    await bucket.put("one", b"1")
+
+
+async def _put_large(bucket: ObjectBucket) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"1"
+
+    await bucket.put_large("one", chunks())
+
+
+async def _read(bucket: ObjectBucket) -> None:
+    await anext(bucket.read("one", 0, 1))
+
+
+@pytest.mark.parametrize("act", [_claim, _get, _list, _put, _put_large, _read])
+async def test_a_bucket_that_is_not_there_is_no_bucket_without_the_object(
+    bucket_server: BucketServer, act: Callable[[ObjectBucket], Awaitable[None]]
+) -> None:
+    """Who took it for that would forget all copies, or be at a loss where to put them."""
+    bucket = _bucket(bucket_server, "tests", bucket_server.credentials_file, "not-there")
+    with pytest.raises(BucketDown):
+        await act(bucket)
