@@ -12,6 +12,7 @@ from mirror.shared.bucket import CLIENT_OPTIONS, ObjectBucket, claim_bucket
 from mirror.shared.opening import make_store
 from mirror.shared.ports import BucketDown, NoObject
 from tests.conformance.bucket import BucketConformance
+from tests.support.bad_bucket import BadBucket
 from tests.support.bucket import BUCKET, BucketServer
 
 
@@ -22,12 +23,12 @@ def no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _bucket(
-    server: BucketServer, prefix: str, credentials: Path, name: str = BUCKET
+    server: BucketServer, prefix: str, credentials: Path, name: str = BUCKET, url: str = ""
 ) -> ObjectBucket:
     shared = Shared.model_validate(
         {
             "database_file": str(credentials), "bucket": f"s3://{name}/{prefix}",
-            "endpoint": server.url, "credentials_file": str(credentials),
+            "endpoint": url or server.url, "credentials_file": str(credentials),
         }
     )  # fmt: skip
     return ObjectBucket(make_store(shared, EnvironmentProxies()))
@@ -58,6 +59,15 @@ class TestOnAServer(BucketConformance):
                 assert response.status == 403
             async with session.get(url.replace("one", "two")) as response:
                 assert response.status == 403
+
+    async def test_each_object_is_deleted_by_its_name(self, bucket_server: BucketServer) -> None:
+        """Several at once not every server can do, or lets those do who may delete these."""
+        async with BadBucket(bucket_server.port) as seen:
+            url = f"http://127.0.0.1:{seen.port}"
+            bucket = _bucket(bucket_server, "tests", bucket_server.credentials_file, url=url)
+            await bucket.delete(["one", "two"])
+        wanted = [("DELETE", f"/{BUCKET}/tests/{name}") for name in ("one", "two")]
+        assert seen.requests == wanted
 
     async def test_who_may_not_is_told_so(
         self, bucket_server: BucketServer, tmp_path: Path
