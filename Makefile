@@ -6,12 +6,14 @@ UV_COMPILE = .venv/lock/bin/uv pip compile --quiet --universal --generate-hashes
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io haproxy microsocks nginx-light \
   pgbouncer podman postgresql prometheus runc skopeo systemd tinyproxy wrk
+CEPH = ceph-common ceph-mon ceph-osd radosgw
+WITH_BUCKET = tests/integration/shared tests/daemons/test_fleet.py
 
-.PHONY: help serve test check format lock bench simulate fuzz clean
+.PHONY: help serve test test-rgw check format lock bench simulate fuzz clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: .venv/serve.stamp ## Set everything up and run the mirror (CONFIG=file.toml for another than Docker Hub's)
 	exec $(BIN)/mirror serve $(if $(CONFIG),--config '$(CONFIG)')
@@ -22,6 +24,10 @@ test: .venv/test.stamp ## Set everything up and run all tests, real daemons incl
 	$(BIN)/coverage run -m pytest --numprocesses auto --dist loadfile $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(if $(TESTS),,$(BIN)/coverage report)
+
+test-rgw: .venv/test.stamp ## Run what needs a bucket on Ceph's gateway, instead of SeaweedFS (TESTS=path for some of it)
+	tests/support/packages.sh $(PACKAGES) $(CEPH)
+	$(BIN)/pytest --bucket rgw $(or $(TESTS),$(WITH_BUCKET))
 
 check: .venv/test.stamp ## Check format, lint, types, import directions and declared dependencies
 	$(BIN)/ruff format --check .

@@ -14,19 +14,31 @@ import pytest
 import uvloop
 from blockbuster import BlockBuster
 
+from tests.support.bucket import RunBucket
 from tests.support.clock import FakeClock
 from tests.support.leaks import Remains
 from tests.support.loop_watch import watching_the_loop
 from tests.support.mirror import InnerMirror, Settings, document, start_inner_mirror, upstream_at
 from tests.support.postgres import Postgres
 from tests.support.relay import Relay
+from tests.support.rgw import running_rgw
+from tests.support.seaweed import running_seaweed
 from tests.support.upstream import ScriptedRegistry
 
 _LONGEST_HOLD = 0.05  # seconds of CPU time
 _UNDER_A_TRACER = 2  # times as long: coverage's looks at every line, and doubles what it takes
 
+BUCKETS: dict[str, RunBucket] = {"rgw": running_rgw, "seaweed": running_seaweed}
+
 StartMirror = Callable[..., Awaitable[InnerMirror]]
 StartRelay = Callable[[int], Awaitable[Relay]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bucket", choices=[*BUCKETS], default="seaweed",
+        help="the S3 server that several mirrors have in common",
+    )  # fmt: skip
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -72,6 +84,12 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for all who need but a database of their own in one that stays."""
     with Postgres.running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def run_bucket(request: pytest.FixtureRequest) -> RunBucket:
+    """The S3 server that was asked for: `--bucket`."""
+    return BUCKETS[request.config.getoption("--bucket")]
 
 
 @pytest.fixture(autouse=True)

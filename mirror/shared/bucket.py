@@ -23,6 +23,7 @@ _PATIENCE = 20.0  # seconds for which nothing comes
 _LONGEST = 300  # characters of what an error says
 _URL = re.compile(r"https?://\S+")
 _TOO_SHORT = "416 Range Not Satisfiable"
+_NO_BUCKET = re.compile("<Code>(NoSuchBucket|ContainerNotFound)</Code>")  # S3 and GCS, Azure
 _SMALL = 2**16  # bytes
 _LISTED = 1000  # objects at a time
 MARKER = "mirror-deployment"
@@ -54,12 +55,12 @@ class ObjectBucket:
 
     async def put(self, key: str, content: bytes) -> None:
         """As `Bucket.put`."""
-        async with _translated():
+        async with _putting():
             await obstore.put_async(self._store, key, content, use_multipart=False)
 
     async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """As `Bucket.put_large`: several parts at a time."""
-        async with _translated():
+        async with _putting():
             await obstore.put_async(
                 self._store, key, chunks, use_multipart=True, chunk_size=_PART, max_concurrency=2
             )
@@ -119,12 +120,26 @@ class ObjectBucket:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise NoObject from error
     except (BaseError, OSError, TimeoutError) as error:
-        if _TOO_SHORT in str(error):
+        text = str(error)
+        # Of what is in it, that says nothing: all copies may be there still, by another name.
+        if _NO_BUCKET.search(text):
+            raise BucketDown("there is no such bucket") from error
+        if isinstance(error, FileNotFoundError):
+            raise NoObject from error
+        if _TOO_SHORT in text:
             raise NoObject("it is shorter than it was put") from error
         raise BucketDown(_in_short(error)) from error
+
+
+@asynccontextmanager
+async def _putting() -> AsyncIterator[None]:
+    """What is to be put cannot be missing: what it is put into may, or the upload of its parts."""
+    try:
+        async with _translated():
+            yield
+    except NoObject as error:
+        raise BucketDown(_in_short(error.__cause__ or error)) from error
 
 
 def _in_short(error: BaseException) -> str:

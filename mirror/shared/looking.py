@@ -112,16 +112,16 @@ class LookAtBucket:
 async def look_at_bucket(settings: Shared, proxies: EnvironmentProxies) -> LookAtBucket:
     """Put something into it, get that, and take it out again. Raises BucketDown, ValueError."""
     bucket = ObjectBucket(make_store(settings, proxies))
-    began = time.monotonic()
     probe = f"{PROBE}{uuid.uuid4().hex}"  # others may be looking, too
     try:
         async with asyncio.timeout(_PATIENCE):
+            whose = await _marker(bucket)
+            began = time.monotonic()
             await bucket.put(probe, b"1")
             if await bucket.get(probe) != b"1":
                 raise BucketDown("it gives back something else than was put")
             await bucket.delete([probe])
-            seconds = time.monotonic() - began
-            return LookAtBucket(await _marker(bucket), seconds)
+            return LookAtBucket(whose, time.monotonic() - began)
     except NoObject:
         raise BucketDown("it does not give what has been put a moment ago") from None
     except TimeoutError:

@@ -286,7 +286,9 @@ def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
                 options["credential_provider"] = _Credentials(settings.credentials_file)
             return S3Store(
                 name, endpoint=settings.endpoint, region=settings.region or "us-east-1",
-                unsigned_payload=True, virtual_hosted_style_request=False, **options,
+                unsigned_payload=True, virtual_hosted_style_request=False,
+                disable_bulk_delete=True,  # not every server can, or lets who may delete these
+                **options,
             )  # fmt: skip
 
 

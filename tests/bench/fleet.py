@@ -20,11 +20,12 @@ from tests.bench.figures import ALONE, MIRROR, Failed, Figures
 from tests.bench.measure import idle
 from tests.bench.peers import Server
 from tests.bench.stage import Stage, blob_path, manifest_path, prove
+from tests.support.bucket import BucketServer
 from tests.support.fleet import running_fleet
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.postgres import Postgres
 from tests.support.process import until
-from tests.support.seaweed import Seaweed, running_seaweed
+from tests.support.seaweed import running_seaweed
 
 SHARED = "Several mirrors as one"
 
@@ -40,7 +41,7 @@ _LEASE = {"lease": "15s"}
 @dataclass(frozen=True, slots=True)
 class _Parts:
     postgres: Postgres
-    seaweed: Seaweed
+    bucket_server: BucketServer
 
 
 async def _parts(stage: Stage) -> _Parts:
@@ -48,8 +49,8 @@ async def _parts(stage: Stage) -> _Parts:
 
     async def start() -> _Parts:
         postgres = stage.stack.enter_context(Postgres.running())
-        seaweed = await stage.stack.enter_async_context(running_seaweed(stage.new_directory()))
-        return _Parts(postgres, seaweed)
+        server = await stage.stack.enter_async_context(running_seaweed(stage.new_directory()))
+        return _Parts(postgres, server)
 
     return await stage.once("parts of a fleet", start)
 
@@ -73,7 +74,7 @@ async def _mirrors(stage: Stage, peer: str) -> AsyncIterator[list[Server]]:
     parts = await _parts(stage)
     async with running_fleet(
         stage.new_directory(), upstreams,
-        postgres=parts.postgres, seaweed=parts.seaweed, count=_MIRRORS,
+        postgres=parts.postgres, bucket_server=parts.bucket_server, count=_MIRRORS,
         shared=_LEASE, by_lines=False,
     ) as fleet:  # fmt: skip
         yield [_server(mirror) for mirror in fleet.mirrors]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartRelay
+from tests.support.bucket import RunBucket, begin_obstore
 from tests.support.daemons import Containerd, Docker, running_docker
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.haproxy import running_haproxy
@@ -22,7 +23,6 @@ from tests.support.process import until
 from tests.support.registry import Registry
 from tests.support.relay import Relay
 from tests.support.require import require
-from tests.support.seaweed import begin_obstore, running_seaweed
 
 pytestmark = [pytest.mark.daemons, pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -85,16 +85,18 @@ class Site:
 
 
 @pytest.fixture
-async def together(tmp_path: Path, app: Image, line: Relay) -> AsyncIterator[Site]:
+async def together(
+    tmp_path: Path, app: Image, line: Relay, run_bucket: RunBucket
+) -> AsyncIterator[Site]:
     """Three mirrors that are one cache."""
     require("haproxy")
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(Postgres.running())
-        seaweed = await stack.enter_async_context(running_seaweed(tmp_path / "bucket"))
+        bucket_server = await stack.enter_async_context(run_bucket(tmp_path / "bucket"))
         fleet = await stack.enter_async_context(
             running_fleet(
                 tmp_path, {"docker.io": upstream_at(line.url)},
-                postgres=postgres, seaweed=seaweed, count=3,
+                postgres=postgres, bucket_server=bucket_server, count=3,
             )
         )  # fmt: skip
         url = await stack.enter_async_context(

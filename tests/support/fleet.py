@@ -12,10 +12,10 @@ import asyncpg
 import obstore
 from obstore.store import S3Store
 
+from tests.support.bucket import BUCKET, BucketServer
 from tests.support.mirror import MirrorProcess, Settings, running_mirror
 from tests.support.postgres import Postgres
 from tests.support.relay import Relay
-from tests.support.seaweed import BUCKET, Seaweed
 
 LEASE = 4.0  # seconds; a busy machine may keep a mirror from renewing it for a second
 
@@ -34,14 +34,14 @@ class Fleet:
 
     url: str
     prefix: str
-    seaweed: Seaweed
+    bucket_server: BucketServer
     mirrors: list[MirrorProcess] = field(default_factory=list)
     lines: list[Lines] = field(default_factory=list)
 
     @property
     def store(self) -> S3Store:
         """What is in their part of the bucket."""
-        return self.seaweed.store(self.prefix)
+        return self.bucket_server.store(self.prefix)
 
     async def keys(self) -> list[str]:
         """The objects of pieces."""
@@ -82,7 +82,7 @@ async def running_fleet(
     upstreams: Mapping[str, Settings],
     *,
     postgres: Postgres,
-    seaweed: Seaweed,
+    bucket_server: BucketServer,
     count: int = 2,
     shared: Settings | None = None,
     bucket_port: Callable[[int], int] | None = None,
@@ -96,12 +96,13 @@ async def running_fleet(
     Without `by_lines` they are reached directly, for who measures.
     """
     url, prefix = await postgres.create_database(), uuid.uuid4().hex[:8]
-    fleet = Fleet(url, prefix, seaweed)
+    fleet = Fleet(url, prefix, bucket_server)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(bucket_server.empty, prefix)
         starts = [
             _mirror(
                 directory / f"mirror-{number}", upstreams, fleet, stack,
-                ports=(postgres, seaweed.port if bucket_port is None else bucket_port(number)),
+                ports=(postgres, (bucket_port or (lambda _: bucket_server.port))(number)),
                 shared=shared or {}, away=away, by_lines=by_lines, overrides=overrides,
             )
             for number in range(count)
@@ -141,7 +142,7 @@ async def _mirror(
         "database_file": str(file),
         "bucket": f"s3://{BUCKET}/{fleet.prefix}",
         "endpoint": bucket_url,
-        "credentials_file": str(fleet.seaweed.credentials_file),
+        "credentials_file": str(fleet.bucket_server.credentials_file),
         "lease": f"{LEASE}s",
         **shared,
     }

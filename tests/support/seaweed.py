@@ -1,74 +1,29 @@
 """A real S3 server: SeaweedFS, with all of its parts in one process, on loopback."""
 
-import asyncio
 import json
 import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import MemoryStore, S3Store
 
+from tests.support.bucket import (
+    ACCESS_KEY,
+    BUCKET,
+    SECRET_KEY,
+    BucketServer,
+    takes_objects,
+    write_credentials,
+)
 from tests.support.process import Process, free_port
 from tests.support.require import require
 
-ACCESS_KEY, SECRET_KEY = "tests", "secret of tests"
-BUCKET = "mirror-cache"
 _GRPC = 10_000
 _START_WITHIN = 40  # seconds
-
-
-@dataclass(eq=False)
-class Seaweed:
-    """`process` may be stopped, killed, suspended and started again."""
-
-    port: int
-    credentials_file: Path
-    process: Process = field(repr=False)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def store(self, prefix: str = "") -> S3Store:
-        """Looks into the bucket, beside the mirrors."""
-        return _store(self.port, prefix)
-
-
-def _store(port: int, prefix: str) -> S3Store:
-    return S3Store(
-        BUCKET,
-        prefix=prefix or None,
-        endpoint=f"http://127.0.0.1:{port}",
-        access_key_id=ACCESS_KEY,
-        secret_access_key=SECRET_KEY,
-        region="us-east-1",
-        client_options={
-            "allow_http": True,
-            "timeout": timedelta(seconds=10),
-            "pool_max_idle_per_host": "0",
-        },
-        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
-    )
-
-
-def begin_obstore() -> None:
-    """Have it open the descriptors that it keeps from its first work on."""
-
-    async def work() -> None:
-        store = MemoryStore()
-        await obstore.put_async(store, "one", b"1")
-        await (await obstore.get_async(store, "one")).bytes_async()
-
-    asyncio.run(work())
 
 
 def _program() -> Path:
@@ -80,34 +35,21 @@ def _program() -> Path:
 
 
 @asynccontextmanager
-async def running_seaweed(directory: Path) -> AsyncIterator[Seaweed]:
+async def running_seaweed(directory: Path) -> AsyncIterator[BucketServer]:
     """Run one inside the block, with one bucket; its data are in `directory`."""
     data = directory / "seaweed"
     data.mkdir(parents=True)
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        "actions": ["Read", "Write", "List", "Tagging"],
     }
     (data / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
-    credentials = directory / "bucket-credentials"
-    credentials.write_text(
-        f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n",
-        encoding="utf-8",
-    )
     ports = dict(zip(("master", "volume", "filer", "s3"), _ports(4), strict=True))
     s3 = ports["s3"]
 
-    async def takes_objects() -> bool:
-        if not await _has_bucket(ports["filer"]):
-            return False
-        store = _store(s3, "")
-        try:
-            await obstore.put_async(store, "probe", b"1", use_multipart=False)
-            await obstore.delete_async(store, "probe")
-        except (BaseError, OSError):
-            return False
-        return True
+    async def is_ready() -> bool:
+        return await _has_bucket(ports["filer"]) and await takes_objects(s3)
 
     command = (
         _program(), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
@@ -119,11 +61,11 @@ async def running_seaweed(directory: Path) -> AsyncIterator[Seaweed]:
         f"-s3.config={data / 's3.json'}", "-master.telemetry=false",
     )  # fmt: skip
     process = Process(
-        command, log=directory / "seaweed.log", ready=takes_objects, start_within=_START_WITHIN
+        command, log=directory / "seaweed.log", ready=is_ready, start_within=_START_WITHIN
     )
     async with process:
         try:
-            yield Seaweed(s3, credentials, process)
+            yield BucketServer(s3, write_credentials(directory), process)
         finally:
             if process.returncode is None:
                 await process.kill()  # it needs seconds to stop, and nothing of it is needed then

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.bucket import BucketServer, RunBucket, begin_obstore
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.mirror import upstream_at
 from tests.support.postgres import Postgres
-from tests.support.seaweed import Seaweed, begin_obstore, running_seaweed
 from tests.support.upstream import ScriptedRegistry
 
 StartFleet = Callable[..., Awaitable[Fleet]]
@@ -29,16 +29,18 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+def bucket_server(
+    tmp_path_factory: pytest.TempPathFactory, run_bucket: RunBucket
+) -> Iterator[BucketServer]:
     with asyncio.Runner() as runner:
-        running = running_seaweed(tmp_path_factory.mktemp("seaweed"))
+        running = run_bucket(tmp_path_factory.mktemp("bucket"))
         yield runner.run(running.__aenter__())
         runner.run(running.__aexit__(None, None, None))
 
 
 @pytest.fixture
 async def start_fleet(
-    tmp_path: Path, upstream: ScriptedRegistry, postgres: Postgres, seaweed: Seaweed
+    tmp_path: Path, upstream: ScriptedRegistry, postgres: Postgres, bucket_server: BucketServer
 ) -> AsyncIterator[StartFleet]:
     """`fleet = await start_fleet(3)`: so many mirrors, docker.io at `upstream`, or at a `url`."""
     async with AsyncExitStack() as stack:
@@ -54,7 +56,7 @@ async def start_fleet(
             return await stack.enter_async_context(
                 running_fleet(
                     tmp_path, {"docker.io": docker},
-                    postgres=postgres, seaweed=seaweed, count=count, **settings,
+                    postgres=postgres, bucket_server=bucket_server, count=count, **settings,
                 )
             )  # fmt: skip
 

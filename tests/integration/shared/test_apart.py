@@ -116,7 +116,7 @@ async def test_a_copy_that_is_not_what_it_should_be_is_found_out_and_fetched_ane
     for key in await fleet.keys():
         content = bytes(await (await obstore.get_async(fleet.store, key)).bytes_async())
         await obstore.put_async(fleet.store, key, content[:-1] + b"?", use_multipart=False)
-    assert await _try(Fleet(fleet.url, fleet.prefix, fleet.seaweed, [second]), LAYER) != 200
+    assert await _try(Fleet(fleet.url, fleet.prefix, fleet.bucket_server, [second]), LAYER) != 200
 
     async def is_gone() -> bool:
         return not await fleet.is_proved(LAYER)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.shared.conftest import StartFleet
+from tests.support.bucket import BUCKET, SECRET_KEY
 from tests.support.fleet import Fleet
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess
 from tests.support.operators import command, pull
 from tests.support.postgres import PASSWORD, Postgres, running_pgbouncer
 from tests.support.process import children_of, until
-from tests.support.seaweed import SECRET_KEY
 from tests.support.upstream import ScriptedRegistry
 
 APP = image(random_layer(2**16, seed=1404))
@@ -99,6 +99,26 @@ async def test_a_store_of_one_deployment_does_not_begin_with_the_database_of_ano
     status, _, said = await command(mirror, "serve")
     assert status == 1
     assert "the bucket belongs to deployment" in said
+
+
+async def test_a_bucket_that_is_not_there_is_told_of_by_all(start_fleet: StartFleet) -> None:
+    fleet = await start_fleet(1)
+    [mirror] = fleet.mirrors
+    await mirror.process.stop()
+    config = mirror.store_root.parent / "mirror.toml"
+    text = await asyncio.to_thread(config.read_text)
+    await asyncio.to_thread(config.write_text, text.replace(f"s3://{BUCKET}/", "s3://not-there/"))
+    trouble = "there is no such bucket"
+    status, _, said = await command(mirror, "check", "--online")
+    assert status == 2
+    assert f"error: shared.bucket: cannot be used: {trouble}" in said
+    status, _, said = await command(mirror, "shared", "init")
+    assert (status, said) == (1, f"mirror: the bucket cannot be used: {trouble}\n")
+    _, printed, _ = await command(mirror, "shared", "status", "--json")
+    assert json.loads(printed)["bucket_trouble"] == trouble
+    await mirror.process.start()
+    assert f"the mirror begins without the bucket: {trouble}" in mirror.process.log()
+    assert "Traceback" not in mirror.process.log()
 
 
 async def test_without_the_section_there_is_nothing_to_tell(

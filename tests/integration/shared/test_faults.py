@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import StartRelay
 from tests.integration.shared.conftest import StartFleet
 from tests.support.bad_bucket import BadBucket
+from tests.support.bucket import BucketServer
 from tests.support.client import Answer
 from tests.support.fleet import Fleet
 from tests.support.images import image, random_layer
@@ -23,7 +24,6 @@ from tests.support.mirror import MirrorProcess
 from tests.support.postgres import Postgres
 from tests.support.process import until
 from tests.support.relay import Relay
-from tests.support.seaweed import Seaweed
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 32 * 2**20
@@ -212,13 +212,13 @@ async def test_the_database_is_started_anew(
 async def test_the_bucket_is_bad(
     start_fleet: StartFleet,
     line: Relay,
-    seaweed: Seaweed,
+    bucket_server: BucketServer,
     *,
     failing: float,
     loses: float,
     delay: float,
 ) -> None:
-    async with BadBucket(seaweed.port) as bad:
+    async with BadBucket(bucket_server.port) as bad:
         fleet = await start_fleet(3, line.url, bucket_port=lambda _: bad.port)
         bad.failing, bad.loses, bad.delay = failing, loses, delay
         async with pulling(fleet, line) as pulls:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bucket import BucketServer
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.images import image, random_layer
 from tests.support.mirror import upstream_at
 from tests.support.postgres import Postgres
 from tests.support.process import until
-from tests.support.seaweed import Seaweed
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 3 * 2**20
@@ -35,13 +35,15 @@ async def fleet(
     upstream: ScriptedRegistry,
     evil: ScriptedRegistry,
     postgres: Postgres,
-    seaweed: Seaweed,
+    bucket_server: BucketServer,
 ) -> AsyncIterator[Fleet]:
     upstreams = {
         "docker.io": {**upstream_at(upstream.url), "default": True},
         "evil.example": upstream_at(evil.url),
     }
-    async with running_fleet(tmp_path, upstreams, postgres=postgres, seaweed=seaweed) as fleet:
+    async with running_fleet(
+        tmp_path, upstreams, postgres=postgres, bucket_server=bucket_server
+    ) as fleet:
         yield fleet
 
 

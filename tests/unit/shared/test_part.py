@@ -19,10 +19,10 @@ from mirror.shared.pieces import Piece
 from mirror.shared.turns import State, Turn
 from mirror.sources.ports import BlobSource, Body
 from tests.conformance.blob_source import BlobSourceConformance, Has
+from tests.support.bucket import begin_obstore
 from tests.support.images import random_bytes
 from tests.support.memory_ledger import Book, MemoryLedger
 from tests.support.memory_source import MemorySource
-from tests.support.seaweed import begin_obstore
 
 CONTENT = random_bytes(50_000, seed=14)
 DIGEST = digest_of(CONTENT)

@@ -14,10 +14,10 @@ from mirror.oci.digest import Digest, digest_of
 from mirror.shared.bucket import ObjectBucket
 from mirror.shared.opening import Common, OwnBucket
 from mirror.shared.sharing import Sharing
+from tests.support.bucket import begin_obstore
 from tests.support.images import random_bytes
 from tests.support.postgres import Postgres, opened
 from tests.support.process import until
-from tests.support.seaweed import begin_obstore
 from tests.support.tasks import owned_tasks
 
 CONTENT = random_bytes(50_000, seed=15)
