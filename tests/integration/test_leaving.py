@@ -49,7 +49,7 @@ async def test_what_is_said_to_go_next_is_what_goes(
         await until(is_told)
         assert layers()[0]["names"] == ["docker.io/org/0:1"]
         assert layers()[0]["reasons"] == ["little-used"]
-        assert 0 < layers()[0]["uses"] < layers()[2]["uses"] <= 1
+        assert 0 < layers()[0]["uses"] < layers()[2]["uses"] < 1.001  # rounded
         assert told["room"] < SIZE
         assert [it["goes_at"] for it in told["leaving"]] == sorted(
             it["goes_at"] for it in told["leaving"]

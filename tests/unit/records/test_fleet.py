@@ -129,6 +129,11 @@ async def _join(
     teller = Teller(untold, database, shared, origin=name, holder=name)
     running.keep(teller.tell_forever, name="tell")
     running.keep(events.follow, name="hear")
+
+    async def hears() -> bool:  # what was said before is not for who is new
+        return not database.is_up or await untold.recall("heard") is not None
+
+    await until(hears)
     together = Together(
         database, shared, untold, name=name, lease=5.0, monotonic=asyncio.get_running_loop().time
     )
@@ -364,6 +369,7 @@ async def test_who_has_waited_for_long_does_not_wait_for_a_silent_upstream_again
 
     async def fail() -> None:
         async with one.together.turn(ALPINE, "1", since=clock()):
+            failing.set()
             await asyncio.wait([waiting], timeout=1.2)
             raise Unavailable("silence")
 
@@ -376,7 +382,6 @@ async def test_who_has_waited_for_long_does_not_wait_for_a_silent_upstream_again
                 await _take(two, ALPINE, clock())
 
         waiting = tasks.create_task(wait())
-        failing.set()
         with pytest.raises(Unavailable, match="silence"):
             await fail()
     assert await _take(two, ALPINE, clock()) is None  # whoever comes next asks anew
