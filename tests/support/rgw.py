@@ -50,7 +50,8 @@ async def running_rgw(directory: Path) -> AsyncIterator[BucketServer]:
     _write(home, _configuration(home, cluster, address, gateway))
     _write_keys(home / "keyring")
     members = str(home / "monmap")
-    await run("monmaptool", "--create", "--fsid", cluster, "--addv", "a", address, members)
+    make = ("monmaptool", "--create", "--fsid", cluster, "--addv", "a", address, members)
+    await run(*make, environment=_ENVIRONMENT)
     await _ceph(home, "ceph-mon", "--mkfs", "--id=a", f"--monmap={members}")
     async with AsyncExitStack() as stack:
         await _run(stack, home, "ceph-mon", "--id=a", ready=lambda: _listens(monitor))
