@@ -179,7 +179,7 @@ class PostgresLedger:
 
     async def find(self, upstream: str, digest: Digest) -> Copy | None:
         """As `Ledger.find`."""
-        private, began = sorted(self._read_private()), await self._begin()
+        private, began = sorted(self._read_private()), await self.begin()
         row = await self._database.fetchrow(
             _FIND, upstream, 0, self._holder, self._patience, began, str(digest), private
         )
@@ -192,7 +192,7 @@ class PostgresLedger:
     async def look(self, blob: int, after: int) -> Copy | None:
         """As `Ledger.look`."""
         row = await self._database.fetchrow(
-            _LOOK, blob, after, self._holder, self._patience, await self._begin()
+            _LOOK, blob, after, self._holder, self._patience, await self.begin()
         )
         return None if row is None else _copy(row)
 
@@ -200,7 +200,7 @@ class PostgresLedger:
         self, upstream: str, digest: Digest, term: float, lease: float
     ) -> Claimed | None:
         """As `Ledger.claim`."""
-        began = await self._begin()
+        began = await self.begin()
         row = await self._database.fetchrow(
             _CLAIM,
             upstream,
@@ -259,7 +259,11 @@ class PostgresLedger:
         rows = await self._database.fetch(_FIND_PROVED, [str(digest) for digest in digests])
         return {row["digest"] for row in rows}
 
-    async def _begin(self) -> int:
+    async def begin(self) -> int:
+        """Draw the line between turns of before and of this run, once: the sooner, the better.
+
+        What another of this name has claimed by then counts as left over. Raises StoreError.
+        """
         began = self._began
         if began is None:
             drawn = int(await self._database.fetchval(_BEGIN))

@@ -224,6 +224,7 @@ class Sharing:
             await self._has_news.wait()
             self._has_news.clear()
             try:
+                await self._ledger.begin()
                 if self._must_walk:
                     await self._walk()
                     self._must_walk = False
