@@ -70,6 +70,7 @@ class ObjectBucket:
         async with _translated():
             found = await obstore.get_async(self._store, key, options={"range": (start, stop)})
             if found.meta["size"] < stop:
+                del found  # whoever keeps the error would keep what it is read from, too
                 raise NoObject("it is shorter than it was put")
             position = start
             async for part in found.stream(min_chunk_size=_CHUNK):
@@ -86,6 +87,7 @@ class ObjectBucket:
         async with _translated():
             found = await obstore.get_async(self._store, key)
             if found.meta["size"] > _SMALL:
+                del found  # as above
                 raise BucketDown(f"{key} is large, and none of ours")
             return bytes(await found.bytes_async())
 
