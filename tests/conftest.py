@@ -23,6 +23,7 @@ from tests.support.postgres import Postgres
 from tests.support.relay import Relay
 from tests.support.rgw import running_rgw
 from tests.support.seaweed import running_seaweed
+from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
 _LONGEST_HOLD = 0.05  # seconds of CPU time
@@ -139,6 +140,13 @@ async def upstream(clock: FakeClock) -> AsyncIterator[ScriptedRegistry]:
     """A scripted registry whose tokens and links live by the same clock as `start_mirror`'s."""
     async with ScriptedRegistry(clock=clock) as registry:
         yield registry
+
+
+@pytest.fixture
+def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
+    """The registry takes pushes, as docker-registry 3 does."""
+    upstream.push = Pushes(style="3")
+    return upstream.push
 
 
 @pytest.fixture

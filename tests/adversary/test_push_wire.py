@@ -10,7 +10,6 @@ from tests.conftest import StartMirror
 from tests.support.mirror import InnerMirror
 from tests.support.pusher import Pusher
 from tests.support.pushing import NAME, start_pushing
-from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
 BODY = b"3\r\nabc\r\n0\r\n\r\n"
@@ -48,10 +47,7 @@ TAKEN = {
 }
 
 
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = pytest.mark.usefixtures("takes_pushes")
 
 
 @pytest.fixture

@@ -20,10 +20,7 @@ APP = image(random_layer(3000, seed=1))
 LARGE = random_bytes(12 << 20, seed=3)
 
 
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = pytest.mark.usefixtures("takes_pushes")
 
 
 async def start_pushing(

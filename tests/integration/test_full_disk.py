@@ -17,8 +17,8 @@ from tests.conftest import StartMirror
 from tests.support.client import get
 from tests.support.images import image, random_layer
 from tests.support.mirror import InnerMirror
-from tests.support.process import run, until
-from tests.support.require import require, require_root
+from tests.support.process import until
+from tests.support.small_disk import small_disk
 from tests.support.upstream import ScriptedRegistry
 
 MIB = 2**20
@@ -29,13 +29,8 @@ CONTENT, SIZE = LAYER.blob, len(LAYER.blob)
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Path]:
     """Where `start_mirror` has its store."""
-    require("mount", "umount")
-    require_root()
-    path = tmp_path / "store"
-    path.mkdir()
-    await run("mount", "-t", "tmpfs", "-o", f"size={2 * SIZE}", "store-test", path)
-    yield path
-    await run("umount", "--lazy", path)
+    async with small_disk(tmp_path / "store", 2 * SIZE) as path:
+        yield path
 
 
 @pytest.fixture

@@ -28,10 +28,7 @@ LARGE = random_bytes(12 << 20, seed=3)
 DIGEST = digest_of(LARGE)
 
 
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = pytest.mark.usefixtures("takes_pushes")
 
 
 @pytest.fixture

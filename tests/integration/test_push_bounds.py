@@ -24,10 +24,7 @@ BASE = image(random_layer(300_000, seed=8))
 [LAYER] = BASE.layers
 
 
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = pytest.mark.usefixtures("takes_pushes")
 
 
 async def test_a_blob_that_is_too_large_is_413_and_can_be_cancelled(

@@ -22,10 +22,7 @@ DIGEST = digest_of(LARGE)
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = pytest.mark.usefixtures("takes_pushes")
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import pytest
 from tests.conftest import StartMirror
 from tests.support.images import digest_of, random_bytes
 from tests.support.mirror import InnerMirror
-from tests.support.process import run
 from tests.support.pusher import Pusher, codes, in_pieces
 from tests.support.pushing import NAME, bytes_taken, held, start_pushing
-from tests.support.require import require, require_root
+from tests.support.small_disk import small_disk
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
@@ -22,22 +21,14 @@ LARGE = random_bytes(24 * MIB, seed=15)
 DIGEST = digest_of(LARGE)
 
 
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = pytest.mark.usefixtures("takes_pushes")
 
 
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Path]:
     """Where `start_mirror` has its store."""
-    require("mount", "umount")
-    require_root()
-    path = tmp_path / "store"
-    path.mkdir()
-    await run("mount", "-t", "tmpfs", "-o", f"size={4 * len(LARGE)}", "store-test", path)
-    yield path
-    await run("umount", "--lazy", path)
+    async with small_disk(tmp_path / "store", 4 * len(LARGE)) as path:
+        yield path
 
 
 @pytest.fixture

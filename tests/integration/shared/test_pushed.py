@@ -8,19 +8,12 @@ from tests.support.images import image, index, random_layer
 from tests.support.process import until
 from tests.support.pusher import Pusher
 from tests.support.pushing import NAME
-from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
 APP = image(random_layer(3 * 2**20, seed=1515), random_layer(2**16, seed=1516))
 NEXT = image(random_layer(2**16, seed=1517))
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(autouse=True)
-def takes_pushes(upstream: ScriptedRegistry) -> Pushes:
-    upstream.push = Pushes(style="3")
-    return upstream.push
+pytestmark = [pytest.mark.usefixtures("takes_pushes"), pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
 async def told(fleet: Fleet) -> None:

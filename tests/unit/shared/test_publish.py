@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from mirror.oci.digest import Digest, digest_of
+from mirror.oci.digest import digest_of
 from mirror.shared.ahead import Memory
 from mirror.shared.part import Part
 from mirror.shared.ports import Bucket, BucketDown
@@ -19,24 +19,13 @@ from mirror.shared.turns import State, Turn
 from tests.support.images import random_bytes
 from tests.support.memory_ledger import Book, MemoryLedger
 from tests.support.process import until
+from tests.unit.shared.kept import Kept
 
 MIB = 2**20
 CONTENT = random_bytes(66 * MIB, seed=1406)
 DIGEST = digest_of(CONTENT)
 UPSTREAM = "docker.io"
 ROW = (UPSTREAM, str(DIGEST))
-
-
-@dataclass(eq=False)
-class Kept:
-    """A blob on this disk."""
-
-    file: FileIO
-    digest: Digest = DIGEST
-    size: int = len(CONTENT)
-
-    def close(self) -> None:
-        self.file.close()
 
 
 @dataclass(eq=False)
@@ -76,7 +65,7 @@ class World:
             ledger=MemoryLedger(self.book, name), bucket=self.bucket, memory=Memory(0),
             is_down=lambda: False, monotonic=lambda: self.book.now,
         )  # fmt: skip
-        kept = Kept(FileIO(self.file))
+        kept = Kept(DIGEST, len(CONTENT), FileIO(self.file))
         part.offer(kept)
         kept.close()
         publisher = Publisher(

@@ -19,6 +19,7 @@ from tests.support.images import random_bytes
 from tests.support.postgres import Postgres, opened
 from tests.support.process import until
 from tests.support.tasks import owned_tasks
+from tests.unit.shared.kept import Kept
 
 CONTENT = random_bytes(50_000, seed=15)
 DIGEST = digest_of(CONTENT)
@@ -29,18 +30,6 @@ DICE = Random(15)  # noqa: S311 - for jitter
 @pytest.fixture(scope="module", autouse=True)
 def obstore_has_begun() -> None:
     begin_obstore()
-
-
-@dataclass(eq=False)
-class Kept:
-    """A blob on this disk."""
-
-    file: FileIO
-    digest: Digest = DIGEST
-    size: int = len(CONTENT)
-
-    def close(self) -> None:
-        self.file.close()
 
 
 @dataclass(eq=False)
@@ -55,7 +44,7 @@ class Disk:
         assert digest == DIGEST
         self.asked.set()
         await self.open.wait()
-        return Kept(FileIO(self.file))
+        return Kept(DIGEST, len(CONTENT), FileIO(self.file))
 
     async def list_stored(self) -> AsyncIterator[list[tuple[Digest, int]]]:
         for batch in list[list[tuple[Digest, int]]]():

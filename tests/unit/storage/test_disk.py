@@ -15,7 +15,7 @@ from mirror.storage.errors import NoRoom
 from mirror.storage.index import Index
 from mirror.storage.ports import Writer
 from tests.support.process import run
-from tests.support.require import require, require_root
+from tests.support.small_disk import small_disk
 from tests.unit.storage.opening import (
     UPSTREAM,
     content,
@@ -33,13 +33,8 @@ KEPT = digest_of(b"kept")
 
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Path]:
-    require("mount", "umount")
-    require_root()
-    path = tmp_path / "disk"
-    path.mkdir()
-    await run("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "store-test", path)
-    yield path
-    await run("umount", "--lazy", path)  # also where a failed test has left files open
+    async with small_disk(tmp_path / "disk", SIZE) as path:
+        yield path
 
 
 async def test_a_disk_without_room_is_no_room_and_no_loss(disk: Path) -> None:
