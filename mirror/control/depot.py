@@ -263,10 +263,10 @@ class StoreDepot:
         for digest in image.blobs:
             size = (await self._store.measure([digest])).bytes
             await self._records.record_link(repository, digest, size)
-            if self._others is not None:
+            if self._others is not None and await self._is_sent(repository, digest):
                 self._others.note_here(repository.namespace, digest)
         for digest, found in image.manifests.items():
-            is_sent = repository.namespace in await self._records.list_senders(digest)
+            is_sent = await self._is_sent(repository, digest)
             await self._store.keep(_PARTIALS_OF, digest, found.content, is_manifest=True)
             await self._records.record_manifest(
                 repository, digest, len(found.content),
@@ -275,6 +275,10 @@ class StoreDepot:
             )  # fmt: skip
             if is_sent:
                 await self._fleet.put_manifest(digest, found.content)
+
+    async def _is_sent(self, repository: Repository, digest: Digest) -> bool:
+        """Whether its registry has sent it, or the operator has said so."""
+        return repository.namespace in await self._records.list_senders(digest)
 
     async def _tag(self, repository: Repository, tag: Tag, digest: Digest, made_at: float) -> bool:
         """Have a tag mean this, unless more was learnt of it since."""

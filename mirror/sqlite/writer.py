@@ -70,7 +70,10 @@ class Writer:
         if damage.is_noted(self._path):
             self._set_aside("it turned out to be damaged")
         elif damage.forget(self._path):
-            _logger.info("%s is another one than was damaged", self._path.name, extra=fields())
+            _logger.warning(
+                "%s is not as it was when it was found damaged, and is used", self._path.name,
+                extra=fields(),
+            )  # fmt: skip
         try:
             return self._begin()
         except (sqlite3.Error, UnicodeDecodeError) as error:

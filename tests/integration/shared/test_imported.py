@@ -1,6 +1,5 @@
 """What a bundle has brought to one mirror of a fleet is there for all of them."""
 
-import sys
 import tarfile
 from pathlib import Path
 
@@ -8,20 +7,13 @@ import pytest
 
 from tests.integration.shared.conftest import StartFleet
 from tests.support.images import image, random_layer
-from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
-from tests.support.process import run
+from tests.support.mirror import running_mirror, upstream_at
+from tests.support.operators import command
 from tests.support.upstream import ScriptedRegistry
 
 APP = image(random_layer(3 * 2**20, seed=1518), random_layer(2**16, seed=1519))
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
-
-
-async def command(mirror: MirrorProcess, verb: str, *arguments: str | Path) -> str:
-    """Do it; what it says of what is wrong."""
-    config = mirror.store_root.parent / "mirror.toml"
-    program = (sys.executable, "-m", "mirror")
-    return (await run(*program, verb, "--config", config, *arguments, check=False)).stderr
 
 
 async def test_what_was_imported_at_one_mirror_the_others_serve_while_upstream_is_away(
@@ -36,10 +28,10 @@ async def test_what_was_imported_at_one_mirror_the_others_serve_while_upstream_i
         for digest in APP.blobs:
             assert (await elsewhere.client.blob("org/app", digest)).digest == digest
         await elsewhere.until_metric("mirror_store_blobs", 1 + len(APP.blobs))
-        assert not await command(elsewhere, "export", "org/app:1", "-o", bundle)
+        assert (await command(elsewhere, "export", "org/app:1", "-o", bundle))[0] == 0
     await upstream.stop()
     first, second = (await start_fleet(2)).mirrors
-    assert not await command(first, "import", bundle)
+    assert (await command(first, "import", bundle))[0] == 0
     await first.until_metric("mirror_shared_unpublished", 0)
     await first.until_metric("mirror_shared_untold", 0)
     assert (await second.client.manifest("org/app", "1")).digest == APP.digest
@@ -55,4 +47,4 @@ async def test_nothing_is_imported_at_a_mirror_that_can_tell_nobody(
     bundle = tmp_path / "bundle.tar"
     with tarfile.open(bundle, "w"):
         pass
-    assert "start it" in await command(mirror, "import", bundle)
+    assert "start it" in (await command(mirror, "import", bundle))[2]
