@@ -7,7 +7,7 @@ import asyncio
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from random import Random
 
@@ -78,6 +78,7 @@ class Joined:
         self.common = common
         self._database = database
         self._own = own
+        self._shared = shared
         self._untold = untold
         self._name = name
         self._pins_changed = asyncio.Event()
@@ -105,10 +106,13 @@ class Joined:
         metrics: Metrics,
     ) -> None:
         """Tell and hear from now on. Raises StoreError."""
-        heard = await self._recall_heard(registries)
-        if not heard:
+        heard = await self._recall_heard()
+        if heard is None:
             await self.wishes.bring_own()
-        ears = _Ears(self._own, forget, registries, self.limits, self._pins_changed.set)
+        ears = _Ears(
+            self._own, self._shared, forget=forget, registries=registries, limits=self.limits,
+            note_pins=self._pins_changed.set,
+        )  # fmt: skip
         self._events = Events(
             self._database,
             origin=self._origin,
@@ -128,17 +132,16 @@ class Joined:
         work.keep(self._tidying.tidy_forever, name="tidy shared")
         work.keep(self._show_forever, name="show")
 
-    async def _recall_heard(self, upstreams: Collection[str]) -> float | None:
-        """When this mirror has heard the others last, by the database; 0: nobody knows.
+    async def _recall_heard(self) -> float | None:
+        """When this mirror has heard the others last, by the database; None: it is new.
 
-        That is so where it has records and no note of that, which may have been damaged: removals
-        that it has not heard would never be done here. Raises StoreError.
+        0 where it has been one of them and there is no note of that, which was damaged then:
+        removals that it has not heard would never be done here. Raises StoreError.
         """
         heard = await self._untold.recall(_HEARD)
         if heard is not None:
             return float(heard)
-        has_records = await self._own.list_repositories(upstreams, after=None, limit=1)
-        return 0.0 if has_records else None
+        return 0.0 if self.common.was_one else None
 
     def read_figures(self) -> dict[str, float]:
         """What metrics tell of it."""
@@ -168,6 +171,9 @@ class Joined:
         if not self.common.bucket.is_up:
             what = "the bucket cannot be used; the mirror downloads for itself"
             found.append((what, self.common.bucket.trouble or "it is looked for"))
+        elif self.common.bucket.trouble is not None:
+            what = "nothing can be deleted from the bucket: it grows"
+            found.append((what, self.common.bucket.trouble))
         return found
 
     async def _show_forever(self) -> None:
@@ -195,12 +201,15 @@ class _Ears:
     def __init__(
         self,
         own: SqliteRecords,
+        shared: PostgresRecords,
+        *,
         forget: Callable[[Forgettable], None],
         registries: Mapping[str, Registry],
         limits: SharedLimits,
         note_pins: Callable[[], None],
     ) -> None:
         self._own = own
+        self._shared = shared
         self._forget = forget
         self._registries = registries
         self._limits = limits
@@ -222,16 +231,25 @@ class _Ears:
                 await self._unlearn(event)
 
     async def _unlearn(self, event: TagForgotten | LinksForgotten | ReferrersForgotten) -> None:
-        """What is not so any more is not on record here either."""
+        """What is not so any more is not on record here either.
+
+        Unless all have learnt it anew since: what was removed long ago may be heard of late.
+        """
+        repository, shared = event.repository, self._shared
         match event:
             case TagForgotten():
-                await self._own.forget_tag(event.repository, event.tag)
-                self._forget(TagOf(event.repository, Tag(event.tag)))
+                if await shared.find_tag(repository, event.tag) is None:
+                    await self._own.forget_tag(repository, event.tag)
+                self._forget(TagOf(repository, Tag(event.tag)))
             case LinksForgotten():
-                await self._own.forget_links(event.repository, event.digests)
-                self._forget(event.repository)
+                gone = [
+                    it for it in event.digests if await shared.find_link(repository, it) is None
+                ]
+                await self._own.forget_links(repository, gone)
+                self._forget(repository)
             case ReferrersForgotten():
-                await self._own.forget_referrers(event.repository, event.digest)
+                if await shared.find_referrers(repository, event.digest) is None:
+                    await self._own.forget_referrers(repository, event.digest)
 
     async def learn_pauses_forever(self, back: asyncio.Event) -> None:
         """Heed what all were told, whenever the database is there (again)."""

@@ -46,7 +46,8 @@ class OwnBucket:
 
     It is looked at every so often (`again`, in seconds): of two deployments that have come at once,
     one finds out so, and that it is back is known also where nobody asks it for anything. One that
-    can be read and not written (a right, a quota) is back when something can be put again.
+    can be read and not written (a right, a quota) is back when as much can be put again as it has
+    refused. One that deletes nothing is up: it only grows.
     """
 
     def __init__(self, bucket: ObjectBucket, *, again: float = _AGAIN) -> None:
@@ -56,6 +57,10 @@ class OwnBucket:
         self._is_ours = False
         self._is_new = True  # nothing has been said of it yet
         self._undone = {_READ: "nobody has asked it yet"}  # what it did not do, asked last; and why
+        self._refused: int | None = (
+            None  # bytes, the fewest that it has not taken since it took any
+        )
+        self._probe = f"{PROBE}{uuid.uuid4().hex}"  # a key of this mirror's: others ask, too
         self.refusal: Unusable | None = None
 
     @property
@@ -67,8 +72,13 @@ class OwnBucket:
 
     @property
     def is_up(self) -> bool:
-        """Whether it has done what it was last asked, of each kind."""
-        return self.trouble is None
+        """Whether it has given and taken what it was last asked to."""
+        return self.can_read and _PUT not in self._undone
+
+    @property
+    def can_read(self) -> bool:
+        """Whether it has given what it was last asked for."""
+        return self.refusal is None and _READ not in self._undone
 
     async def see_whose_it_is(
         self, read_deployment: Callable[[], Deployment | None], random: Random
@@ -106,12 +116,11 @@ class OwnBucket:
 
     async def _ask_again(self) -> None:
         """Ask for what it did not do last; that it can be read is known by now."""
-        probe = f"{PROBE}{uuid.uuid4().hex}"  # others may be asking, too
         if _PUT in self._undone:
-            await self.put(probe, b"1")
-            await self.delete([probe])
-        elif _DELETE in self._undone:  # of what is not there: nothing is put that would stay
-            await self.delete([probe])
+            await self.put(self._probe, bytes(self._refused or 1))
+            await self.delete([self._probe])
+        elif _DELETE in self._undone:  # whether it is there or not
+            await self.delete([self._probe])
 
     async def looked(self) -> None:
         """Return when it has been looked at for the first time."""
@@ -119,8 +128,13 @@ class OwnBucket:
 
     async def put(self, key: str, content: bytes) -> None:
         """As `Bucket.put`."""
-        async with self._asking(_PUT):
-            await self._bucket.put(key, content)
+        try:
+            async with self._asking(_PUT):
+                await self._bucket.put(key, content)
+        except BucketDown:
+            self._refused = min(len(content), self._refused or len(content))
+            raise
+        self._refused = None
 
     async def put_large(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """As `Bucket.put_large`."""
@@ -167,7 +181,8 @@ class OwnBucket:
             yield
         except BucketDown as error:
             if not self._undone or self._is_new:
-                _logger.warning("the bucket is down: %s", error, extra=fields())
+                how = "deletes nothing" if what == _DELETE else "is down"
+                _logger.warning("the bucket %s: %s", how, error, extra=fields())
             self._is_new = False
             self._undone[what] = str(error)
             raise
@@ -183,6 +198,8 @@ class Common:
     bucket: OwnBucket
     had_trouble: Callable[[float], bool]
     """Whether the database was away within so many seconds."""
+    was_one: bool
+    """Whether this mirror was one of these before it was started."""
 
 
 @asynccontextmanager
@@ -222,7 +239,7 @@ async def open_common(
                 _logger.warning("the mirror begins without the bucket: %s", bucket.trouble)
         if bucket.refusal is not None:
             raise bucket.refusal
-        yield Common(name, database, bucket, ups.were_within)
+        yield Common(name, database, bucket, ups.were_within, was_one=expected is not None)
 
 
 class _Ups:

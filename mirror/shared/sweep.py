@@ -1,7 +1,8 @@
 """Orphans in the bucket, objects that are no piece of anything on record: swept once a day.
 
 They come of mirrors that died between putting a piece and recording it, or between removing a row
-and its objects, and of pieces that another has put anew. Only what is older than a day is one:
+and its objects, and of pieces that another has put anew; and there is what was put to see whether
+anything can be. Only what is older than a day is one:
 until then somebody may be about to record it. What else there may be in the bucket is nobody's
 business here.
 """
@@ -14,6 +15,7 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from mirror.oci.errors import StoreError
+from mirror.shared.bucket import PROBE
 from mirror.shared.database import Database
 from mirror.shared.pieces import is_piece
 from mirror.shared.ports import BucketDown
@@ -63,7 +65,7 @@ async def sweep(database: Database, bucket: Listed, *, older: timedelta = _OLD) 
     now: datetime = await database.fetchval(_NOW)
     looked_at = removed = removed_bytes = 0
     async for batch in bucket.list():
-        old = {key: size for key, size, at in batch if now - at > older and is_piece(key)}
+        old = {key: size for key, size, at in batch if now - at > older and _is_ours(key)}
         looked_at += len(batch)
         if not old:
             continue
@@ -73,6 +75,10 @@ async def sweep(database: Database, bucket: Listed, *, older: timedelta = _OLD) 
         removed += len(orphans)
         removed_bytes += sum(old[key] for key in orphans)
     return Swept(looked_at, removed, removed_bytes)
+
+
+def _is_ours(key: str) -> bool:
+    return is_piece(key) or key.startswith(PROBE)
 
 
 async def sweep_forever(database: Database, bucket: Listed, random: Random) -> None:

@@ -367,3 +367,56 @@ async def test_what_is_done_to_a_mirror_that_does_not_run_the_others_hear_when_i
 
     await until(is_pinned)
     assert "org/new" in json.dumps(await ask(first, "/pins"))
+
+
+async def test_what_was_removed_and_pulled_again_stays_when_removals_are_heard_anew(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+) -> None:
+    fleet = await start_fleet(tags={"fresh_for": "1h"})
+    first, second = fleet.mirrors
+    other = upstream.add(NEXT, "org/other", "1")
+    for mirror in fleet.mirrors:
+        await pull(mirror.client, "org/app", app)
+        await pull(mirror.client, "org/other", other)
+    await told(fleet)
+    assert (await command(second, "rm", "docker.io/org/app:1"))[0] == 0
+    await told(fleet)
+    await pull(second.client, "org/app", app)
+    await told(fleet)
+    await second.process.stop()
+    for file in second.store_root.glob("untold.sqlite3*"):
+        file.write_bytes(b"nothing that SQLite has written" * 100)
+    assert (await command(first, "rm", "docker.io/org/other:1"))[0] == 0
+    await told_by(first)
+    await second.process.start()
+
+    async def has_heard() -> bool:  # what was said before that, too
+        return "org/other" not in (await command(second, "ls"))[1]
+
+    await until(has_heard)
+    assert "org/app" in (await command(second, "ls"))[1]
+
+
+async def test_what_a_mirror_has_when_it_joins_is_not_what_others_have_removed(
+    upstream: ScriptedRegistry, start_fleet: StartFleet, app: Image
+) -> None:
+    fleet = await start_fleet(tags={"fresh_for": "1h"})
+    first, second = fleet.mirrors
+    for mirror in fleet.mirrors:
+        await pull(mirror.client, "org/app", app)
+    await told(fleet)
+    await second.process.stop()
+    for file in (*second.store_root.glob("untold.sqlite3*"), second.store_root / "deployment-id"):
+        file.unlink()  # as if it had been by itself until now
+    assert (await command(first, "rm", "docker.io/org/app:1"))[0] == 0
+    await told_by(first)
+    await fleet.rows("UPDATE mirror.events SET at = at - interval '1 hour'")
+    await second.process.start()
+    upstream.add(NEXT, "org/new", "1")  # whatever is said next
+    assert (await command(first, "pin", "docker.io/org/new:1"))[0] == 0
+
+    async def has_heard() -> bool:
+        return "org/new" in (await command(second, "pins"))[1]
+
+    await until(has_heard)
+    assert "org/app" in (await command(second, "ls"))[1]
