@@ -101,7 +101,7 @@ class Sharing:
         self._slots = asyncio.Semaphore(_PUTS)
         self._memory = Memory(_AHEAD)
         self._parts: set[Part] = set()
-        self._unpublished: OrderedDict[Digest, str] = OrderedDict()
+        self._unpublished: OrderedDict[tuple[Digest, str], None] = OrderedDict()  # and through whom
         self._has_news = asyncio.Event()
         self._must_walk = True
         self.published = self.followed = self.put_bytes = 0
@@ -148,7 +148,7 @@ class Sharing:
 
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """As `mirror.pull.fill.others.Others.find_elsewhere`."""
-        if self._redirects is None or not self._bucket.is_up:
+        if self._redirects is None or not self._bucket.can_read:
             return None
         return await self._redirects.find(upstream, digest)
 
@@ -210,8 +210,8 @@ class Sharing:
 
     def _leave(self, digest: Digest, upstream: str) -> None:
         """It is to be published another time."""
-        self._unpublished[digest] = upstream
-        self._unpublished.move_to_end(digest)
+        self._unpublished[digest, upstream] = None
+        self._unpublished.move_to_end((digest, upstream))
         if len(self._unpublished) > _REMEMBERED:
             self._unpublished.popitem(last=False)
             self._must_walk = True
@@ -229,10 +229,9 @@ class Sharing:
                     await self._walk()
                     self._must_walk = False
                 while self._unpublished:
-                    digest, upstream = next(iter(self._unpublished.items()))
+                    digest, upstream = next(iter(self._unpublished))
                     await self._publish(digest, upstream)
-                    if self._unpublished.get(digest) == upstream:  # else another has come meanwhile
-                        del self._unpublished[digest]
+                    self._unpublished.pop((digest, upstream), None)
                 failures = 0
             except (StoreError, BucketDown) as error:
                 _logger.info("not published yet: %s", error, extra=fields(left=self.unpublished))
@@ -252,7 +251,7 @@ class Sharing:
                     senders, private = await self._list_senders(digest), self._read_private()
                     # Through one that is not private it is for all.
                     for upstream in sorted(senders, key=lambda it: (it in private, it))[:1]:
-                        self._unpublished.setdefault(digest, upstream)
+                        self._unpublished.setdefault((digest, upstream))
 
     async def _publish(self, digest: Digest, upstream: str) -> None:
         """Publish a blob from this disk. Raises StoreError, BucketDown."""
