@@ -87,6 +87,15 @@ async def test_what_is_a_body_is_taken_and_what_follows_is_another_request(
     assert (await upload.status()).headers["Range"] == "0-2"
 
 
+async def test_a_body_of_chunks_of_a_byte_is_taken_and_holds_nobody_up(mirror: InnerMirror) -> None:
+    """Much of a body is read at once, and nothing is as tedious to parse as this."""
+    upload = await Pusher(mirror.client, NAME).begin()
+    count = 150_000
+    body = b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+    assert await statuses(mirror, upload.location, CHUNKED, body + NEXT) == [202, 404]
+    assert (await upload.status()).headers["Range"] == f"0-{count - 1}"
+
+
 async def test_a_coding_that_would_have_to_be_undone_is_not_known(mirror: InnerMirror) -> None:
     upload = await Pusher(mirror.client, NAME).begin()
     fields = b"Connection: close\r\nTransfer-Encoding: gzip, chunked\r\n"

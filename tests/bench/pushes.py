@@ -13,6 +13,7 @@ from tests.bench import load
 from tests.bench.cases import Case
 from tests.bench.figures import DIRECT, MIRROR, Failed, Figures
 from tests.bench.line import Line, running_line
+from tests.bench.measure import idle
 from tests.bench.peers import Server
 from tests.bench.stage import MIB, TAG, Stage
 from tests.support.daemons import Docker, running_docker
@@ -48,6 +49,7 @@ async def _place(stage: Stage, peer: str) -> AsyncIterator[_Place]:
         async with stage.fresh(
             MIRROR, upstream=line.url, mirror={"upstream": {"docker.io": upstream}}
         ) as server:
+            await idle(server.pid)  # it has come up
             yield _Place(f"{_NAME}:{server.port}", line, server)
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from mirror.aio.sealed import Bulk
 from mirror.front.api import errors
-from mirror.front.api.bodies import Gathering, read_body, waits_to_be_told
+from mirror.front.api.bodies import Gathering, expect_much, read_body, waits_to_be_told
 from mirror.front.api.facts import Facts, authorization_of
 from mirror.front.api.token_relay import relay_address
 from mirror.front.ports import Pushes
@@ -193,6 +193,7 @@ class PushHandlers:
             RegistryError: It cannot be taken; or there are more bytes, or fewer, than `most`.
         """
         offset = state.offset
+        expect_much(request)
 
         async def write(piece: Bulk) -> None:
             nonlocal offset
