@@ -20,7 +20,7 @@ class Remains:
 
     def __init__(self) -> None:
         self._tasks = _tasks()
-        self._descriptors = _descriptors()
+        self._descriptors = descriptors()
 
     async def check(self, *, grace: float = 20) -> None:
         """Raise `LeftBehind` for what is new and does not go away within `grace` seconds."""
@@ -38,14 +38,14 @@ class Remains:
         return False
 
     def _new_descriptors(self) -> set[tuple[str, str]]:
-        return _descriptors() - self._descriptors
+        return descriptors() - self._descriptors
 
 
 def _tasks() -> set[asyncio.Task[object]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
-def _descriptors() -> set[tuple[str, str]]:
+def descriptors() -> set[tuple[str, str]]:
     """The number and the target of each descriptor that this process has open.
 
     Sockets are told apart by number only: uvloop makes its own pair anew for each run of the loop.

@@ -17,6 +17,7 @@ from mirror.shared.opening import OwnBucket, make_store
 from mirror.shared.ports import BucketDown, NoObject
 from tests.conformance.bucket import BucketConformance
 from tests.support.bucket import begin_obstore
+from tests.support.leaks import descriptors
 from tests.support.process import until
 from tests.support.tasks import owned_tasks
 
@@ -33,9 +34,14 @@ class TestHere(BucketConformance):
     ) -> AsyncIterator[ObjectBucket]:
         bucket = ObjectBucket(MemoryStore() if request.param == "memory" else LocalStore(tmp_path))
         yield bucket
-        # What obstore's threads let go of late, a file among it, goes with the next call of it.
-        with suppress(NoObject):
-            await bucket.measure("nothing")
+
+        async def is_closed() -> bool:
+            # What obstore's threads let go of, a file among it, goes with a later call of it.
+            with suppress(NoObject):
+                await bucket.measure("nothing")
+            return not any(str(tmp_path) in target for _, target in descriptors())
+
+        await until(is_closed)
 
 
 async def test_nothing_is_put_or_read_before_it_is_known_whose_it_is() -> None:
