@@ -203,6 +203,8 @@ class Course(Stateful):
             RegistryError: It never will, or not on that authority, or not now.
         """
         self.sealed = digest
+        if isinstance(self.content, Spooled):
+            self.content.spool.flush()  # while the registry takes the end of it
         self.go_on(target)
         await self._until(lambda: self.is_over or self.error is not None)
         if self.state is not CourseState.DONE:

@@ -7,12 +7,17 @@ What a client pushes is kept here until the registry has it; then the file itsel
 (`LocalStorage.keep_spool`). They count in the ledger as downloads do, and are evicted by nobody but
 their owner. Both files live in the page cache, which outlives the process: after `kill -9` they are
 exact. After a power cut the bytes may not be what they were; then the digest does not match.
+
+The disk takes them as they come, so that to keep a large one takes it no longer than the last of
+them: a client waits for that.
 """
 
 import asyncio
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -31,6 +36,7 @@ DIRECTORY = "push"
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _OURS_ALONE = 0o700
 _BLOCK = 2**20  # bytes read back for hashing at a time
+_FLUSHED = 2**26  # bytes that come between two times that the disk is made to take them
 _ALGORITHM = "sha256"
 _EMPTY = Digest(_ALGORITHM, "0" * 64)
 
@@ -54,6 +60,8 @@ class Spool:
         self._hasher = _EMPTY.hasher()
         self._hashed = 0
         self._lane: Lane | None = None
+        self._flushed = 0  # bytes, once `_flush` is over
+        self._flush: Future[None] | None = None
         self._turn = asyncio.Lock()  # bytes are written one piece after another
 
     def __repr__(self) -> str:
@@ -86,6 +94,22 @@ class Spool:
                 await self._write(chunk)
             self.size += len(chunk)
             self._promise.written = needed
+        if self.size - self._flushed >= _FLUSHED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have the disk take what is there, unless it is at it; nobody waits for that."""
+        if self._flush is not None and (not self._flush.done() or self._flush.exception()):
+            return  # what it refuses is told once: `flushed` keeps it
+        self._flushed = self.size
+        with suppress(StoreError):  # the threads have ended: so has whoever would keep it
+            self._flush = self._threads.begin(_sync, self.path)
+
+    async def flushed(self) -> None:
+        """Return when the disk is no longer at it. Raises StoreError where it has refused."""
+        if self._flush is not None:
+            with translated():
+                await self._threads.over(self._flush)
 
     async def _write(self, chunk: bytes) -> None:
         if self._lane is None:
@@ -199,6 +223,15 @@ class Spools:
         self._space.add(promise)
         self._open[identity] = spool
         return spool
+
+
+def _sync(path: Path) -> None:
+    with suppress(FileNotFoundError):  # it was removed meanwhile
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_all(file: FileIO, offset: int, chunk: Chunk) -> None:

@@ -394,6 +394,7 @@ class LocalStorage:
         hasher = await spool.hasher(digest.algorithm)
         if not digest.matches(hasher):
             raise StoreError(f"{spool} is not {digest}")
+        await spool.flushed()
         if await self.is_stored(digest):
             self.note_access(digest)
             await spool.remove()

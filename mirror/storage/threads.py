@@ -48,6 +48,20 @@ class Threads:
         """Run what waits for the disk itself: syncing, deleting, scanning. Raises as `quick`."""
         return await finish(self._submit(self._slow, function, *args, **kwargs))
 
+    def begin(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> "Future[_T]":
+        """Begin what `slow` would wait for; who asks for `over` of it may come later, or never.
+
+        Raises:
+            StoreError: The threads have ended.
+        """
+        return self._start(self._slow, function, *args, **kwargs)
+
+    async def over(self, work: "Future[_T]") -> _T:
+        """What has come of it, once it is over. Raises what it has raised."""
+        return await finish(asyncio.wrap_future(work))
+
     async def open(self, function: Callable[_P, _C], *args: _P.args, **kwargs: _P.kwargs) -> _C:
         """Run what opens something; where nobody waits for it any more, it is closed again."""
         opening = self._submit(self._quick, function, *args, **kwargs)
