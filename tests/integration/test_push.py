@@ -95,6 +95,17 @@ async def test_what_was_missing_a_moment_ago_is_there_once_it_was_pushed(
     assert (await mirror.client.manifest(NAME, "1")).status == 200
 
 
+async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_again(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    for _ in range(3):
+        assert await pusher.blob(LARGE) == DIGEST
+        assert held(upstream, DIGEST) == LARGE
+        assert (await mirror.client.blob(NAME, DIGEST)).body == LARGE
+        del upstream.repositories[NAME].blobs[DIGEST]
+    assert bytes_taken(upstream) == 3 * len(LARGE)
+
+
 async def test_referrers_of_what_a_pushed_manifest_refers_to_are_asked_for_anew(
     upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
 ) -> None:
