@@ -74,8 +74,8 @@ class RegistryTarget:
             query += f"&from={quote(there, safe='')}"
         try:
             return await self._begin(replace(self.scope, source=source), query)
-        except Denied:
-            if self.scope.authorization is not None:
+        except Denied as error:
+            if self.scope.authorization is not None and error.code is ErrorCode.UNAUTHORIZED:
                 raise  # who pushes may have more to show
         except (Missing, Refused):
             pass
