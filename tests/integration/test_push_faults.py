@@ -1,6 +1,7 @@
 """What the line and the registry do to a push is ours to mend: the client notices nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -130,6 +131,39 @@ async def test_a_registry_that_puts_parts_together_wrongly_is_sent_all_in_one(
     upstream.fault(kind="upload", method="PATCH", cut_body_at=3 * MIB, times=1)
     assert await pusher.blob(LARGE) == DIGEST
     assert held(upstream, DIGEST) == LARGE
+
+
+@pytest.mark.parametrize("code", ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"])
+@pytest.mark.parametrize("at", ["the first part", "a later part", "the end"])
+async def test_an_upload_that_is_over_upstream_by_another_status_is_begun_anew(
+    upstream: ScriptedRegistry, pusher: Pusher, at: str, code: str
+) -> None:
+    upload = await pusher.begin()
+    if at != "the first part":
+        await upload.patch(LARGE[: 6 * MIB])
+        await upstream.was_asked("upload", method="PATCH", ended=True)
+    words = json.dumps({"errors": [{"code": code, "message": "it is over"}]}).encode()
+    method = "PUT" if at == "the end" else "PATCH"
+    upstream.fault(kind="upload", method=method, status=400, body=words, times=1)
+    position = 0 if at == "the first part" else 6 * MIB
+    assert (await upload.patch(in_pieces(LARGE[position:]))).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+
+
+@pytest.mark.parametrize(
+    ("code", "tries"), [("BLOB_UPLOAD_UNKNOWN", 3), ("BLOB_UPLOAD_INVALID", 2)]
+)
+async def test_what_is_refused_again_and_again_is_refused_in_upstreams_words(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, code: str, tries: int
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, fill={"attempts": 2})
+    words = json.dumps({"errors": [{"code": code, "message": "no"}]}).encode()
+    upstream.fault(kind="upload", method="PUT", status=400, body=words)
+    upload = await Pusher(mirror.client, NAME).begin()
+    await upload.patch(LARGE)
+    assert codes(await upload.put(b"", DIGEST)) == [code]
+    assert bytes_taken(upstream) <= tries * len(LARGE)
 
 
 async def test_where_upstream_cannot_be_reached_the_client_is_told_so_and_may_go_on_later(
