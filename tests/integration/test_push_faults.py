@@ -166,6 +166,22 @@ async def test_what_is_refused_again_and_again_is_refused_in_upstreams_words(
     assert bytes_taken(upstream) <= tries * len(LARGE)
 
 
+async def test_no_part_is_smaller_than_upstream_takes_however_small_the_clients_are(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher
+) -> None:
+    takes_pushes.least = 2 * MIB
+    upload = await pusher.begin()
+    content, step = LARGE[: 7 * MIB + 5], 3 * MIB // 4
+    for start in range(0, len(content), step):
+        answer = await upload.patch(content[start : start + step])
+        assert (answer.status, answer.headers["OCI-Chunk-Min-Length"]) == (202, str(2 * MIB))
+    digest = digest_of(content)
+    assert (await upload.put(b"", digest)).status == 201
+    assert held(upstream, digest) == content
+    assert not upstream.asked("upload", status=416)
+    assert bytes_taken(upstream) == len(content)
+
+
 async def test_where_upstream_cannot_be_reached_the_client_is_told_so_and_may_go_on_later(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
