@@ -182,6 +182,29 @@ async def test_no_part_is_smaller_than_upstream_takes_however_small_the_clients_
     assert bytes_taken(upstream) == len(content)
 
 
+@pytest.mark.parametrize("brings", [b"", LARGE], ids=["nothing", "all"])
+async def test_who_asks_again_since_the_answer_was_lost_is_told_that_it_is_there(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, brings: bytes
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    mine, hers = {"Authorization": "Bearer mine"}, {"Authorization": "Bearer hers"}
+    upload = await Pusher(mirror.client, NAME, mine).begin()
+    await upload.patch(LARGE)
+    assert (await upload.put(b"", DIGEST)).status == 201
+    await mirror.stop()
+    again = await start_pushing(start_mirror, upstream)
+    same = Upload(Pusher(again.client, NAME, mine), upload.location)
+    answer = await same.put(brings, DIGEST)
+    assert answer.status == 201
+    assert answer.headers["Docker-Content-Digest"] == DIGEST
+    assert (await same.put(b"", digest_of(b"another"))).status == 404
+    assert (await same.patch(b"x")).status == 404
+    upstream.fault(kind="blob", status=401)
+    stranger = Upload(Pusher(again.client, NAME, hers), upload.location)
+    assert (await stranger.put(brings, DIGEST)).status == 404
+    assert bytes_taken(upstream) == len(LARGE)
+
+
 async def test_where_upstream_cannot_be_reached_the_client_is_told_so_and_may_go_on_later(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
