@@ -292,6 +292,18 @@ async def test_head_of_a_blob_is_upstreams_word_for_who_may_push(
     assert (await pusher.head(digest)).status == 200
 
 
+async def test_head_of_a_blob_is_upstreams_word_where_anybody_may_push(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    await pusher.image(APP, "1")
+    upstream.repositories[NAME].blobs.clear()
+    assert (await pusher.manifest(APP, "2")).status == 400
+    for digest in APP.blobs:
+        assert (await pusher.head(digest)).status == 404
+    await pusher.image(APP, "2")
+    assert upstream.repositories[NAME].blobs == APP.blobs
+
+
 async def test_an_upload_that_nobody_goes_on_with_is_let_go(
     upstream: ScriptedRegistry,
     takes_pushes: Pushes,

@@ -35,6 +35,8 @@ async def test_a_blob_that_is_too_large_is_413_and_can_be_cancelled(
     assert (await upload.patch(LARGE[: 2 * MIB])).status == 202
     answer = await upload.patch(b"x")
     assert (answer.status, codes(answer)) == (413, ["SIZE_INVALID"])
+    counted = {"kind": "bytes", "outcome": "refused"}
+    assert await mirror.metric("mirror_push_requests_total", **counted) == 1
     assert (await upload.cancel()).status == 204
     assert not spooled(mirror)
 
