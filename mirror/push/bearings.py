@@ -2,6 +2,7 @@
 
 the registry                          then
 has forgotten the upload              it begins anew, with `caution`
+says that the upload is invalid       the same, once: some mean by it that it is over
 says 413                              less is sent at once
 takes no part of a blob, or has put   it begins anew, in one request
 the parts together in another way
@@ -29,6 +30,7 @@ class Bearings:
         self._caution = caution
         self._policy = policy
         self._is_resumed = False
+        self._was_invalid = False
         self._streak = Streak(0)
         self._restarts = 0
 
@@ -78,15 +80,26 @@ class Bearings:
             before = self._caution.at(now)
             self._caution.note_forgotten(self.sent - standing.offset, now=now)
             return self._caution.chunk != before
-        is_digest = any(it.get("code") == ErrorCode.DIGEST_INVALID for it in error.errors)
+        codes = {it.get("code") for it in error.errors}
+        if ErrorCode.BLOB_UPLOAD_INVALID in codes and not self._was_invalid:
+            self._was_invalid = True
+            if standing.offset:  # parts say where they belong
+                self._caution.note_forgotten(self.sent - standing.offset, now=now)
+            self._leave()
+            return True
+        is_digest = ErrorCode.DIGEST_INVALID in codes
         if standing.offset < size or (self._is_resumed and is_digest):
             # It takes no part of a blob; or it has put the parts together in another way.
             if not standing.offset and not self._is_resumed:
                 return False
             self._caution.note_no_parts(now=now)
-            self.standing, self.must_ask, self._is_resumed, self.sent = None, False, False, 0
+            self._leave()
             return True
         return False
+
+    def _leave(self) -> None:
+        """All of it goes in a new upload."""
+        self.standing, self.must_ask, self._is_resumed, self.sent = None, False, False, 0
 
     def broke(self, *, retry_after: float, roll: float) -> float | None:
         """Seconds until it is tried again; None: not before somebody asks for it."""

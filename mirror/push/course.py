@@ -233,7 +233,8 @@ class Course(Stateful):
     def _has_work(self) -> bool:
         if self.is_over or self.target is None or self.target == self._denied:
             return False
-        return self.sealed is not None or (self.size > self._bearings.offset and self.is_active)
+        more = self.size - self._bearings.offset
+        return self.sealed is not None or (more >= max(1, self._bearings.least) and self.is_active)
 
     async def _run(self) -> None:
         try:
@@ -275,10 +276,9 @@ class Course(Stateful):
             await self._note()
         elif self._bearings.must_ask:
             standing = await self._ask(target, standing)
-        if self.sealed is not None and standing.offset == self.size:
-            self._bearings.must_ask = True
-            await target.finish(standing, self.sealed)
-            await self._end()
+        rest = self.size - standing.offset
+        if self.sealed is not None and (not rest or rest < standing.least):
+            await self._finish(target, standing, self.sealed)
         else:
             await self._send(target, standing)
 
@@ -303,6 +303,16 @@ class Course(Stateful):
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than it was sent")
         self._bearings.found(kept)
         await self._note()
+
+    async def _finish(self, target: Target, standing: Standing, digest: Digest) -> None:
+        """End it there, with what is too little for a part of its own."""
+        self._bearings.sending(standing)
+        chunks, length = self._feed(standing.offset, self.size), self.size - standing.offset
+        try:
+            await target.finish(standing, digest, chunks if length else None, length=length)
+        finally:
+            await chunks.aclose()
+        await self._end()
 
     async def _length_of_next(self, standing: Standing) -> int | None:
         """How much goes into the next request; None: for as long as there is more."""

@@ -14,7 +14,7 @@ from mirror.push.caution import Caution
 from mirror.push.content import Content, Spooled
 from mirror.push.course import Course, Means
 from mirror.push.states import CourseState
-from mirror.sources.targets import Standing
+from mirror.sources.targets import Standing, Target
 from mirror.storage.spools import Spools
 
 _DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares what is done
@@ -153,6 +153,16 @@ class Courses:
             patience = _DONE_FOR if course.is_over else self.settings.keep_for
             if not (course.is_active or course.is_busy) and now - course.since >= patience:
                 await self.drop(course)
+
+
+async def is_there_yet(course: Course, target: Target) -> bool:
+    """Whether the registry has, at this moment, what a course has brought there a moment ago.
+
+    Somebody may have deleted it there; and 201 means that it has it. Raises RegistryError.
+    """
+    if course.state is not CourseState.DONE or course.sealed is None:
+        return True
+    return await target.find_blob(course.sealed) is not None
 
 
 def full(message: str) -> Refused:

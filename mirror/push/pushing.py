@@ -62,12 +62,21 @@ class Pushing:
         self._may_read = may_read
         self._counts = counts
         self._turns = Turns()
+        self._open = set[str]()  # upstreams that take pushes of who shows nothing
 
     async def find_pushed_blob(
         self, repository: Repository, digest: Digest, authorization: str | None
     ) -> int | None:
-        """The size of a blob that the registry has in this repository, by its own word."""
+        """The size of a blob that the registry has in this repository, by its own word.
+
+        Raises:
+            Denied: Nobody may push, or is known to be let in to push without showing anything.
+        """
         target = self._target(repository, authorization)
+        if self._shows_nothing(repository, authorization) and (
+            repository.namespace not in self._open
+        ):
+            raise Denied(ErrorCode.DENIED, "who shows nothing is not known to push there")
         with self._counted(repository, PushKind.BLOB):
             return await target.find_blob(digest)
 
@@ -80,7 +89,8 @@ class Pushing:
     ) -> UploadState | None:
         """Begin an upload; None: what was to be mounted is there."""
         target = self._target(repository, authorization)
-        with self._counted(repository, PushKind.BEGIN), self._uploads.place(client.get()):
+        is_counted = self._counted(repository, PushKind.BEGIN, authorization)
+        with is_counted, self._uploads.place(client.get()):
             if source is not None and not self._is_served(source):
                 mount = source = None
             is_same = source is None or source.namespace == repository.namespace
@@ -123,7 +133,11 @@ class Pushing:
         upload = self._uploads.get(repository, identity)
         if not upload.requests:
             raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
-        await self._uploads.write(upload, offset, piece.whole())
+        try:
+            await self._uploads.write(upload, offset, piece.whole())
+        except RegistryError as error:
+            self._counts.answered(repository.namespace, PushKind.BYTES, _outcome_of(error))
+            raise
         self._counts.received(repository.namespace, piece.size)
 
     async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:
@@ -154,7 +168,7 @@ class Pushing:
     ) -> PushedManifest:
         """Push a manifest, as it is."""
         target = self._target(repository, authorization)
-        with self._counted(repository, PushKind.MANIFEST):
+        with self._counted(repository, PushKind.MANIFEST, authorization):
             if isinstance(reference, Digest) and not reference.names(content):
                 raise RegistryError(
                     ErrorCode.DIGEST_INVALID, "the digest is not that of the manifest"
@@ -224,17 +238,28 @@ class Pushing:
         own = None if settings.push == "mirror" else authorization or ""
         return self._registries[repository.namespace].target(repository, own)
 
+    def _shows_nothing(self, repository: Repository, authorization: str | None) -> bool:
+        """Whether it is up to a registry that is open to everybody."""
+        settings = self._upstreams.get(repository.namespace)
+        return authorization is None and settings is not None and settings.push == "client"
+
     @contextmanager
-    def _counted(self, repository: Repository, kind: PushKind) -> Iterator[None]:
+    def _counted(
+        self, repository: Repository, kind: PushKind, authorization: str | None = ""
+    ) -> Iterator[None]:
+        """`authorization` is told of what the registry itself has let in, or not."""
         upstream, outcome = repository.namespace, PushOutcome.FAILED
         try:
             yield
             outcome = PushOutcome.DONE
         except RegistryError as error:
-            outcome = next(it for kind, it in _OUTCOMES if isinstance(error, kind))
+            outcome = _outcome_of(error)
             raise
         finally:
             self._counts.answered(upstream, kind, outcome)
+            is_let_in = outcome in {PushOutcome.DONE, PushOutcome.REFUSED}
+            if is_let_in and self._shows_nothing(repository, authorization):
+                self._open.add(upstream)
 
 
 def require_pushable(allowed: Selection, name: str) -> None:
@@ -243,6 +268,10 @@ def require_pushable(allowed: Selection, name: str) -> None:
         raise Denied(
             ErrorCode.DENIED, "this mirror is configured not to take pushes to this repository"
         )
+
+
+def _outcome_of(error: RegistryError) -> PushOutcome:
+    return next(it for kind, it in _OUTCOMES if isinstance(error, kind))
 
 
 def _state(upload: Upload) -> UploadState:

@@ -30,7 +30,7 @@ from mirror.oci.errors import (
 from mirror.oci.reference import Repository
 from mirror.push.content import Content, Spooled, read_head
 from mirror.push.course import Course, Follower, Means
-from mirror.push.courses import RETRY_AFTER, Courses, full
+from mirror.push.courses import RETRY_AFTER, Courses, full, is_there_yet
 from mirror.push.following import Extend, Follow, decide
 from mirror.push.remains import parse
 from mirror.push.states import CourseState
@@ -199,6 +199,9 @@ class Uploads:
                 raise gone()
             assert upload.target is not None  # noqa: S101 - a request is under way
             upload.follow([course])
+            if not await is_there_yet(course, upload.target):
+                course = await self._make_own(upload, upload.position)
+                self._follow(upload, [course])
             await course.finish(digest, upload.target)
         self._forget(upload)
 
@@ -218,7 +221,7 @@ class Uploads:
         waiting = Follower()
         waiting.requests = 1
         for course in self.courses.find(repository):
-            if course.sealed == digest:
+            if course.sealed == digest and await is_there_yet(course, target):
                 content.close()
                 self._give_up(target, standing)
                 break

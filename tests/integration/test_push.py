@@ -95,6 +95,17 @@ async def test_what_was_missing_a_moment_ago_is_there_once_it_was_pushed(
     assert (await mirror.client.manifest(NAME, "1")).status == 200
 
 
+async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_again(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    for _ in range(3):
+        assert await pusher.blob(LARGE) == DIGEST
+        assert held(upstream, DIGEST) == LARGE
+        assert (await mirror.client.blob(NAME, DIGEST)).body == LARGE
+        del upstream.repositories[NAME].blobs[DIGEST]
+    assert bytes_taken(upstream) == 3 * len(LARGE)
+
+
 async def test_referrers_of_what_a_pushed_manifest_refers_to_are_asked_for_anew(
     upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
 ) -> None:
@@ -279,6 +290,18 @@ async def test_head_of_a_blob_is_upstreams_word_for_who_may_push(
     assert (await mirror.client.head(f"/v2/{NAME}/blobs/{digest}")).status == 200  # who only pulls
     await upstream.stop()
     assert (await pusher.head(digest)).status == 200
+
+
+async def test_head_of_a_blob_is_upstreams_word_where_anybody_may_push(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    await pusher.image(APP, "1")
+    upstream.repositories[NAME].blobs.clear()
+    assert (await pusher.manifest(APP, "2")).status == 400
+    for digest in APP.blobs:
+        assert (await pusher.head(digest)).status == 404
+    await pusher.image(APP, "2")
+    assert upstream.repositories[NAME].blobs == APP.blobs
 
 
 async def test_an_upload_that_nobody_goes_on_with_is_let_go(

@@ -35,6 +35,8 @@ async def test_a_blob_that_is_too_large_is_413_and_can_be_cancelled(
     assert (await upload.patch(LARGE[: 2 * MIB])).status == 202
     answer = await upload.patch(b"x")
     assert (answer.status, codes(answer)) == (413, ["SIZE_INVALID"])
+    counted = {"kind": "bytes", "outcome": "refused"}
+    assert await mirror.metric("mirror_push_requests_total", **counted) == 1
     assert (await upload.cancel()).status == 204
     assert not spooled(mirror)
 
@@ -123,6 +125,20 @@ async def test_what_upstream_will_not_mount_and_is_here_is_sent_from_here(
     assert answer.status == 201
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
     assert await mirror.metric("mirror_push_received_bytes_total") == 0
+
+
+async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_again_from_here(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+) -> None:
+    takes_pushes.mounts = False
+    upstream.add(BASE, "library/base", "1")
+    mirror = await start_pushing(start_mirror, upstream)
+    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
+    pusher = Pusher(mirror.client, NAME)
+    await pusher.blob(BASE.blobs[LAYER])
+    del upstream.repositories[NAME].blobs[LAYER]
+    assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 201
+    assert held(upstream, LAYER) == BASE.blobs[LAYER]
 
 
 async def test_what_is_here_of_another_registry_is_sent_from_here(

@@ -1,6 +1,7 @@
 """What the line and the registry do to a push is ours to mend: the client notices nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -130,6 +131,78 @@ async def test_a_registry_that_puts_parts_together_wrongly_is_sent_all_in_one(
     upstream.fault(kind="upload", method="PATCH", cut_body_at=3 * MIB, times=1)
     assert await pusher.blob(LARGE) == DIGEST
     assert held(upstream, DIGEST) == LARGE
+
+
+@pytest.mark.parametrize("code", ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"])
+@pytest.mark.parametrize("at", ["the first part", "a later part", "the end"])
+async def test_an_upload_that_is_over_upstream_by_another_status_is_begun_anew(
+    upstream: ScriptedRegistry, pusher: Pusher, at: str, code: str
+) -> None:
+    upload = await pusher.begin()
+    if at != "the first part":
+        await upload.patch(LARGE[: 6 * MIB])
+        await upstream.was_asked("upload", method="PATCH", ended=True)
+    words = json.dumps({"errors": [{"code": code, "message": "it is over"}]}).encode()
+    method = "PUT" if at == "the end" else "PATCH"
+    upstream.fault(kind="upload", method=method, status=400, body=words, times=1)
+    position = 0 if at == "the first part" else 6 * MIB
+    assert (await upload.patch(in_pieces(LARGE[position:]))).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+
+
+@pytest.mark.parametrize(
+    ("code", "tries"), [("BLOB_UPLOAD_UNKNOWN", 3), ("BLOB_UPLOAD_INVALID", 2)]
+)
+async def test_what_is_refused_again_and_again_is_refused_in_upstreams_words(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, code: str, tries: int
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, fill={"attempts": 2})
+    words = json.dumps({"errors": [{"code": code, "message": "no"}]}).encode()
+    upstream.fault(kind="upload", method="PUT", status=400, body=words)
+    upload = await Pusher(mirror.client, NAME).begin()
+    await upload.patch(LARGE)
+    assert codes(await upload.put(b"", DIGEST)) == [code]
+    assert bytes_taken(upstream) <= tries * len(LARGE)
+
+
+async def test_no_part_is_smaller_than_upstream_takes_however_small_the_clients_are(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher
+) -> None:
+    takes_pushes.least = 2 * MIB
+    upload = await pusher.begin()
+    content, step = LARGE[: 7 * MIB + 5], 3 * MIB // 4
+    for start in range(0, len(content), step):
+        answer = await upload.patch(content[start : start + step])
+        assert (answer.status, answer.headers["OCI-Chunk-Min-Length"]) == (202, str(2 * MIB))
+    digest = digest_of(content)
+    assert (await upload.put(b"", digest)).status == 201
+    assert held(upstream, digest) == content
+    assert not upstream.asked("upload", status=416)
+    assert bytes_taken(upstream) == len(content)
+
+
+@pytest.mark.parametrize("brings", [b"", LARGE], ids=["nothing", "all"])
+async def test_who_asks_again_since_the_answer_was_lost_is_told_that_it_is_there(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, brings: bytes
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream)
+    mine, hers = {"Authorization": "Bearer mine"}, {"Authorization": "Bearer hers"}
+    upload = await Pusher(mirror.client, NAME, mine).begin()
+    await upload.patch(LARGE)
+    assert (await upload.put(b"", DIGEST)).status == 201
+    await mirror.stop()
+    again = await start_pushing(start_mirror, upstream)
+    same = Upload(Pusher(again.client, NAME, mine), upload.location)
+    answer = await same.put(brings, DIGEST)
+    assert answer.status == 201
+    assert answer.headers["Docker-Content-Digest"] == DIGEST
+    assert (await same.put(b"", digest_of(b"another"))).status == 404
+    assert (await same.patch(b"x")).status == 404
+    upstream.fault(kind="blob", status=401)
+    stranger = Upload(Pusher(again.client, NAME, hers), upload.location)
+    assert (await stranger.put(brings, DIGEST)).status == 404
+    assert bytes_taken(upstream) == len(LARGE)
 
 
 async def test_where_upstream_cannot_be_reached_the_client_is_told_so_and_may_go_on_later(

@@ -411,6 +411,16 @@ class TestRegistriesOfTheirOwnWays:
         ways(upstream).refuses_mounts_with = status
         assert await registry.target(APP).begin(mount=DIGEST, source="other") is not None
 
+    async def test_who_may_not_read_what_is_to_be_mounted_uploads_it(
+        self, upstream: ScriptedRegistry, registry: Registry
+    ) -> None:
+        mine = registry.target(APP, "Bearer mine")
+        ways(upstream).refuses_mounts_with = 403
+        assert await mine.begin(mount=DIGEST, source="other") is not None
+        ways(upstream).refuses_mounts_with = 401  # it may show more than that
+        with pytest.raises(Denied):
+            await mine.begin(mount=DIGEST, source="other")
+
     async def test_a_name_that_is_not_there_is_told_in_the_registrys_words(
         self, upstream: ScriptedRegistry, target: Target
     ) -> None:

@@ -203,6 +203,7 @@ class _Push:
             del self.ways.uploads[name]
             return self._commit(upload, parse_qs(self.asked.query).get("digest", [""])[0])
         if sent < self.ways.least:
+            del content[before:]
             return _error(416, "SIZE_INVALID", "a part is too small")
         del content[len(content) - len(content) % self.ways.keeps_multiples_of :]
         return self._stands(name, upload, 202, part=sent)

@@ -278,6 +278,8 @@ class ScriptedRegistry:
         self.push.base = f"{self.url.partition(':')[0]}://{request.host}"
         self.push.elsewhere = f"http://localhost:{self.cdn_port}"
         refusal = self._refusal_of_push(request, asked)
+        if refusal is not None and (words := self.faults.find("body", asked)) is not None:
+            refusal.body = words
         self.repositories.setdefault(asked.repository, Repository())
         reply = refusal or await self.push.answer(request, asked, self.repositories, self.faults)
         if reply is not None:

@@ -170,8 +170,6 @@ class Handlers:
         What is here says nothing of that. None: it is nobody who may push, or the registry cannot
         be asked; then the answer is the one for pulls.
         """
-        if route.push == "client" and authorization is None:
-            return None
         facts.is_personal = facts.is_personal or route.push == "client"
         try:
             size = await self._mirror.find_pushed_blob(route.repository, digest, authorization)

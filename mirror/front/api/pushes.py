@@ -143,6 +143,24 @@ class PushHandlers:
             request, repository, asked.identity, asked.digest
         ):
             return _created_unread(request, asked.name, asked.digest)
+        try:
+            return await self._bring(request, asked, repository, authorization, facts)
+        except RegistryError as error:
+            # Who asks again, after the answer was lost, is told what has become of it meanwhile.
+            if error.code is not ErrorCode.BLOB_UPLOAD_UNKNOWN or asked.digest is None:
+                raise
+            if not await self._is_there(repository, asked.digest, authorization):
+                raise
+            return _created_unread(request, asked.name, asked.digest)
+
+    async def _bring(
+        self,
+        request: web.BaseRequest,
+        asked: UploadRequest,
+        repository: Repository,
+        authorization: str | None,
+        facts: Facts,
+    ) -> web.StreamResponse:
         span = parse_content_range(request.headers.get("Content-Range"))
         async with self._mirror.open_upload(repository, asked.identity, authorization) as state:
             if span is not None and span[0] != state.offset:
@@ -153,6 +171,16 @@ class PushHandlers:
             assert asked.digest is not None  # noqa: S101 - it is a PUT
             await self._mirror.finish_upload(repository, asked.identity, asked.digest)
         return _created(request, asked.name, asked.digest)
+
+    async def _is_there(
+        self, repository: Repository, digest: Digest, authorization: str | None
+    ) -> bool:
+        """Whether the registry says that it has it, and lets in who asks."""
+        try:
+            size = await self._mirror.find_pushed_blob(repository, digest, authorization)
+        except RegistryError:
+            return False
+        return size is not None
 
     async def _need_not_come(
         self, request: web.BaseRequest, repository: Repository, identity: str, digest: Digest

@@ -4,8 +4,8 @@ Only the endpoint that says what tags mean is pushed to, the first of those: wha
 takes, if it takes anything, is nowhere.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
@@ -74,8 +74,8 @@ class RegistryTarget:
             query += f"&from={quote(there, safe='')}"
         try:
             return await self._begin(replace(self.scope, source=source), query)
-        except Denied:
-            if self.scope.authorization is not None:
+        except Denied as error:
+            if self.scope.authorization is not None and error.code is ErrorCode.UNAUTHORIZED:
                 raise  # who pushes may have more to show
         except (Missing, Refused):
             pass
@@ -225,7 +225,7 @@ class RegistryTarget:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yields a response of 2xx. Raises as `Endpoint.push`, and what the body's bringer does."""
         try:
-            with reading(self.endpoint.config.url):
+            with reading(self.endpoint.config.url), _understood():
                 async with self.endpoint.push(
                     method, url, scope or self.scope, headers, kind=kind, body=body
                 ) as response:
@@ -248,6 +248,19 @@ class RegistryTarget:
             if url.origin() == URL(self.endpoint.config.url).origin():
                 raise
             raise Unavailable("upstream's storage takes the upload no longer") from error
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Raises Missing where a registry says so in its words alone: some answer 400."""
+    try:
+        yield
+    except Refused as error:
+        if not any(it.get("code") == ErrorCode.BLOB_UPLOAD_UNKNOWN for it in error.errors):
+            raise
+        missing = Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, error.message)
+        missing.errors = error.errors
+        raise missing from error
 
 
 def _part_headers(at: Standing, length: int | None) -> dict[str, str]:
