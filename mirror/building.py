@@ -276,7 +276,7 @@ def build(parts: Parts) -> Built:
         random=parts.dice,
     )
     work.keep(
-        Idle(store, records, upstreams.most_idle, clock=clock).look_forever,
+        Idle(store, records, upstreams.most_idle, clock=clock, monotonic=monotonic).look_forever,
         name="remove what is idle",
     )
     images = Images(store, records, tasks=work)

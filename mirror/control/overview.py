@@ -24,6 +24,7 @@ from mirror.telemetry.traffic import Result, Traffic
 
 _TICK = 1.0  # seconds between samples
 _LINE = 120  # ticks for which the rate of the line is remembered
+_PROBE_EVERY = 5.0  # seconds between tries to write to the disk, whoever asks
 
 # Answered by what is here; what upstream has confirmed costs a question, and no transfer.
 _HITS = frozenset({Result.HIT, Result.STALE, Result.REVALIDATED, Result.LINKED, Result.NEGATIVE})
@@ -39,6 +40,7 @@ class Parts:
     registries: Callable[[], Mapping[str, Registry]]
     totals: Callable[[], StoreTotals]
     disk: Callable[[], int]  # bytes that all of the store takes of it
+    find_disk_trouble: Callable[[], Awaitable[str | None]]  # why nothing new can be kept now
     traffic: Traffic
     gather: Callable[[], Awaitable[None]]  # has `traffic` brought up to date
     connections: Callable[[], int]
@@ -60,6 +62,7 @@ class Overview:
         self._filled = Rates()
         self._received = Rates()
         self._line: deque[float] = deque(maxlen=_LINE)
+        self._probed: tuple[float, str | None] | None = None
 
     async def watch(self) -> None:
         """Look at what grows, for ever."""
@@ -83,7 +86,7 @@ class Overview:
         return models.Status(
             version=__version__,
             started_at=self._started_at,
-            health=self._health(store, endpoints, schedules),
+            health=await self._health(store, endpoints, schedules),
             connections=self._parts.connections(),
             waiting=self._parts.fills.waiting,
             served=self._served(),
@@ -109,23 +112,41 @@ class Overview:
 
     async def health(self) -> models.Health:
         """What does not work as it should."""
-        return self._health(await self.store(), self.endpoints(), self._parts.schedules())
+        return await self._health(await self.store(), self.endpoints(), self._parts.schedules())
 
-    def _health(
+    async def _health(
         self,
         store: models.Store,
         endpoints: Sequence[models.Endpoint],
         schedules: Sequence[acts.WarmSchedule],
     ) -> models.Health:
         return _health(
-            store, endpoints, self._parts.fills.disk_trouble, schedules, self._parts.company()
+            store, endpoints, await self._disk_troubles(store.root), schedules,
+            self._parts.company(),
+        )  # fmt: skip
+
+    async def _disk_troubles(self, root: str) -> Sequence[tuple[str, str]]:
+        """What the disk does not do, and why."""
+        unkept = f"{root} takes no more of downloads in the middle; clients get the rest unkept"
+        found = (
+            (f"nothing new can be kept in {root}", await self._find_disk_trouble()),
+            (unkept, self._parts.fills.disk_trouble),
         )
+        return [(what, why) for what, why in found if why is not None]
+
+    async def _find_disk_trouble(self) -> str | None:
+        """Asked of the disk by writing to it, and so not for each who looks."""
+        now = self._parts.monotonic()
+        if self._probed is None or now - self._probed[0] >= _PROBE_EVERY:
+            self._probed = now, await self._parts.find_disk_trouble()
+        return self._probed[1]
 
     async def seen(self, ends: Mapping[str, float], mismatches: Sequence[Mismatch]) -> Seen:
         """What somebody may have to be told of; `ends` are of certificates, by setting."""
         return Seen(
             now=self._parts.clock(), endpoints=self.endpoints(), store=await self.store(),
-            disk_trouble=self._parts.fills.disk_trouble, ends=ends, mismatches=mismatches,
+            disk_trouble=await self._find_disk_trouble() or self._parts.fills.disk_trouble,
+            ends=ends, mismatches=mismatches,
         )  # fmt: skip
 
     def configuration(self) -> models.Configuration:
@@ -237,18 +258,15 @@ class Overview:
 def _health(
     store: models.Store,
     endpoints: Sequence[models.Endpoint],
-    disk_trouble: str | None,
+    disk_troubles: Sequence[tuple[str, str]],
     schedules: Sequence[acts.WarmSchedule],
     company: Sequence[tuple[str, str]],
 ) -> models.Health:
     problems = [*_troubles(endpoints)]
-    problems += [models.Problem(what=what, why=why) for what, why in company]
+    problems += [models.Problem(what=what, why=why) for what, why in (*company, *disk_troubles)]
     if store.free < store.min_free:
         why = f"{size(store.free)} are free, and store.min_free is {size(store.min_free)}"
         problems.append(models.Problem(what=f"the file system of {store.root} is full", why=why))
-    if disk_trouble is not None:
-        what = f"{store.root} takes no more of downloads in the middle; clients get the rest unkept"
-        problems.append(models.Problem(what=what, why=disk_trouble))
     for schedule in schedules:
         if schedule.last_failed:
             what = f"{schedule.image} was not fetched ({schedule.at}), or not all of it"

@@ -17,13 +17,15 @@ from mirror.telemetry.log import fields
 _logger = logging.getLogger(__name__)
 
 _LOOKS = 10  # in the shortest `max_idle`
+_SET_BY = 60.0  # seconds; NTP slews what is less
+_SETTLED = 600.0  # seconds after a start, or the clock was set, until the next look, at most
 _INTERVALS = (60.0, 6 * 3600.0)  # seconds between two looks: at least, at most
 
 
 class Idle:
     """Has what is idle removed. `limits` in seconds by upstream; the others' content stays.
 
-    `clock` in seconds since the epoch.
+    `clock` in seconds since the epoch; `monotonic` is never set.
     """
 
     def __init__(
@@ -33,23 +35,40 @@ class Idle:
         limits: Mapping[str, float],
         *,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._store = store
         self._records = records
         self._limits = limits
         self._clock = clock
+        self._monotonic = monotonic
+        self._seen = clock(), monotonic()
 
     async def look_forever(self) -> None:
         """Look now and then, while there is anything to look for."""
         least, most = _INTERVALS
+        pause = _SETTLED
         while True:
+            shortest = min(self._limits.values(), default=most)
+            await asyncio.sleep(min(max(shortest / _LOOKS, least), most, pause))
             try:
-                if self._limits:
-                    await self.look()
+                pause = most if await self.look_if_steady() else _SETTLED
             except StoreError as error:
                 _logger.error("store: %s", error)  # noqa: TRY400 - the message says it all
-            shortest = min(self._limits.values(), default=most)
-            await asyncio.sleep(min(max(shortest / _LOOKS, least), most))
+
+    async def look_if_steady(self) -> bool:
+        """Look once, unless the clock was set since the last time. Raises StoreError.
+
+        One that is years ahead for a moment, as at a start without a battery, is no reason to
+        remove all that there is. Where it stays so, it is believed the next time.
+        """
+        before, self._seen = self._seen, (self._clock(), self._monotonic())
+        set_by = (self._seen[0] - before[0]) - (self._seen[1] - before[1])
+        if abs(set_by) >= _SET_BY:
+            return False
+        if self._limits:
+            await self.look()
+        return True
 
     async def look(self) -> None:
         """Look once. Raises StoreError."""

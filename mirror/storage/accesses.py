@@ -1,7 +1,8 @@
 """When blobs were last used, until it is written down in a batch. Pure.
 
 What is evicted first depends on it, so these times never go back, whatever the clock does: where
-it was set back they only count on, in the smallest steps from the latest one there is.
+it was set back they only count on, in the smallest steps from the latest one there is. Where it
+turns out that it had been ahead, `settle` has them count from now on (`mirror.storage.upkeep`).
 """
 
 import math
@@ -22,6 +23,16 @@ class Accesses:
         """A time for something that is used now: later than all before it."""
         self._latest = max(self._clock(), math.nextafter(self._latest, math.inf))
         return self._latest
+
+    @property
+    def ahead(self) -> float:
+        """How many seconds the latest time is ahead of the clock; not positive where it is not."""
+        return self._latest - self._clock()
+
+    def settle(self, now: float) -> None:
+        """Count on from `now`, what is not written down yet included."""
+        self._latest = now
+        self._noted = dict.fromkeys(self._noted, now)
 
     def note(self, digest: Digest) -> None:
         """A blob is used."""

@@ -13,7 +13,10 @@ _HINTS = {
     errno.EEXIST: _NO_DIRECTORY,
     errno.EACCES: _NO_ACCESS,
     errno.EPERM: _NO_ACCESS,
-    errno.EROFS: _NO_ACCESS,
+    errno.EROFS: (
+        "; the system has made it read-only (dmesg may say why): make it writable, or set another"
+        " store.root"
+    ),
 }
 
 

@@ -11,6 +11,7 @@ run in threads, and all their errors come out as StoreError.
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,14 +62,15 @@ class Files:
         self._lock: FileIO | None = None
 
     async def prepare(self) -> None:
-        """Create the directories, prove that they can be written to, and keep others out.
+        """Keep others out, create the directories, and prove that they can be written to.
 
         Raises:
-            StoreError: They cannot, or another mirror uses them.
+            InUse: Another mirror uses them, whatever else is wrong with them.
+            StoreError: They cannot.
         """
         with translated():
-            await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
             self._lock = await self._threads.open(_lock, self.root / "lock")
+            await self._threads.slow(self._probe, b"")  # a full disk is one that can be tidied
 
     async def make_shelves(self) -> None:
         """Create the directories of blobs now: each would be synced, and its parents, by a pull."""
@@ -322,7 +324,13 @@ class Files:
 
 
 def _lock(path: Path) -> FileIO:
-    file = FileIO(path, "a")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = FileIO(path, "a")
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+        file = FileIO(path)  # who runs there already is to be found all the same
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -26,7 +26,7 @@ SCHEMA = Schema(
         "index_worth.sql",
         "index_pinned.sql",
     ),
-    functions=(worth.asked, worth.rank),
+    functions=(worth.asked, worth.settled, worth.rank),
     loss=("the blobs are not affected: they are adopted while the mirror serves"),
     summary="SELECT blobs, bytes, adopted, taken, block, pinned FROM totals",
 )
@@ -263,6 +263,21 @@ class Index:
         await self._write(
             Statement(statements.RECORD_ACCESS, rows),
             Statement(statements.NOTE_LATEST, [(latest,)]),
+        )
+
+    async def settle_accesses(self, *, now: float, ahead: float) -> None:
+        """What was noted later than `now`, `ahead` seconds at most, counts as of now."""
+        after = b""
+        while packed := await self._database.page(
+            "SELECT digest FROM blobs WHERE digest > ? AND accessed_at > ? ORDER BY digest LIMIT ?",
+            (after, now, _BATCH),
+            bytes,
+        ):
+            await self._write(Statement(statements.SETTLE_ACCESS, [(now, it) for it in packed]))
+            after = packed[-1]
+        await self._write(
+            Statement(statements.SETTLE_LATEST, [(now,)]),
+            Statement(statements.SETTLE_REMEMBERED, [(ahead, worth.incredible(now))]),
         )
 
     async def record_meaning(self, digests: Iterable[Digest], *, is_superseded: bool) -> None:

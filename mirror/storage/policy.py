@@ -4,6 +4,8 @@ A policy is shown candidates, those that are worth least (`worth.py`), and says 
 order. Nobody uses any of them; that is seen to before.
 """
 
+import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -65,6 +67,14 @@ class LeastWorth:
             chosen.append(candidate)
             excess -= candidate.size
         return chosen
+
+
+def least_for_files(candidates: Iterable[Candidate], *, most: int) -> list[Candidate]:
+    """What is worth least for each file, so many at most: where files are scarce, and not bytes.
+
+    A rank is by the byte. A large blob takes no more of what is scarce than a small one does.
+    """
+    return heapq.nsmallest(most, candidates, key=lambda it: it.rank + math.log2(max(it.size, 1)))
 
 
 def _order(candidate: Candidate) -> tuple[bool, float]:

@@ -15,7 +15,7 @@ from mirror.storage.changes import Changes, over
 from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.index import Index
 from mirror.storage.pins import Pins
-from mirror.storage.policy import Candidate, Kind, Policy
+from mirror.storage.policy import Candidate, Kind, Policy, least_for_files
 from mirror.storage.space import Promise, Request, Space, ahead_of
 from mirror.storage.states import PartialEntry, PartialKey, States
 from mirror.storage.usage import Usage
@@ -26,6 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _BATCH = 1000  # deleted at a time, at most; then others get their turn
 _LOOKED_AT = 50  # candidates, at least
+_FILES = 64  # that are made room for at a time, where the file system has no more of them
 _SPARE = 4  # times as many as would do, if all were of the same size
 
 
@@ -54,6 +55,7 @@ class Room:
         self._metrics = metrics
         self.evicted: Callable[[Sequence[Digest]], None] = lambda _: None
         self._serving: asyncio.Task[None] | None = None
+        self._freeing: asyncio.Task[bool] | None = None
 
     def check_ever(self, size: int) -> None:
         """Raise TooLarge where so much could not even be kept in an empty store."""
@@ -126,10 +128,39 @@ class Room:
         """See that the limits hold, whoever else fills the disk. Raises as `allow`."""
         await self._ask(None, 0, 0)
 
+    async def free_files(self) -> bool:
+        """Have some blobs go, however small: the file system has no file to give any more.
+
+        Once for all who ask meanwhile. False: there is nothing that may go.
+
+        Raises:
+            StoreError: The disk or the index refuses.
+        """
+        if self._freeing is None:
+            self._freeing = asyncio.get_running_loop().create_task(
+                self._free_files(), name="free files"
+            )
+        return await finish(self._freeing)
+
+    async def _free_files(self) -> bool:
+        try:
+            await self._changes.flush_accesses()
+            listed = await self._index.list_least(limit=_BATCH + len(self._list_staying()))
+            # No awaiting from here on, as in `_evict`.
+            going = least_for_files([it for it in listed if self._may_go(it.digest)], most=_FILES)
+            gone = [one.digest for one in going]
+            self._changes.begin_leaving(gone)
+            await self._finish([], gone, sum(one.size for one in going))
+            return bool(gone)
+        finally:
+            self._freeing = None
+
     async def close(self) -> None:
         """Return when nobody is served any more."""
         if self._serving is not None:
             await finish(self._serving)
+        if self._freeing is not None:
+            await finish(self._freeing)
 
     async def _ask(self, promise: Promise | None, size: int, ahead: int) -> None:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """What is written into the index, in SQL.
 
-`asked` and `rank` are those of `worth.py`. `rank` is kept in its column whenever one of the values
-that it is made of changes.
+`asked`, `settled` and `rank` are those of `worth.py`. `rank` is kept in its column whenever one of
+the values that it is made of changes.
 """
 
 from collections.abc import Iterable
@@ -38,6 +38,14 @@ RECORD_ACCESS = (
     "UPDATE blobs SET accessed_at = max(accessed_at, ?1), score = asked(score, ?1), is_broken = 0,"
     " rank = rank(asked(score, ?1), size, is_superseded, 0, slowness) WHERE digest = ?2"
 )
+# `ahead` of the time it is now, as far as each was noted.
+SETTLE_ACCESS = (
+    "UPDATE blobs SET accessed_at = ?1, score = settled(score, accessed_at - ?1),"
+    " rank = rank(settled(score, accessed_at - ?1), size, is_superseded, is_broken, slowness)"
+    " WHERE digest = ?2 AND accessed_at > ?1"
+)
+SETTLE_LATEST = "UPDATE totals SET latest = ?"
+SETTLE_REMEMBERED = "UPDATE remembered SET score = settled(score, ?) WHERE score > ?"
 RECORD_MEANING = (
     "UPDATE blobs SET is_superseded = ?1, rank = rank(score, size, ?1, is_broken, slowness)"
     " WHERE digest = ?2 AND is_superseded <> ?1"

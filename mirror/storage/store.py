@@ -333,11 +333,15 @@ class LocalStorage:
 
     async def is_writable(self) -> bool:
         """Whether new content could be kept."""
+        return await self.find_trouble() is None
+
+    async def find_trouble(self) -> str | None:
+        """Why no new content can be kept, where that is so: the disk is asked now."""
         try:
             await self._files.probe()
-        except StoreError:
-            return False
-        return True
+        except StoreError as error:
+            return str(error)
+        return None
 
     # Writing
 

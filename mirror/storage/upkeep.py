@@ -11,7 +11,7 @@ from mirror.storage.accesses import Accesses
 from mirror.storage.changes import Changes
 from mirror.storage.errors import NoRoom
 from mirror.storage.files import Files
-from mirror.storage.index import Index
+from mirror.storage.index import DAY, Index
 from mirror.storage.room import Room
 from mirror.storage.space import Promise, Space
 from mirror.storage.states import PartialKey, States
@@ -20,6 +20,9 @@ from mirror.storage.usage import Usage
 _logger = logging.getLogger(__name__)
 
 _INTERVAL = 10.0  # seconds between flushes of access times, and looks at the disk
+_AHEAD = DAY  # seconds that a clock has to have been ahead, for anything to be done about it
+_LOOKS_BEHIND = 60  # in a row, ten minutes: a clock that is behind is put right by then
+_NO_MIRROR_BEFORE = 1_767_225_600.0  # epoch seconds, 2026: a clock that says so is wrong itself
 _SCORES_EVERY = 3600.0  # seconds between looks at what is remembered of what has gone
 
 
@@ -55,6 +58,7 @@ class Upkeep:
         self._clock = clock
         self._scores_at = clock()  # when they were last looked at
         self._is_quarantine_counted = False
+        self._looks_behind = 0  # in a row, at a clock that is behind what was noted by it
 
     # At the start
 
@@ -110,6 +114,7 @@ class Upkeep:
     async def tidy(self) -> None:
         """Tidy up once. Raises NoRoom where the limits cannot be kept, and StoreError."""
         await self._changes.flush_accesses()
+        await self._settle_clock()
         await to_the_end(self._finish_leaving())
         await to_the_end(self._drop_old_partials())
         if abs(self._clock() - self._scores_at) >= _SCORES_EVERY:
@@ -118,6 +123,25 @@ class Upkeep:
         if not self._is_quarantine_counted:
             await to_the_end(self._count_quarantine())
         await self._room.keep_limits()
+
+    async def _settle_clock(self) -> None:
+        """Have a clock believed that was set back, and has stayed so.
+
+        One that was years ahead for a moment, as they are at a start without a battery, would have
+        all that was used since count as used then: none of it would ever become older.
+        """
+        ahead, now = self._accesses.ahead, self._clock()
+        if ahead < _AHEAD or now < _NO_MIRROR_BEFORE:
+            self._looks_behind = 0
+            return
+        self._looks_behind += 1
+        if self._looks_behind >= _LOOKS_BEHIND:
+            await self._index.settle_accesses(now=now, ahead=ahead)
+            self._accesses.settle(now)
+            _logger.warning(
+                "the clock was %.0f days ahead once: what was used since counts as used now",
+                ahead / DAY,
+            )
 
     async def _finish_leaving(self) -> None:
         """Delete what was marked as leaving when the mirror died, or the disk refused."""

@@ -23,6 +23,7 @@ HALF_LIFE = 7 * 86400.0  # seconds
 REQUEST = 8 * 2**20  # bytes that could be fetched in place of one more request
 SUPERSEDED = 4.0  # half-lives that it counts less
 BROKEN = 2.0  # ... until it is asked for again
+_MOST_USES = 24.0  # half-lives that being asked for ever so often counts
 REMEMBERED = 6.0  # half-lives after which the score of what has gone has no weight
 
 
@@ -49,9 +50,19 @@ def rank(
     return score + saved - SUPERSEDED * is_superseded - BROKEN * is_broken
 
 
+def settled(score: float, ahead: float) -> float:
+    """The score of what was asked for by a clock that turned out to be so many seconds ahead."""
+    return score - ahead / HALF_LIFE
+
+
 def uses(score: float, now: float) -> float:
     """What all times that it was asked for count now: one just now is one."""
     return math.exp2(min(score - now / HALF_LIFE, 64.0))
+
+
+def incredible(now: float) -> float:
+    """The score above which something was asked for by a clock that was ahead."""
+    return now / HALF_LIFE + _MOST_USES
 
 
 def forgotten(now: float) -> float:

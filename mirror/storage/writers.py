@@ -1,5 +1,7 @@
 """Opening blobs for writing: begun, or continued where an earlier writer or process has stopped."""
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from mirror.oci.errors import StoreError
 from mirror.storage import extents
 from mirror.storage.changes import Changes, over
 from mirror.storage.costs import Costs
+from mirror.storage.errors import NoRoom
 from mirror.storage.files import Files
 from mirror.storage.index import Index
 from mirror.storage.partial import Partial
@@ -18,6 +21,12 @@ from mirror.storage.space import Space
 from mirror.storage.states import PartialEntry, PartialKey, States
 from mirror.storage.usage import Usage
 from mirror.storage.writer import LocalWriter
+
+_logger = logging.getLogger(__name__)
+
+_IN_VAIN = (
+    60.0  # seconds in which nothing more goes so that there are files, where that was of no use
+)
 
 
 class LocalWriters:
@@ -44,6 +53,7 @@ class LocalWriters:
         self._room = room
         self._clock = clock
         self._costs = Costs()
+        self._no_files_until = 0.0  # by the loop's clock
 
     async def open(self, key: PartialKey, size: int | None, *, is_size_proved: bool) -> LocalWriter:
         """As `Storage.open_writer`. `size` is a hint, until `expect` says it."""
@@ -87,7 +97,7 @@ class LocalWriters:
     ) -> LocalWriter:
         promise = entry.promise
         await self._index.record_partial(entry.key, now=self._clock())
-        found = await opening()
+        found = await self._open_file(opening)
         try:
             promise.size = promise.written = self._usage.of_partial(found.present)
             await self._files.catch_up(found)
@@ -102,6 +112,24 @@ class LocalWriters:
             files=self._files, states=self._states, changes=self._changes, room=self._room,
             usage=self._usage, costs=self._costs, clock=self._clock,
         )  # fmt: skip
+
+    async def _open_file(self, opening: Callable[[], Awaitable[Partial]]) -> Partial:
+        """Where the disk has no file to give, blobs make room for some. Raises StoreError.
+
+        Where that was in vain, somebody else has taken them: then no more goes for a while.
+        """
+        try:
+            return await opening()
+        except NoRoom as error:
+            now = asyncio.get_running_loop().time()
+            if now < self._no_files_until or not await self._room.free_files():
+                raise
+            _logger.warning("the disk has no more files to give: blobs have made room: %s", error)
+        try:
+            return await opening()
+        except NoRoom:
+            self._no_files_until = now + _IN_VAIN
+            raise
 
     async def _fail(self, entry: PartialEntry) -> None:
         await self._changes.suspend(entry, None, now=self._clock())

@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import hashlib
+import itertools
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -110,6 +112,27 @@ async def test_a_download_that_the_disk_cuts_off_is_told_in_log_and_status(
     assert any("in the middle" in problem["what"] for problem in status["problems"])
     told = [record.getMessage() for record in caplog.records]
     assert any("its readers get the rest past the disk" in line for line in told)
+
+
+async def test_what_cannot_be_kept_for_want_of_files_passes_through_and_status_says_so(
+    tmp_path: Path, upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    async with small_disk(tmp_path / "store", 2 * SIZE, files=400) as disk:
+        mirror = await start_mirror()
+        (disk / "others").mkdir()
+        with suppress(OSError):
+            for number in itertools.count():
+                (disk / "others" / str(number)).touch()
+        digest = upstream.add(image(LAYER), "library/app", "1").layers[0]
+        await mirror.client.manifest("app", "1")
+        assert await _read(mirror, digest) == digest
+        status = json.loads((await get(f"{mirror.admin_url}/status")).body)
+        (problem,) = status["problems"]
+        assert problem["what"] == f"nothing new can be kept in {disk}"
+        assert "No space left on device" in problem["why"]
+        shutil.rmtree(disk / "others")
+        assert await _read(mirror, digest) == digest
+        await mirror.until_metric("mirror_fills_total", 1, outcome="committed")
 
 
 async def test_a_part_is_had_past_a_full_disk_too(

@@ -272,6 +272,24 @@ async def test_what_is_scheduled_is_fetched_at_its_time_and_told_afterwards(
     assert any("was not fetched" in it["what"] for it in health["health"]["problems"])
 
 
+async def test_a_schedule_goes_on_when_a_clock_that_was_years_ahead_is_put_right(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock
+) -> None:
+    _app(upstream, 1)
+    clock.advance(70 * 365 * 86_400)
+    mirror = await start_mirror(warm=[{"image": "docker.io/library/app:*", "at": "0 * * * *"}])
+    clock.set_back(70 * 365 * 86_400)
+
+    async def is_soon() -> bool:
+        [schedule] = (await ask(mirror, "/warm"))["schedules"]
+        return bool(clock() < schedule["next_at"] <= clock() + 3600)
+
+    await until(is_soon, within=60)
+    clock.advance(3600)
+    job = await _ended(mirror)
+    assert (job["is_scheduled"], job["done"]) == (True, 1)
+
+
 async def test_pulls_that_are_for_people_are_left_to_them(
     upstream: ScriptedRegistry, start_mirror: StartMirror, clock: FakeClock
 ) -> None:

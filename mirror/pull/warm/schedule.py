@@ -19,6 +19,7 @@ from mirror.pull.warm.warming import Job, Warming, bounds_of
 _logger = logging.getLogger(__name__)
 
 _TICK = 1.0  # seconds between looks at the clock: it may be set
+_SET_BACK = 60.0  # seconds by which it has to be set back, for the next times to be others
 
 
 @dataclass(slots=True, eq=False)
@@ -65,8 +66,13 @@ class Schedule:
 
     async def look_forever(self) -> None:
         """Begin what is due, for ever."""
+        before = self._clock()
         while self.entries:
             now = self._clock()
+            if now < before - _SET_BACK:
+                for entry in self.entries:
+                    entry.next_at = entry.warm.at.next_after(now)
+            before = now
             for entry in self.entries:
                 if entry.next_at <= now:
                     entry.next_at = entry.warm.at.next_after(now)

@@ -40,7 +40,7 @@ async def test_what_is_idle_goes_when_nobody_it_came_through_keeps_it_longer(
         for sender in senders:
             await records.record_sent(sender, digest)
         clock.advance(days * DAY)
-        await Idle(store, records, LIMITS, clock=clock).look()
+        await Idle(store, records, LIMITS, clock=clock, monotonic=clock.monotonic).look()
         assert (await held(store, digest) is not None) == stays
 
 
@@ -58,7 +58,7 @@ async def test_what_was_asked_for_or_is_read_now_stays(tmp_path: Path, clock: Fa
         clock.advance(29 * DAY)
         store.note_access(asked)
         clock.advance(2 * DAY)
-        await Idle(store, records, LIMITS, clock=clock).look()
+        await Idle(store, records, LIMITS, clock=clock, monotonic=clock.monotonic).look()
         blob.close()
         assert on_disk(tmp_path) == {read.encoded, asked.encoded}
         assert gone == [idle]  # so that no memory has it any more
@@ -76,7 +76,7 @@ async def test_what_is_pinned_stays_however_long_nobody_has_asked_for_it(
             await records.record_sent(HUB, digest)
         await store.pins.pin("app:1", [pinned])
         clock.advance(31 * DAY)
-        idle = Idle(store, records, LIMITS, clock=clock)
+        idle = Idle(store, records, LIMITS, clock=clock, monotonic=clock.monotonic)
         await idle.look()
         assert on_disk(tmp_path) == {pinned.encoded}
         await store.pins.pin("app:1", [])
@@ -94,7 +94,7 @@ async def test_nothing_goes_where_nothing_is_said(
     ):
         await records.record_sent(HUB, await put(store, content(100)))
         clock.advance(1_000 * DAY)
-        idle = Idle(store, records, limits, clock=clock)
+        idle = Idle(store, records, limits, clock=clock, monotonic=clock.monotonic)
         if limits:
             await idle.look()
         else:  # it has nothing to look for, until a reload says otherwise
@@ -103,3 +103,29 @@ async def test_nothing_goes_where_nothing_is_said(
                 await asyncio.sleep(0)
                 looking.cancel()
         assert len(on_disk(tmp_path)) == 1
+
+
+async def test_a_clock_that_is_years_ahead_for_a_while_has_nothing_removed(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with (
+        open_store(tmp_path, clock=clock) as store,
+        SqliteRecords.open(tmp_path / "records.sqlite3", clock=clock) as records,
+    ):
+        digest = await put(store, content(100))
+        await records.record_sent(HUB, digest)
+        idle = Idle(store, records, LIMITS, clock=clock, monotonic=clock.monotonic)
+        clock.set_back(-25_000 * DAY)
+        clock.advance(600)
+        assert not await idle.look_if_steady()
+        clock.set_back(25_000 * DAY)
+        clock.advance(600)
+        assert not await idle.look_if_steady()
+        clock.advance(29 * DAY)
+        assert await idle.look_if_steady()
+        assert on_disk(tmp_path) == {digest.encoded}
+        clock.set_back(-31 * DAY)  # it was wrong before: it stays so
+        assert not await idle.look_if_steady()
+        clock.advance(600)
+        assert await idle.look_if_steady()
+        assert not on_disk(tmp_path)

@@ -41,3 +41,13 @@ def test_what_could_not_be_written_down_is_kept_unless_there_is_something_newer(
     accesses.note(ONE)
     accesses.put_back(noted)
     assert accesses.take() == {ONE: 1_005.0, TWO: noted[TWO]}
+
+
+def test_what_was_noted_by_a_clock_that_was_ahead_counts_from_when_that_is_known() -> None:
+    clock = FakeClock(1_000.0)
+    accesses = Accesses(clock, latest=9_000.0)
+    assert accesses.ahead == 8_000.0
+    accesses.note(ONE)
+    accesses.settle(clock())
+    assert accesses.take() == {ONE: 1_000.0}
+    assert 1_000.0 < accesses.now() < 1_001.0

@@ -1,6 +1,8 @@
 """A disk that is full, and one that may not be written to: real ones, small, in memory."""
 
 import asyncio
+import fcntl
+import itertools
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -12,6 +14,7 @@ import pytest
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
+from mirror.storage.files import InUse
 from mirror.storage.index import Index
 from mirror.storage.ports import Writer
 from tests.support.process import run
@@ -171,12 +174,67 @@ async def test_a_download_goes_on_where_somebody_else_has_filled_the_disk(disk: 
         assert await store.read_blob(digest_of(data), limit=SIZE) == data
 
 
+@pytest.fixture
+async def few_files(tmp_path: Path) -> AsyncIterator[Path]:
+    """A disk with room for many bytes, and for fewer files than that."""
+    async with small_disk(tmp_path / "disk", 16 * SIZE, files=500) as path:
+        yield path
+
+
+def _take_all_files(disk: Path) -> None:
+    others = disk / "of-another-program"
+    others.mkdir(exist_ok=True)
+    with suppress(OSError):
+        for number in itertools.count(len(list(others.iterdir()))):
+            (others / str(number)).touch()
+
+
+async def test_where_there_are_no_more_files_blobs_make_room_for_some(few_files: Path) -> None:
+    async with open_store(few_files, max_size=100 * SIZE) as store:
+        small = [await put(store, content(100, seed)) for seed in range(90)]
+        large = await put(store, content(2**20))
+        _take_all_files(few_files)
+        assert not await store.is_writable()
+        for seed in range(100, 120):
+            await put(store, content(100, seed))
+        assert 90 - 64 + 20 <= len(on_disk(few_files)) - 1 < 90
+        assert await store.find_stored([large])  # it takes no more of them than a small one
+        assert len(await store.find_stored(small)) == 90 - 64
+
+
+async def test_no_blob_goes_again_where_others_take_all_the_files_that_it_leaves(
+    few_files: Path,
+) -> None:
+    async with open_store(few_files, max_size=100 * SIZE) as store:
+        for seed in range(90):
+            await put(store, content(100, seed))
+        store.watch_evictions(lambda _: _take_all_files(few_files))
+        _take_all_files(few_files)
+        with pytest.raises(NoRoom, match="No space left"):
+            await put(store, content(100, 100))
+        assert len(on_disk(few_files)) == 90 - 64
+        with pytest.raises(NoRoom, match="No space left"):
+            await put(store, content(100, 101))
+        assert len(on_disk(few_files)) == 90 - 64
+
+
 async def test_a_disk_that_may_not_be_written_to_says_what_to_do(disk: Path) -> None:
     async with open_store(disk, max_size=SIZE) as store:
         digest = await put(store, content(1_000))
     await run("mount", "-o", "remount,ro", disk)
-    with pytest.raises(StoreError, match=r"write access to store\.root, or set another"):
+    with pytest.raises(StoreError, match=r"made it read-only .* set another store\.root"):
         async with open_store(disk, max_size=SIZE):
             pass
     assert on_disk(disk) == {digest.encoded}
     assert partials(disk) == set()
+
+
+async def test_a_mirror_is_found_that_runs_on_a_disk_that_has_become_read_only(disk: Path) -> None:
+    async with open_store(disk, max_size=SIZE):
+        pass
+    with (disk / "lock").open("rb") as held:  # as a writer's, it would keep the disk writable
+        fcntl.flock(held, fcntl.LOCK_EX)
+        await run("mount", "-o", "remount,ro", disk)
+        with pytest.raises(InUse):
+            async with open_store(disk, max_size=SIZE):
+                pass

@@ -159,7 +159,7 @@ async def test_a_root_that_cannot_be_a_directory_is_an_error_that_says_what_to_d
     root = tmp_path / "file"
     root.touch()
     files = Files(root)
-    with pytest.raises(StoreError, match=r"file/blobs: .* set store.root to a directory"):
+    with pytest.raises(StoreError, match=r"/file: .* set store.root to a directory"):
         await files.prepare()
     files.close()
 

@@ -883,6 +883,53 @@ async def test_a_damaged_index_is_made_anew_and_loses_no_blob(tmp_path: Path) ->
         assert store.totals.bytes == 10_000
 
 
+async def test_a_clock_that_was_years_ahead_does_not_keep_what_was_used_then_for_ever(
+    tmp_path: Path,
+) -> None:
+    clock, size = FakeClock(), 10_000
+    async with open_store(tmp_path, max_size=3 * size, clock=clock) as store:
+        once, later = [await put(store, content(size, seed)) for seed in range(2)]
+        clock.advance(70 * 365 * 86_400)
+        await held(store, once)
+        await store.tidy()
+        await store.remove([await put(store, content(size, 3))])  # is remembered
+        clock.set_back(70 * 365 * 86_400)
+        for _ in range(59):
+            await store.tidy()
+        await held(store, later)
+        clock.advance(30 * 86_400)
+        assert [it.digest for it in await store.list_next(2)] == [once, later]
+        for _ in range(2):
+            await store.tidy()
+        clock.advance(30 * 86_400)
+        await held(store, later)
+        await store.tidy()
+        await held(store, later)
+        again = await put(store, content(size, 3))
+        assert [it.digest for it in await store.list_next(3)] == [once, again, later]
+        unused = [it async for batch in store.list_unused(since=clock() - 86_400) for it in batch]
+        assert [digest for digest, _ in unused] == [once]
+    async with open_store(tmp_path, max_size=3 * size, clock=clock) as store:
+        clock.advance(86_400)
+        await held(store, once)
+        assert [it.digest for it in await store.list_next(3)] == [again, once, later]
+
+
+@pytest.mark.parametrize("days", [-20_000, -0.5])
+async def test_a_clock_that_is_behind_itself_or_but_a_little_is_not_believed(
+    tmp_path: Path, days: float
+) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, clock=clock) as store:
+        digest = await put(store, content(100))
+        clock.set_back(-days * 86_400)
+        for _ in range(70):
+            await store.tidy()
+        clock.set_back(days * 86_400)
+        unused = [it async for batch in store.list_unused(since=clock() + 1) for it in batch]
+        assert [(it, round(at - clock())) for it, at in unused] == [(digest, 0)]
+
+
 async def test_a_second_mirror_on_the_same_root_does_not_start(tmp_path: Path) -> None:
     async with open_store(tmp_path):
         with pytest.raises(StoreError, match="another mirror"):
