@@ -301,8 +301,10 @@ def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
         case _:
             if settings.credentials_file is not None:
                 options["credential_provider"] = _Credentials(settings.credentials_file)
+            if settings.endpoint is not None:
+                options["endpoint"] = settings.endpoint
             return S3Store(
-                name, endpoint=settings.endpoint, region=settings.region or "us-east-1",
+                name, region=settings.region or "us-east-1",
                 unsigned_payload=True, virtual_hosted_style_request=False,
                 disable_bulk_delete=True,  # not every server can, or lets who may delete these
                 **options,

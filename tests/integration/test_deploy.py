@@ -9,6 +9,7 @@ from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +29,7 @@ CHECKOUT = Path(__file__).parents[2]
 DEPLOY = CHECKOUT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+KUBERNETES = (DEPLOY / "kubernetes" / "mirrors.yaml").read_text()
 README = (DEPLOY / "README.md").read_text()
 UNIT = (DEPLOY / "mirror.service").read_text()
 RULES = (PROMETHEUS / "rules.yml").read_text()
@@ -133,9 +135,10 @@ def test_the_readme_tells_of_every_client_that_mirror_setup_knows() -> None:
 def test_package_service_image_and_command_have_one_name() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     image = re.findall(r"--tag (\S+) \.", README + DOCKERFILE)
-    compose = _compose()
+    compose, shared = _compose(), _compose("compose.shared.yaml")["services"]
     names = [project["name"], *project["scripts"], *image, compose["name"]]
     names += [compose["services"]["mirror"]["image"], (DEPLOY / "mirror.service").stem]
+    names += [service["image"] for service in shared.values() if "build" in service]
     assert {*names} == {"mirror"}
 
 
@@ -238,14 +241,12 @@ def test_compose_shows_the_admin_port_to_nobody_but_prometheus() -> None:
 
 def _several() -> Iterator[tuple[dict[str, Any], str]]:
     """The settings of mirrors that are one, and the URL that their database file holds."""
-    compose = yaml.safe_load((DEPLOY / "compose.shared.yaml").read_text())
     told = re.search(r'^echo "(postgresql://[^"]+)"', README, flags=re.MULTILINE)
     assert told is not None
     url = told[1].replace("$secret", "secret")
-    yield tomllib.loads(compose["configs"]["mirror"]["content"]), url
-    text = (DEPLOY / "kubernetes" / "mirrors.yaml").read_text()
-    [settings] = [it for it in yaml.safe_load_all(text) if it["kind"] == "ConfigMap"]
-    told = re.search(r"database='(postgresql://[^']+)'", text)
+    yield tomllib.loads((DEPLOY / "shared" / "mirror.toml").read_text()), url
+    [settings] = _kubernetes("ConfigMap")
+    told = re.search(r"database='(postgresql://[^']+)'", KUBERNETES)
     assert told is not None
     yield tomllib.loads(settings["data"]["mirror.toml"]), told[1]
 
@@ -263,8 +264,7 @@ def test_the_settings_of_several_mirrors_can_be_used(tmp_path: Path) -> None:
 
 
 def test_what_the_mirrors_of_a_stateful_set_mount_is_there() -> None:
-    text = (DEPLOY / "kubernetes" / "mirrors.yaml").read_text()
-    [mirrors] = [it for it in yaml.safe_load_all(text) if it["kind"] == "StatefulSet"]
+    [mirrors] = _kubernetes("StatefulSet")
     pod = mirrors["spec"]["template"]["spec"]
     volumes = {it["name"]: it for it in pod["volumes"]}
     claims = {it["metadata"]["name"] for it in mirrors["spec"]["volumeClaimTemplates"]}
@@ -272,12 +272,12 @@ def test_what_the_mirrors_of_a_stateful_set_mount_is_there() -> None:
     assert {it["name"] for it in container["volumeMounts"]} == volumes.keys() | claims
     for volume in volumes.values():
         if "secret" in volume:
-            assert f"create secret generic {volume['secret']['secretName']} " in text
+            assert f"create secret generic {volume['secret']['secretName']} " in KUBERNETES
     assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS
 
 
 def test_compose_makes_as_many_mirrors_as_are_asked_in_front_of_them() -> None:
-    compose = yaml.safe_load((DEPLOY / "compose.shared.yaml").read_text())
+    compose = _compose("compose.shared.yaml")
     mirrors = {name for name in compose["services"] if name.startswith("mirror-")}
     asked = (DEPLOY / "shared" / "haproxy.cfg").read_text()
     assert set(re.findall(r"^  server (\S+) \1:5000$", asked, flags=re.MULTILINE)) == mirrors
@@ -286,6 +286,52 @@ def test_compose_makes_as_many_mirrors_as_are_asked_in_front_of_them() -> None:
         directory, name = secret["file"].removeprefix("./").split("/")
         assert directory == "secrets"
         assert f"> {name}\n" in made
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.shared.yaml"])
+def test_what_compose_gives_to_a_read_only_container_is_a_file(file: str) -> None:
+    # It refuses to start one otherwise: it would have to write into it.
+    compose = _compose(file)
+    read_only = [it for it in compose["services"].values() if it.get("read_only")]
+    assert read_only
+    for service in read_only:
+        for config in service.get("configs", ()):
+            source = compose["configs"][config["source"]]
+            assert source.keys() == {"file"}
+            assert (DEPLOY / source["file"]).is_file()
+        for secret in service.get("secrets", ()):
+            assert compose["secrets"][secret].keys() == {"file"}
+
+
+def test_the_parts_of_a_stateful_set_know_each_other() -> None:
+    [mirrors] = _kubernetes("StatefulSet")
+    template = mirrors["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    [container] = template["spec"]["containers"]
+    ports = {it["name"]: it["containerPort"] for it in container["ports"]}
+    server = parse({}).server
+    [settings] = _kubernetes("ConfigMap")
+    admin = tomllib.loads(settings["data"]["mirror.toml"])["server"]["admin_listen"]
+    assert ports == {"pulls": server.listen[0][1], "admin": int(admin.rpartition(":")[2])}
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(ports["admin"])
+
+    services = {it["metadata"]["name"]: it["spec"] for it in _kubernetes("Service")}
+    for service in services.values():
+        assert service["selector"].items() <= labels.items()
+        assert [it["port"] for it in service["ports"]] == [
+            ports[it["name"]] for it in service["ports"]
+        ]
+    assert services[mirrors["spec"]["serviceName"]]["clusterIP"] == "None"
+    # Whoever may pull does not reach the other one.
+    [clients] = [it for it in services.values() if it.get("type") == "NodePort"]
+    assert {it["name"] for it in clients["ports"]} == {"pulls"}
+
+    selectors = [mirrors["spec"]["selector"]]
+    selectors += [it["spec"]["selector"] for it in _kubernetes("PodDisruptionBudget")]
+    spread = template["spec"]["affinity"]["podAntiAffinity"]
+    [apart] = spread["preferredDuringSchedulingIgnoredDuringExecution"]
+    selectors += [apart["podAffinityTerm"]["labelSelector"]]
+    assert [it["matchLabels"] for it in selectors] == [labels] * 3
 
 
 def test_grafana_is_told_where_prometheus_and_the_dashboard_are() -> None:
@@ -347,9 +393,13 @@ def _unit() -> dict[str, str]:
     return dict(unit["Service"])
 
 
-def _compose() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+def _compose(file: str = "compose.yaml") -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((DEPLOY / file).read_text())
     return document
+
+
+def _kubernetes(kind: str) -> list[dict[str, Any]]:
+    return [it for it in yaml.safe_load_all(KUBERNETES) if it["kind"] == kind]
 
 
 def _services() -> Iterator[dict[str, Any]]:

@@ -235,6 +235,18 @@ async def test_what_is_read_to_its_end_makes_no_bucket_ours_again() -> None:
 
 
 @pytest.mark.parametrize(
+    "bucket", ["s3://mirror-cache", "s3://mirror-cache/site-1", "gs://mirrors/1"]
+)
+def test_the_storage_of_a_cloud_is_known_without_an_endpoint(tmp_path: Path, bucket: str) -> None:
+    file = tmp_path / "database"
+    file.write_text("postgresql://somewhere/mirror")
+    shared = Shared.model_validate({"database_file": str(file), "bucket": bucket})
+    host, _, prefix = bucket.partition("://")[2].partition("/")
+    made = make_store(shared, EnvironmentProxies())
+    assert (made.prefix, host in repr(made)) == (prefix or None, True)
+
+
+@pytest.mark.parametrize(
     "content", ["secret line", "[default]\naws_secret_access_key secret", "[other]\nx = secret"]
 )
 async def test_what_a_credentials_file_holds_is_quoted_by_nothing(
