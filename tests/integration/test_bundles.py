@@ -271,15 +271,19 @@ async def test_a_bundle_with_a_layer_that_is_larger_than_the_store_is_refused_wi
     upstream: ScriptedRegistry, tmp_path: Path
 ) -> None:
     app = upstream.add(image(random_layer(30_000_000, seed=5)), "library/app", "1")
+    small = upstream.add(image(random_layer(SIZE, seed=6)), "library/small", "1")
     bundle = tmp_path / "bundle.tar"
     async with online(tmp_path, upstream) as first:
         await pull(first.client, "app", "1", app)
-        await first.until_metric("mirror_store_blobs", 3)
-        assert (await mirror(tmp_path / "online", "export", "app:1", "-o", bundle))[0] == 0
+        await pull(first.client, "small", "1", small)
+        await first.until_metric("mirror_store_blobs", 6)
+        names = ("app:1", "small:1")
+        assert (await mirror(tmp_path / "online", "export", *names, "-o", bundle))[0] == 0
     async with offline(tmp_path, store={"max_size": "20 MB"}) as second:
         for is_running in (True, False):
             if not is_running:
                 await second.process.stop()
             status, said, error = await mirror(tmp_path / "offline", "import", bundle)
-            assert (status, said, error.startswith("mirror: ")) == (1, "", True)
-            assert "max_size" in error
+            refused, taken, _ = said.splitlines()
+            assert (status, taken, error) == (1, "docker.io/library/small:1", "")
+            assert refused.startswith(f"{APP}: not imported: larger than all that store.max_size")
