@@ -1,5 +1,7 @@
 """What verbs share: their command, arguments that mean the same, and how they end."""
 
+import asyncio
+import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -53,6 +55,7 @@ Platform = Annotated[
 Document = Annotated[bool, typer.Option("--json", help="The API's own words.")]
 
 FAILED, MISCONFIGURED = 1, 2
+_TERMINATED = 128 + signal.SIGTERM  # as shells say it
 
 
 def look_after(work: Coroutine[object, object, bool]) -> None:
@@ -60,10 +63,20 @@ def look_after(work: Coroutine[object, object, bool]) -> None:
     from mirror.operate.asking import NoAnswer  # noqa: PLC0415
 
     try:
-        if not uvloop.run(work):
+        if not uvloop.run(_until_terminated(work)):
             raise typer.Exit(FAILED)
+    except asyncio.CancelledError:
+        raise typer.Exit(_TERMINATED) from None
     except (StoreError, NoAnswer) as error:
         fail(str(error), FAILED)
+
+
+async def _until_terminated(work: Coroutine[object, object, bool]) -> bool:
+    """Have SIGTERM end it as Ctrl-C does: in order, and with nothing left half done."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def load(path: Path | None) -> config.Config:

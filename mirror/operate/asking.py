@@ -148,6 +148,11 @@ class RunningMirror:
     def _key(self) -> dict[str, str]:
         try:
             return {KEY_FIELD: self._key_file.read_text(encoding="utf-8")}
+        except FileNotFoundError as error:
+            raise NotRunning(
+                f"there is no {self._key_file}: no mirror has run there yet. If something uses the"
+                " store, that is another command: try again when it has ended"
+            ) from error
         except OSError as error:
             raise NoAnswer(
                 f"{self._key_file} cannot be read ({error.strerror}): run this as the mirror's"

@@ -1,9 +1,11 @@
 """Opening blobs for reading: once for all who ask meanwhile, and only what is as it should be.
 
-A file of another size than is on record is damaged. What was found on disk (`adoption`), and never
-proved since, is hashed first: who asks waits for that, once in the blob's life.
+A file of another size than is on record is damaged, also where it is open already. What was found
+on disk (`adoption`), and never proved since, is hashed first: who asks waits for that, once in the
+blob's life.
 """
 
+import os
 from collections.abc import Callable
 
 from mirror.aio.waiting import to_the_end
@@ -38,6 +40,18 @@ class Openings:
         self._adoption = adoption
         self._damage = damage
         self._clock = clock
+
+    async def reuse(self, digest: Digest) -> BlobFile | None:
+        """A blob whose file is open already, if it still is of its size; nothing is waited for.
+
+        Else it is set aside: somebody has cut it, or added to it, where it stands.
+        """
+        blob = self._states.take(digest)
+        if blob is None or os.fstat(blob.file.fileno()).st_size == blob.size:
+            return blob
+        blob.close()
+        await self._damage.set_aside(digest, OTHER_SIZE)
+        return None
 
     async def open(self, digest: Digest) -> BlobFile | None:
         """Open a blob, or join who is at it; None where it is not here, or damaged."""

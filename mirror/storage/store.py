@@ -235,7 +235,8 @@ class LocalStorage:
 
     async def look_into(self, digest: Digest) -> BlobFile | None:
         """As `open_blob`, for an operator's curiosity: that makes it worth no more."""
-        return self._states.take(digest) or await self._parts.openings.open(digest)
+        openings = self._parts.openings
+        return await openings.reuse(digest) or await openings.open(digest)
 
     async def read_blob(self, digest: Digest, *, limit: int) -> bytes | None:
         """As `Storage.read_blob`."""

@@ -71,6 +71,8 @@ def with_manifest(content: bytes, media_type: str = APP.media_type) -> list[tupl
         (member("blobs/sha256", tarfile.SYMTYPE, link="/etc"), "is a link"),
         (member("index.json", tarfile.LNKTYPE, link="/etc/passwd"), "is a link"),
         (member("blobs/x", tarfile.CHRTYPE), "a device"),
+        (member("1f/layer.tar"), "docker save made before Docker 25"),
+        (member("1f/layer.tar", tarfile.SYMTYPE, link="../2f/layer.tar"), "skopeo copy docker-arc"),
         (member("blobs/x", tarfile.FIFOTYPE), "a device"),
         (member("blobs/x", tarfile.GNUTYPE_SPARSE, 10**15), "has holes|no tar|header"),
         (member(path_of(APP.digest), size=10**15), "cut off, or lies"),

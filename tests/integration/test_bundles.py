@@ -173,6 +173,29 @@ async def test_a_bundle_goes_through_a_pipe_and_steps_go_beside_it(
     assert json.loads(told.read_text().splitlines()[-1])["written"] == 3
 
 
+async def test_a_bundle_is_written_into_what_is_no_file_and_where_a_link_leads(
+    upstream: ScriptedRegistry, tmp_path: Path, app: Image
+) -> None:
+    fifo, link, target = tmp_path / "fifo", tmp_path / "link.tar", tmp_path / "target.tar"
+    os.mkfifo(fifo)
+    link.symlink_to(target)
+    async with online(tmp_path, upstream) as first:
+        await pull(first.client, "app", "1", app)
+        await first.until_metric("mirror_store_blobs", 3)
+        copy = f"timeout 30 cat {fifo} > {tmp_path}/read.tar"
+        async with asyncio.TaskGroup() as tasks:
+            _ = tasks.create_task(run("sh", "-c", copy))
+            assert (await mirror(tmp_path / "online", "export", "app:1", "-o", fifo))[0] == 0
+        assert (await mirror(tmp_path / "online", "export", "app:1", "-o", link))[0] == 0
+        for nowhere in (tmp_path / "nothing/x.tar", tmp_path):
+            status, _, error = await mirror(tmp_path / "online", "export", "app:1", "-o", nowhere)
+            assert (status, ".part" in error) == (1, False)
+            assert f"{nowhere.parent}: is no directory" in error or "Is a directory" in error
+    assert read(tmp_path / "read.tar").keys() == read(target).keys()
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+
+
 @pytest.mark.parametrize("remedy", ["import", "backup"])
 async def test_where_records_are_damaged_what_was_imported_is_there_by_a_bundle_or_a_backup(
     upstream: ScriptedRegistry, tmp_path: Path, app: Image, remedy: str
@@ -248,15 +271,19 @@ async def test_a_bundle_with_a_layer_that_is_larger_than_the_store_is_refused_wi
     upstream: ScriptedRegistry, tmp_path: Path
 ) -> None:
     app = upstream.add(image(random_layer(30_000_000, seed=5)), "library/app", "1")
+    small = upstream.add(image(random_layer(SIZE, seed=6)), "library/small", "1")
     bundle = tmp_path / "bundle.tar"
     async with online(tmp_path, upstream) as first:
         await pull(first.client, "app", "1", app)
-        await first.until_metric("mirror_store_blobs", 3)
-        assert (await mirror(tmp_path / "online", "export", "app:1", "-o", bundle))[0] == 0
+        await pull(first.client, "small", "1", small)
+        await first.until_metric("mirror_store_blobs", 6)
+        names = ("app:1", "small:1")
+        assert (await mirror(tmp_path / "online", "export", *names, "-o", bundle))[0] == 0
     async with offline(tmp_path, store={"max_size": "20 MB"}) as second:
         for is_running in (True, False):
             if not is_running:
                 await second.process.stop()
             status, said, error = await mirror(tmp_path / "offline", "import", bundle)
-            assert (status, said, error.startswith("mirror: ")) == (1, "", True)
-            assert "max_size" in error
+            refused, taken, _ = said.splitlines()
+            assert (status, taken, error) == (1, "docker.io/library/small:1", "")
+            assert refused.startswith(f"{APP}: not imported: larger than all that store.max_size")

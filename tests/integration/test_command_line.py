@@ -1,6 +1,7 @@
 """The command line as a whole: what it prints where no mirror is asked."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,38 @@ def mirror(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]
         (sys.executable, "-m", "mirror", *arguments),
         input=given, capture_output=True, text=True, check=False, env=CHILD_ENVIRONMENT,
     )  # fmt: skip
+
+
+_WORK = """
+import asyncio
+from mirror.cli.verbs import look_after
+async def work():
+    try:
+        print("begun", flush=True)
+        await asyncio.sleep(600)
+    finally:
+        await asyncio.sleep(0)
+        print("put in order", flush=True)
+import typer
+cli = typer.Typer()
+@cli.command()
+def go(): look_after(work())
+cli()
+"""
+
+
+@pytest.mark.parametrize(("told", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_told_to_stop_puts_things_in_order_first(
+    told: signal.Signals, status: int
+) -> None:
+    with subprocess.Popen(  # noqa: S603 - our own program
+        (sys.executable, "-c", _WORK), stdout=subprocess.PIPE, text=True, env=CHILD_ENVIRONMENT
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "begun\n"
+        command.send_signal(told)
+        assert command.stdout.read() == "put in order\n"
+    assert command.returncode == status
 
 
 @pytest.mark.parametrize("how", ["--version", "version"])

@@ -29,6 +29,7 @@ _MOST_MEMBERS = 100_000
 _LONGEST_HEADER = 2**15  # bytes of a member's headers, all together
 _LONGEST_INDEX = 8 * 2**20  # bytes
 _CHUNK = 2**20  # bytes
+_OF_DOCKER = "layer.tar"  # what `docker save` made before Docker 25 has such, and links to them
 _FILES = frozenset({VERSION_FILE, INDEX_FILE, REFERRERS_FILE})
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -175,6 +176,11 @@ def _name_of(member: tarfile.TarInfo, size: int) -> str | Digest | None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         raise BadLayout(f"{member.name[:200]!r} in it leads out of it")
+    if path.name == _OF_DOCKER:
+        raise BadLayout(
+            "it is what docker save made before Docker 25, and no OCI image layout: skopeo copy"
+            " docker-archive:FILE oci-archive:BUNDLE:docker.io/library/NAME:TAG makes one of it"
+        )
     if not (member.isdir() or (member.isreg() and not member.issparse())):
         raise BadLayout(f"{member.name[:200]!r} in it is a link, a device, or has holes")
     if not 0 <= member.size <= size - member.offset_data:

@@ -7,10 +7,13 @@ A bundle is written as a stream, to a file beside the one that it becomes at its
 its name is whole. One that breaks off is begun again; what it costs is a copy on this machine.
 """
 
+import errno
+import fcntl
+import glob
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +25,8 @@ from mirror.oci.digest import Digest, parse_digest
 from mirror.oci.errors import StoreError
 from mirror.operate.bundles import archive
 from mirror.operate.bundles.steps import BundleStep, Done, Exported, Lacking, Meter, Moved
+
+_PART = ".part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +142,24 @@ async def _copy(depot: Depot, blob: Blob, write: Callable[[bytes], object], mete
 def becoming(path: Path) -> Iterator[BinaryIO]:
     """A file that is at `path` once the block has ended well; until then, what was there is.
 
-    Only its owner may read it: there may be private images in it.
+    Only its owner may read it: there may be private images in it. What is no file, such as a named
+    pipe or a device, is written to as it is.
 
     Raises:
         OSError: It cannot be written there.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    if not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(path.parent))
+    _remove_left(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     try:
         with os.fdopen(handle, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -152,3 +167,11 @@ def becoming(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _remove_left(path: Path) -> None:
+    """Of exports to there that were killed, nothing is left; others that are under way go on."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"):
+        with suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()

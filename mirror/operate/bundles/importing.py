@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mirror.control.bundles import MOST_ASKED, Arrived, ArrivedList, Depot, Recorded, Sent
 from mirror.control.verify import Total
 from mirror.oci.digest import Digest
-from mirror.oci.errors import DigestMismatch, RegistryError
+from mirror.oci.errors import DigestMismatch, RegistryError, StoreError
 from mirror.oci.image import parse_image
 from mirror.oci.layout import BadLayout, NamedImage
 from mirror.oci.manifest import MAX_SIZE, parse_references
@@ -55,7 +55,8 @@ class _Content:
 async def import_bundle(depot: Depot, bundle: Archive, meter: Meter) -> AsyncGenerator[BundleStep]:
     """Take a bundle in; what happens, step by step.
 
-    Raises BadLayout, StoreError, and other RegistryErrors.
+    An image that the store does not take is refused, and the others are not. Raises BadLayout, and
+    RegistryErrors.
     """
     layout = bundle.layout()
     reader, contents = _Contents(bundle), list[_Content]()
@@ -76,7 +77,7 @@ async def import_bundle(depot: Depot, bundle: Archive, meter: Meter) -> AsyncGen
             async for step in intake.take(content):
                 yield step
             told = await _record(depot, content, layout.made_at)
-        except ValueError as error:
+        except (StoreError, ValueError) as error:  # another one may be smaller
             yield _refused(content.image, error, is_companion=content.is_companion)
             continue
         images += isinstance(told, Imported) and told.outcome != "incomplete"

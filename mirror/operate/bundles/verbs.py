@@ -151,5 +151,8 @@ def _digests(bundles: Sequence[Path]) -> set[Digest]:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (BadLayout, NoAnswer, RegistryError, ValueError, OSError) as error:
+    except (BadLayout, NoAnswer, RegistryError, ValueError) as error:
         raise Failed(str(error)) from error
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        raise Failed(f"{what}{error.strerror or error}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from mirror.config import parse
 from mirror.control.verify import Total
 from mirror.operate.bundles.archive import Archive
+from mirror.operate.bundles.exporting import becoming
 from mirror.operate.bundles.importing import import_bundle
 from mirror.operate.bundles.show import show
 from mirror.operate.bundles.steps import BundleStep, Done, Imported, Meter, Moved
@@ -82,3 +83,16 @@ async def test_what_a_bundle_calls_an_image_is_no_command_to_a_terminal() -> Non
             assert all(line.isprintable() for line in lines)
     _, (line,) = await told(Imported(name, "newer"), as_json=True)
     assert name in json.loads(line).values()
+
+
+def test_what_a_killed_export_has_left_goes_with_the_next_and_others_go_on(tmp_path: Path) -> None:
+    path, left = tmp_path / "bundle.tar", tmp_path / ".bundle.tar.left.part"
+    left.touch()
+    with becoming(path) as one:
+        one.write(b"one")
+        assert not left.exists()
+        with becoming(path) as two:
+            two.write(b"two")
+        assert path.read_bytes() == b"two"
+    assert path.read_bytes() == b"one"
+    assert [it.name for it in tmp_path.iterdir()] == ["bundle.tar"]
