@@ -11,6 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Annotated
@@ -63,11 +64,11 @@ class World:
         self.statements[what] += 1
         self.seconds[int(self.book.now)] += 1
 
-    def notify(self) -> None:
+    def notify(self, piece: Piece | None = None) -> None:
         for mirror in self.mirrors:
             if not mirror.is_dead:
                 self.notified += 1
-                self.after(_TRIP, mirror.hear)
+                self.after(_TRIP, partial(mirror.hear, piece))
 
 
 @dataclass(eq=False)
@@ -94,8 +95,14 @@ class Mirror:
         self._tick()
         self._wait()
 
-    def hear(self) -> None:
-        self.turn.heard(self.world.book.now)
+    def hear(self, piece: Piece | None) -> None:
+        now, reach = self.world.book.now, self.pieces.reach(0)
+        follows = self.turn.state is State.FOLLOWING
+        if piece is None or not follows or not self.pieces.hear(piece):
+            self.turn.heard(now)
+        else:
+            (self.turn.told if self.pieces.reach(0) > reach else self.turn.moved)(now)
+            self._read()
         self._tick()
 
     def _wait(self) -> None:
@@ -142,9 +149,10 @@ class Mirror:
     def _look(self, row: Row, now: float) -> None:
         self.blob = row.blob
         for piece in self.world.put[self.seen :]:
-            self.pieces.add(piece)
-            self.turn.moved(now)
+            if self.pieces.add(piece):
+                self.turn.moved(now)
         self.seen = len(self.world.put)
+        self.pieces.settle(self.pieces.told, self.world.put)
         (self.turn.is_proved if row.is_proved else self.turn.is_anothers)(now)
         self._read()
 
@@ -243,7 +251,7 @@ class Mirror:
         self.pieces.add(piece)
         self.vouched.add(piece.key)
         self.turn.moved(world.book.now)
-        world.notify()
+        world.notify(piece)
         self._publish()
 
     def _prove(self) -> None:
