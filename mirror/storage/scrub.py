@@ -7,14 +7,20 @@
     longer ago                   yes                            it waits for a quiet moment
     nine tenths ago, or never    -                              it is hashed all the same
 
+A mirror that is never quiet has what is urgent proved all the same: that comes first in each round,
+and what waits for a quiet moment has no longer than the day.
+
 When each was last proved is on record (by days, which costs two bytes): a restart begins where the
 last process stopped, but for the blob that it was at.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from aiolimiter import AsyncLimiter
 
@@ -44,6 +50,10 @@ class ScrubPace:
     rate: int
 
 
+class _DayOver(Exception):
+    """What can wait has waited for long enough: a new round begins with what is urgent."""
+
+
 class Scrub:
     """Does it. `clock` in seconds since the epoch."""
 
@@ -65,7 +75,6 @@ class Scrub:
         self._limiter = AsyncLimiter(max(PIECE, pace.rate), max(1.0, PIECE / pace.rate))
         self._metrics = metrics
         self._clock = clock
-        self._is_urgent = False
 
     async def run_forever(self) -> None:
         """Scrub for as long as the mirror runs."""
@@ -80,32 +89,42 @@ class Scrub:
             await asyncio.sleep(_REST)
 
     async def round(self) -> None:
-        """Prove every blob that is due, once. Raises StoreError."""
-        today = int(self._clock() // DAY)
-        before = today - max(1, int(self._interval * _DUE))
-        after: Digest | None = None
+        """Prove every blob that is due, once; what is urgent first. Raises StoreError."""
+        today = self._today()
         hashing = HashingProcess(is_idle=True)
         try:
             overdue = await self._index.count_overdue(before=today - self._interval, today=today)
             self._metrics.scrub_overdue.set(overdue)
-            while due := await self._index.list_due(
-                before=before, today=today, after=after, limit=_BATCH
-            ):
-                await self._prove(due, hashing, today)
-                after = due[-1][0]
+            urgent = math.floor(today - self._interval * _URGENT)
+            await self._prove_all(urgent, hashing, self._limiter.acquire, today)
             self._metrics.scrub_overdue.set(0)
+            due = today - max(1, int(self._interval * _DUE))
+            with suppress(_DayOver):
+                await self._prove_all(due, hashing, partial(self._in_quiet, today), today)
         finally:
             await hashing.close()
 
+    def _today(self) -> int:
+        return int(self._clock() // DAY)
+
+    async def _prove_all(
+        self, before: int, hashing: HashingProcess, pace: Pace, today: int
+    ) -> None:
+        after: Digest | None = None
+        while due := await self._index.list_due(
+            before=before, today=today, after=after, limit=_BATCH
+        ):
+            await self._prove(due, hashing, pace, today)
+            after = due[-1][0]
+
     async def _prove(
-        self, due: list[tuple[Digest, int, int]], hashing: HashingProcess, today: int
+        self, due: list[tuple[Digest, int, int]], hashing: HashingProcess, pace: Pace, today: int
     ) -> None:
         proved: list[Digest] = []
         unrecorded = 0
         try:
-            for digest, size, proved_on in due:
-                self._is_urgent = not 0 <= today - proved_on < self._interval * _URGENT
-                finding = await self._check(digest, size, hashing, self._pace)
+            for digest, size, _ in due:
+                finding = await self._check(digest, size, hashing, pace)
                 if finding is not Finding.RIGHT:
                     continue
                 proved.append(digest)
@@ -124,7 +143,7 @@ class Scrub:
         Raises StoreError.
         """
         hashing = HashingProcess(is_idle=False)
-        today = int(self._clock() // DAY)
+        today = self._today()
         proved: list[Digest] = []
         try:
             async for batch in self._batches(digests):
@@ -157,10 +176,17 @@ class Scrub:
             self._metrics.scrubbed_bytes.inc(size)
         return finding
 
-    async def _pace(self, length: int) -> None:
-        while not self._is_urgent and self._states.are_busy():  # noqa: ASYNC110 - no hit pays for this
+    async def _in_quiet(self, today: int, length: int) -> None:
+        """The pace of what can wait. Raises _DayOver: more may have become urgent by then."""
+        while self._states.are_busy():
+            self._require(today)
             await asyncio.sleep(_QUIET)
+        self._require(today)
         await self._limiter.acquire(length)
+
+    def _require(self, today: int) -> None:
+        if self._today() != today:
+            raise _DayOver
 
 
 async def _at_once(_: int) -> None:

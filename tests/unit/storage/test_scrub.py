@@ -147,6 +147,37 @@ async def test_scrubbing_waits_while_a_client_reads_unless_a_blob_has_waited_too
         reading.close()
 
 
+async def test_where_it_is_never_quiet_what_is_urgent_is_proved_before_what_can_wait(
+    tmp_path: Path,
+) -> None:
+    clock, metrics = FakeClock(), Metrics()
+
+    def scrubbed() -> float:
+        return sample(metrics.exposition().decode(), "mirror_scrubbed_blobs_total")
+
+    async with open_store(tmp_path, clock=clock, metrics=metrics) as store:
+        first, second = sorted(
+            (content(1_000), content(1_000, 1)), key=lambda it: str(digest_of(it))
+        )
+        read = await put(store, content(1_000, 2))
+        await put(store, second)
+        clock.advance(8 * DAY)
+        await put(store, first)  # is looked at first, in the order of digests
+        clock.advance(20 * DAY)
+        reading = await store.open_blob(read)
+        assert reading is not None
+        scrubbing = asyncio.get_running_loop().create_task(store.scrub())
+        done, _ = await asyncio.wait([scrubbing], timeout=0.5)
+        assert (scrubbed(), done) == (2, set())
+        clock.advance(DAY)
+        await scrubbing
+        assert scrubbed() == 2
+        clock.advance(6 * DAY)
+        await store.scrub()  # nothing is left that could wait
+        assert scrubbed() == 3
+        reading.close()
+
+
 async def test_a_slow_rate_is_kept_and_a_round_that_is_stopped_goes_on_where_it_was(
     tmp_path: Path,
 ) -> None:
