@@ -63,6 +63,9 @@ class Means:
 class Follower:
     """Whoever brings the bytes of a course, or waits for it."""
 
+    client: str | None = None
+    """Who it is, where that is known."""
+
     requests = 0
     """How many of its are under way."""
 

@@ -1,12 +1,15 @@
 """All courses, and what bounds them: the disk that they take, the files that are open, and time.
 
 A course that nobody goes on with rests, for `push.keep_for`. What rests makes room for what does
-not, that which has rested longest first; where nothing rests, whoever wants more is told to wait.
+not, that which has rested longest first; where nothing rests, whoever has more of the disk than
+others makes room for who has less than an equal share, and else is told to wait.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 
+from mirror.aio.slots import client
 from mirror.config import Push
 from mirror.oci.errors import ErrorCode, Refused, Unavailable
 from mirror.oci.reference import Repository
@@ -118,9 +121,26 @@ class Courses:
                 if not (it.is_active or it.is_over or it is growing or it.is_busy)
                 and isinstance(it.content, Spooled)
             ]  # fmt: skip
+            idle = idle or self._of_who_has_most(growing, size, limit)
             if not idle:
                 raise full("the mirror has no room for more uploads (push.max_spool); try later")
             await self.drop(min(idle, key=lambda it: it.since))
+
+    def _of_who_has_most(self, growing: Course | None, size: int, limit: int) -> list[Course]:
+        """What a client brings that has more than its share of the disk, for one that has less."""
+        held, asking = Counter[str | None](), client.get()
+        held[asking] += size
+        for it in self:
+            if isinstance(it.content, Spooled) and not it.is_over:
+                held.update(dict.fromkeys(_clients_of(it), it.size))
+        [(most, _)] = held.most_common(1)
+        if most == asking or held[asking] * len(held) > limit:
+            return []
+        return [
+            it for it in self
+            if it is not growing and not it.is_over and _clients_of(it) == {most}
+            and isinstance(it.content, Spooled)
+        ]  # fmt: skip
 
     async def _make_place(self) -> None:
         """See that there are not too many files: each is open, however little is in it.
@@ -153,6 +173,10 @@ class Courses:
             patience = _DONE_FOR if course.is_over else self.settings.keep_for
             if not (course.is_active or course.is_busy) and now - course.since >= patience:
                 await self.drop(course)
+
+
+def _clients_of(course: Course) -> set[str | None]:
+    return {it.client for it in course.followers}
 
 
 async def is_there_yet(course: Course, target: Target) -> bool:

@@ -159,8 +159,9 @@ class Spool:
     async def remove(self) -> None:
         """It goes from the disk, and can be read until `close`. Raises StoreError."""
         try:
-            with translated():
-                await self._threads.slow(_unlink, self.path)
+            async with self._turn:  # whoever closes it now has no thread still write to it
+                with translated():
+                    await self._threads.slow(_unlink, self.path)
         finally:
             self._let_go()
 

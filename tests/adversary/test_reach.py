@@ -132,6 +132,47 @@ async def test_no_token_is_asked_for_inside(
     assert internal.reached == 0
 
 
+async def _push_everything(registry: Registry) -> list[str]:
+    """What becomes of each step of an upload that has begun."""
+    target = registry.target(SCOPE.repository)
+    at = await target.begin()
+    assert at is not None
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"secret"
+
+    messages = []
+    for step in (
+        target.send(at, content(), length=None),
+        target.send(at, content(), length=6),
+        target.ask(at),
+        target.finish(at, BLOB),
+        target.finish(at, BLOB, content(), length=6),
+    ):
+        try:
+            await step
+        except RegistryError as error:
+            messages.append(error.message)
+    await target.cancel(at)
+    return messages
+
+
+@pytest.mark.parametrize("leads", ["by Location", "by redirects"])
+@pytest.mark.parametrize("host", HOSTS)
+async def test_no_upload_leads_inside(
+    internal: _Internal, clock: FakeClock, host: str, leads: str
+) -> None:
+    inside = f"http://{host}:{internal.port}/v2/app/blobs/uploads/1".encode()
+    async with Evil() as evil, _registry(evil.url, clock) as registry:
+        begun = inside if leads == "by Location" else b"/v2/app/blobs/uploads/1"
+        fields = b"Location: " + begun, b"Content-Length: 0"
+        evil.on("POST /v2/app/blobs/uploads/", says(b"HTTP/1.1 202 Accepted", *fields))
+        evil.on("/v2/app/blobs/uploads/1", redirects(inside.decode()))
+        said = await _push_everything(registry)
+    assert internal.reached == 0
+    assert len(said) == 5
+
+
 @pytest.mark.parametrize("host", HOSTS)
 async def test_the_operator_may_let_a_registry_lead_inside(
     internal: _Internal, clock: FakeClock, host: str

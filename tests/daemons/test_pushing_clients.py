@@ -21,7 +21,13 @@ import oras.client
 import pytest
 
 from mirror.oci.digest import digest_of
-from tests.support.daemons import Containers, Docker, containers, running_docker
+from tests.support.daemons import (
+    Containers,
+    Docker,
+    containers,
+    running_containerd,
+    running_docker,
+)
 from tests.support.images import (
     DOCKER_MANIFEST,
     OCI_MANIFEST,
@@ -228,6 +234,32 @@ async def test_podman_buildah_and_skopeo_push_and_pull_without_the_registry(
     await tools.podman("logout", place.address)
     for made in ("podman", "skopeo", "buildah"):
         await tools.podman("pull", insecure, f"{place.address}/{NAME}/{made}:1")
+
+
+async def test_containerd_pushes_and_pulls_without_the_registry(
+    place: Place, app: Image, tools: Containers, tmp_path: Path
+) -> None:
+    """As BuildKit and nerdctl do: all of a blob with its digest, mounted where that can be."""
+    archive, base = tmp_path / "app.tar", f"{place.address}/{NAME}/base:1"
+    source = as_directory(app, tmp_path / "app")
+    await tools.skopeo("copy", f"dir:{source}", f"oci-archive:{archive}:{base}")
+    login = ("--plain-http", "--user", f"{NAME}:{PASSWORD}")
+    async with running_containerd() as containerd:
+        await containerd.ctr("images", "import", "--base-name", base, archive)
+        refused = await containerd.ctr("images", "push", "--plain-http", base, check=False)
+        assert refused.returncode != 0
+        await containerd.ctr("images", "push", *login, base)
+    manifest, other = await place.manifest(f"{NAME}/base", "1"), f"{place.address}/{NAME}/other:1"
+    async with running_containerd() as containerd:
+        await containerd.ctr("images", "pull", *login, base)
+        await containerd.ctr("images", "tag", base, other)
+        await containerd.ctr("images", "push", *login, other)
+    assert await place.manifest(f"{NAME}/other", "1") == manifest
+    assert any("mount=sha256" in asked for asked in place.registry.asked())
+    await place.registry.process.stop()
+    async with running_containerd() as containerd:
+        await containerd.ctr("images", "pull", "--plain-http", other)
+        assert str(digest_of(manifest)) in (await containerd.ctr("images", "ls")).stdout
 
 
 async def test_oras_pushes_and_pulls_without_the_registry(place: Place, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
+from io import FileIO
 
 import pytest
 
+from mirror.storage import spools
 from tests.conftest import StartMirror
 from tests.support.client import get
 from tests.support.clock import FakeClock
@@ -236,6 +239,30 @@ async def test_a_cancelled_upload_is_gone_here_and_there(
         assert not spooled(mirror)
     await upstream.was_asked("upload", method="DELETE", count=2)
     assert not takes_pushes.uploads
+
+
+async def test_a_spool_is_not_closed_while_a_thread_still_writes_to_it(
+    mirror: InnerMirror, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is opened next would have its number, and its bytes."""
+    begins, goes_on, was_closed = threading.Event(), threading.Event(), list[bool]()
+
+    def write(file: FileIO, *_: object) -> None:
+        begins.set()
+        goes_on.wait(30)
+        was_closed.append(file.closed)
+
+    monkeypatch.setattr(spools, "_write_all", write)
+    upload = await pusher.begin()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(upload.patch(LARGE[: 1 << 20]))
+        await asyncio.to_thread(begins.wait, 30)
+        cancelling = group.create_task(upload.cancel())
+        await asyncio.wait([cancelling], timeout=0.3)
+        goes_on.set()
+    assert cancelling.result().status == 204
+    assert not any(was_closed)
+    assert not spooled(mirror)
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE", "GET"])

@@ -1,12 +1,15 @@
 """How much may be pushed, by whom, and what need not be sent at all."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import bcrypt
 import pytest
+from aiohttp import ClientSession, TCPConnector
 
 from tests.conftest import StartMirror
+from tests.support.client import Client
 from tests.support.clock import FakeClock
 from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
@@ -83,6 +86,28 @@ async def test_where_there_is_no_room_the_client_is_told_and_what_rests_makes_so
     assert (await rests.status()).status == 404
     assert (await upload.cancel()).status == 204
     assert await pusher.blob(LARGE) == DIGEST
+
+
+async def test_who_has_more_of_the_disk_than_others_makes_room_for_them(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, push={"max_spool": "8 MiB"})
+    pusher, host = Pusher(mirror.client, NAME), mirror.host.partition(":")
+    async with AsyncExitStack() as stack:
+        for seed in (31, 32):  # which never end
+            upload, content = await pusher.begin(), random_bytes(7 * MIB // 2, seed=seed)
+            _, writer = await asyncio.open_connection(host[0], int(host[2]))
+            stack.callback(writer.close)
+            writer.write(f"PATCH {upload.location} HTTP/1.1\r\nHost: x\r\n".encode())
+            writer.write(f"Content-Length: {len(content) + 1}\r\n\r\n".encode() + content)
+            await writer.drain()
+        await mirror.until_metric("mirror_push_spool_bytes", 7 * MIB)
+        answer = await (await pusher.begin()).patch(LARGE)
+        assert (answer.status, codes(answer)) == (507, ["SIZE_INVALID"])
+        other = TCPConnector(local_addr=("127.0.0.2", 0))
+        session = await stack.enter_async_context(ClientSession(connector=other))
+        assert await Pusher(Client(session, mirror.url), NAME).blob(LARGE) == DIGEST
+    assert held(upstream, DIGEST) == LARGE
 
 
 async def test_a_disk_that_is_full_fails_the_push_and_nothing_else(
