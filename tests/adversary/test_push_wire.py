@@ -96,6 +96,21 @@ async def test_a_body_of_chunks_of_a_byte_is_taken_and_holds_nobody_up(mirror: I
     assert (await upload.status()).headers["Range"] == f"0-{count - 1}"
 
 
+async def test_bytes_of_a_body_are_no_requests_that_wait_however_many_come_at_once(
+    mirror: InnerMirror,
+) -> None:
+    """Once a client has pushed, the system hands on more of what it brings than a head may have."""
+    host, _, port = mirror.host.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for _ in range(10):
+        upload = await Pusher(mirror.client, NAME).begin()
+        writer.write(f"PATCH {upload.location} HTTP/1.1\r\nHost: x\r\n".encode())
+        writer.write(b"Content-Length: 2000000\r\n\r\n")
+        writer.write(bytes(2_000_000))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 202 ")
+    writer.close()
+
+
 async def test_a_coding_that_would_have_to_be_undone_is_not_known(mirror: InnerMirror) -> None:
     upload = await Pusher(mirror.client, NAME).begin()
     fields = b"Connection: close\r\nTransfer-Encoding: gzip, chunked\r\n"

@@ -98,9 +98,13 @@ class _Connection(web.RequestHandler):
             return
         messages = self._messages
         count, queued = self._request_count, len(messages)
+        body = messages[-1][1] if queued else None
         super().data_received(data)
         if not queued and len(messages) == 1 and type(messages[0][0]) is RawRequestMessage:
             self._unread, self._ahead, self._queued = 0, 0, 1  # as nearly always: one, whole
+            return
+        if body is not None and not body.is_eof() and self._request_count == count:
+            self._unread = 0  # it is more of that, which is bounded by itself
             return
         if self._request_count != count:
             self._find_what_is_none()
