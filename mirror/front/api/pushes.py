@@ -191,7 +191,7 @@ class PushHandlers:
         what is here put into a repository. Who does not wait is heard to the end: what pushes as
         Docker does has asked with HEAD before, and names no digest before all is sent; to ask the
         registry once more would cost others a round trip for each blob. An answer before the end
-        would have to end the connection, too (RFC 9112, 9.6), and fail a push of containerd's, which
+        would have to end the connection, too (RFC 9112, 9.6), and fail a push by containerd, which
         does name it: Go closes a body that is answered early under whoever still writes to it.
         """
         if not waits_to_be_told(request):
@@ -200,7 +200,7 @@ class PushHandlers:
         try:
             # What nobody knows is no upload of this repository, and says so.
             await self._mirror.get_upload(repository, identity, authorization)
-            if await self._mirror.find_pushed_blob(repository, digest, authorization) is None:
+            if not await self._is_there(repository, digest, authorization):
                 return False
             await self._mirror.cancel_upload(repository, identity, authorization)
         except RegistryError:
