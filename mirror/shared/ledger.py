@@ -151,6 +151,9 @@ _FIND_PROVED = """
 """
 
 
+_LAST = 2**63 - 1  # no epoch comes after it
+_REMEMBERED = 1000  # claims
+
 _BEGIN = "SELECT nextval('mirror.epochs')"
 
 
@@ -159,7 +162,8 @@ class PostgresLedger:
 
     A turn that this mirror had before it was started is its own, and so anybody's; one that it has
     taken since is that of whoever took it here. Two who would take each other's turns for their own
-    (a cloned disk has its mirror's name, too) would go on taking them from each other.
+    (a cloned disk has its mirror's name, too) would go on taking them from each other. But where
+    the answer to a claim was lost, nobody here has heard of that turn: the next claim takes it.
 
     `patience`: seconds after which a turn is over that has got nowhere, however alive its holder
     is. `read_private` gives the upstreams whose bytes no other upstream's fill may take;
@@ -181,10 +185,11 @@ class PostgresLedger:
         self._read_private = read_private
         self._had_trouble = had_trouble
         self._began: int | None = None  # epochs from there on are of this run, or of others
+        self._unanswered: dict[tuple[str, Digest], None] = {}  # claims that may have been granted
 
     async def find(self, upstream: str, digest: Digest) -> Copy | None:
         """As `Ledger.find`."""
-        private, began = sorted(self._read_private()), await self.begin()
+        private, began = sorted(self._read_private()), await self._began_for(upstream, digest)
         row = await self._database.fetchrow(
             _FIND, upstream, 0, self._holder, self._patience, began, str(digest), private
         )
@@ -205,18 +210,25 @@ class PostgresLedger:
         self, upstream: str, digest: Digest, term: float, lease: float
     ) -> Claimed | None:
         """As `Ledger.claim`."""
-        began = await self.begin()
-        row = await self._database.fetchrow(
-            _CLAIM,
-            upstream,
-            str(digest),
-            self._holder,
-            term,
-            lease,
-            self._had_trouble(lease),
-            self._patience,
-            began,
-        )
+        began = await self._began_for(upstream, digest)
+        try:
+            row = await self._database.fetchrow(
+                _CLAIM,
+                upstream,
+                str(digest),
+                self._holder,
+                term,
+                lease,
+                self._had_trouble(lease),
+                self._patience,
+                began,
+            )
+        except BaseException:
+            self._unanswered[upstream, digest] = None
+            if len(self._unanswered) > _REMEMBERED:
+                del self._unanswered[next(iter(self._unanswered))]
+            raise
+        self._unanswered.pop((upstream, digest), None)
         if row is None:
             return None
         copy = None if row["is_new"] else await self.look(row["blob"], 0)
@@ -275,6 +287,11 @@ class PostgresLedger:
             # Whoever was first may have the turn by now: what it goes by holds.
             began = self._began = drawn if self._began is None else self._began
         return began
+
+    async def _began_for(self, upstream: str, digest: Digest) -> int:
+        """The epoch before which a turn of this mirror's is left over. Raises StoreError."""
+        began = await self.begin()
+        return _LAST if (upstream, digest) in self._unanswered else began
 
     async def _touches(self, statement: str, *arguments: object) -> bool:
         return await self._database.fetchrow(statement, *arguments) is not None

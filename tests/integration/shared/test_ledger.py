@@ -6,11 +6,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import asyncpg
 import pytest
 
 from mirror.shared.database import Database
+from mirror.shared.failing import DatabaseDown
 from mirror.shared.ledger import CHANNEL, PostgresLedger, parse_notice
 from mirror.shared.pieces import Piece, Told, key
 from tests.conformance.ledger import (
@@ -153,3 +155,43 @@ def test_what_is_no_notice_says_nothing(
     payload: str, notice: tuple[int, Told | None] | None
 ) -> None:
     assert parse_notice(payload) == notice
+
+
+class Losing(Database):
+    """Loses the answer to the next statement that is asked for a row, once it is done."""
+
+    loses = False
+
+    async def fetchrow(self, sql: str, *values: object, within: float | None = None) -> Any:
+        row = await super().fetchrow(sql, *values, within=within)
+        if self.loses:
+            self.loses = False
+            raise DatabaseDown("the connection was lost")
+        return row
+
+
+async def test_a_turn_of_which_the_answer_was_lost_is_taken_by_the_next_claim(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    file = tmp_path / "database"
+    file.write_text(await postgres.create_database())
+    async with Losing.open(
+        file, name="one", expected=None, note_fault=_note_fault, dice=DICE
+    ) as database:
+        one, two = (
+            PostgresLedger(
+                database, name, patience=PATIENCE, read_private=list, had_trouble=lambda _: False
+            )
+            for name in ("one", "two")
+        )
+        await one.begin()
+        assert isinstance(database, Losing)
+        database.loses = True
+        with pytest.raises(DatabaseDown):
+            await one.claim(UPSTREAM, DIGEST, TERM, LEASE)
+        found = await one.find(UPSTREAM, DIGEST)
+        assert found is not None
+        assert found.is_free
+        assert await two.claim(UPSTREAM, DIGEST, TERM, LEASE) is None  # it is one's
+        assert await one.claim(UPSTREAM, DIGEST, TERM, LEASE) is not None
+        assert await one.claim(UPSTREAM, DIGEST, TERM, LEASE) is None  # whoever has it here
