@@ -5,21 +5,16 @@ for a while, and comes back believing that it has the turn, touches no row. Time
 database's.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mirror.oci.digest import Digest
 from mirror.shared.database import Database
-from mirror.shared.pieces import Piece, Told
+from mirror.shared.pieces import Piece
 from mirror.shared.ports import Claimed, Copy
 
 CHANNEL = "mirror_pieces"
-"""Where it is told that something has changed about a blob; see `parse_notice`."""
-
-_NOTICE = re.compile(
-    r"([0-9]{1,18})(?: ([0-9]{1,18}) ([0-9]{1,18}) ([0-9]{1,18}-[0-9a-f]{16})|(?: .*)?)"
-)
+"""Where it is told that something has changed about a blob: its number, and no more."""
 
 _COPY = """
   b.blob, b.upstream, b.size, b.proved_at IS NOT NULL AS is_proved,
@@ -93,9 +88,9 @@ _RECORD = f"""
     INSERT INTO mirror.pieces (blob, start, stop, key, epoch) SELECT $1, $3, $4, $5, $2 FROM t
     ON CONFLICT (blob, start) DO UPDATE
       SET stop = excluded.stop, key = excluded.key, epoch = excluded.epoch
-    RETURNING blob, start, stop, key
+    RETURNING blob
   )
-  SELECT pg_notify('{CHANNEL}', concat_ws(' ', blob, start, stop, split_part(key, '/', 3))) FROM i
+  SELECT pg_notify('{CHANNEL}', blob::text) FROM i
 """  # noqa: S608
 
 _PROVE = f"""
@@ -295,19 +290,6 @@ class PostgresLedger:
 
     async def _touches(self, statement: str, *arguments: object) -> bool:
         return await self._database.fetchrow(statement, *arguments) is not None
-
-
-def parse_notice(payload: str) -> tuple[int, Told | None] | None:
-    """Of which blob something is told, and the piece if there is one more; None: it is no notice.
-
-    `BLOB`, or `BLOB START STOP TURN`; of what else a later version says, the first word counts.
-    Whoever may connect to the database may notify anything.
-    """
-    found = _NOTICE.fullmatch(payload)
-    if found is None:
-        return None
-    blob, start, stop, turn = found.groups()
-    return int(blob), None if turn is None else Told(int(start), int(stop), turn)
 
 
 def _copy(row: Mapping[str, Any]) -> Copy:

@@ -20,7 +20,7 @@ from mirror.oci.digest import Chunk, Digest
 from mirror.oci.errors import DigestMismatch, StoreError, Unavailable
 from mirror.shared.ahead import Memory
 from mirror.shared.follow import PieceSender, follow
-from mirror.shared.pieces import Piece, Pieces, Span, Told
+from mirror.shared.pieces import Piece, Pieces, Span
 from mirror.shared.ports import Bucket, Ledger
 from mirror.shared.turns import Act, State, Turn
 from mirror.sources.ports import BlobSource, Body, Sender
@@ -225,7 +225,6 @@ class Part:
     def _begin(self, blob: int, upstream: str, pieces: tuple[Piece, ...], size: int | None) -> None:
         if (blob, upstream) != (self.blob, self.copied_from):
             self.pieces.clear()
-        self.pieces.settle(self.pieces.told, pieces)
         self.blob, self.copied_from = blob, upstream
         self._add(pieces, size)
 
@@ -266,14 +265,11 @@ class Part:
     async def _look(self) -> None:
         turn, now = self.turn, self.monotonic()
         assert self.blob is not None  # noqa: S101 - there is something to look at
-        told = self.pieces.told
-        after = min([self.pieces.reach(0), *(piece.start for piece in told)])
-        copy = await self.ledger.look(self.blob, after)
+        copy = await self.ledger.look(self.blob, self.pieces.reach(0))
         if copy is None:
             self.pieces.clear()
             turn.gone(now)
         else:
-            self.pieces.settle(told, copy.pieces)
             if self._add(copy.pieces, copy.size):
                 turn.moved(now)
             if copy.is_proved:
@@ -283,16 +279,9 @@ class Part:
             else:
                 turn.is_anothers(now)
 
-    def heard(self, told: Told | None = None) -> None:
-        """Something has changed about the copy; or there is one more piece, says somebody."""
-        now, reach = self.monotonic(), self.pieces.reach(0)
-        follows = self.turn.state is State.FOLLOWING
-        if told is None or not follows or not self.pieces.hear(told.of(self.digest)):
-            self.turn.heard(now)
-        elif self.pieces.reach(0) > reach:
-            self.turn.told(now)
-        else:  # what is before it may have been told, too, and not heard
-            self.turn.moved(now)
+    def heard(self) -> None:
+        """Something has changed about the copy."""
+        self.turn.heard(self.monotonic())
         self.wake()
 
     # Waiting

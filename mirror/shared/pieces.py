@@ -51,32 +51,17 @@ def key(digest: Digest, epoch: int, random: str, start: int) -> str:
     return f"{digest.algorithm}/{digest.encoded}/{epoch}-{random}/{start}"
 
 
-class Told(NamedTuple):
-    """What somebody says of a piece: which bytes, and of which turn it is (`key`)."""
-
-    start: int
-    stop: int
-    turn: str
-
-    def of(self, digest: Digest) -> Piece:
-        """The piece, if it is one of this blob's."""
-        stem = f"{digest.algorithm}/{digest.encoded}/{self.turn}"
-        return Piece(self.start, self.stop, f"{stem}/{self.start}")
-
-
 def is_piece(key: str) -> bool:
     """Whether an object's key is one that `key` gives."""
     return _KEY.fullmatch(key) is not None
 
 
 class Pieces:
-    """Those of one blob that are known to be in the bucket, and such as somebody says are there."""
+    """Those of one blob that are known to be in the bucket."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._pieces: dict[int, Piece] = {}
-        self._turns = set[str]()  # of which there is a piece on record
-        self._told = set[Piece]()  # nobody has looked yet
 
     def __repr__(self) -> str:
         return f"<Pieces: {len(self._starts)}, up to {self.reach(0)}>"
@@ -92,61 +77,26 @@ class Pieces:
 
         What lies in it is no piece any more: so it is where all of a blob was put as one object.
         """
-        self._turns.add(_turn_of(piece))
         if self._pieces.get(piece.start) == piece:
             return False
-        self._put(piece)
-        return True
-
-    def hear(self, piece: Piece) -> bool:
-        """One more, says somebody; False: it is to be looked for.
-
-        That may be anybody. It is believed where all that it can do is to waste a read: of an
-        object of a turn that has others on record, in whose place nothing is known.
-        """
-        known, follows = self.find(piece.start), self.next_start(piece.start)
-        if known is not None:
-            return known == piece
-        is_one = piece.start < piece.stop <= min(piece.start + LARGEST, follows or piece.stop)
-        if not is_one or _turn_of(piece) not in self._turns:
-            return False
-        self._told.add(piece)
-        self._put(piece)
-        return True
-
-    @property
-    def told(self) -> Collection[Piece]:
-        """What was heard of only."""
-        return frozenset(self._told)
-
-    def settle(self, told: Collection[Piece], on_record: Collection[Piece]) -> None:
-        """What was `told` when they were looked for is not there where it is not on record."""
-        for piece in self._told.intersection(told):
-            self._told.discard(piece)
-            if piece not in on_record:
-                self.remove(piece)
-
-    def _put(self, piece: Piece) -> None:
         first = bisect_left(self._starts, piece.start)
         last = bisect_left(self._starts, piece.stop)
         for start in self._starts[first:last]:
-            self._told.discard(self._pieces.pop(start))
+            del self._pieces[start]
         self._starts[first:last] = [piece.start]
         self._pieces[piece.start] = piece
+        return True
 
     def remove(self, piece: Piece) -> None:
         """It is not there after all."""
         if self._pieces.get(piece.start) == piece:
             self._starts.remove(piece.start)
             del self._pieces[piece.start]
-            self._told.discard(piece)
 
     def clear(self) -> None:
         """Nothing is there."""
         self._starts.clear()
         self._pieces.clear()
-        self._turns.clear()
-        self._told.clear()
 
     def find(self, position: int) -> Piece | None:
         """The one that has the byte at a position."""
@@ -194,11 +144,6 @@ class Pieces:
                     return piece.start, piece.stop
                 position = piece.stop
         return None
-
-
-def _turn_of(piece: Piece) -> str:
-    """What all keys of one turn begin with."""
-    return piece.key.rpartition("/")[0]
 
 
 def without(spans: Sequence[Span], taken: Collection[Span]) -> list[Span]:

@@ -20,7 +20,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.shared.ahead import Memory
 from mirror.shared.eviction import Eviction
-from mirror.shared.ledger import CHANNEL, PostgresLedger, parse_notice
+from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
 from mirror.shared.part import Part
 from mirror.shared.ports import BucketDown
@@ -161,11 +161,10 @@ class Sharing:
             is_private=upstream in self._read_private(),
         )  # fmt: skip
 
-    def _heard(self, payload: str) -> None:
-        notice = parse_notice(payload)
+    def _heard(self, word: str) -> None:
         for part in self._parts:
-            if notice is not None and part.blob == notice[0]:
-                part.heard(notice[1])
+            if str(part.blob) == word:
+                part.heard()
 
     async def _see_to(self, part: Part) -> None:
         try:

@@ -200,13 +200,6 @@ class Turn:
         if self.state is State.FOLLOWING:
             self._next_at = now
 
-    def told(self, now: float) -> None:
-        """Who follows was told of what comes next: there is no need to look for it."""
-        self.moved(now)
-        if self.state is State.FOLLOWING:
-            self._soon = self.pause
-            self._next_at = now + self.pause
-
     def moved(self, now: float) -> None:
         """Who follows has been brought something; who leads has put something."""
         self._news_at = now

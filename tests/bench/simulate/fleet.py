@@ -11,7 +11,6 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from random import Random
 from typing import Annotated
@@ -64,11 +63,11 @@ class World:
         self.statements[what] += 1
         self.seconds[int(self.book.now)] += 1
 
-    def notify(self, piece: Piece | None = None) -> None:
+    def notify(self) -> None:
         for mirror in self.mirrors:
             if not mirror.is_dead:
                 self.notified += 1
-                self.after(_TRIP, partial(mirror.hear, piece))
+                self.after(_TRIP, mirror.hear)
 
 
 @dataclass(eq=False)
@@ -95,14 +94,8 @@ class Mirror:
         self._tick()
         self._wait()
 
-    def hear(self, piece: Piece | None) -> None:
-        now, reach = self.world.book.now, self.pieces.reach(0)
-        follows = self.turn.state is State.FOLLOWING
-        if piece is None or not follows or not self.pieces.hear(piece):
-            self.turn.heard(now)
-        else:
-            (self.turn.told if self.pieces.reach(0) > reach else self.turn.moved)(now)
-            self._read()
+    def hear(self) -> None:
+        self.turn.heard(self.world.book.now)
         self._tick()
 
     def _wait(self) -> None:
@@ -149,10 +142,9 @@ class Mirror:
     def _look(self, row: Row, now: float) -> None:
         self.blob = row.blob
         for piece in self.world.put[self.seen :]:
-            if self.pieces.add(piece):
-                self.turn.moved(now)
+            self.pieces.add(piece)
+            self.turn.moved(now)
         self.seen = len(self.world.put)
-        self.pieces.settle(self.pieces.told, self.world.put)
         (self.turn.is_proved if row.is_proved else self.turn.is_anothers)(now)
         self._read()
 
@@ -251,7 +243,7 @@ class Mirror:
         self.pieces.add(piece)
         self.vouched.add(piece.key)
         self.turn.moved(world.book.now)
-        world.notify(piece)
+        world.notify()
         self._publish()
 
     def _prove(self) -> None:

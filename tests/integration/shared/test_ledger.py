@@ -1,6 +1,5 @@
 """The ledger of turns, in a real PostgreSQL."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -13,8 +12,7 @@ import pytest
 
 from mirror.shared.database import Database
 from mirror.shared.failing import DatabaseDown
-from mirror.shared.ledger import CHANNEL, PostgresLedger, parse_notice
-from mirror.shared.pieces import Piece, Told, key
+from mirror.shared.ledger import PostgresLedger
 from tests.conformance.ledger import (
     DIGEST,
     LEASE,
@@ -98,63 +96,6 @@ async def _is_old(url: str) -> bool:
 
 def _note_fault(task: str, error: Exception) -> None:
     raise AssertionError(f"{task}: {error}")
-
-
-async def test_who_listens_is_told_of_a_piece_with_all_that_it_takes_to_read_it(
-    tmp_path: Path, postgres: Postgres
-) -> None:
-    url = await postgres.create_database()
-    file = tmp_path / "database"
-    file.write_text(url)
-    notices = asyncio.Queue[tuple[int, Told | None] | None]()
-
-    def note(_connection: object, _pid: int, _channel: str, payload: object) -> None:
-        notices.put_nowait(parse_notice(str(payload)))
-
-    async with Database.open(
-        file, name="one", expected=None, note_fault=_note_fault, dice=DICE
-    ) as database:
-        ledger = PostgresLedger(
-            database, "one", patience=PATIENCE, read_private=list, had_trouble=lambda _: False
-        )
-        turn = await ledger.claim(UPSTREAM, DIGEST, TERM, LEASE)
-        assert turn is not None
-        listener = await asyncpg.connect(url)
-        await listener.add_listener(CHANNEL, note)
-        piece = Piece(0, 10, key(DIGEST, turn.epoch, "0123456789abcdef", 0))
-        assert await ledger.tell_size(turn.blob, turn.epoch, 10)
-        assert await ledger.record(turn.blob, turn.epoch, piece)
-        assert await ledger.prove(turn.blob, turn.epoch, 10, [piece.key])
-        async with asyncio.timeout(10):
-            assert await notices.get() == (turn.blob, None)
-            notice = await notices.get()
-            assert await notices.get() == (turn.blob, None)
-        assert notice is not None
-        blob, told = notice
-        assert told is not None
-        assert (blob, told.of(DIGEST)) == (turn.blob, piece)
-        await listener.close()
-
-
-@pytest.mark.parametrize(
-    ("payload", "notice"),
-    [
-        ("12", (12, None)),
-        ("12 0 5 1-0123456789abcdef", (12, Told(0, 5, "1-0123456789abcdef"))),
-        ("12 0 5 1-0123456789ABCDEF", (12, None)),
-        ("12 0 5 ../x", (12, None)),
-        ("12 and what a later version says", (12, None)),
-        ("", None),
-        ("x", None),
-        ("-1", None),
-        ("1" * 19, None),
-        ("12x", None),
-    ],
-)
-def test_what_is_no_notice_says_nothing(
-    payload: str, notice: tuple[int, Told | None] | None
-) -> None:
-    assert parse_notice(payload) == notice
 
 
 class Losing(Database):

@@ -15,7 +15,7 @@ from mirror.oci.errors import Unavailable
 from mirror.shared.ahead import Memory
 from mirror.shared.bucket import ObjectBucket
 from mirror.shared.part import Part
-from mirror.shared.pieces import Piece, Told, key
+from mirror.shared.pieces import Piece
 from mirror.shared.turns import State, Turn
 from mirror.sources.ports import BlobSource, Body
 from tests.conformance.blob_source import BlobSourceConformance, Has
@@ -24,7 +24,6 @@ from tests.support.images import random_bytes
 from tests.support.memory_ledger import Book, MemoryLedger
 from tests.support.memory_source import MemorySource
 
-WORD = "0123456789abcdef"  # of all turns, for their objects' keys
 CONTENT = random_bytes(50_000, seed=14)
 DIGEST = digest_of(CONTENT)
 LEASE, PATIENCE, PAUSE = 15.0, 40.0, 1.0
@@ -69,7 +68,7 @@ class World:
         """A piece of CONTENT, by who has the turn."""
         assert part.blob is not None
         assert part.turn.epoch is not None
-        piece = Piece(start, stop, key(part.digest, part.turn.epoch, WORD, start))
+        piece = Piece(start, stop, f"{part.turn.epoch}/{start}")
         await part.bucket.put(piece.key, CONTENT[start:stop])
         assert await part.ledger.record(part.blob, part.turn.epoch, piece)
 
@@ -84,15 +83,6 @@ class World:
 async def until_idle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
-
-
-async def begin(part: Part) -> tuple[int, int]:
-    """Have it fetch, and say how much there is; gives the number of the copy, and the epoch."""
-    await leads(part)
-    assert part.blob is not None
-    assert part.turn.epoch is not None
-    await part.ledger.tell_size(part.blob, part.turn.epoch, len(CONTENT))
-    return part.blob, part.turn.epoch
 
 
 async def leads(part: Part) -> None:
@@ -141,7 +131,10 @@ async def test_one_asks_upstream_and_the_other_reads_what_it_puts() -> None:
     async with world.tended("one") as one, world.tended("two") as two:  # noqa: SIM117 - two steps
         async with open_blob(one.through(upstream)) as body:
             assert body.copied_from is None
-            await begin(one)
+            await leads(one)
+            assert one.blob is not None
+            assert one.turn.epoch is not None
+            await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
             await world.put(one, 0, 30_000)
             await world.pass_time(PAUSE, two)
             async with open_blob(two.through(upstream)) as copied:
@@ -156,44 +149,14 @@ async def test_one_asks_upstream_and_the_other_reads_what_it_puts() -> None:
     assert len(upstream.asked) == 1
 
 
-async def test_who_is_told_of_a_piece_has_it_without_looking() -> None:
-    world = World()
-    upstream = MemorySource({DIGEST: CONTENT})
-    async with world.tended("one") as one, world.tended("two") as two:
-        await begin(one)
-        await world.put(one, 0, 30_000)
-        await world.pass_time(PAUSE, two)
-        assert two.pieces.reach(0) == 30_000
-        async with open_blob(two.through(upstream)) as copied:
-            reading = asyncio.ensure_future(read(copied))  # noqa: TID251 - awaited below
-            await world.put(one, 30_000, len(CONTENT))
-            two.heard(Told(30_000, len(CONTENT), f"{one.turn.epoch}-{WORD}"))
-            assert await reading == CONTENT
-        assert two.turn.next(world.now)[1] == PAUSE  # as if it had looked
-
-
-async def test_a_piece_that_nobody_has_put_costs_a_read_and_is_gone_with_the_next_look() -> None:
-    world = World()
-    async with world.tended("one") as one, world.tended("two") as two:
-        await begin(one)
-        await world.put(one, 0, 30_000)
-        await world.pass_time(PAUSE, two)
-        two.heard(Told(30_000, 40_000, f"{one.turn.epoch}-{WORD}"))
-        assert two.pieces.reach(0) == 40_000
-        await world.pass_time(PAUSE, two)
-        assert two.pieces.reach(0) == 30_000
-        await world.put(one, 30_000, len(CONTENT))
-        await world.pass_time(PAUSE, two)
-        assert two.pieces.reach(0) == len(CONTENT)
-        two.heard(Told(0, 10, "1-" + "f" * 16))  # of another turn: it looks
-        assert two.turn.next(world.now)[1] == 0
-
-
 async def test_whoever_goes_on_after_another_asks_upstream_for_what_is_not_there() -> None:
     world = World()
     upstream = MemorySource({DIGEST: CONTENT})
     async with world.tended("one") as one:
-        await begin(one)
+        await leads(one)
+        assert one.blob is not None
+        assert one.turn.epoch is not None
+        await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
         await world.put(one, 0, 10_000)
         await world.put(one, 20_000, 30_000)
         await world.pass_time(LEASE + PAUSE)
@@ -213,7 +176,10 @@ async def test_who_reads_parts_of_what_is_one_object_by_now_reads_on_from_that()
     world = World()
     upstream = MemorySource({DIGEST: CONTENT})
     async with world.tended("one") as one, world.tended("two") as two:
-        blob, epoch = await begin(one)
+        await leads(one)
+        assert one.blob is not None
+        assert one.turn.epoch is not None
+        await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
         await world.put(one, 0, 10_000)
         await world.put(one, 10_000, 20_000)
         await world.pass_time(PAUSE, two)
@@ -222,9 +188,9 @@ async def test_who_reads_parts_of_what_is_one_object_by_now_reads_on_from_that()
             # All that follows, and that it is proved, and joined, two learns at once.
             await world.put(one, 20_000, len(CONTENT))
             keys = [piece.key for piece in world.book.rows[UPSTREAM, str(DIGEST)].pieces.values()]
-            assert await one.ledger.prove(blob, epoch, len(CONTENT), keys)
+            assert await one.ledger.prove(one.blob, one.turn.epoch, len(CONTENT), keys)
             await one.bucket.put("whole", CONTENT)
-            assert await one.ledger.join(blob, Piece(0, len(CONTENT), "whole"))
+            assert await one.ledger.join(one.blob, Piece(0, len(CONTENT), "whole"))
             await world.pass_time(PAUSE, two)
             async with asyncio.timeout(30):
                 async for chunk in chunks:

@@ -1,30 +1,11 @@
 """What is put next, and what of it is there."""
 
-import pytest
 from hypothesis import given, strategies as st
 
 from mirror.oci.digest import digest_of
-from mirror.shared.pieces import (
-    LARGEST,
-    LEAST,
-    Piece,
-    Pieces,
-    Told,
-    is_piece,
-    key,
-    least,
-    without,
-)
+from mirror.shared.pieces import LARGEST, LEAST, Piece, Pieces, is_piece, key, least, without
 
 MIB = 2**20
-
-
-DIGEST = digest_of(b"blob")
-TURN, OTHERS = "7-0123456789abcdef", "8-0123456789abcdef"
-
-
-def _told(start: int, stop: int, turn: str = TURN) -> Piece:
-    return Told(start, stop, turn).of(DIGEST)
 
 
 def _pieces(*spans: tuple[int, int]) -> Pieces:
@@ -141,52 +122,3 @@ def test_what_is_taken_is_left_to_who_has_taken_it_and_nothing_else_is(
     expected = {byte for span in there for byte in range(*span)}
     expected -= {byte for span in gone for byte in range(*span)}
     assert [byte for span in left for byte in range(*span)] == sorted(expected)
-
-
-def test_what_somebody_says_is_believed_of_a_turn_on_record_where_nothing_is_known() -> None:
-    there = Pieces()
-    assert not there.hear(_told(0, 10))  # of which nothing is on record
-    there.add(Piece(0, 10, key(DIGEST, 7, "0123456789abcdef", 0)))
-    there.add(_told(30, 40))
-    assert there.hear(_told(10, 20))
-    assert there.hear(_told(0, 10))  # it is known
-    assert there.hear(_told(10, 20))
-    assert there.reach(0) == 20
-    assert set(there.told) == {_told(10, 20)}
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [
-        _told(20, 30, OTHERS),
-        Told(20, 30, TURN).of(digest_of(b"another")),
-        _told(20, 20),
-        _told(25, 20),
-        _told(20, 31),  # into what is known
-        _told(5, 8),
-        _told(0, 20),
-        _told(40, 41 + LARGEST),
-    ],
-)
-def test_what_else_somebody_says_is_to_be_looked_for(piece: Piece) -> None:
-    there = Pieces()
-    there.add(_told(0, 10))
-    there.add(_told(30, 40))
-    assert not there.hear(piece)
-    assert [*there] == [_told(0, 10), _told(30, 40)]
-    assert not there.told
-
-
-def test_what_was_said_and_is_not_on_record_is_not_there() -> None:
-    there = Pieces()
-    there.add(_told(0, 10))
-    there.hear(_told(10, 20))
-    there.hear(_told(20, 30))
-    told = there.told
-    there.hear(_told(30, 40))  # while somebody looks
-    there.settle(told, [_told(10, 20)])
-    assert [*there] == [_told(0, 10), _told(10, 20), _told(30, 40)]
-    assert set(there.told) == {_told(30, 40)}
-    there.clear()
-    assert not there.told
-    assert not there.hear(_told(0, 10))  # of another copy, all of it
