@@ -4,7 +4,7 @@ PYTHON = python3
 BIN = .venv/bin
 UV_COMPILE = .venv/lock/bin/uv pip compile --quiet --universal --generate-hashes \
   --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
-PACKAGES = buildah busybox-static chromium containerd curl docker-registry docker.io haproxy microsocks nginx-light \
+PACKAGES = buildah busybox-static catatonit chromium containerd curl docker-registry docker.io haproxy microsocks nginx-light \
   pgbouncer podman postgresql prometheus runc skopeo systemd tinyproxy wrk
 CEPH = ceph-common ceph-mon ceph-osd radosgw
 WITH_BUCKET = tests/integration/shared tests/daemons/test_fleet.py

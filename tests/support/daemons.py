@@ -14,12 +14,13 @@ import asyncio
 import base64
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ class Containers:
         mirror_host: str | None,
         registries: Sequence[str],
         host: Host | None = None,
+        driver: str = "vfs",  # needs no mounts
     ) -> None:
         self.directory = directory
         self._host = host
@@ -158,14 +160,18 @@ class Containers:
             for registry in registries
         ]
         storage = {
-            "driver": "vfs",  # needs no mounts
+            "driver": driver,
             "graphroot": f"{directory}/root",
             "runroot": f"{directory}/run",
         }
         documents: dict[str, dict[str, Any]] = {
             "registries.conf": {"registry": mirrored},
             "storage.conf": {"storage": storage},
-            "containers.conf": {"engine": {"tmp_dir": f"{directory}/engine"}},
+            "containers.conf": {
+                "engine": {"tmp_dir": f"{directory}/engine", "events_logger": "none"},
+                # Of its own it sets the largest numbers, which not every machine lets it.
+                "containers": {"default_ulimits": _limits(), "http_proxy": False},
+            },
         }
         for name, document in documents.items():
             (directory / name).write_text(tomli_w.dumps(document), encoding="utf-8")
@@ -175,6 +181,7 @@ class Containers:
             "CONTAINERS_CONF": f"{directory}/containers.conf",
             "CONTAINERS_STORAGE_CONF": f"{directory}/storage.conf",
             "REGISTRY_AUTH_FILE": f"{directory}/auth.json",
+            "DISABLE_HC_SYSTEMD": "true",  # nobody checks the health of containers by a timer
         }
         if host is None:
             self._environment["CONTAINERS_REGISTRIES_CONF"] = f"{directory}/registries.conf"
@@ -183,6 +190,16 @@ class Containers:
         self, *arguments: str | Path, check: bool = True, within: float = 60
     ) -> Result:
         return await self._run("podman", *arguments, check=check, within=within)
+
+    async def podman_apart(self, *arguments: str | Path, within: float = 60) -> None:
+        """As `podman`, where it leaves programs behind, which would not end with an event loop."""
+        log = self.directory / "apart.log"
+        with log.open("wb") as file:
+            done = await asyncio.to_thread(
+                subprocess.run, ("podman", *arguments), check=False, stdin=subprocess.DEVNULL,
+                stdout=file, stderr=file, env=self._environment, timeout=within,
+            )  # fmt: skip
+        assert not done.returncode, log.read_text(encoding="utf-8")
 
     async def buildah(
         self, *arguments: str | Path, check: bool = True, within: float = 60
@@ -242,6 +259,12 @@ async def containers(
         yield Containers(directory, mirror_host, registries or ("docker.io",), host)
 
 
+def _limits() -> list[str]:
+    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    allowed = {name: min(resource.getrlimit(limit)[1], 2**13) for name, limit in limits.items()}
+    return [f"{name}={number}:{number}" for name, number in allowed.items()]
+
+
 @asynccontextmanager
 async def _workplace() -> AsyncIterator[Path]:
     """A directory whose name is short enough for sockets; no process, mount or file outlives it."""
@@ -250,6 +273,18 @@ async def _workplace() -> AsyncIterator[Path]:
         yield directory
     finally:
         await asyncio.to_thread(_sweep, directory)
+
+
+@contextmanager
+def lasting_containers() -> Iterator[Containers]:
+    """A podman for several tests, each with an event loop of its own; what it has built lasts."""
+    require("podman", "buildah", "skopeo")
+    require_root()
+    directory = Path(tempfile.mkdtemp(prefix="mirror-test-"))
+    try:
+        yield Containers(directory, None, (), driver="overlay")
+    finally:
+        _sweep(directory)
 
 
 def _sweep(directory: Path) -> None:
