@@ -13,7 +13,8 @@ manifest they can load, and fail with it, while the registry itself may be well.
     something is not                          is merely slow, and not down       yes
     something is not                          anything else, or nothing          no
 
-At hand is what may be served without asking anybody (`pull.links`).
+At hand is what may be served without asking anybody (`pull.links`); also what other mirrors have
+put where all can read it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError, Unavailable
 from mirror.oci.manifest import INDEX_TYPES, Manifest, References, parse_references
 from mirror.pull.fill.fills import Fills
+from mirror.pull.fill.others import Others
 from mirror.pull.links import Links, Verdict
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
@@ -47,6 +49,7 @@ class Complete:
         *,
         fills: Fills,
         memory: Memory,
+        others: Others | None = None,
     ) -> None:
         self._store = store
         self._links = links
@@ -54,6 +57,7 @@ class Complete:
         self._registries = registries
         self._fills = fills
         self._memory = memory
+        self._others = others
 
     async def can_serve(self, scope: Scope, digest: Digest) -> bool:
         """Whether whoever is given this manifest can be given the rest of the image too."""
@@ -71,7 +75,10 @@ class Complete:
     async def _can_serve_a_platform(self, scope: Scope, entries: Iterable[Descriptor]) -> bool:
         children = [it.digest for it in entries if it.is_image]
         lacking_blob = None
-        for child in await self._store.find_stored(children):
+        stored = await self._store.find_stored(children)
+        # Where several mirrors are one, all of them have the manifests that one has.
+        rest = [] if self._others is None else [it for it in children if it not in stored]
+        for child in [*stored, *rest]:
             references = await self._references(scope, child)
             if references is not None:
                 lacking = await self._first_lacking(scope, _needed(references.blobs))
@@ -89,19 +96,26 @@ class Complete:
 
     async def _first_lacking(self, scope: Scope, wanted: Sequence[Digest]) -> Digest | None:
         """What is not at hand; what is hopeless first."""
-        stored = await self._store.find_stored(wanted)
-        lacking = [digest for digest in wanted if digest not in stored]
+        there = await self._find_there(scope, wanted)
+        lacking = [digest for digest in wanted if digest not in there]
         hopeless = (it for it in lacking if not self._has_hope(scope, it))
         if (found := next(hopeless, None)) is not None:
             return found
         for digest in wanted:
-            if digest not in stored:
+            if digest not in there:
                 return digest
             link = await self._links.find(scope.repository, digest)
             verdict = await self._links.judge(scope.repository, digest, link)
             if verdict is not Verdict.SERVE:
                 return digest
         return None
+
+    async def _find_there(self, scope: Scope, wanted: Sequence[Digest]) -> set[Digest]:
+        stored = await self._store.find_stored(wanted)
+        if self._others is None:
+            return stored
+        rest = [digest for digest in wanted if digest not in stored]
+        return stored | {*await self._others.find_whole(scope.repository.namespace, rest)}
 
     def _has_hope(self, scope: Scope, digest: Digest) -> bool:
         upstream = scope.repository.namespace

@@ -145,6 +145,11 @@ _FIND_PROVED = """
   SELECT DISTINCT digest FROM mirror.blobs WHERE digest = ANY($1::text[]) AND proved_at IS NOT NULL
 """
 
+_FIND_READABLE = """
+  SELECT DISTINCT digest FROM mirror.blobs
+  WHERE digest = ANY($1::text[]) AND proved_at IS NOT NULL
+    AND (upstream = $2 OR NOT upstream = ANY($3::text[]))
+"""
 
 _LAST = 2**63 - 1  # no epoch comes after it
 _REMEMBERED = 1000  # claims
@@ -269,6 +274,12 @@ class PostgresLedger:
     async def find_proved(self, digests: Sequence[Digest]) -> set[str]:
         """Which of these are in the bucket, whole."""
         rows = await self._database.fetch(_FIND_PROVED, [str(digest) for digest in digests])
+        return {row["digest"] for row in rows}
+
+    async def find_readable(self, upstream: str, digests: Sequence[Digest]) -> set[str]:
+        """The same, of what a fill from this upstream may read."""
+        texts, private = [str(digest) for digest in digests], sorted(self._read_private())
+        rows = await self._database.fetch(_FIND_READABLE, texts, upstream, private)
         return {row["digest"] for row in rows}
 
     async def begin(self) -> int:

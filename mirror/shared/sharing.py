@@ -8,7 +8,7 @@ early.
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -145,6 +145,16 @@ class Sharing:
     def note_here(self, upstream: str, digest: Digest) -> None:
         """As `mirror.pull.fill.others.Others.note_here`; it is published by and by."""
         self._leave(digest, upstream)
+
+    async def find_whole(self, upstream: str, digests: Sequence[Digest]) -> Collection[Digest]:
+        """As `mirror.pull.fill.others.Others.find_whole`."""
+        if not digests or not self._bucket.can_read:
+            return ()
+        try:
+            there = await self._ledger.find_readable(upstream, digests)
+        except StoreError:
+            return ()
+        return [digest for digest in digests if str(digest) in there]
 
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """As `mirror.pull.fill.others.Others.find_elsewhere`."""

@@ -219,10 +219,7 @@ async def test_pods_of_the_stateful_set_are_one_cache_and_each_runs_as_the_set_s
             await hub.process.stop()
             second = await pods.play(1)
             await until(pods.has_all)
-            base = f"http://127.0.0.1:{pods.ports['pulls']}/v2/library/hello"
-            assert (await get(f"{base}/manifests/1")).body == hello.manifest
-            for digest, blob in hello.blobs.items():
-                assert (await get(f"{base}/blobs/{digest}")).body == blob
+            await _pulls(tools, pods, hello, tmp_path / "pulled again")
             await pods.stop(second)
             assert await _status(tools, second) == "0"
 

@@ -3,7 +3,7 @@
 A mirror by itself has none.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from mirror.oci.digest import Digest
@@ -48,6 +48,12 @@ class Others(Protocol):
 
     def note_here(self, upstream: str, digest: Digest) -> None:
         """A blob of that upstream is here, whole, that no fill has brought."""
+
+    async def find_whole(self, upstream: str, digests: Sequence[Digest]) -> Collection[Digest]:
+        """Which of these a fill of that upstream gets whole from what all mirrors have in common.
+
+        None where nobody knows now. It says nothing of who may have them.
+        """
 
     async def find_elsewhere(self, upstream: str, digest: Digest) -> tuple[str, int] | None:
         """Where a client gets a blob from that all mirrors have in common, and its size in bytes.
