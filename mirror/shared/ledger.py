@@ -10,11 +10,13 @@ from typing import Any
 
 from mirror.oci.digest import Digest
 from mirror.shared.database import Database
+from mirror.shared.hearing import tell
 from mirror.shared.pieces import Piece
 from mirror.shared.ports import Claimed, Copy
 
 CHANNEL = "mirror_pieces"
-"""Where it is told that something has changed about a blob: its number, and no more."""
+"""Where it is told that something has changed about a blob: its number, and of a piece what
+`hearing.py` says."""
 
 _COPY = """
   b.blob, b.upstream, b.size, b.proved_at IS NOT NULL AS is_proved,
@@ -90,7 +92,7 @@ _RECORD = f"""
       SET stop = excluded.stop, key = excluded.key, epoch = excluded.epoch
     RETURNING blob
   )
-  SELECT pg_notify('{CHANNEL}', blob::text) FROM i
+  SELECT pg_notify('{CHANNEL}', $6) FROM i
 """  # noqa: S608
 
 _PROVE = f"""
@@ -244,7 +246,9 @@ class PostgresLedger:
 
     async def record(self, blob: int, epoch: int, piece: Piece) -> bool:
         """As `Ledger.record`."""
-        return await self._touches(_RECORD, blob, epoch, piece.start, piece.stop, piece.key)
+        return await self._touches(
+            _RECORD, blob, epoch, piece.start, piece.stop, piece.key, tell(blob, piece)
+        )
 
     async def prove(self, blob: int, epoch: int, size: int, keys: Collection[str]) -> bool:
         """As `Ledger.prove`."""

@@ -1,9 +1,9 @@
 """One mirror's part in one fill, where several mirrors are one: whose bytes they are, and what for.
 
-A fill asks its part (`through`) where to take bytes from: from upstream, where it is this mirror's
-turn or nobody can be asked, or else from the pieces that another puts. `publish.py` puts those of
-this mirror, from the fill's own file: local readers wait for nothing of it. Turns are tended here,
-by the rules of `turns.py`.
+A fill asks its part (`through`) where to take bytes from (`source.py`): from upstream, where it is
+this mirror's turn or nobody can be asked, or else from the pieces that another puts. `publish.py`
+puts those of this mirror, from the fill's own file: local readers wait for nothing of it. Turns are
+tended here, by the rules of `turns.py`.
 
 A part outlives its fill, until the others can have what the fill has brought.
 """
@@ -11,19 +11,18 @@ A part outlives its fill, until the others can have what the fill has brought.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
-from mirror.aio.slots import Urgency
-from mirror.oci.digest import Chunk, Digest
-from mirror.oci.errors import DigestMismatch, StoreError, Unavailable
+from mirror.oci.digest import Digest
+from mirror.oci.errors import DigestMismatch, StoreError
 from mirror.shared.ahead import Memory
-from mirror.shared.follow import PieceSender, follow
+from mirror.shared.hearing import Hearing
 from mirror.shared.pieces import Piece, Pieces, Span
 from mirror.shared.ports import Bucket, Ledger
+from mirror.shared.source import Shared
 from mirror.shared.turns import Act, State, Turn
-from mirror.sources.ports import BlobSource, Body, Sender
+from mirror.sources.ports import BlobSource
 from mirror.storage.ports import OpenBlob, Writer
 from mirror.telemetry.log import fields
 
@@ -63,6 +62,8 @@ class Part:
         self._is_down = is_down
         self.monotonic = monotonic
         self.pieces = Pieces()
+        self._hearing = Hearing(self.pieces)
+        self._is_news = False  # something has been heard that asks for a look
         self.vouched: set[str] = set()  # keys of the pieces whose bytes are in this mirror's file
         self.blob: int | None = None  # the number of the copy
         self.size: int | None = None  # in bytes, by the best word there is
@@ -191,6 +192,7 @@ class Part:
         return state is State.OVER or (self.is_proved_here and self._has_ended and is_left)
 
     async def _do(self, act: Act) -> None:
+        self._is_news = False
         try:
             match act:
                 case Act.CLAIM:
@@ -201,6 +203,9 @@ class Part:
                     await self._look()
         except StoreError:
             self.turn.unreachable(self.monotonic(), is_down=self._is_down())
+        else:
+            if self._is_news:  # it may have come too late for the answer
+                self.turn.heard(self.monotonic())
         self.wake()
 
     async def _claim(self) -> None:
@@ -223,13 +228,14 @@ class Part:
         turn.won(claimed.epoch, now)
 
     def _begin(self, blob: int, upstream: str, pieces: tuple[Piece, ...], size: int | None) -> None:
-        if (blob, upstream) != (self.blob, self.copied_from):
-            self.pieces.clear()
+        self.pieces.clear()  # what the database does not tell of now, it may have forgotten
         self.blob, self.copied_from = blob, upstream
         self._add(pieces, size)
 
     def _add(self, pieces: tuple[Piece, ...], size: int | None) -> bool:
         is_news = [self.pieces.add(piece) for piece in pieces]
+        for piece in pieces:
+            self._hearing.note_read(piece)
         if size is not None and self.size is None:
             self.size = size
             self.turn.begun(self.monotonic())
@@ -279,9 +285,14 @@ class Part:
             else:
                 turn.is_anothers(now)
 
-    def heard(self) -> None:
-        """Something has changed about the copy."""
-        self.turn.heard(self.monotonic())
+    def heard(self, word: str) -> None:
+        """Something has changed about the copy (`hearing.py`)."""
+        now, reach = self.monotonic(), self.pieces.reach(0)
+        if self.turn.state is not State.FOLLOWING or not self._hearing.hear(word):
+            self._is_news = True
+            self.turn.heard(now)
+        elif self.pieces.reach(0) > reach:  # else there is a gap: what fills it may be lost
+            self.turn.told(now)
         self.wake()
 
     # Waiting
@@ -345,103 +356,3 @@ class Part:
         if self.file is not None:
             os.close(self.file)
         self.writer, self.file = None, None
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """A source that is asked only where it is this mirror's turn (`mirror.sources.ports`)."""
-
-    source: BlobSource
-    part: Part
-
-    @property
-    def upstream(self) -> str:
-        """As the source's."""
-        return self.source.upstream
-
-    @property
-    def repository(self) -> str:
-        """As the source's."""
-        return self.source.repository
-
-    @property
-    def is_lasting(self) -> bool:
-        """As the source's."""
-        return self.source.is_lasting
-
-    @asynccontextmanager
-    async def open_blob(
-        self,
-        digest: Digest,
-        start: int,
-        stop: int | None,
-        *,
-        avoid: Sender | None,
-        urgency: Urgency,
-    ) -> AsyncIterator[Body]:
-        """As `BlobSource.open_blob`."""
-        part = self.part
-        await part.settled()
-        copied = self._copied(start, stop) if digest == part.digest else None
-        if copied is not None:
-            async with aclosing(copied.chunks):
-                yield copied
-            return
-        part.note_fetched()
-        follows = part.pieces.next_start(start) if part.turn.leads else None
-        if follows is not None and (stop is None or follows < stop):
-            stop = follows  # from there on others have put it
-        avoid = None if isinstance(avoid, PieceSender) else avoid
-        async with self.source.open_blob(digest, start, stop, avoid=avoid, urgency=urgency) as body:
-            if body.size is not None and part.size is None:
-                part.size = body.size
-            part.turn.begun(part.monotonic())
-            part.wake()
-            yield replace(body, chunks=self._watched(body.chunks))
-
-    def wait(self) -> float:
-        """As the source's."""
-        return self.source.wait()
-
-    def distrust(self, digest: Digest, senders: Collection[Sender], *, is_disproved: bool) -> None:
-        """As the source's."""
-        self.source.distrust(digest, senders, is_disproved=is_disproved)
-
-    def _copied(self, start: int, stop: int | None) -> Body | None:
-        """What others have put of it, or will; None: it is to be fetched."""
-        part, size, state = self.part, self.part.size, self.part.turn.state
-        if not part.turn.may_read and (state is not State.LEADING or size is None):
-            return None
-        if size is not None and start >= size:
-            if not size and part.copied_from is not None:  # there is no more to come from it
-                part.sent_by.add(part.copied_from)
-            return _body(part, start, start, follow(part, part.blob, start, start), is_range=False)
-        end = size if stop is None or size is None else min(stop, size)
-        if not part.turn.may_read:  # what a mirror before has put
-            end = min(part.pieces.reach(start), stop or size or 0, size or 0)
-            if end <= start:
-                return None
-        if part.copied_from is not None:
-            part.sent_by.add(part.copied_from)
-        is_range = size is not None and not (start == 0 and stop is None and end == size)
-        return _body(part, start, end, follow(part, part.blob, start, end), is_range=is_range)
-
-    async def _watched(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
-        """What upstream sends, as long as it is this mirror that is to fetch it."""
-        part = self.part
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if part.turn.is_overdue(part.monotonic()):
-                    await part.make_sure()
-                if not part.turn.may_fetch:
-                    raise Unavailable("another mirror fetches it now")
-                yield chunk
-
-
-def _body(
-    part: Part, start: int, stop: int | None, chunks: AsyncGenerator[Chunk, None], *, is_range: bool
-) -> Body:
-    return Body(
-        start, stop, part.size, chunks, PieceSender(), is_range=is_range,
-        copied_from=part.copied_from,
-    )  # fmt: skip

@@ -51,6 +51,11 @@ def key(digest: Digest, epoch: int, random: str, start: int) -> str:
     return f"{digest.algorithm}/{digest.encoded}/{epoch}-{random}/{start}"
 
 
+def turn_of(key: str) -> str:
+    """Where the keys of all pieces begin that one mirror puts of a blob in one turn."""
+    return key.rpartition("/")[0]
+
+
 def is_piece(key: str) -> bool:
     """Whether an object's key is one that `key` gives."""
     return _KEY.fullmatch(key) is not None
@@ -86,6 +91,13 @@ class Pieces:
         self._starts[first:last] = [piece.start]
         self._pieces[piece.start] = piece
         return True
+
+    def fits(self, piece: Piece) -> bool:
+        """Whether it is known, or takes the place of no other."""
+        if self._pieces.get(piece.start) == piece:
+            return True
+        follows = self.next_start(piece.start)
+        return self.find(piece.start) is None and (follows is None or follows >= piece.stop)
 
     def remove(self, piece: Piece) -> None:
         """It is not there after all."""

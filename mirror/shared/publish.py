@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from random import Random
+from secrets import token_hex
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.group import Group
@@ -52,7 +53,7 @@ class Publisher:
         self._joins = joins
         self._random = random
         self._note_put = note_put
-        self._word = f"{random.getrandbits(64):016x}"
+        self._word = token_hex(8)  # others' notifications are believed by it
         self._told: tuple[int, int] | None = None  # the size, and under which epoch
         self._puts = 0  # at work
         self._putting = set[Span]()

@@ -20,6 +20,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.shared.ahead import Memory
 from mirror.shared.eviction import Eviction
+from mirror.shared.hearing import is_about
 from mirror.shared.ledger import CHANNEL, PostgresLedger
 from mirror.shared.opening import Common
 from mirror.shared.part import Part
@@ -164,6 +165,7 @@ class Sharing:
 
     def _make(self, upstream: str, digest: Digest) -> Part:
         pause = _PAUSE_TOLD if self._database.hears else _PAUSE
+        pause *= 0.75 + self._random.random() / 2  # so that many do not look at once
         return Part(
             upstream, digest, Turn(self._lease, self._patience, pause),
             ledger=self._ledger, bucket=self._bucket, memory=self._memory,
@@ -173,8 +175,8 @@ class Sharing:
 
     def _heard(self, word: str) -> None:
         for part in self._parts:
-            if str(part.blob) == word:
-                part.heard()
+            if is_about(word, part.blob):
+                part.heard(word)
 
     async def _see_to(self, part: Part) -> None:
         try:

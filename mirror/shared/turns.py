@@ -21,6 +21,8 @@ out it has hashed, and what it records without having the turn touches nothing.
     the bucket takes nothing            gives the turn up, and goes on alone
 
     what happens to who follows         it does
+    it is told that something is new    looks
+    it is told what is new              looks later
     the turn is free, or has lapsed     claims it
     the database cannot be asked        reads the pieces it knows of; after a lease goes on alone
     nothing comes for `patience`        asks anew: by then the turn is anybody's
@@ -199,6 +201,13 @@ class Turn:
         """Something has changed: whoever follows looks now."""
         if self.state is State.FOLLOWING:
             self._next_at = now
+
+    def told(self, now: float) -> None:
+        """Who follows has been told all that is new; a look that is due stays so."""
+        self._news_at = now
+        self._soon = self.pause
+        if self.state is State.FOLLOWING and self._next_at > now:
+            self._next_at = now + self.pause
 
     def moved(self, now: float) -> None:
         """Who follows has been brought something; who leads has put something."""

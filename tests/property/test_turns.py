@@ -181,6 +181,11 @@ class TurnMachine(RuleBasedStateMachine):
                 mirror.turn.moved(self.book.now)
 
     @rule(number=NUMBERS)
+    def one_is_told_that_something_has_come(self, number: int) -> None:
+        """It need not be so, nor all of it."""
+        self.mirrors[number].turn.told(self.book.now)
+
+    @rule(number=NUMBERS)
     def the_bucket_takes_nothing_from_one(self, number: int) -> None:
         mirror = self.mirrors[number]
         assume(mirror.turn.leads)

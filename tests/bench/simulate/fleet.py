@@ -1,22 +1,24 @@
 """`python -m tests.bench.simulate.fleet`: a thousand mirrors that want one cold blob. A simulation.
 
-Turns and pieces are the mirror's own code (`mirror.shared.turns`, `mirror.shared.pieces`); time,
-lines, the database and the bucket are not: a clock that jumps from event to event, rates and delays
-as they stand below, and a book in memory. What is counted: what upstream sends, what the database
-is asked and tells, and how late a mirror is done. That a real database bears so much it does not
-say; it says how much there would be.
+Turns, pieces and what is heard of them are the mirror's own code (`mirror.shared.turns`, `pieces`,
+`hearing`); time, lines, the database and the bucket are not: a clock that jumps from event to
+event, rates and delays as they stand below, and a book in memory. What is counted: what upstream
+sends, what the database is asked and tells, and how late a mirror is done. That a real database
+bears so much it does not say; it says how much there would be.
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Annotated
 
 import typer
 
+from mirror.shared.hearing import Hearing, tell
 from mirror.shared.pieces import Piece, Pieces
 from mirror.shared.turns import Act, State, Turn
 from tests.support.memory_ledger import Book, Row
@@ -55,7 +57,7 @@ class World:
         heapq.heappush(self._events, (self.book.now + seconds, next(self._numbers), act))
 
     def run(self) -> None:
-        while self._events and not all(it.is_done or it.is_dead for it in self.mirrors):
+        while self._events and not all(it.is_over for it in self.mirrors):
             self.book.now, _, act = heapq.heappop(self._events)
             act()
 
@@ -63,11 +65,11 @@ class World:
         self.statements[what] += 1
         self.seconds[int(self.book.now)] += 1
 
-    def notify(self) -> None:
+    def notify(self, word: str) -> None:
         for mirror in self.mirrors:
             if not mirror.is_dead:
                 self.notified += 1
-                self.after(_TRIP, mirror.hear)
+                self.after(_TRIP, partial(mirror.hear, word))
 
 
 @dataclass(eq=False)
@@ -76,8 +78,9 @@ class Mirror:
 
     world: World
     name: str
-    turn: Turn = field(default_factory=lambda: Turn(_LEASE, _PATIENCE, _PAUSE))
-    pieces: Pieces = field(default_factory=Pieces)
+    turn: Turn = field(init=False)
+    pieces: Pieces = field(init=False)
+    hearing: Hearing = field(init=False)
     vouched: set[str] = field(default_factory=set)
     blob: int | None = None
     seen: int = 0  # of the pieces on record
@@ -86,20 +89,38 @@ class Mirror:
     is_done: bool = False
     is_dead: bool = False
     _is_asking: bool = False
+    _is_news: bool = False
     _is_reading: bool = False
     _is_putting: bool = False
     _fetching: tuple[float, float] | None = None  # since when, and what it had by then
+
+    def __post_init__(self) -> None:
+        self.turn = Turn(_LEASE, _PATIENCE, _PAUSE * (0.75 + self.world.dice.random() / 2))
+        self.pieces = Pieces()
+        self.hearing = Hearing(self.pieces)
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_dead or (self.is_done and self.turn.state in {State.READING, State.OVER})
 
     def begin(self) -> None:
         self._tick()
         self._wait()
 
-    def hear(self) -> None:
-        self.turn.heard(self.world.book.now)
-        self._tick()
+    def hear(self, word: str) -> None:
+        if self.blob is None or self.is_over:
+            return
+        now, reach = self.world.book.now, self.pieces.reach(0)
+        if self.turn.state is not State.FOLLOWING or not self.hearing.hear(word):
+            self._is_news = True
+            self.turn.heard(now)
+            self._tick()
+        elif self.pieces.reach(0) > reach:
+            self.turn.told(now)
+            self._read()
 
     def _wait(self) -> None:
-        if not self.is_dead and not self.is_done:
+        if not self.is_over:
             self.turn.waited(self.world.book.now)
             self._tick()
             self.world.after(_TICK, self._wait)
@@ -113,7 +134,7 @@ class Mirror:
         if delay > 0:
             self.world.after(delay, self._tick)
             return
-        self._is_asking = True
+        self._is_asking, self._is_news = True, False
         self.world.ask(act.name.lower())
         self.world.after(_TRIP, lambda: self._answered(act))
 
@@ -137,13 +158,16 @@ class Mirror:
             self._claim(now)
         else:
             self.turn.is_free(now)
+        if self._is_news:
+            self.turn.heard(now)
         self._tick()
 
     def _look(self, row: Row, now: float) -> None:
         self.blob = row.blob
         for piece in self.world.put[self.seen :]:
-            self.pieces.add(piece)
-            self.turn.moved(now)
+            if self.pieces.add(piece):
+                self.turn.moved(now)
+            self.hearing.note_read(piece)
         self.seen = len(self.world.put)
         (self.turn.is_proved if row.is_proved else self.turn.is_anothers)(now)
         self._read()
@@ -186,8 +210,6 @@ class Mirror:
         self.first = self.world.book.now if self.first is None else self.first
         if self.has >= self.world.size:
             self.is_done = True
-            if not self.turn.leads:
-                self.turn.end()
 
     def _fetch(self) -> None:
         """From upstream, what is not in the bucket; what is, first."""
@@ -199,7 +221,7 @@ class Mirror:
             self._fetching = (self.world.book.now, self.has)
             self.world.ask("tell the size")
             self.turn.begun(self.world.book.now)
-            self.world.notify()
+            self.world.notify(str(self.blob))
             self._publish()
 
     def _note_fetched(self) -> None:
@@ -243,7 +265,7 @@ class Mirror:
         self.pieces.add(piece)
         self.vouched.add(piece.key)
         self.turn.moved(world.book.now)
-        world.notify()
+        world.notify(tell(self.blob, piece))
         self._publish()
 
     def _prove(self) -> None:
@@ -252,7 +274,7 @@ class Mirror:
         assert self.turn.epoch is not None
         if self.world.book.prove(self.blob, self.turn.epoch, self.world.size, self.vouched):
             self.turn.end()
-            self.world.notify()
+            self.world.notify(str(self.blob))
 
     def die(self) -> None:
         """As by kill -9, if it is the one that fetches."""

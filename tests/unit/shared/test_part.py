@@ -1,6 +1,7 @@
 """Where the bytes of a fill come from, by whose turn it is: in memory, with a clock of its own."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from mirror.oci.digest import digest_of
 from mirror.oci.errors import Unavailable
 from mirror.shared.ahead import Memory
 from mirror.shared.bucket import ObjectBucket
+from mirror.shared.hearing import tell
 from mirror.shared.part import Part
-from mirror.shared.pieces import Piece
+from mirror.shared.pieces import Piece, key
+from mirror.shared.ports import Copy
 from mirror.shared.turns import State, Turn
 from mirror.sources.ports import BlobSource, Body
 from tests.conformance.blob_source import BlobSourceConformance, Has
@@ -26,6 +29,7 @@ from tests.support.memory_source import MemorySource
 
 CONTENT = random_bytes(50_000, seed=14)
 DIGEST = digest_of(CONTENT)
+WORD = "0123456789abcdef"
 LEASE, PATIENCE, PAUSE = 15.0, 40.0, 1.0
 UPSTREAM = "memory"
 _NOTHING = MemorySource({}, upstream=UPSTREAM)
@@ -36,6 +40,21 @@ def obstore_has_begun() -> None:
     begin_obstore()
 
 
+@dataclass(eq=False)
+class CountingLedger(MemoryLedger):
+    """Counts `looks`, and may be held up before each answer."""
+
+    looks: Counter[str] = field(default_factory=Counter)
+    held: asyncio.Event | None = None
+
+    async def look(self, blob: int, after: int) -> Copy | None:
+        self.looks[self.holder] += 1
+        copy = await super().look(blob, after)
+        if self.held is not None:
+            await self.held.wait()
+        return copy
+
+
 @dataclass
 class World:
     """What all mirrors have in common; time passes when a test says so."""
@@ -44,12 +63,13 @@ class World:
     store: MemoryStore = field(default_factory=MemoryStore)
     memory: Memory = field(default_factory=lambda: Memory(2**20))
     now: float = 0.0
+    looks: Counter[str] = field(default_factory=Counter)  # by mirror
 
     def part(self, name: str, *, content: bytes = CONTENT, is_private: bool = False) -> Part:
         return Part(
             UPSTREAM, digest_of(content), Turn(LEASE, PATIENCE, PAUSE),
-            ledger=MemoryLedger(self.book, name), bucket=ObjectBucket(self.store),
-            memory=self.memory,
+            ledger=CountingLedger(self.book, name, looks=self.looks),
+            bucket=ObjectBucket(self.store), memory=self.memory,
             is_down=lambda: self.book.is_down, monotonic=lambda: self.now,
             is_private=is_private,
         )  # fmt: skip
@@ -64,13 +84,14 @@ class World:
             part.ended(None)
         await part.finish()
 
-    async def put(self, part: Part, start: int, stop: int) -> None:
-        """A piece of CONTENT, by who has the turn."""
+    async def put(self, part: Part, start: int, stop: int) -> str:
+        """A piece of CONTENT, by who has the turn; what is told of it."""
         assert part.blob is not None
         assert part.turn.epoch is not None
-        piece = Piece(start, stop, f"{part.turn.epoch}/{start}")
+        piece = Piece(start, stop, key(DIGEST, part.turn.epoch, WORD, start))
         await part.bucket.put(piece.key, CONTENT[start:stop])
         assert await part.ledger.record(part.blob, part.turn.epoch, piece)
+        return tell(part.blob, piece)
 
     async def pass_time(self, seconds: float, *parts: Part) -> None:
         self.now += seconds
@@ -83,6 +104,11 @@ class World:
 async def until_idle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def follows(part: Part) -> None:
+    while part.turn.state is not State.FOLLOWING:
+        await part.news(within=5)
 
 
 async def leads(part: Part) -> None:
@@ -271,3 +297,97 @@ async def test_who_leads_goes_on_while_the_database_is_away() -> None:
             assert await read(body) == CONTENT
             assert one.turn.state is State.LEADING
         world.book.is_down = False
+
+
+@asynccontextmanager
+async def followed(world: World) -> AsyncIterator[tuple[Part, Part]]:
+    """One leads and has put 10,000 bytes, that the other has seen; it has no reason to look."""
+    async with world.tended("one") as one, world.tended("two") as two:
+        await leads(one)
+        await follows(two)
+        assert one.blob is not None
+        assert one.turn.epoch is not None
+        await one.ledger.tell_size(one.blob, one.turn.epoch, len(CONTENT))
+        two.heard(await world.put(one, 0, 10_000))
+        await until_idle()
+        assert two.pieces.reach(0) == 10_000
+        await world.pass_time(PAUSE, two)
+        await until_idle()
+        world.looks.clear()
+        yield one, two
+
+
+async def test_who_is_told_all_that_comes_asks_the_database_nothing() -> None:
+    world = World()
+    async with followed(world) as (one, two):
+        for start in range(10_000, 50_000, 1000):
+            two.heard(await world.put(one, start, start + 1000))
+            await world.pass_time(0.9 * PAUSE, two)
+        assert two.pieces.reach(0) == len(CONTENT)
+        assert not world.looks
+        await world.pass_time(PAUSE, two)
+        assert world.looks == {"two": 1}  # whether it is proved, or its turn has lapsed
+        async with open_blob(two.through(_NOTHING)) as body:
+            assert await read(body) == CONTENT
+
+
+async def test_what_was_told_to_nobody_is_found_however_much_is_told_of_the_rest() -> None:
+    world = World()
+    async with followed(world) as (one, two):
+        await world.put(one, 10_000, 11_000)
+        for start in range(11_000, 21_000, 1000):
+            two.heard(await world.put(one, start, start + 1000))
+            await world.pass_time(PAUSE / 8, two)
+        assert two.pieces.reach(0) == 21_000
+
+
+async def test_a_look_that_is_due_is_not_put_off_by_what_is_told() -> None:
+    """It may be due since all of it is proved."""
+    world = World()
+    async with followed(world) as (one, two):
+        word = await world.put(one, 10_000, 20_000)
+        two.heard(str(two.blob))
+        two.heard(word)
+        await until_idle()
+        assert world.looks == {"two": 1}
+
+
+async def test_what_nobody_can_have_told_makes_a_mirror_look_and_no_more() -> None:
+    world = World()
+    async with followed(world) as (one, two):
+        forged = Piece(10_000, 50_000, key(DIGEST, 99, "f" * 16, 10_000))
+        assert one.blob is not None
+        two.heard(tell(one.blob, forged))
+        await until_idle()
+        assert two.pieces.reach(0) == 10_000
+        assert world.looks == {"two": 1}
+
+
+async def test_what_comes_while_a_mirror_looks_makes_it_look_again() -> None:
+    """Its answer may be of before."""
+    world = World()
+    async with world.tended("one") as one, world.tended("two") as two:
+        await leads(one)
+        await follows(two)
+        assert isinstance(two.ledger, CountingLedger)
+        held = two.ledger.held = asyncio.Event()
+        two.heard(str(two.blob))
+        await until_idle()
+        two.heard(await world.put(one, 0, 10_000))
+        held.set()
+        await until_idle()
+        assert two.pieces.reach(0) == 10_000
+
+
+async def test_who_takes_over_goes_by_what_is_on_record_and_not_by_what_it_was_told() -> None:
+    """A database that was set back has lost it."""
+    world = World()
+    async with followed(world) as (one, two):
+        two.heard(await world.put(one, 10_000, 20_000))
+        row = world.book.rows[UPSTREAM, str(DIGEST)]
+        del row.pieces[10_000]
+        await one.ledger.release(row.blob, row.epoch)
+        row.epoch = 0  # else one would go on
+        await world.pass_time(PAUSE, two)
+        await leads(two)
+        assert two.pieces.reach(0) == 10_000
