@@ -89,7 +89,7 @@ class Joined:
             database, shared, forget_after=forget_after, clock=clock, monotonic=monotonic
         )
         self._events: Events | None = None
-        self.records = FleetRecords(own, shared, untold, is_up=lambda: database.is_up)
+        self.records = FleetRecords(own, shared, untold, is_up=lambda: database.is_up, clock=clock)
         self.wishes = FleetWishes(own.wishes, untold, database)
         self.fleet = Together(
             database, shared, untold, name=name, lease=patience, monotonic=monotonic
@@ -306,6 +306,6 @@ async def tell_later(
         )  # fmt: skip
         shared = PostgresRecords(nobody, clock=clock)
         yield (
-            FleetRecords(own, shared, untold, is_up=lambda: False),
+            FleetRecords(own, shared, untold, is_up=lambda: False, clock=clock),
             FleetWishes(own.wishes, untold, nobody),
         )

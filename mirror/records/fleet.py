@@ -38,15 +38,25 @@ _A_MOMENT = 2.0  # seconds
 
 
 class FleetRecords:
-    """The port `Records`: `own` are on this disk, `shared` in the database, where that `is_up`."""
+    """The port `Records`: `own` are on this disk, `shared` in the database, where that `is_up`.
+
+    `clock` is this mirror's, in seconds since the epoch.
+    """
 
     def __init__(
-        self, own: Records, shared: Records, untold: Untold, *, is_up: Callable[[], bool]
+        self,
+        own: Records,
+        shared: Records,
+        untold: Untold,
+        *,
+        is_up: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
         self._own = own
         self._shared = shared
         self._untold = untold
         self._is_up = is_up
+        self._clock = clock
         # What is here, and what becomes of it, is this mirror's own affair.
         self.list_edges = own.list_edges
         self.count_links = own.count_links
@@ -89,7 +99,7 @@ class FleetRecords:
     async def record_link(self, repository: Repository, digest: Digest, size: int) -> None:
         """Upstream has confirmed that the repository has this digest."""
         await self._own.record_link(repository, digest, size)
-        await self._untold.add(LinkSaid(repository, digest, size))
+        await self._untold.add(LinkSaid(repository, digest, size, self._clock()))
 
     async def record_manifest(
         self,
@@ -106,7 +116,9 @@ class FleetRecords:
             repository, digest, size, children, sent_as=sent_as, is_durable=is_durable
         )
         named = tuple((it.digest, it.size, it.is_foreign) for it in children)
-        await self._untold.add(ManifestSaid(repository, digest, size, named, sent_as))
+        await self._untold.add(
+            ManifestSaid(repository, digest, size, named, sent_as, self._clock())
+        )
 
     async def list_children(self, digest: Digest) -> list[Digest]:
         """What a manifest names, in its order."""

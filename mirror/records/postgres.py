@@ -39,7 +39,7 @@ class PostgresRecords:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._now_there = there or database.now
+        self.now_there = there or database.now
 
     def to_there(self, time: float) -> float:
         """What our clock says of a time, by the database's clock."""
@@ -50,7 +50,7 @@ class PostgresRecords:
 
         What is from the future would count as the newest, and as fresh, until that has come.
         """
-        return min(self.to_there(time), self._now_there())
+        return min(self.to_there(time), self.now_there())
 
     def to_here(self, time: float) -> float:
         """What the database's clock says of a time, by ours."""
@@ -59,12 +59,12 @@ class PostgresRecords:
     @property
     def _ahead(self) -> float:
         """By how much the clock there is ahead of ours, in seconds."""
-        return self._now_there() - self._clock()
+        return self.now_there() - self._clock()
 
     @property
     def hour(self) -> int:
         """The hour there."""
-        return int(self._now_there() // HOUR)
+        return int(self.now_there() // HOUR)
 
     async def knows(self, repository: Repository) -> bool:
         """Whether anything of this repository is on record, or was."""

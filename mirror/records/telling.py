@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from mirror.oci.errors import StoreError
 from mirror.records import postgres_writes as writes
+from mirror.records.forgotten import Forgotten
 from mirror.records.ports import Named, ReferrersRecord, TagRecord
 from mirror.records.postgres import PostgresRecords
 from mirror.records.untold import (
@@ -94,9 +96,7 @@ class Teller:
         """Tell all there is. Raises StoreError; what was not told stays untold."""
         while entries := await self._untold.first():
             try:
-                async with self._database.transaction(within=_WITHIN) as connection:
-                    for _, entry in entries:
-                        await self._put(connection, entry)
+                await self._tell_all([entry for _, entry in entries])
             except DatabaseDown:
                 raise
             except StoreError:
@@ -112,22 +112,27 @@ class Teller:
         """
         for number, entry in entries:
             try:
-                await self._tell_one(entry)
+                await self._tell_all([entry])
             except DatabaseDown:
                 raise
             except StoreError:  # another mirror may have been in the way
                 await asyncio.sleep(_AGAIN)
                 try:
-                    await self._tell_one(entry)
+                    await self._tell_all([entry])
                 except NotKept as error:
                     what = fields(what=type(entry).__name__)
                     _logger.warning("not told: %s", error, extra=what)
             await self._untold.remove([number])
             self.told += 1
 
-    async def _tell_one(self, entry: Entry) -> None:
+    async def _tell_all(self, entries: Sequence[Entry]) -> None:
+        """Tell these together, but for what others have forgotten since. Raises StoreError."""
+        forgotten = Forgotten(self._shared)
         async with self._database.transaction(within=_WITHIN) as connection:
-            await self._put(connection, entry)
+            await forgotten.read(connection, self._origin, entries)
+            for entry in entries:
+                if (left := forgotten.left(entry)) is not None:
+                    await self._put(connection, left)
 
     async def _put(self, connection: Any, entry: Entry) -> None:
         hour = self._shared.hour

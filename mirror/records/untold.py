@@ -38,21 +38,26 @@ _LEARNT_ANEW = "substr(entry, 3, 3) NOT IN (x'6e6f20', x'70696e')"
 
 
 class LinkSaid(Struct, frozen=True, tag="link", array_like=True):
-    """Upstream has confirmed a link."""
+    """Upstream has confirmed a link; `said_at` by this mirror's clock (None: in an older one)."""
 
     repository: Repository
     digest: Digest
     size: int
+    said_at: float | None = None
 
 
 class ManifestSaid(Struct, frozen=True, tag="manifest", array_like=True):
-    """Upstream has confirmed a manifest: (digest, size, is foreign) of what it names."""
+    """Upstream has confirmed a manifest: (digest, size, is foreign) of what it names.
+
+    `said_at` as in `LinkSaid`.
+    """
 
     repository: Repository
     digest: Digest
     size: int
     children: tuple[tuple[Digest, int, bool], ...]
     sent_as: str | None
+    said_at: float | None = None
 
 
 class SentSaid(Struct, frozen=True, tag="sent", array_like=True):

@@ -103,6 +103,7 @@ _SELECT = (
     "SELECT id, extract(epoch FROM at)::float8, origin, event FROM mirror.events"
     " WHERE at > to_timestamp($1) AND"
 )
+_READ_FORGOTTEN = f"{_SELECT} origin <> $2 AND event LIKE '[\"no %' ORDER BY id"
 _READ_ALL = f"{_SELECT} id <> ALL($2::bigint[]) ORDER BY id LIMIT $3"
 _READ_THESE = f"{_SELECT} id = ANY($2::bigint[]) ORDER BY id LIMIT $3"
 
@@ -111,6 +112,16 @@ async def emit(connection: Any, origin: str, event: Event) -> None:
     """Say it, on a connection that is in a transaction. `origin` is who knows already."""
     for part in _parts(event):
         await connection.execute(_EMIT, origin, msgspec.json.encode(part).decode(), _CHANNEL)
+
+
+async def list_forgotten(connection: Any, origin: str, since: float) -> list[tuple[float, Event]]:
+    """What others than `origin` have forgotten since then (by the database), and when."""
+    rows = await connection.fetch(_READ_FORGOTTEN, since, origin)
+    found: list[tuple[float, Event]] = []
+    for _, at, _, encoded in rows:
+        with suppress(msgspec.DecodeError):  # a newer mirror's word
+            found.append((at, _DECODER.decode(encoded)))
+    return found
 
 
 def _parts(event: Event) -> list[Event]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ async def _join(
     )
     wishes = FleetWishes(own.wishes, untold, database)
     return Member(
-        FleetRecords(own, shared, untold, is_up=lambda: database.is_up),
+        FleetRecords(own, shared, untold, is_up=lambda: database.is_up, clock=clock),
         own,
         shared,
         untold,
@@ -461,6 +462,88 @@ async def test_what_is_learnt_while_the_database_is_away_is_told_over_restarts(
             await untold.wait_told(30)
             assert teller.told == 2
         assert await shared.find_tag(ALPINE, "1") == TagRecord(ONE, 1.0)
+
+
+async def _learn(member: Member, at: float) -> None:
+    """A manifest, ONE, of TWO and THREE, its tag, a link, and what refers to it."""
+    children = [Named(TWO, 20), Named(THREE, 30)]
+    await member.records.record_manifest(ALPINE, ONE, 5, children, sent_as=OCI_MANIFEST)
+    await member.records.record_link(ALPINE, TWO, 20)
+    await member.records.record_link(NGINX, TWO, 20)
+    await member.records.record_tag(ALPINE, "1", TagRecord(ONE, at))
+    record = ReferrersRecord(b"{}", at)
+    await member.records.record_referrers(ALPINE, ONE, record)
+
+
+async def _tell_late(url: str, tmp_path: Path, *, said_at: float) -> None:
+    """Have a mirror tell what it has learnt while it was away, by its clock and the database's."""
+    nowhere = "postgresql://mirror@127.0.0.1:9/nothing"
+    async with AsyncExitStack() as stack:
+        clock = FakeClock(said_at - 2 * HOUR)
+        late = await _join(stack, nowhere, tmp_path, clock, "late")
+        await late.records.record_link(APP, THREE, 30)
+        clock.advance(2 * HOUR)
+        await _learn(late, said_at)
+    async with (
+        opened(url, tmp_path, name="late") as database,
+        Untold.open(tmp_path / "late") as untold,
+        owned_tasks() as tasks,
+    ):
+        shared = PostgresRecords(database, clock=time.time)  # noqa: TID251 - as below
+        teller = Teller(untold, database, shared, origin="late", holder="late")
+        tasks.keep(teller.tell_forever, name="tell")
+        await untold.wait_told(30)
+        assert untold.count == 0
+
+
+async def _forget(member: Member) -> None:
+    await member.records.forget_tag(ALPINE, "1")
+    await member.records.forget_referrers(ALPINE, ONE)
+    await member.records.forget_links(ALPINE, [ONE, TWO])
+    await member.told()
+
+
+async def test_what_was_learnt_before_others_forgot_it_is_not_told_late(
+    join: Join, url: str, tmp_path: Path
+) -> None:
+    one = await join("one")
+    await _forget(one)
+    await _tell_late(url, tmp_path, said_at=_an_hour_ago())
+    assert await one.shared.find_tag(ALPINE, "1") is None
+    assert await one.shared.find_referrers(ALPINE, ONE) is None
+    assert await one.shared.find_link(ALPINE, ONE) is None
+    assert await one.shared.find_link(ALPINE, TWO) is None
+    assert await one.shared.find_link(NGINX, TWO) is not None  # of that nobody has said anything
+
+
+async def test_a_manifest_that_is_told_late_brings_no_link_back_that_was_forgotten(
+    join: Join, url: str, tmp_path: Path
+) -> None:
+    one = await join("one")
+    await one.records.forget_links(ALPINE, [TWO])
+    await one.told()
+    await _tell_late(url, tmp_path, said_at=_an_hour_ago())
+    assert await one.shared.find_link(ALPINE, ONE) is not None
+    assert await one.shared.find_link(ALPINE, TWO) is None
+    assert await one.shared.find_link(ALPINE, THREE) is not None
+    assert await one.shared.list_children(ONE) == [TWO, THREE]
+
+
+async def test_what_was_learnt_after_others_forgot_it_is_told_however_late(
+    join: Join, url: str, tmp_path: Path
+) -> None:
+    one = await join("one")
+    await _forget(one)
+    await one.database.execute("UPDATE mirror.events SET at = at - interval '2 hours'")
+    await _tell_late(url, tmp_path, said_at=_an_hour_ago())
+    assert await one.shared.find_tag(ALPINE, "1") is not None
+    assert await one.shared.find_referrers(ALPINE, ONE) is not None
+    assert await one.shared.find_link(ALPINE, ONE) is not None
+    assert await one.shared.find_link(ALPINE, TWO) is not None
+
+
+def _an_hour_ago() -> float:
+    return time.time() - HOUR  # noqa: TID251 - the database's clock counts
 
 
 async def test_what_waits_to_be_told_is_bounded(tmp_path: Path) -> None:
