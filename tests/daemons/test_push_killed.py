@@ -35,6 +35,7 @@ SIZES = (29 * MIB, MIB)  # of layers, that no program can make smaller
 SIZE = sum(SIZES)
 SLOW = 1_900_000  # bytes a second: time enough to be killed on the way
 IN_BUFFERS = MIB // 2  # of sockets, and of the line: lost with it
+_TRIES = 30
 KILLS = 3
 
 Push = Callable[[Containers, str], Awaitable[Result]]
@@ -172,8 +173,9 @@ async def test_where_the_line_to_the_mirror_is_cut_the_registry_is_sent_nothing_
 async def _try(push: Push, tools: Containers, name: str) -> None:
     """Until it is there; they try a few times by themselves, and then whoever pushes does."""
     pushed = await push(tools, name)
-    for _ in range(KILLS):
+    for _ in range(_TRIES):
         if pushed.returncode != 0:
+            await asyncio.sleep(1)  # a mirror that was killed takes that long to be there again
             pushed = await push(tools, name)
     assert pushed.returncode == 0, pushed.stderr
 

@@ -16,7 +16,7 @@ from aiohttp.http import HttpVersion11
 
 from mirror.aio.sealed import MOST_AT_ONCE, Bulk
 
-_BUFFER = 2**20  # bytes that the system holds of a body; it may grant less, and doubles it
+_BUFFER = 2**17  # bytes that the system holds of a body; it doubles what it is told (socket(7))
 _CUT = 2**18  # bytes of a chunk
 _MOST = 2**25  # bytes of all that is gathered
 _LEAST = 2**16  # bytes that one body may have of it, however many there are
