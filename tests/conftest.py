@@ -104,9 +104,7 @@ def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
         # Starting and stopping may block: there are no clients yet, or no longer.
         function.can_block_in("mirror/app.py", "run")
         function.can_block_in("tests/unit/storage/opening.py", "open_store")
-        function.can_block_in(
-            "mirror/front/api/sending.py", "send"
-        )  # to a socket that does not block
+        function.can_block_in("mirror/aio/sending.py", "_send")  # to a socket that does not block
         # What measures coverage takes a lock of its own, in our code's midst, for a moment.
         function.can_block_in("coverage/collector.py", "lock_data")
     guard.activate()

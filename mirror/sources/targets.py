@@ -7,8 +7,12 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mirror.aio.sending import FilePart
 from mirror.oci.digest import Chunk, Digest, Subject
 from mirror.oci.reference import Reference, Repository
+
+Sendable = Chunk | FilePart
+"""What a target is sent: bytes, or where they lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Target(Protocol):
         """Begin an upload (spec end-4a); None: what to `mount` from `source` is there (end-11)."""
 
     async def send(
-        self, at: Standing, chunks: AsyncIterable[Chunk], *, length: int | None
+        self, at: Standing, chunks: AsyncIterable[Sendable], *, length: int | None
     ) -> Standing:
         """Send what follows (PATCH, spec end-5): `length` bytes, or until `chunks` end.
 
@@ -80,7 +84,7 @@ class Target(Protocol):
         self,
         at: Standing,
         digest: Digest,
-        chunks: AsyncIterable[Chunk] | None = None,
+        chunks: AsyncIterable[Sendable] | None = None,
         *,
         length: int = 0,
     ) -> None:

@@ -34,7 +34,7 @@ from mirror.sources.registry.breakage import decoding, receiving, sending
 from mirror.sources.registry.certificate import Certificate
 from mirror.sources.registry.connections import Send, Trip, close_idle, over_a_living_one
 from mirror.sources.registry.encoding import PIECE, Decoder
-from mirror.sources.registry.outgoing import Outgoing
+from mirror.sources.registry.outgoing import Body, Outgoing
 from mirror.sources.registry.reading import Broken, Senseless
 from mirror.sources.registry.receiver import arriving
 from mirror.sources.registry.redirects import MOST_REDIRECTS, leads_on, redirected
@@ -42,6 +42,7 @@ from mirror.sources.registry.request import Form, Request
 from mirror.sources.registry.routes import Routes, host_of
 from mirror.sources.registry.sessions import Sessions
 from mirror.sources.registry.throttle import Throttle
+from mirror.sources.targets import Sendable
 from mirror.telemetry.metrics import Metrics
 
 _DRAINED = 2**16  # bytes
@@ -140,7 +141,7 @@ class Exchange:
 
     def outgoing(
         self,
-        content: AsyncIterable[Chunk] | bytes,
+        content: AsyncIterable[Sendable] | bytes,
         *,
         length: int | None = None,
         patience: int = _ANSWERED_WITHIN,
@@ -256,7 +257,7 @@ class Exchange:
 
         tries = 0
 
-        async def send(trip: Trip, data: Form | Outgoing | None = None) -> aiohttp.ClientResponse:
+        async def send(trip: Trip, data: Form | Body | None = None) -> aiohttp.ClientResponse:
             nonlocal tries
             tries += 1
             return await session.request(

@@ -10,7 +10,8 @@ Each is learnt once, at the cost of one request; what comes next is cut so that 
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 
-from mirror.oci.digest import Chunk
+from mirror.aio.sending import FilePart
+from mirror.sources.targets import Sendable
 
 SMALLEST = 2**16
 """Bytes; who takes less in one request takes nothing."""
@@ -63,9 +64,9 @@ class Intake:
 class Cutter:
     """Content that comes in chunks, cut into parts of another size."""
 
-    def __init__(self, chunks: AsyncIterable[Chunk]) -> None:
+    def __init__(self, chunks: AsyncIterable[Sendable]) -> None:
         self._chunks = aiter(chunks)
-        self._left: Chunk = b""
+        self._left: Sendable = b""
         self._is_over = False
 
     async def has_more(self) -> bool:
@@ -77,7 +78,7 @@ class Cutter:
                 self._is_over = True
         return bool(self._left)
 
-    async def part(self, most: int | None) -> AsyncIterator[Chunk]:
+    async def part(self, most: int | None) -> AsyncIterator[Sendable]:
         """What comes next, up to so many bytes (None: all)."""
         taken = 0
         while (most is None or taken < most) and await self.has_more():
@@ -90,5 +91,5 @@ class Cutter:
         """The same at once, and no more than fits into memory."""
         content, enough = bytearray(), max(min(most or _GATHERED, _GATHERED), least)
         async for chunk in self.part(min(enough, _MOST_GATHERED)):
-            content += chunk
+            content += await chunk.read() if isinstance(chunk, FilePart) else chunk
         return bytes(content)

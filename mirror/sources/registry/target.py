@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from mirror.oci.digest import Chunk, Digest, digest_of, parse_digest, parse_subject
+from mirror.oci.digest import Digest, digest_of, parse_digest, parse_subject
 from mirror.oci.errors import (
     Denied,
     DigestMismatch,
@@ -33,7 +33,7 @@ from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.intake import Cutter
 from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.reading import Senseless, reading
-from mirror.sources.targets import Pushed, Standing
+from mirror.sources.targets import Pushed, Sendable, Standing
 
 _Parsed = TypeVar("_Parsed")
 
@@ -89,7 +89,7 @@ class RegistryTarget:
             return standing.begun(response.headers, asked=response.url)
 
     async def send(
-        self, at: Standing, chunks: AsyncIterable[Chunk], *, length: int | None
+        self, at: Standing, chunks: AsyncIterable[Sendable], *, length: int | None
     ) -> Standing:
         """As `Target.send`: one request, and what the registry takes in one."""
         return await self._send_some(at, Cutter(chunks), length)
@@ -142,7 +142,7 @@ class RegistryTarget:
         self,
         at: Standing,
         digest: Digest,
-        chunks: AsyncIterable[Chunk] | None = None,
+        chunks: AsyncIterable[Sendable] | None = None,
         *,
         length: int = 0,
     ) -> None:
