@@ -36,7 +36,7 @@ from mirror.pull.answers import (
     TagsAnswer,
 )
 from mirror.pull.forget import Forgettable
-from mirror.push.answers import PushedManifest, UploadState
+from mirror.push.answers import Loan, PushedManifest, UploadState
 from mirror.telemetry.asked import Entry
 from mirror.telemetry.traffic import Sort, Tally
 
@@ -176,6 +176,14 @@ class Pushes(Protocol):
         self, repository: Repository, identity: UploadName, offset: Position, piece: Bulk
     ) -> None:
         """Take what follows in an upload that is open; answered when there is reason for more."""
+
+    async def take_upload(
+        self, repository: Repository, identity: UploadName, offset: Position, loan: Loan
+    ) -> Position:
+        """Take what follows in an upload that is open off a client's connection, as it comes.
+
+        How many bytes came: fewer than are lent, where the client has left or brings nothing.
+        """
 
     async def finish_upload(
         self, repository: Repository, identity: UploadName, digest: Digest

@@ -1,5 +1,6 @@
-"""What the mirror answers to a push, before it becomes HTTP."""
+"""What the mirror answers to a push, and is lent for it, before it becomes HTTP."""
 
+from socket import socket
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -25,3 +26,14 @@ class PushedManifest(Struct, frozen=True, array_like=True):
 
     digest: Digest
     subject: Subject | None = None
+
+
+class Loan(Struct, frozen=True, array_like=True):
+    """A client's connection, over which so many bytes of an upload are still to come.
+
+    The client has `patience` seconds to bring some.
+    """
+
+    connection: socket
+    length: _Number
+    patience: Annotated[float, Meta(ge=0, le=86400)]

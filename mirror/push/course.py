@@ -9,10 +9,12 @@ their progress is true. A course belongs to the application: it goes on when who
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
+from mirror.aio.sending import FilePart
 from mirror.aio.tasks import Tasks
 from mirror.oci.digest import Digest
 from mirror.oci.errors import (
@@ -31,6 +33,7 @@ from mirror.push.content import Content, Spooled
 from mirror.push.following import Alike
 from mirror.push.states import CourseState, Stateful
 from mirror.sources.targets import Standing, Target
+from mirror.storage.spools import Source
 from mirror.telemetry.log import fields
 from mirror.telemetry.push_metrics import PushCounts
 
@@ -39,7 +42,7 @@ _logger = logging.getLogger(__name__)
 AHEAD = 4 * 2**20
 """Bytes by which a client may be ahead of what was sent."""
 
-_PIECE = 2**18  # bytes read at a time
+_PIECE = 2**18  # bytes sent at a time
 _PATIENCE = 10.0  # seconds without a byte of the client's, before a request to the registry ends
 
 
@@ -145,8 +148,6 @@ class Course(Stateful):
         if isinstance(self.content, Spooled) and not self.is_active:
             self.content.spool.rest()
         self.go_on()
-        if not self.is_active:
-            self.content.let_go(self.size)  # it may be a day before there is more
 
     async def compare(self, offset: int, piece: bytes) -> Alike:
         """How a piece is like what is here from `offset` on. Raises StoreError."""
@@ -168,22 +169,50 @@ class Course(Stateful):
         Raises:
             NoRoom, StoreError: It cannot be kept.
         """
+        async with self._extending(offset, leader) as content:
+            if content is None:
+                return False
+            await content.append(piece)
+        return True
+
+    async def take(self, offset: int, source: Source, most: int, leader: str) -> int:
+        """Take what a source has by now of what follows; how many bytes. Raises as `extend`.
+
+        None of them, where something else has happened meanwhile.
+
+        Raises:
+            ConnectionError: The source has no more.
+        """
+        async with self._extending(offset, leader) as content:
+            return 0 if content is None else await content.take(source, most)
+
+    @asynccontextmanager
+    async def _extending(self, offset: int, leader: str) -> AsyncIterator[Spooled | None]:
+        """What may be added to inside the block, by one at a time; None: not from this offset."""
         if self._is_extending:
             await self._until(lambda: not self._is_extending)
-            return False
+            yield None
+            return
         if offset != self.size or self.sealed or self.is_over:
-            return False
+            yield None
+            return
         assert isinstance(self.content, Spooled)  # noqa: S101 - others cannot be extended
         self._is_extending = True
         try:
-            await self.content.append(piece)
+            yield self.content
         finally:
             self._is_extending = False
         if self.leader != leader:
             self.leader = leader
             await self._note()
         self.go_on()
-        return True
+
+    def takes_more(self, offset: int) -> bool:
+        """Whether what follows from `offset` on would be new to it, and could be added."""
+        return (
+            offset == self.size and not self.sealed and not self.is_over
+            and isinstance(self.content, Spooled)
+        )  # fmt: skip
 
     async def keep_pace(self, position: int) -> None:
         """Return once what was sent is not far behind `position`.
@@ -327,7 +356,7 @@ class Course(Stateful):
         await self._until(lambda: self.size - start >= enough or not self._is_growing())
         return min(chunk, self.size - start)
 
-    async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
+    async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[FilePart, None]:
         position, mark, began = start, start, self._means.clock()
         while stop is None or position < stop:
             if not await self._has_more_soon(position, start):
@@ -335,12 +364,11 @@ class Course(Stateful):
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
                 return
-            piece = await self.content.read(position, min(_PIECE, limit - position))
-            yield piece
-            position += len(piece)
+            length = min(_PIECE, limit - position)
+            yield self.content.part(position, length)
+            position += length
             self._bearings.sent = position
-            self.content.let_go(position)
-            self._means.counts.sent(self.repository.namespace, len(piece))
+            self._means.counts.sent(self.repository.namespace, length)
             self._tell()
             if stop is None and position - mark >= ENOUGH:
                 now = self._means.clock()

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 from mirror.aio.sealed import Bulk
 from mirror.aio.slots import client
@@ -12,8 +12,9 @@ from mirror.oci.errors import Denied, ErrorCode, RegistryError, Unavailable
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Reference, Repository
 from mirror.oci.repositories import Selection
-from mirror.push.answers import PushedManifest, UploadState
+from mirror.push.answers import Loan, PushedManifest, UploadState
 from mirror.push.content import Stored
+from mirror.push.lent import Lent
 from mirror.push.recording import Recording
 from mirror.push.turns import Turns
 from mirror.push.upload import Upload
@@ -130,23 +131,35 @@ class Pushing:
         self, repository: Repository, identity: str, offset: int, piece: Bulk
     ) -> None:
         """Take what follows in an upload that is open, once there is reason to want more."""
-        upload = self._uploads.get(repository, identity)
-        if not upload.requests:
-            raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
-        try:
+        upload = self._find_open(repository, identity)
+        with self._noting_refusals(repository):
             await self._uploads.write(upload, offset, piece.whole())
-        except RegistryError as error:
-            self._counts.answered(repository.namespace, PushKind.BYTES, _outcome_of(error))
-            raise
         self._counts.received(repository.namespace, piece.size)
+
+    async def take_upload(
+        self, repository: Repository, identity: str, offset: int, loan: Loan
+    ) -> int:
+        """Take what follows in an upload that is open off a client's connection, as it comes.
+
+        How many bytes came: fewer than are lent, where the client has left or brings nothing.
+        """
+        taken = 0
+
+        def note(size: int) -> None:
+            nonlocal taken
+            taken += size
+            self._counts.received(repository.namespace, size)
+
+        with closing(Lent(loan.connection, patience=loan.patience)) as lent:
+            upload = self._find_open(repository, identity)
+            with suppress(ConnectionError), self._noting_refusals(repository):
+                await self._uploads.take(upload, offset, lent, loan.length, note)
+        return taken
 
     async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:
         """An upload that is open is all there: return when the registry has it."""
         with self._counted(repository, PushKind.FINISH):
-            upload = self._uploads.get(repository, identity)
-            if not upload.requests:
-                raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
-            await self._uploads.finish(upload, digest)
+            await self._uploads.finish(self._find_open(repository, identity), digest)
 
     async def cancel_upload(
         self, repository: Repository, identity: str, authorization: str | None
@@ -213,6 +226,21 @@ class Pushing:
             )  # fmt: skip
             return await target.begin()
         return None
+
+    def _find_open(self, repository: Repository, identity: str) -> Upload:
+        upload = self._uploads.get(repository, identity)
+        if not upload.requests:
+            raise RegistryError(ErrorCode.BLOB_UPLOAD_INVALID, "the upload is not open")
+        return upload
+
+    @contextmanager
+    def _noting_refusals(self, repository: Repository) -> Iterator[None]:
+        """Bytes are counted as such; a request that brings them, where they are refused."""
+        try:
+            yield
+        except RegistryError as error:
+            self._counts.answered(repository.namespace, PushKind.BYTES, _outcome_of(error))
+            raise
 
     def _is_served(self, source: Repository) -> bool:
         """Whether anybody may have anything of it here; what asks should have known."""

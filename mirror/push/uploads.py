@@ -17,6 +17,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from mirror.config import Push
 from mirror.oci.digest import Digest
@@ -32,6 +33,7 @@ from mirror.push.content import Content, Spooled, read_head
 from mirror.push.course import Course, Follower, Means
 from mirror.push.courses import RETRY_AFTER, Courses, full, is_there_yet
 from mirror.push.following import Extend, Follow, decide
+from mirror.push.lent import Lent
 from mirror.push.remains import parse
 from mirror.push.states import CourseState
 from mirror.push.upload import Upload, gone
@@ -47,6 +49,7 @@ _QUIET = 60.0  # seconds without a request, before an upload makes place for its
 _COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with the same few
 _MOST_UPLOADS = 4096  # of all clients; each has up to _COMPARABLE bytes in memory
 _TOO_LARGE = 413
+_TAKEN = 2**20  # bytes off a connection at a time
 
 
 class Uploads:
@@ -66,6 +69,8 @@ class Uploads:
         self._uploads: dict[str, Upload] = {}
         self.courses = Courses(spools, means, settings, capacity=capacity, let_go=self._let_go)
         self._beginning: Counter[str | None] = Counter()
+        # Whose first bytes are being placed; it is gone once nobody's are.
+        self._first_turns = WeakValueDictionary[Repository, asyncio.Lock]()
 
     def __len__(self) -> int:
         return len(self._uploads)
@@ -166,19 +171,64 @@ class Uploads:
                 neither be kept nor sent on.
         """
         async with upload.turn:
-            if upload.has_ended or offset != upload.position:
-                raise RegistryError(
-                    ErrorCode.BLOB_UPLOAD_INVALID, f"the upload is at {upload.position}"
-                )
-            if offset + len(piece) > self._settings.max_blob_size:
-                raise _too_large()
-            if upload.followed:
-                await self._place(upload, offset, piece)
-            else:
-                upload.first += piece
-            upload.position += len(piece)
-            if len(upload.first) >= _COMPARABLE:
-                await self._place_first(upload)
+            self._require_next(upload, offset, len(piece))
+            await self._add(upload, piece)
+        await self._keep_pace(upload)
+
+    async def take(
+        self, upload: Upload, offset: int, connection: Lent, length: int,
+        note: Callable[[int], object],
+    ) -> None:  # fmt: skip
+        """Take so many bytes off a connection as they come; `note` is told how many did.
+
+        Raises:
+            RegistryError: As `write`.
+            ConnectionError: The client has left before, or brings nothing.
+        """
+        stop = offset + length
+        while offset < stop:
+            await connection.ready()
+            async with upload.turn:
+                self._require_next(upload, offset, stop - offset)
+                taken = await self._take_some(upload, connection, stop - offset)
+            offset += taken
+            note(taken)
+            await self._keep_pace(upload)
+
+    def _require_next(self, upload: Upload, offset: int, length: int) -> None:
+        if upload.has_ended or offset != upload.position:
+            raise RegistryError(
+                ErrorCode.BLOB_UPLOAD_INVALID, f"the upload is at {upload.position}"
+            )
+        if offset + length > self._settings.max_blob_size:
+            raise _too_large()
+
+    async def _take_some(self, upload: Upload, connection: Lent, most: int) -> int:
+        """What has come is written away at once, unless it may be here already."""
+        match upload.followed:
+            case [course] if course.takes_more(upload.position):
+                with _translated():
+                    await self.courses.make_room(course, min(most, _TAKEN))
+                    taken = await course.take(
+                        upload.position, connection, min(most, _TAKEN), upload.identity
+                    )
+                upload.position += taken
+            case _:
+                piece = connection.read(most)
+                taken = len(piece)
+                await self._add(upload, piece)
+        return taken
+
+    async def _add(self, upload: Upload, piece: bytes) -> None:
+        if upload.followed:
+            await self._place(upload, upload.position, piece)
+        else:
+            upload.first += piece
+        upload.position += len(piece)
+        if len(upload.first) >= _COMPARABLE:
+            await self._place_first(upload)
+
+    async def _keep_pace(self, upload: Upload) -> None:
         if upload.is_settled:
             for course in upload.followed:
                 await course.keep_pace(upload.position)
@@ -238,22 +288,25 @@ class Uploads:
     # Where bytes go
 
     async def _place_first(self, upload: Upload) -> None:
-        """Find a course for the first bytes of an upload, now that they are enough."""
+        """Find a course for the first bytes of an upload, now that they are enough.
+
+        One after another, in a repository: whoever brings the same at the same moment is to find
+        them there.
+        """
         if upload.followed:
             return
-        first, upload.first = bytes(upload.first), bytearray()
-        try:
-            await self._place(upload, 0, first)
-        except BaseException:
-            upload.first = bytearray(first)
-            raise
+        turn = self._first_turns.setdefault(upload.repository, asyncio.Lock())
+        async with turn:
+            first, upload.first = bytes(upload.first), bytearray()
+            try:
+                await self._place(upload, 0, first)
+            except BaseException:
+                upload.first = bytearray(first)
+                raise
 
     async def _place(self, upload: Upload, offset: int, piece: bytes) -> None:
-        try:
+        with _translated():
             await self._find_place(upload, offset, piece)
-        except NoRoom as error:
-            _logger.warning("no room for what is pushed: %s", error, extra=fields())
-            raise full("the mirror's disk is full; try later") from error
 
     async def _find_place(self, upload: Upload, offset: int, piece: bytes) -> None:
         """Raises NoRoom."""
@@ -389,6 +442,16 @@ class Uploads:
             _logger.info(
                 "an upload can go on", extra=fields(repository=left.where, bytes=spool.size)
             )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What a full disk is to clients."""
+    try:
+        yield
+    except NoRoom as error:
+        _logger.warning("no room for what is pushed: %s", error, extra=fields())
+        raise full("the mirror's disk is full; try later") from error
 
 
 def _too_large() -> Refused:

@@ -15,11 +15,12 @@ them: a client waits for that.
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
 from mirror.aio.waiting import finish
 from mirror.oci.digest import Chunk, Digest, Hasher
@@ -37,8 +38,43 @@ _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _OURS_ALONE = 0o700
 _BLOCK = 2**20  # bytes read back for hashing at a time
 _FLUSHED = 2**26  # bytes that come between two times that the disk is made to take them
+_MOST_KEPT = 4  # blocks of memory, while anything is spooled
 _ALGORITHM = "sha256"
 _EMPTY = Digest(_ALGORITHM, "0" * 64)
+
+
+class Source(Protocol):
+    """Where bytes come from that are written away as they come."""
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill it with what is there, and wait for nothing; how many bytes. In a thread.
+
+        Raises:
+            ConnectionError: Nothing will come any more.
+        """
+
+
+class Blocks:
+    """Memory of `_BLOCK` bytes, used again: a new page costs as much as to copy into it."""
+
+    def __init__(self) -> None:
+        self._kept: list[bytearray] = []
+
+    @contextmanager
+    def taking(self) -> Iterator[memoryview]:
+        """One of them, inside the block. From any thread."""
+        try:
+            block = self._kept.pop()
+        except IndexError:
+            block = bytearray(_BLOCK)
+        with memoryview(block) as view:
+            yield view
+        if len(self._kept) < _MOST_KEPT:
+            self._kept.append(block)
+
+    def clear(self) -> None:
+        """Nobody needs them for now."""
+        self._kept.clear()
 
 
 class Spool:
@@ -46,7 +82,7 @@ class Spool:
 
     def __init__(
         self, path: Path, file: FileIO, promise: Promise, *, threads: Threads, room: Room,
-        usage: Usage, space: Space, closed: Callable[[], object],
+        usage: Usage, space: Space, blocks: Blocks, closed: Callable[[], object],
     ) -> None:  # fmt: skip
         self.path = path
         self.file = file
@@ -56,6 +92,7 @@ class Spool:
         self._room = room
         self._usage = usage
         self._space = space
+        self._blocks = blocks
         self._closed = closed
         self._hasher = _EMPTY.hasher()
         self._hashed = 0
@@ -84,16 +121,33 @@ class Spool:
             StoreError: The disk refuses.
         """
         async with self._turn:
-            needed = self._usage.whole(self.size + len(chunk))
-            if needed > self._promise.size:
-                await self._room.allow(self._promise, needed, None)
-            try:
-                await self._write(chunk)
-            except NoRoom:
-                await self._room.keep_limits()
-                await self._write(chunk)
-            self.size += len(chunk)
-            self._promise.written = needed
+            await self._promise_room(len(chunk))
+            await self._write(chunk)
+        self._flush_some()
+
+    async def take(self, source: Source, most: int) -> int:
+        """Write what a source has by now, at most so many bytes; how many. Raises as `append`.
+
+        What cannot be kept is lost; nothing is taken where there is no room for as much.
+
+        Raises:
+            ConnectionError: The source has no more.
+        """
+        async with self._turn:
+            most = min(most, _BLOCK)
+            await self._promise_room(most)
+            before = self.size
+            if (refused := await self._fill(source, most)) is not None:
+                await self._write(refused)
+        self._flush_some()
+        return self.size - before
+
+    async def _promise_room(self, length: int) -> None:
+        needed = self._usage.whole(self.size + length)
+        if needed > self._promise.size:
+            await self._room.allow(self._promise, needed, None)
+
+    def _flush_some(self) -> None:
         if self.size - self._flushed >= _FLUSHED:
             self.flush()
 
@@ -112,18 +166,53 @@ class Spool:
                 await self._threads.over(self._flush)
 
     async def _write(self, chunk: bytes) -> None:
+        try:
+            await self._do(lambda: self._put(chunk))
+        except NoRoom:
+            await self._room.keep_limits()
+            await self._do(lambda: self._put(chunk))
+
+    async def _fill(self, source: Source, most: int) -> bytes | None:
+        """Write what there is; what could not be written."""
+        refused: bytes | None = None
+
+        def fill() -> int:
+            nonlocal refused
+            with self._blocks.taking() as block:
+                came = _read_some(source, block[:most])
+                try:
+                    return self._put(block[:came])
+                except StoreError:
+                    refused = bytes(block[:came])
+                    return 0
+
+        await self._do(fill)
+        return refused
+
+    async def _do(self, write: Callable[[], int]) -> None:
+        """Have so many bytes more. What is written counts, even where nobody waits any more."""
         if self._lane is None:
             self._lane = self._threads.lane(lambda: None)
-        offset, hasher, is_hashed = self.size, self._hasher, self._hashed == self.size
+        written = 0
 
-        def write() -> None:
-            with translated():
-                _write_all(self.file, offset, chunk)
-            if is_hashed:
-                hasher.update(chunk)
-                self._hashed = offset + len(chunk)
+        def work() -> None:
+            nonlocal written
+            written = write()
 
-        await finish(self._lane.do(write))
+        try:
+            await finish(self._lane.do(work))
+        finally:
+            self.size += written
+            self._promise.written = self._usage.whole(self.size)
+
+    def _put(self, chunk: Chunk) -> int:
+        """In a thread: how many bytes were written, and hashed unless others wait to be."""
+        with translated():
+            _write_all(self.file, self.size, chunk)
+        if self._hashed == self.size:
+            self._hasher.update(chunk)
+            self._hashed += len(chunk)
+        return len(chunk)
 
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on. Raises StoreError."""
@@ -189,6 +278,7 @@ class Spools:
         self._room = room
         self._usage = usage
         self._open: dict[str, Spool] = {}
+        self._blocks = Blocks()
 
     async def begin(self, identity: str) -> Spool:
         """A new one, empty. Raises StoreError."""
@@ -216,7 +306,7 @@ class Spools:
         spool = Spool(
             path, file, promise,
             threads=self._threads, room=self._room, usage=self._usage, space=self._space,
-            closed=lambda: self._open.pop(identity, None),
+            blocks=self._blocks, closed=lambda: self._closed(identity),
         )  # fmt: skip
         if not is_new:
             spool.size = os.fstat(file.fileno()).st_size
@@ -224,6 +314,11 @@ class Spools:
         self._space.add(promise)
         self._open[identity] = spool
         return spool
+
+    def _closed(self, identity: str) -> None:
+        self._open.pop(identity, None)
+        if not self._open:
+            self._blocks.clear()
 
 
 def _sync(path: Path) -> None:
@@ -240,6 +335,22 @@ def _write_all(file: FileIO, offset: int, chunk: Chunk) -> None:
     while rest:
         written = os.pwrite(file.fileno(), rest, offset)
         offset, rest = offset + written, rest[written:]
+
+
+def _read_some(source: Source, block: memoryview) -> int:
+    """What it has by now: as much as fits, since each piece has its price."""
+    came = 0
+    while came < len(block):
+        try:
+            read = source.read_into(block[came:])
+        except ConnectionError:
+            if came:
+                break  # it says so again
+            raise
+        if not read:
+            break
+        came += read
+    return came
 
 
 def _create(path: Path) -> FileIO:

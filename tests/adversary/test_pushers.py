@@ -1,17 +1,15 @@
 """Who pushes, or is pushed to, and means it ill; or whose line is not what was thought of."""
 
 import asyncio
-import gc
 from typing import Any
 
 import pytest
 
 from mirror.push import courses, uploads
-from mirror.push.content import Spooled
 from tests.conftest import StartMirror
 from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
-from tests.support.pusher import Pusher, Upload, in_pieces
+from tests.support.pusher import Pusher, Upload
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
@@ -41,7 +39,7 @@ async def test_a_line_that_cuts_late_does_not_have_the_client_wait_for_itself(
     content = LARGE * 4
     async with asyncio.timeout(60):
         upload = await Pusher(mirror.client, NAME).begin()
-        assert (await upload.patch(in_pieces(content))).status == 202
+        assert (await upload.bring(content)).status == 202
         assert (await upload.put(b"", digest_of(content))).status == 201
 
 
@@ -68,18 +66,6 @@ async def test_what_a_pusher_shows_is_not_shown_to_another_registry_that_a_mount
         assert not [it for it in other.requests if "Authorization" in it.headers]
 
 
-async def test_an_upload_that_rests_takes_no_memory(
-    upstream: ScriptedRegistry, start_mirror: StartMirror
-) -> None:
-    mirror = await start_pushing(start_mirror, upstream)
-    pusher = Pusher(mirror.client, NAME)
-    upload = await pusher.begin()
-    await upload.patch(in_pieces(LARGE))
-    held = [it.held for it in gc.get_objects() if isinstance(it, Spooled) and it.size]
-    assert held
-    assert not any(held)
-
-
 async def test_a_line_that_upstream_keeps_nothing_of_is_given_up(
     upstream: ScriptedRegistry, start_mirror: StartMirror, takes_pushes: Pushes
 ) -> None:
@@ -89,7 +75,7 @@ async def test_a_line_that_upstream_keeps_nothing_of_is_given_up(
         upstream.fault(kind="upload", method="PATCH", cut_body_at=cut, times=1)
     mirror = await start_pushing(start_mirror, upstream)
     upload = await Pusher(mirror.client, NAME).begin()
-    assert (await upload.patch(in_pieces(LARGE))).status == 502
+    assert (await upload.bring(LARGE)).status == 502
     assert len([it for it in upstream.asked("upload") if it.method == "PATCH"]) <= 4
 
 

@@ -31,9 +31,9 @@ async def mirror(upstream: ScriptedRegistry, start_mirror: StartMirror) -> Inner
     return await start_pushing(start_mirror, upstream)
 
 
-@pytest.fixture
-def pusher(mirror: InnerMirror) -> Pusher:
-    return Pusher(mirror.client, NAME)
+@pytest.fixture(params=[False, True], ids=["chunks", "length"])
+def pusher(mirror: InnerMirror, request: pytest.FixtureRequest) -> Pusher:
+    return Pusher(mirror.client, NAME, tells_length=request.param)
 
 
 async def test_a_line_that_cuts_every_few_bytes_costs_no_byte_that_upstream_has_kept(
@@ -146,7 +146,7 @@ async def test_an_upload_that_is_over_upstream_by_another_status_is_begun_anew(
     method = "PUT" if at == "the end" else "PATCH"
     upstream.fault(kind="upload", method=method, status=400, body=words, times=1)
     position = 0 if at == "the first part" else 6 * MIB
-    assert (await upload.patch(in_pieces(LARGE[position:]))).status == 202
+    assert (await upload.bring(LARGE[position:])).status == 202
     assert (await upload.put(b"", DIGEST)).status == 201
     assert held(upstream, DIGEST) == LARGE
 
@@ -318,7 +318,7 @@ async def test_what_a_client_does_not_wait_for_is_finished_all_the_same(
 ) -> None:
     upload = await pusher.begin()
     upstream.fault(kind="upload", method="PUT", delay=0.5)
-    await upload.patch(in_pieces(LARGE))
+    await upload.bring(LARGE)
     putting = asyncio.get_running_loop().create_task(upload.put(b"", DIGEST))
     await upstream.was_asked("upload", method="PUT")
     putting.cancel()

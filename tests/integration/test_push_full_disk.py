@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StartMirror
 from tests.support.images import digest_of, random_bytes
 from tests.support.mirror import InnerMirror
-from tests.support.pusher import Pusher, codes, in_pieces
+from tests.support.pusher import Pusher, codes
 from tests.support.pushing import NAME, bytes_taken, held, start_pushing
 from tests.support.small_disk import small_disk
 from tests.support.uploads import Pushes
@@ -36,9 +36,9 @@ async def mirror(upstream: ScriptedRegistry, disk: Path, start_mirror: StartMirr
     return await start_pushing(start_mirror, upstream, store={"min_free": "1 MiB"})
 
 
-@pytest.fixture
-def pusher(mirror: InnerMirror) -> Pusher:
-    return Pusher(mirror.client, NAME)
+@pytest.fixture(params=[False, True], ids=["chunks", "length"])
+def pusher(mirror: InnerMirror, request: pytest.FixtureRequest) -> Pusher:
+    return Pusher(mirror.client, NAME, tells_length=request.param)
 
 
 def fill(disk: Path) -> Path:
@@ -59,7 +59,7 @@ async def test_what_finds_the_disk_full_in_its_middle_is_507_and_goes_on_when_th
     gate = takes_pushes.hold(after=3 * MIB)
     upload = await pusher.begin()
     async with asyncio.TaskGroup() as group:
-        patching = group.create_task(upload.patch(in_pieces(LARGE)))
+        patching = group.create_task(upload.bring(LARGE))
         await gate.reached()
         taken = await asyncio.to_thread(fill, disk)
         gate.open()

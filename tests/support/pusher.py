@@ -19,14 +19,23 @@ Bytes = bytes | AsyncIterable[bytes]
 
 
 class Pusher:
-    """Of one repository; `headers` come with each request."""
+    """Of one repository; `headers` come with each request.
+
+    Like docker, it says only where it `tells_length` how much it brings, as skopeo and podman do.
+    """
 
     def __init__(
-        self, client: Client, repository: str, headers: Mapping[str, str] | None = None
+        self,
+        client: Client,
+        repository: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        tells_length: bool = False,
     ) -> None:
         self.client = client
         self.repository = repository
         self.headers = dict(headers or {})
+        self.tells_length = tells_length
 
     async def ask(
         self,
@@ -50,10 +59,10 @@ class Pusher:
         return Upload(self, answer.headers["Location"])
 
     async def blob(self, content: bytes, algorithm: str = "sha256") -> str:
-        """Push a blob as docker does; gives its digest."""
+        """Push a blob in two requests; gives its digest."""
         digest = digest_of(content, algorithm)
         upload = await self.begin()
-        patched = await upload.patch(in_pieces(content))
+        patched = await upload.bring(content)
         assert patched.status == 202, patched.body
         put = await upload.put(b"", digest)
         assert put.status == 201, put.body
@@ -88,6 +97,10 @@ class Upload:
     async def patch(self, data: Bytes, *, span: str | None = None) -> Answer:
         headers = {} if span is None else {"Content-Range": span}
         return self._noted(await self.pusher.ask("PATCH", self.location, data, headers))
+
+    async def bring(self, content: bytes) -> Answer:
+        """Send all of it in one request, in its client's way."""
+        return await self.patch(content if self.pusher.tells_length else in_pieces(content))
 
     async def put(self, data: Bytes, digest: str, *, span: str | None = None) -> Answer:
         mark = "&" if "?" in self.location else "?"

@@ -6,21 +6,58 @@ gathered at once, of all clients of a worker, is bounded.
 """
 
 import asyncio
+import os
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Protocol, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http import HttpVersion11
 
 from mirror.aio.sealed import MOST_AT_ONCE, Bulk
+from mirror.push.answers import Loan
 
-_BUFFER = 2**17  # bytes that the system holds of a body; it doubles what it is told (socket(7))
+_BUFFER = 2**16  # bytes that the system holds of a body; it doubles what it is told (socket(7))
 _CUT = 2**18  # bytes of a chunk
 _MOST = 2**25  # bytes of all that is gathered
 _LEAST = 2**16  # bytes that one body may have of it, however many there are
 _CHUNKS = 256  # of a body: each takes more than its bytes
+_WORTH = 2**20  # bytes of a body for which its connection is lent
+
+
+class _Connection(Protocol):
+    def lend(self, body: StreamReader) -> bytes | None: ...
+    def give_back(self, body: StreamReader, *, is_whole: bool) -> None: ...
+
+
+@asynccontextmanager
+async def lending(
+    request: web.BaseRequest, *, patience: float
+) -> AsyncIterator[tuple[Bulk, Loan] | None]:
+    """What has come of a body, and the rest for others to take off its connection in the block.
+
+    It is lent where that is worth it (None: it is to be read here). Where the block fails,
+    not all of it was taken: the connection ends with the response, which has to say so.
+    """
+    length, connection = request.content_length, cast("_Connection", request.protocol)
+    if length is None or length < _WORTH or request.content.is_eof():
+        yield None
+        return
+    begun = connection.lend(request.content)
+    if begun is None:
+        yield None
+        return
+    is_whole = False
+    try:
+        await _go_ahead(request)
+        descriptor = os.dup(request.get_extra_info("socket").fileno())
+        with socket.socket(fileno=descriptor) as shared:
+            yield Bulk(begun), Loan(shared, length - len(begun), patience)
+        is_whole = True
+    finally:
+        connection.give_back(request.content, is_whole=is_whole)
 
 
 def waits_to_be_told(request: web.BaseRequest) -> bool:
@@ -44,6 +81,8 @@ def expect_much(request: web.BaseRequest) -> None:
 async def read_body(request: web.BaseRequest, *, patience: float) -> AsyncIterator[bytes]:
     """What the client brings, as it comes; it has so many seconds to bring something.
 
+    Chunk by chunk: who brings thousands of a byte at once is not read to their end in one go.
+
     Raises:
         ConnectionError: It has left, or brings nothing.
     """
@@ -51,12 +90,12 @@ async def read_body(request: web.BaseRequest, *, patience: float) -> AsyncIterat
     while True:
         try:
             async with asyncio.timeout(patience):
-                chunk = await request.content.readany()
+                chunk, is_chunk = await request.content.readchunk()
         except TimeoutError as error:
             raise ConnectionError("it brings nothing any more") from error
         except web.RequestPayloadError as error:
             raise ConnectionError("its body is none, or is cut") from error
-        if not chunk:
+        if not chunk and (not is_chunk or request.content.at_eof()):  # none at all says "chunk"
             return
         for start in range(0, len(chunk), _CUT):
             yield chunk[start : start + _CUT]

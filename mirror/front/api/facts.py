@@ -33,6 +33,7 @@ class Facts:
     is_personal: bool = False  # the client's own authorization decides (access = "client")
     relay: str | None = None  # where this client may ask for tokens (front.api.token_relay)
     is_login: bool = False  # a person may read the answer, and nobody turns elsewhere
+    is_last: bool = False  # the connection ends with the response
 
     def note_sent(self, length: int) -> None:
         """So many bytes of content have gone to the client."""

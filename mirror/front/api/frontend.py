@@ -79,6 +79,8 @@ class Frontend:
             status = response.status
             if not response.prepared:
                 response.headers["Server"] = responses.SERVER
+                if facts.is_last:
+                    response.force_close()
                 if status >= _ERROR or facts.namespace is not None:
                     _complete(response, facts, identity)
             return response

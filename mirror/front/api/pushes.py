@@ -9,7 +9,13 @@ from aiohttp import web
 
 from mirror.aio.sealed import Bulk
 from mirror.front.api import errors
-from mirror.front.api.bodies import Gathering, expect_much, read_body, waits_to_be_told
+from mirror.front.api.bodies import (
+    Gathering,
+    expect_much,
+    lending,
+    read_body,
+    waits_to_be_told,
+)
 from mirror.front.api.facts import Facts, authorization_of
 from mirror.front.api.token_relay import relay_address
 from mirror.front.ports import Pushes
@@ -26,7 +32,7 @@ from mirror.oci.push_request import (
 from mirror.oci.reference import Repository
 from mirror.oci.request import parse_namespace, split_target
 from mirror.pull.routing import Route, Router
-from mirror.push.answers import UploadState
+from mirror.push.answers import Loan, UploadState
 
 _NAME = 32  # characters of an upload's name
 _CHUNKED = "chunked"
@@ -221,6 +227,39 @@ class PushHandlers:
         Raises:
             RegistryError: It cannot be taken; or there are more bytes, or fewer, than `most`.
         """
+        if most is not None and request.content_length not in {None, most}:
+            raise _not_as_long_as_said()
+        async with lending(request, patience=self._patience) as lent:
+            if lent is not None:
+                facts.is_last = True
+                after = await self._have_it_taken(repository, state, *lent, facts)
+                facts.is_last = False
+                return after
+        return await self._read_and_hand_on(request, repository, state, facts, most=most)
+
+    async def _have_it_taken(
+        self, repository: Repository, state: UploadState, begun: Bulk, rest: Loan, facts: Facts
+    ) -> UploadState:
+        """Have the mirror's process take a body off the connection."""
+        name, offset = state.identity, state.offset
+        if begun.size:
+            await self._mirror.write_upload(repository, name, offset, begun)
+            offset += begun.size
+        taken = await self._mirror.take_upload(repository, name, offset, rest)
+        facts.received = begun.size + taken
+        if taken < rest.length:
+            raise ConnectionError("it has left, or brings nothing any more")
+        return UploadState(name, offset + taken, state.least)
+
+    async def _read_and_hand_on(
+        self,
+        request: web.BaseRequest,
+        repository: Repository,
+        state: UploadState,
+        facts: Facts,
+        *,
+        most: int | None,
+    ) -> UploadState:
         offset = state.offset
         expect_much(request)
 

@@ -10,7 +10,9 @@ import socket
 import struct
 from collections.abc import Callable
 
+import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 
@@ -63,7 +65,7 @@ class _Connection(web.RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
         self._when_lost: Callable[[], None] | None = None
-        self._is_spoilt = False  # by what is no request: nothing more is read
+        self._is_spoilt = False  # by what is no request, or was lent: nothing more is read
         self._ahead = 0  # bytes that have come since a request began to wait behind others
         self._queued = 0  # requests, when that was last looked at
         self._unread = 0  # bytes since the last request was whole
@@ -91,6 +93,40 @@ class _Connection(web.RequestHandler):
             act()
         else:
             self._when_lost = act
+
+    def lend(self, body: aiohttp.StreamReader) -> bytes | None:
+        """Leave what follows of a body to others until `give_back`; what has been read of it here.
+
+        None: that cannot be, since what comes over TLS is not the body as it is.
+        """
+        if self.ssl_context is not None or self.transport is None or self.transport.is_closing():
+            return None
+        begun = bytearray()
+        while some := body.read_nowait():  # where too much had come, there is more behind it
+            begun += some
+        self._is_spoilt = True
+        self.transport.pause_reading()
+        return bytes(begun)
+
+    def give_back(self, body: aiohttp.StreamReader, *, is_whole: bool) -> None:
+        """Others are done with a body. What comes now is the next request, if all of it came.
+
+        Else it is nothing any more, and the connection ends with the response.
+        """
+        if self.transport is None or self.transport.is_closing():
+            return
+        if not is_whole:
+            self.transport.resume_reading()
+            return
+        # The one that there is waits for the rest of the body.
+        self._parser = HttpRequestParser(
+            self, self._loop, self._read_bufsize,
+            max_line_size=self.max_line_size, max_field_size=self.max_field_size,
+            max_headers=self.max_headers, max_msg_queue_size=self._max_msg_queue_size,
+            payload_exception=web.RequestPayloadError, auto_decompress=False,
+        )  # fmt: skip
+        self._is_spoilt = False
+        body.feed_eof()  # which goes on with reading
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request's fields are counted, up to where it is whole."""

@@ -1,8 +1,8 @@
 """A worker: everything that faces clients, in a process of its own.
 
 It accepts no connections, keeps nothing on disk and asks no upstream: connections are given to it,
-and what it has not in its cache it asks of the mirror's process (`mirror.front.ports`). It lives as
-long as that process does.
+and what it has not in its cache it asks of the mirror's process (`mirror.front.ports`), which it
+lends a connection to for a body that nobody has to parse. It lives as long as that process does.
 """
 
 import asyncio

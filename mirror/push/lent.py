@@ -1,0 +1,81 @@
+"""A client's connection in the hands of the mirror's process, which takes a body off it.
+
+What clients send is parsed by workers. But of a body whose length has been told there is nothing to
+parse: its bytes then go from the connection to the disk without a process in between. Whatever they
+are, they are bytes here; and what has lent the connection says how many are the body's.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+_Some = TypeVar("_Some", int, bytes)
+
+_AT_ONCE = 2**18  # bytes that are looked at here, and not written away at once
+_UNLOCK = getattr(socket, "SO_BUF_LOCK", 72)  # Linux 5.14; socket(7)
+
+
+class Lent:
+    """One of them. The client has `patience` seconds to bring something."""
+
+    def __init__(self, connection: socket.socket, *, patience: float) -> None:
+        self._connection = connection
+        self._patience = patience
+        connection.setblocking(False)
+        # For requests its buffer is small. For what nobody parses it may grow with the line.
+        with suppress(OSError):  # an older kernel; or the client has left, which shows by itself
+            connection.setsockopt(socket.SOL_SOCKET, _UNLOCK, 0)
+
+    async def ready(self) -> None:
+        """Return once there is something to read.
+
+        Raises:
+            ConnectionError: The client has left, or brings nothing.
+        """
+        if self._is_ready():
+            return
+        loop = asyncio.get_running_loop()
+        descriptor, came = self._connection.fileno(), asyncio.Event()
+        loop.add_reader(descriptor, came.set)
+        try:
+            async with asyncio.timeout(self._patience):
+                while not self._is_ready():
+                    came.clear()
+                    await came.wait()
+        except TimeoutError as error:
+            raise ConnectionError("it brings nothing any more") from error
+        finally:
+            loop.remove_reader(descriptor)
+
+    def _is_ready(self) -> bool:
+        return self._ask(lambda: self._connection.recv(1, socket.MSG_PEEK)) is not None
+
+    def read(self, most: int) -> bytes:
+        """What has come, at most so many bytes of it; none: nothing has.
+
+        Raises:
+            ConnectionError: Nothing will come any more.
+        """
+        return self._ask(lambda: self._connection.recv(min(most, _AT_ONCE))) or b""
+
+    def read_into(self, buffer: memoryview) -> int:
+        """As `read`, into as much memory; how many bytes. In a thread."""
+        return self._ask(lambda: self._connection.recv_into(buffer)) or 0
+
+    def _ask(self, ask: Callable[[], _Some]) -> _Some | None:
+        """What has come; None where nothing has."""
+        try:
+            found = ask()
+        except BlockingIOError:
+            return None
+        except OSError as error:  # whatever was lent: a connection that has timed out, or none
+            raise ConnectionError("it has left") from error
+        if not found:
+            raise ConnectionError("it has left")
+        return found
+
+    def close(self) -> None:
+        """Whoever has lent it has it alone again."""
+        self._connection.close()

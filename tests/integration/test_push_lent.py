@@ -1,0 +1,215 @@
+"""Bodies that are taken off the client's connection by the mirror's process, and what follows."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.conftest import StartMirror
+from tests.support.images import digest_of, random_bytes
+from tests.support.mirror import InnerMirror
+from tests.support.process import until
+from tests.support.pusher import Pusher, Upload, codes
+from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
+from tests.support.uploads import Pushes
+from tests.support.upstream import ScriptedRegistry
+
+MIB = 1 << 20
+LARGE = random_bytes(6 * MIB, seed=21)
+DIGEST = digest_of(LARGE)
+NEXT = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
+
+pytestmark = pytest.mark.usefixtures("takes_pushes")
+
+
+@pytest.fixture
+async def mirror(upstream: ScriptedRegistry, start_mirror: StartMirror) -> InnerMirror:
+    return await start_pushing(start_mirror, upstream)
+
+
+@pytest.fixture
+def pusher(mirror: InnerMirror) -> Pusher:
+    return Pusher(mirror.client, NAME, tells_length=True)
+
+
+class Wire:
+    """A connection to the mirror, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    def send(self, method: str, target: str, body: bytes, length: int | None = None) -> None:
+        """A request with this much of its body."""
+        size = len(body) if length is None else length
+        head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+
+    async def answer(self) -> tuple[int, bytes]:
+        """The status of the next answer, and its fields."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or b"0")
+        await self._reader.readexactly(length)
+        return int(head.split()[1]), head.lower()
+
+    async def end(self) -> bytes:
+        """What comes until the mirror hangs up."""
+        return await self._reader.read()
+
+
+@asynccontextmanager
+async def wire_to(mirror: InnerMirror) -> AsyncIterator[Wire]:
+    host, _, port = mirror.host.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+
+
+def has_come(upload: Upload, offset: int) -> Callable[[], Awaitable[bool]]:
+    async def is_so() -> bool:
+        return (await upload.status()).headers["Range"] == f"0-{offset - 1}"
+
+    return is_so
+
+
+async def test_a_connection_goes_on_after_a_body_that_others_have_taken_off_it(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        for start in range(0, len(LARGE), 2 * MIB):
+            wire.send("PATCH", upload.location, LARGE[start : start + 2 * MIB])
+            assert (await wire.answer())[0] == 202
+        wire.send("PUT", f"{upload.location}?digest={DIGEST}", b"")
+        assert (await wire.answer())[0] == 201
+    assert held(upstream, DIGEST) == LARGE
+
+
+async def test_what_comes_right_behind_such_a_body_is_the_next_request(
+    mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE)
+        wire.writer.write(NEXT + NEXT)
+        assert [(await wire.answer())[0] for _ in range(3)] == [202, 200, 200]
+
+
+async def test_a_body_that_begins_with_its_head_or_long_after_it_is_the_same(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    for first in (0, 1, 2**16, len(LARGE) - 1):
+        upload = await pusher.begin()
+        async with wire_to(mirror) as wire:
+            wire.send("PATCH", upload.location, LARGE[:first], len(LARGE))
+            if first:
+                await until(has_come(upload, first))
+            wire.writer.write(LARGE[first:])
+            assert (await wire.answer())[0] == 202
+            wire.send("PUT", f"{upload.location}?digest={DIGEST}", b"")
+            assert (await wire.answer())[0] == 201
+    assert held(upstream, DIGEST) == LARGE
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told(mirror: InnerMirror, pusher: Pusher) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        head = f"PATCH {upload.location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(LARGE)}\r\n"
+        wire.writer.write(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        assert (await wire.answer())[0] == 100
+        wire.writer.write(LARGE)
+        assert (await wire.answer())[0] == 202
+
+
+async def test_a_client_that_leaves_in_the_middle_goes_on_where_it_was(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[: 4 * MIB + 5], len(LARGE))
+        await until(has_come(upload, 4 * MIB + 5))
+    assert (await upload.bring(LARGE[4 * MIB + 5 :])).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    assert bytes_taken(upstream) == len(LARGE)
+
+
+async def test_a_client_that_brings_nothing_any_more_is_let_go(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, server={"send_timeout": "1s"})
+    upload = await Pusher(mirror.client, NAME, tells_length=True).begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[: 2 * MIB], len(LARGE))
+        assert await wire.end() == b""
+    assert (await upload.bring(LARGE[2 * MIB :])).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+
+
+async def test_a_body_that_is_refused_is_the_last_of_its_connection(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, push={"max_blob_size": "5 MiB"})
+    upload = await Pusher(mirror.client, NAME).begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE)
+        wire.writer.write(NEXT)
+        status, head = await wire.answer()
+        assert (status, b"connection: close" in head) == (413, True)
+        assert await wire.end() == b""
+
+
+async def test_a_registry_that_refuses_the_blob_is_heard_by_who_is_still_bringing_it(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upstream.fault(kind="upload", method="PATCH", status=403)
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[: 5 * MIB], len(LARGE))
+        await until(lambda: mirror_has_refused(mirror))
+        wire.writer.write(LARGE[5 * MIB :])
+        assert (await wire.answer())[0] == 403
+
+
+async def mirror_has_refused(mirror: InnerMirror) -> bool:
+    return bool(await mirror.metric("mirror_push_requests_total", kind="bytes", outcome="denied"))
+
+
+async def test_a_wrong_digest_is_told_and_nothing_is_kept(
+    mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    answer = await upload.put(LARGE, digest_of(b"something else"))
+    assert (answer.status, codes(answer)) == (400, ["DIGEST_INVALID"])
+    assert not spooled(mirror)
+
+
+@pytest.mark.parametrize("tells_length", [False, True], ids=["chunks", "length"])
+async def test_who_bring_the_same_at_once_send_it_once(
+    upstream: ScriptedRegistry, mirror: InnerMirror, *, tells_length: bool
+) -> None:
+    pusher = Pusher(mirror.client, NAME, tells_length=tells_length)
+    async with asyncio.TaskGroup() as group:
+        pushes = [group.create_task(pusher.blob(LARGE)) for _ in range(3)]
+    assert [it.result() for it in pushes] == [DIGEST] * 3
+    assert held(upstream, DIGEST) == LARGE
+    assert bytes_taken(upstream) == len(LARGE)
+    assert await mirror.metric("mirror_push_received_bytes_total") == 3 * len(LARGE)
+
+
+async def test_what_begins_alike_and_goes_on_otherwise_is_another_blob(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher
+) -> None:
+    other = LARGE[: 3 * MIB] + LARGE[3 * MIB :][::-1]
+    gate = takes_pushes.hold(after=2 * MIB)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(pusher.blob(LARGE))
+        await gate.reached()
+        second = group.create_task(pusher.blob(other))
+        await asyncio.sleep(0)
+        gate.open()
+    assert held(upstream, first.result()) == LARGE
+    assert held(upstream, second.result()) == other
