@@ -148,11 +148,11 @@ def becoming(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: It cannot be written there.
     """
-    path = path.resolve()  # a link stays one
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
+    path = path.resolve()  # a link stays one; that to a pipe in /proc leads to no name
     if not path.parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(path.parent))
     _remove_left(path)
