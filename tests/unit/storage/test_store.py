@@ -915,6 +915,26 @@ async def test_a_clock_that_was_years_ahead_does_not_keep_what_was_used_then_for
         assert [it.digest for it in await store.list_next(3)] == [again, once, later]
 
 
+async def test_what_is_used_while_a_clock_is_believed_again_counts_by_that_clock(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, clock=clock) as store:
+        clock.advance(365 * 86_400)
+        digests = [await put(store, content(100, seed)) for seed in range(20)]
+        clock.set_back(365 * 86_400)
+        for _ in range(59):
+            await store.tidy()
+        async with asyncio.TaskGroup() as tasks:
+            tidying = tasks.create_task(store.tidy())
+            while not tidying.done():
+                for digest in digests:
+                    store.note_access(digest)
+                await store.list_next(1)  # and so it is written down
+        async for batch in store.list_unused(since=clock() + 1000 * 86_400):
+            assert {round(at - clock()) for _, at in batch} == {0}
+
+
 @pytest.mark.parametrize("days", [-20_000, -0.5])
 async def test_a_clock_that_is_behind_itself_or_but_a_little_is_not_believed(
     tmp_path: Path, days: float
