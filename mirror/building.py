@@ -300,7 +300,8 @@ def build(parts: Parts) -> Built:
         ),
         manifests=manifests,
         complete=Complete(
-            store, links, manifests, registries, fills=fills, memory=memory, others=parts.others
+            store, links, manifests, registries, fills=fills, memory=memory, fleet=parts.fleet,
+            others=parts.others,
         ),
         prefetch=None if config.fill.prefetch == "off" else prefetch,
         blobs=Blobs(

@@ -30,6 +30,7 @@ from mirror.pull.fill.others import Others
 from mirror.pull.links import Links, Verdict
 from mirror.pull.manifests import Manifests
 from mirror.pull.memory import Memory
+from mirror.records.ports import Fleet
 from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
 from mirror.storage.ports import Storage
@@ -49,6 +50,7 @@ class Complete:
         *,
         fills: Fills,
         memory: Memory,
+        fleet: Fleet,
         others: Others | None = None,
     ) -> None:
         self._store = store
@@ -57,6 +59,7 @@ class Complete:
         self._registries = registries
         self._fills = fills
         self._memory = memory
+        self._fleet = fleet
         self._others = others
 
     async def can_serve(self, scope: Scope, digest: Digest) -> bool:
@@ -77,8 +80,8 @@ class Complete:
         lacking_blob = None
         stored = await self._store.find_stored(children)
         # Where several mirrors are one, all of them have the manifests that one has.
-        rest = [] if self._others is None else [it for it in children if it not in stored]
-        for child in [*stored, *rest]:
+        elsewhere = await self._fleet.find_manifests([it for it in children if it not in stored])
+        for child in [*stored, *elsewhere]:
             references = await self._references(scope, child)
             if references is not None:
                 lacking = await self._first_lacking(scope, _needed(references.blobs))

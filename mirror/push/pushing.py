@@ -8,7 +8,7 @@ from mirror.aio.sealed import Bulk
 from mirror.aio.slots import client
 from mirror.config import Upstream
 from mirror.oci.digest import Digest
-from mirror.oci.errors import Denied, ErrorCode, RegistryError, Unavailable
+from mirror.oci.errors import Denied, ErrorCode, Refused, RegistryError, Unavailable
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Reference, Repository
 from mirror.oci.repositories import Selection
@@ -90,13 +90,13 @@ class Pushing:
     ) -> UploadState | None:
         """Begin an upload; None: what was to be mounted is there."""
         target = self._target(repository, authorization)
-        is_counted = self._counted(repository, PushKind.BEGIN, authorization)
-        with is_counted, self._uploads.place(client.get()):
+        with self._counted(repository, PushKind.BEGIN), self._uploads.place(client.get()):
             if source is not None and not self._is_served(source):
                 mount = source = None
             is_same = source is None or source.namespace == repository.namespace
             name = source.name if source is not None and is_same else None
-            standing = await target.begin(mount=mount if is_same else None, source=name)
+            with self._noting_open(repository, authorization):
+                standing = await target.begin(mount=mount if is_same else None, source=name)
             if standing is not None and mount is not None and source is not None:
                 standing = await self._push_from_here(
                     repository, mount, source, authorization, target=target, standing=standing
@@ -181,13 +181,14 @@ class Pushing:
     ) -> PushedManifest:
         """Push a manifest, as it is."""
         target = self._target(repository, authorization)
-        with self._counted(repository, PushKind.MANIFEST, authorization):
+        with self._counted(repository, PushKind.MANIFEST):
             if isinstance(reference, Digest) and not reference.names(content):
                 raise RegistryError(
                     ErrorCode.DIGEST_INVALID, "the digest is not that of the manifest"
                 )
             with self._turns.taking((repository, reference)) as turn:
-                pushed = await target.put_manifest(reference, media_type, content)
+                with self._noting_open(repository, authorization):
+                    pushed = await target.put_manifest(reference, media_type, content)
                 manifest = Manifest(pushed.digest, media_type, content)
                 await self._recording.note_manifest(
                     repository, reference, manifest, is_last=turn.is_alone
@@ -272,10 +273,25 @@ class Pushing:
         return authorization is None and settings is not None and settings.push == "client"
 
     @contextmanager
-    def _counted(
-        self, repository: Repository, kind: PushKind, authorization: str | None = ""
-    ) -> Iterator[None]:
-        """`authorization` is told of what the registry itself has let in, or not."""
+    def _noting_open(self, repository: Repository, authorization: str | None) -> Iterator[None]:
+        """The registry is asked to take something: whether it lets in who shows nothing.
+
+        By its own word alone: what the mirror refuses says nothing of that, nor does 404, which
+        some say to who may not know what is there.
+        """
+        is_let_in = False
+        try:
+            yield
+            is_let_in = True
+        except Refused:
+            is_let_in = True
+            raise
+        finally:
+            if is_let_in and self._shows_nothing(repository, authorization):
+                self._open.add(repository.namespace)
+
+    @contextmanager
+    def _counted(self, repository: Repository, kind: PushKind) -> Iterator[None]:
         upstream, outcome = repository.namespace, PushOutcome.FAILED
         try:
             yield
@@ -285,9 +301,6 @@ class Pushing:
             raise
         finally:
             self._counts.answered(upstream, kind, outcome)
-            is_let_in = outcome in {PushOutcome.DONE, PushOutcome.REFUSED}
-            if is_let_in and self._shows_nothing(repository, authorization):
-                self._open.add(upstream)
 
 
 def require_pushable(allowed: Selection, name: str) -> None:

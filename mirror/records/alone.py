@@ -1,6 +1,6 @@
 """A mirror by itself: always its turn, and nobody else's manifests. Implements `ports.Fleet`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from mirror.oci.digest import Digest
@@ -25,6 +25,10 @@ class Alone:
     async def find_manifest(self, digest: Digest) -> Shelved | None:  # noqa: ARG002
         """There is none."""
         return None
+
+    async def find_manifests(self, digests: Sequence[Digest]) -> set[Digest]:  # noqa: ARG002
+        """There are none."""
+        return set()
 
     async def put_manifest(self, digest: Digest, content: bytes) -> None:
         """Nobody waits for it."""

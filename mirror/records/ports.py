@@ -283,5 +283,8 @@ class Fleet(Protocol):
     async def find_manifest(self, digest: Digest) -> Shelved | None:
         """A manifest that another mirror has been sent."""
 
+    async def find_manifests(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these are manifests that another mirror has been sent: one question for all."""
+
     async def put_manifest(self, digest: Digest, content: bytes) -> None:
         """This mirror has been sent a manifest; who has sent it is on record."""

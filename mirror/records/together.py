@@ -15,7 +15,7 @@ Whoever waits here has its client wait no longer than its own patience with upst
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from mirror.oci.compact import pack, unpack
@@ -170,6 +170,21 @@ class Together:
             return None
         # Of whom it is not known who has sent it, it may be anybody's secret.
         return Shelved(bytes(content), senders) if senders else None
+
+    async def find_manifests(self, digests: Sequence[Digest]) -> set[Digest]:
+        """As the port says."""
+        if not digests:
+            return set()
+        try:
+            rows = await self._database.fetch(
+                "SELECT d.digest FROM mirror.manifests AS m"
+                " JOIN mirror.digests AS d ON d.id = m.digest"
+                " WHERE d.digest = ANY($1::bytea[]) AND m.content IS NOT NULL",
+                [pack(digest) for digest in digests],
+            )
+        except StoreError:
+            return set()
+        return {unpack(digest) for (digest,) in rows}
 
     async def put_manifest(self, digest: Digest, content: bytes) -> None:
         """As the port says."""

@@ -165,7 +165,8 @@ class PostgresLedger:
     A turn that this mirror had before it was started is its own, and so anybody's; one that it has
     taken since is that of whoever took it here. Two who would take each other's turns for their own
     (a cloned disk has its mirror's name, too) would go on taking them from each other. But where
-    the answer to a claim was lost, nobody here has heard of that turn: the next claim takes it.
+    the answer to a claim was lost, or that on the pieces there are, nobody here has heard of that
+    turn: the next claim takes it.
 
     `patience`: seconds after which a turn is over that has got nowhere, however alive its holder
     is. `read_private` gives the upstreams whose bytes no other upstream's fill may take;
@@ -214,23 +215,29 @@ class PostgresLedger:
         """As `Ledger.claim`."""
         began = await self._began_for(upstream, digest)
         try:
-            row = await self._database.fetchrow(
-                _CLAIM,
-                upstream,
-                str(digest),
-                self._holder,
-                term,
-                lease,
-                self._had_trouble(lease),
-                self._patience,
-                began,
-            )
+            claimed = await self._claim(upstream, digest, term, lease, began)
         except BaseException:
             self._unanswered[upstream, digest] = None
             if len(self._unanswered) > _REMEMBERED:
                 del self._unanswered[next(iter(self._unanswered))]
             raise
         self._unanswered.pop((upstream, digest), None)
+        return claimed
+
+    async def _claim(
+        self, upstream: str, digest: Digest, term: float, lease: float, began: int
+    ) -> Claimed | None:
+        row = await self._database.fetchrow(
+            _CLAIM,
+            upstream,
+            str(digest),
+            self._holder,
+            term,
+            lease,
+            self._had_trouble(lease),
+            self._patience,
+            began,
+        )
         if row is None:
             return None
         copy = None if row["is_new"] else await self.look(row["blob"], 0)

@@ -136,8 +136,12 @@ class Upkeep:
             return
         self._looks_behind += 1
         if self._looks_behind >= _LOOKS_BEHIND:
-            await self._index.settle_accesses(now=now, ahead=ahead)
-            self._accesses.settle(now)
+            self._accesses.settle(now)  # first: what is used meanwhile is not to stay ahead
+            try:
+                await self._index.settle_accesses(now=now, ahead=ahead)
+            except StoreError:
+                self._accesses.settle(now + ahead)  # as what is on record: until the next look
+                raise
             _logger.warning(
                 "the clock was %.0f days ahead once: what was used since counts as used now",
                 ahead / DAY,

@@ -179,9 +179,11 @@ async def test_a_bundle_is_written_into_what_is_no_file_and_where_a_link_leads(
     fifo, link, target = tmp_path / "fifo", tmp_path / "link.tar", tmp_path / "target.tar"
     os.mkfifo(fifo)
     link.symlink_to(target)
+    script = f"{sys.executable} -m mirror export --config {tmp_path}/online/mirror.toml"
     async with online(tmp_path, upstream) as first:
         await pull(first.client, "app", "1", app)
         await first.until_metric("mirror_store_blobs", 3)
+        await run("sh", "-c", f"{script} app:1 -o /dev/fd/3 3>&1 >&2 | cat > {tmp_path}/piped.tar")
         copy = f"timeout 30 cat {fifo} > {tmp_path}/read.tar"
         async with asyncio.TaskGroup() as tasks:
             _ = tasks.create_task(run("sh", "-c", copy))
@@ -192,6 +194,7 @@ async def test_a_bundle_is_written_into_what_is_no_file_and_where_a_link_leads(
             assert (status, ".part" in error) == (1, False)
             assert f"{nowhere.parent}: is no directory" in error or "Is a directory" in error
     assert read(tmp_path / "read.tar").keys() == read(target).keys()
+    assert read(tmp_path / "piped.tar").keys() == read(target).keys()
     assert fifo.is_fifo()
     assert link.is_symlink()
 

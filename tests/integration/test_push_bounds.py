@@ -231,6 +231,23 @@ async def test_the_registrys_denial_is_passed_on_in_its_words_with_its_challenge
     assert (answer.status, codes(answer)) == (403, ["DENIED"])
 
 
+async def test_what_the_mirror_itself_refuses_opens_no_registry_to_who_shows_nothing(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """Else anybody could have each HEAD for what is here cost a question upstream."""
+    upstream.add(BASE, NAME, "1")
+    mirror = await start_pushing(start_mirror, upstream)
+    assert (await mirror.client.manifest(NAME, "1")).status == 200
+    assert (await mirror.client.blob(NAME, LAYER)).status == 200
+    upstream.forget()
+    challenge = {"WWW-Authenticate": 'Basic realm="hub"'}
+    upstream.fault(kind="blob", method="HEAD", status=401, headers=challenge)
+    pusher = Pusher(mirror.client, NAME)
+    assert codes(await pusher.manifest(BASE, DIGEST)) == ["DIGEST_INVALID"]
+    assert (await pusher.head(LAYER)).status == 200
+    assert not upstream.requests
+
+
 async def test_a_ping_challenges_at_a_host_of_the_upstream_and_nowhere_else(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:

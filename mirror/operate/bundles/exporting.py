@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -148,18 +149,17 @@ def becoming(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: It cannot be written there.
     """
-    path = path.resolve()  # a link stays one
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
+    path = path.resolve()  # a link stays one; that to a pipe in /proc leads to no name
     if not path.parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(path.parent))
     _remove_left(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
+    file, name = _begin(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -167,6 +167,17 @@ def becoming(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _begin(path: Path) -> tuple[BufferedWriter, str]:
+    """A new file beside it, and its name; it is locked, and so not taken for one that was left."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
+        file = os.fdopen(handle, "wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return file, name
+        file.close()  # another export has begun just before it was locked, and has removed it
 
 
 def _remove_left(path: Path) -> None:

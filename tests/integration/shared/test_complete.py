@@ -11,6 +11,7 @@ from tests.support.upstream import ScriptedRegistry
 APP = image(random_layer(2**16, seed=1421), random_layer(1000, seed=1422))
 ARM = image(random_layer(1000, seed=1423), architecture="arm64")
 BOTH = index(APP, ARM)
+LEAST_ANSWER = 24  # bytes, of PostgreSQL to one who asks for what is not there
 
 pytestmark = pytest.mark.chaos
 
@@ -49,3 +50,19 @@ async def test_what_the_bucket_has_not_is_not_all_there(
         await first.until_metric(name, 0)
     await upstream.stop()
     assert (await asked(second.client, "1")).status == 404
+
+
+async def test_of_all_that_an_index_names_the_database_is_asked_at_once(
+    upstream: ScriptedRegistry, start_fleet: StartFleet
+) -> None:
+    """Anybody may have a registry hold one that names thousands."""
+    many = [image(random_layer(8, seed=seed)) for seed in range(500)]
+    upstream.add(index(*many), "org/app", "1")
+    fleet = await start_fleet()
+    client, line = fleet.mirrors[1].client, fleet.lines[1].database
+    await client.manifest("org/app", "1")
+    await upstream.stop()
+    assert (await asked(client, "1")).status == 404
+    before = line.bytes_to_client
+    assert (await asked(client, "1")).status == 404
+    assert 0 < line.bytes_to_client - before < len(many) * LEAST_ANSWER

@@ -99,20 +99,22 @@ def _note_fault(task: str, error: Exception) -> None:
 
 
 class Losing(Database):
-    """Loses the answer to the next statement that is asked for a row, once it is done."""
+    """Loses the answer to one of the next statements that are asked for a row, once it is done."""
 
-    loses = False
+    loses = 0
+    """Which of them, from 1."""
 
     async def fetchrow(self, sql: str, *values: object, within: float | None = None) -> Any:
         row = await super().fetchrow(sql, *values, within=within)
-        if self.loses:
-            self.loses = False
+        self.loses -= 1
+        if not self.loses:
             raise DatabaseDown("the connection was lost")
         return row
 
 
+@pytest.mark.parametrize("what", ["the turn", "the pieces that are there"])
 async def test_a_turn_of_which_the_answer_was_lost_is_taken_by_the_next_claim(
-    tmp_path: Path, postgres: Postgres
+    tmp_path: Path, postgres: Postgres, what: str
 ) -> None:
     file = tmp_path / "database"
     file.write_text(await postgres.create_database())
@@ -127,7 +129,13 @@ async def test_a_turn_of_which_the_answer_was_lost_is_taken_by_the_next_claim(
         )
         await one.begin()
         assert isinstance(database, Losing)
-        database.loses = True
+        if what == "the turn":
+            database.loses = 1
+        else:
+            before = await two.claim(UPSTREAM, DIGEST, TERM, LEASE)
+            assert before is not None
+            await two.release(before.blob, before.epoch)
+            database.loses = 2
         with pytest.raises(DatabaseDown):
             await one.claim(UPSTREAM, DIGEST, TERM, LEASE)
         found = await one.find(UPSTREAM, DIGEST)

@@ -1,9 +1,13 @@
 """What a person sees of an import: a bar that moves within blobs, and a line for each image."""
 
 import json
+import tempfile
 from collections.abc import AsyncGenerator
 from io import StringIO
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from mirror.config import parse
 from mirror.control.verify import Total
@@ -94,5 +98,26 @@ def test_what_a_killed_export_has_left_goes_with_the_next_and_others_go_on(tmp_p
         with becoming(path) as two:
             two.write(b"two")
         assert path.read_bytes() == b"two"
+    assert path.read_bytes() == b"one"
+    assert [it.name for it in tmp_path.iterdir()] == ["bundle.tar"]
+
+
+def test_of_two_exports_that_begin_at_once_neither_removes_the_others_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, make, made = tmp_path / "bundle.tar", tempfile.mkstemp, list[str]()
+
+    def make_as_another_begins(**where: Any) -> tuple[int, str]:
+        handle, name = make(**where)
+        made.append(name)
+        if len(made) == 1:
+            with becoming(path) as other:
+                other.write(b"other")
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", make_as_another_begins)
+    with becoming(path) as one:
+        assert path.read_bytes() == b"other"
+        one.write(b"one")
     assert path.read_bytes() == b"one"
     assert [it.name for it in tmp_path.iterdir()] == ["bundle.tar"]

@@ -11,6 +11,7 @@ import pytest
 from mirror.oci.digest import Digest, digest_of
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom
+from mirror.storage.index import Index
 from mirror.storage.policy import Candidate, LeastWorth
 from mirror.storage.ports import Storage, Writer
 from mirror.telemetry.collectors import StoreTotals
@@ -913,6 +914,50 @@ async def test_a_clock_that_was_years_ahead_does_not_keep_what_was_used_then_for
         clock.advance(86_400)
         await held(store, once)
         assert [it.digest for it in await store.list_next(3)] == [again, once, later]
+
+
+async def test_what_is_used_while_a_clock_is_believed_again_counts_by_that_clock(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    async with open_store(tmp_path, clock=clock) as store:
+        clock.advance(365 * 86_400)
+        digests = [await put(store, content(100, seed)) for seed in range(20)]
+        clock.set_back(365 * 86_400)
+        for _ in range(59):
+            await store.tidy()
+        async with asyncio.TaskGroup() as tasks:
+            tidying = tasks.create_task(store.tidy())
+            while not tidying.done():
+                for digest in digests:
+                    store.note_access(digest)
+                await store.list_next(1)  # and so it is written down
+        async for batch in store.list_unused(since=clock() + 1000 * 86_400):
+            assert {round(at - clock()) for _, at in batch} == {0}
+
+
+async def test_a_clock_is_believed_at_the_next_look_where_the_index_has_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, settle, refusals = FakeClock(), Index.settle_accesses, [StoreError("disk I/O error")]
+
+    async def refuse(index: Index, *, now: float, ahead: float) -> None:
+        if refusals:
+            raise refusals.pop()
+        await settle(index, now=now, ahead=ahead)
+
+    monkeypatch.setattr(Index, "settle_accesses", refuse)
+    async with open_store(tmp_path, clock=clock) as store:
+        clock.advance(365 * 86_400)
+        digest = await put(store, content(100))
+        clock.set_back(365 * 86_400)
+        for _ in range(59):
+            await store.tidy()
+        with pytest.raises(StoreError):
+            await store.tidy()
+        await store.tidy()
+        unused = [it async for batch in store.list_unused(since=clock() + 1) for it in batch]
+        assert [(it, round(at - clock())) for it, at in unused] == [(digest, 0)]
 
 
 @pytest.mark.parametrize("days", [-20_000, -0.5])
