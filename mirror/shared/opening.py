@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
@@ -41,6 +41,17 @@ _NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
 _READ, _PUT, _DELETE = "read", "put", "delete"  # what a bucket may do, or not
 
 
+class Whose(Protocol):
+    """What knows whose the bucket has to be (`mirror.shared.database.Database`)."""
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """The deployment; None: that is not known yet."""
+
+    def subscribe_up(self, act: Callable[[], None]) -> None:
+        """Have `act` called whenever it answers again; now, if it does."""
+
+
 class OwnBucket:
     """A `mirror.shared.ports.Bucket`, while it is known to be this deployment's; else down.
 
@@ -54,6 +65,7 @@ class OwnBucket:
         self._bucket = bucket
         self._again = again
         self._looked = asyncio.Event()
+        self._must_look = asyncio.Event()
         self._is_ours = False
         self._is_new = True  # nothing has been said of it yet
         self._undone = {_READ: "nobody has asked it yet"}  # what it did not do, asked last; and why
@@ -80,23 +92,32 @@ class OwnBucket:
         """Whether it has given what it was last asked for."""
         return self.refusal is None and _READ not in self._undone
 
-    async def see_whose_it_is(
-        self, read_deployment: Callable[[], Deployment | None], random: Random
-    ) -> None:
-        """Look whose it is, and later whether it still is, and is there; for ever."""
+    async def see_whose_it_is(self, database: Whose, random: Random) -> None:
+        """Look whose it is, and later whether it still is, and is there; for ever.
+
+        Also as soon as the database is back: then fills begin to ask for what is in it, and would
+        turn to upstream for as long as nobody had looked.
+        """
+        database.subscribe_up(self._must_look.set)
         failures = 0
         while True:
+            self._must_look.clear()
             with suppress(BucketDown):  # that is noted
-                deployment = read_deployment()
+                deployment = database.deployment
                 if deployment is not None:
                     await self._claim(deployment.id)
                     self._looked.set()
                     await self._ask_again()
                     failures = 0
-                    await asyncio.sleep(self._again * (0.5 + random.random()))
+                    await self._rest(self._again * (0.5 + random.random()))
                     continue
             failures += 1
-            await asyncio.sleep(_BACKOFF.delay(failures, roll=random.random()))
+            await self._rest(_BACKOFF.delay(failures, roll=random.random()))
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._must_look.wait()
 
     async def _claim(self, deployment: str) -> None:
         async with self._noting(_READ):
@@ -228,7 +249,7 @@ async def open_common(
         )  # fmt: skip
         tasks = await stack.enter_async_context(owned_tasks(note_fault))
         bucket = OwnBucket(ObjectBucket(store))
-        tasks.keep(lambda: bucket.see_whose_it_is(lambda: database.deployment, dice), name="bucket")
+        tasks.keep(lambda: bucket.see_whose_it_is(database, dice), name="bucket")
         ups = _Ups(monotonic, tasks, database, root / _DEPLOYMENT_FILE)
         database.subscribe_up(ups.note)
         if database.is_up:
