@@ -7,6 +7,7 @@ permissions of two of them must not mix.
 import asyncio
 import configparser
 import logging
+import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -17,10 +18,12 @@ from random import Random
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
+from mirror.config import ConfigError
 from mirror.config.proxies import EnvironmentProxies
 from mirror.config.shared import Shared
 from mirror.oci.digest import Chunk
@@ -37,6 +40,9 @@ _FIRST = 5.0  # seconds at start, before the mirror begins without the bucket
 _AGAIN = 30.0  # seconds, before it is looked at again
 _CREDENTIALS_FOR = timedelta(minutes=5)  # then they are read anew
 _NOWHERE = "http://127.0.0.1:9"  # a proxy that nothing goes by
+_NO_ACCOUNT = "Account must be specified"  # says obstore, of Azure
+_PREFIX = re.compile(r"^Generic \w+ error: ")
+_QUOTED = re.compile("""[`"'][^`"']*[`"']""")
 _NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
 _READ, _PUT, _DELETE = "read", "put", "delete"  # what a bucket may do, or not
 
@@ -236,10 +242,14 @@ async def open_common(
     """Open both for the mirror whose store is at `root`; neither need be there.
 
     Raises:
+        ConfigError: The bucket's server cannot be asked like that.
         Unusable: One of them is there, and another deployment's, or the database too new.
     """
     name, expected = await asyncio.to_thread(read_names, root)
-    store = make_store(settings, proxies or EnvironmentProxies())
+    try:
+        store = make_store(settings, proxies or EnvironmentProxies())
+    except ValueError as error:
+        raise ConfigError("shared.bucket", [f"cannot be used: {error}"]) from None
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
             Database.open(
@@ -306,7 +316,26 @@ def read_names(root: Path) -> tuple[str, str | None]:
 
 
 def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
-    """What obstore needs to know."""
+    """What obstore needs to know. Nobody is asked.
+
+    Raises:
+        ValueError: What the configuration and the environment say is not enough, or makes no sense.
+    """
+    try:
+        return _make_store(settings, proxies)
+    except BaseError as error:
+        raise ValueError(_in_words(error)) from None
+
+
+def _in_words(error: BaseError) -> str:
+    """What is wrong, without what it quotes: that may be of a key."""
+    text = str(error).partition("\n")[0]
+    if _NO_ACCOUNT in text:
+        return "the environment names no storage account (AZURE_STORAGE_ACCOUNT_NAME)"
+    return _QUOTED.sub("(...)", _PREFIX.sub("", text))
+
+
+def _make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
     url = urlsplit(settings.bucket)
     options: dict[str, Any] = {
         "prefix": url.path.strip("/") or None,

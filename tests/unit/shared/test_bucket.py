@@ -1,5 +1,6 @@
 """Objects, and whose bucket it is; in memory and on this disk."""
 
+import re
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -274,6 +275,31 @@ def test_the_storage_of_a_cloud_is_known_without_an_endpoint(tmp_path: Path, buc
     host, _, prefix = bucket.partition("://")[2].partition("/")
     made = make_store(shared, EnvironmentProxies())
     assert (made.prefix, host in repr(made)) == (prefix or None, True)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "environ", "says"),
+    [
+        ("az://container", {}, "names no storage account (AZURE_STORAGE_ACCOUNT_NAME)"),
+        ("gs://somewhere", {"GOOGLE_SERVICE_ACCOUNT_KEY": '"hidden"'}, "service account file"),
+        ("s3://somewhere", {"AWS_ACCESS_KEY_ID": "hidden"}, "Missing SecretAccessKey"),
+    ],
+)
+def test_what_the_environment_lacks_is_told_and_nothing_of_it_quoted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bucket: str,
+    environ: dict[str, str],
+    says: str,
+) -> None:
+    (file := tmp_path / "database").write_text("postgresql://somewhere/mirror")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    shared = Shared.model_validate({"database_file": str(file), "bucket": bucket})
+    with pytest.raises(ValueError, match=re.escape(says)) as told:
+        make_store(shared, EnvironmentProxies())
+    assert "hidden" not in "".join(traceback.format_exception(told.value))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(
