@@ -84,8 +84,8 @@ def rebuild(
 ) -> None:
     """Make the index of a stopped mirror anew from the blobs on its disk, hashing each of them.
 
-    The old index is kept as index.sqlite3.old. Which repository may have what is on record
-    elsewhere; where that is lost too, upstream is asked when somebody pulls, and no layer is
+    The old index is kept as index.sqlite3.old for 30 days. Which repository may have what is on
+    record elsewhere; where that is lost too, upstream is asked when somebody pulls, and no layer is
     transferred again. Of images that are pinned or named here, it is asked when the mirror starts,
     so that they can be had in an outage. The status is 1 where anything is damaged or a mirror
     runs, and 2 where the configuration is wrong.

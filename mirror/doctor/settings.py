@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mirror.config import Config, Upstream
 from mirror.config.units import rounded_size
 from mirror.doctor.finding import Finding
+from mirror.sqlite import aside
 
 _LEAST_SIZE = 64 * 2**20  # bytes; less is hardly meant
 
@@ -114,6 +116,20 @@ def _store(config: Config) -> Iterator[Finding]:
             f"is less than {rounded_size(_LEAST_SIZE)}: the databases and directories of an empty"
             " store take some 10 MiB of it",
         )
+    yield from _set_aside(root)
+
+
+def _set_aside(root: Path) -> Iterator[Finding]:
+    with suppress(OSError):  # whoever asks may not look, or it has gone just now
+        found = aside.find(root)
+        taken = rounded_size(sum(path.stat().st_size for path in found))
+        if found:
+            names = ", ".join(path.name for path in found)
+            text = (
+                f"{names} ({taken}) was set aside, and counts in max_size; it goes"
+                f" {aside.KEPT / 86400:.0f} days after: remove it where nobody wants to look at it"
+            )
+            yield Finding("warning", "store.root", text)
 
 
 def _existing(path: Path) -> Path:

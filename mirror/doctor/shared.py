@@ -37,6 +37,16 @@ def look_at_shared(shared: Shared | None) -> Iterator[Finding]:
         if url.scheme == "http" and not is_here:
             text = "is http: what is cached crosses the network in the clear; use https"
             yield Finding("warning", "shared.endpoint", text)
+    yield from _bucket(shared)
+
+
+def _bucket(shared: Shared) -> Iterator[Finding]:
+    from mirror.shared.opening import make_store  # noqa: PLC0415 - only where it is asked for
+
+    try:
+        make_store(shared, EnvironmentProxies())
+    except ValueError as error:
+        yield Finding("error", _BUCKET, f"cannot be used: {error}")
 
 
 def _database_file(file: Path) -> Iterator[Finding]:

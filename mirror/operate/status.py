@@ -14,11 +14,15 @@ from mirror.control.units import brief, date, duration, size
 _BAR = 20  # columns
 _DIGEST = 19  # characters: sha256: and twelve more
 _PER_CENT = 100
+_DAY = 86400.0  # seconds
+_SOON = 14 * _DAY  # before a certificate ends: as the page
 
 
 def show(status: Status, now: float) -> RenderableType:
     """The whole status; `now` in seconds since the epoch."""
-    parts: list[RenderableType] = [_head(status, now), *_problems(status), _endpoints(status)]
+    parts: list[RenderableType] = [
+        _head(status, now), *_problems(status), *_certificates(status, now), _endpoints(status)
+    ]  # fmt: skip
     if status.fills:
         parts.append(_fills(status))
     if status.pushes:
@@ -60,6 +64,17 @@ def _head(status: Status, now: float) -> Table:
 def _problems(status: Status) -> Iterator[RenderableType]:
     for problem in status.health.problems:
         yield Text.assemble(("! ", "bold red"), f"{problem.what}: {problem.why}")
+
+
+def _certificates(status: Status, now: float) -> Iterator[RenderableType]:
+    """Those of endpoints that end soon, or have ended."""
+    for one in status.endpoints:
+        if one.certificate_ends is None or one.certificate_ends - now >= _SOON:
+            continue
+        left = int((one.certificate_ends - now) // _DAY)
+        says = "has ended" if left < 0 else f"ends in {left} days"
+        what = f"the certificate of {one.url} ({one.upstream}) {says}"
+        yield Text.assemble(("! ", "bold red"), f"{what}: {date(one.certificate_ends)}")
 
 
 def _endpoints(status: Status) -> Table:

@@ -4,7 +4,8 @@
     whoever listens is notified        of its number, and reads it: anybody who may connect to the
                                        database may notify anything, and is believed nothing
     behind PgBouncer nobody is         there rows are looked for
-    whoever was away reads the rows    from a little before the last one that was heard
+    whoever was away reads the rows    from a little before the last one that was heard; all, where
+                                       that is in the future: the database's clock was set back
     what cannot be done here now       (the disk is full, say) is set aside, and tried again;
                                        nothing else waits for it
 
@@ -182,6 +183,7 @@ class Events:
                     self._wake.clear()
             notified, self._notified = self._notified, set()
             try:
+                self._see_clock()
                 if notified and not self._is_behind:
                     await self._read_notified(notified)
                 else:
@@ -212,6 +214,14 @@ class Events:
         self._is_behind = True
         self._wake.set()
 
+    def _see_clock(self) -> None:
+        """Read all there is where the database's clock was set back.
+
+        What is said now is not later than what was heard last, and nobody knows since when.
+        """
+        if self._database.is_up and (self._last or 0.0) > self._database.now() + _OVERLAP:
+            self._last, self._noted, self._is_behind = 0.0, None, True
+
     async def _catch_up(self) -> None:
         """Read what was said meanwhile. Raises StoreError."""
         if not self._database.is_up:
@@ -233,10 +243,11 @@ class Events:
         if number in self._known:
             return
         self._known[number] = at
-        self._last = max(self._last or 0.0, at)
+        now = self._database.now()
+        self._last = max(self._last or 0.0, min(at, now))
         if origin != self._origin:
             try:
-                await self._do(encoded)
+                await self._do(encoded, is_of_before=at > now + _OVERLAP)
             except StoreError as error:
                 self._set_aside(number, at, encoded, error)
 
@@ -267,11 +278,14 @@ class Events:
             self._known.clear()
             self._wake.set()
 
-    async def _do(self, encoded: str) -> None:
+    async def _do(self, encoded: str, *, is_of_before: bool = False) -> None:
+        """`is_of_before`: it was said before the database's clock was set back."""
         try:
             event = _DECODER.decode(encoded)
         except msgspec.DecodeError:
             return  # a newer mirror's word for something that is not done here yet
+        if is_of_before and isinstance(event, Paused):
+            return  # nobody knows when it ends
         await self._hear(event)
         self.count += 1
 

@@ -7,6 +7,7 @@ permissions of two of them must not mix.
 import asyncio
 import configparser
 import logging
+import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import NoteFault, Tasks, owned_tasks
+from mirror.config import ConfigError
 from mirror.config.proxies import EnvironmentProxies
 from mirror.config.shared import Shared
 from mirror.oci.digest import Chunk
@@ -37,8 +40,22 @@ _FIRST = 5.0  # seconds at start, before the mirror begins without the bucket
 _AGAIN = 30.0  # seconds, before it is looked at again
 _CREDENTIALS_FOR = timedelta(minutes=5)  # then they are read anew
 _NOWHERE = "http://127.0.0.1:9"  # a proxy that nothing goes by
+_NO_ACCOUNT = "Account must be specified"  # says obstore, of Azure
+_PREFIX = re.compile(r"^Generic \w+ error: ")
+_QUOTED = re.compile("""[`"'][^`"']*[`"']""")
 _NAME_FILE, _DEPLOYMENT_FILE = "mirror-id", "deployment-id"
 _READ, _PUT, _DELETE = "read", "put", "delete"  # what a bucket may do, or not
+
+
+class Whose(Protocol):
+    """What knows whose the bucket has to be (`mirror.shared.database.Database`)."""
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """The deployment; None: that is not known yet."""
+
+    def subscribe_up(self, act: Callable[[], None]) -> None:
+        """Have `act` called whenever it answers again; now, if it does."""
 
 
 class OwnBucket:
@@ -54,6 +71,7 @@ class OwnBucket:
         self._bucket = bucket
         self._again = again
         self._looked = asyncio.Event()
+        self._must_look = asyncio.Event()
         self._is_ours = False
         self._is_new = True  # nothing has been said of it yet
         self._undone = {_READ: "nobody has asked it yet"}  # what it did not do, asked last; and why
@@ -80,23 +98,32 @@ class OwnBucket:
         """Whether it has given what it was last asked for."""
         return self.refusal is None and _READ not in self._undone
 
-    async def see_whose_it_is(
-        self, read_deployment: Callable[[], Deployment | None], random: Random
-    ) -> None:
-        """Look whose it is, and later whether it still is, and is there; for ever."""
+    async def see_whose_it_is(self, database: Whose, random: Random) -> None:
+        """Look whose it is, and later whether it still is, and is there; for ever.
+
+        Also as soon as the database is back: then fills begin to ask for what is in it, and would
+        turn to upstream for as long as nobody had looked.
+        """
+        database.subscribe_up(self._must_look.set)
         failures = 0
         while True:
+            self._must_look.clear()
             with suppress(BucketDown):  # that is noted
-                deployment = read_deployment()
+                deployment = database.deployment
                 if deployment is not None:
                     await self._claim(deployment.id)
                     self._looked.set()
                     await self._ask_again()
                     failures = 0
-                    await asyncio.sleep(self._again * (0.5 + random.random()))
+                    await self._rest(self._again * (0.5 + random.random()))
                     continue
             failures += 1
-            await asyncio.sleep(_BACKOFF.delay(failures, roll=random.random()))
+            await self._rest(_BACKOFF.delay(failures, roll=random.random()))
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._must_look.wait()
 
     async def _claim(self, deployment: str) -> None:
         async with self._noting(_READ):
@@ -215,10 +242,14 @@ async def open_common(
     """Open both for the mirror whose store is at `root`; neither need be there.
 
     Raises:
+        ConfigError: The bucket's server cannot be asked like that.
         Unusable: One of them is there, and another deployment's, or the database too new.
     """
     name, expected = await asyncio.to_thread(read_names, root)
-    store = make_store(settings, proxies or EnvironmentProxies())
+    try:
+        store = make_store(settings, proxies or EnvironmentProxies())
+    except ValueError as error:
+        raise ConfigError("shared.bucket", [f"cannot be used: {error}"]) from None
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
             Database.open(
@@ -228,7 +259,7 @@ async def open_common(
         )  # fmt: skip
         tasks = await stack.enter_async_context(owned_tasks(note_fault))
         bucket = OwnBucket(ObjectBucket(store))
-        tasks.keep(lambda: bucket.see_whose_it_is(lambda: database.deployment, dice), name="bucket")
+        tasks.keep(lambda: bucket.see_whose_it_is(database, dice), name="bucket")
         ups = _Ups(monotonic, tasks, database, root / _DEPLOYMENT_FILE)
         database.subscribe_up(ups.note)
         if database.is_up:
@@ -285,7 +316,26 @@ def read_names(root: Path) -> tuple[str, str | None]:
 
 
 def make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
-    """What obstore needs to know."""
+    """What obstore needs to know. Nobody is asked.
+
+    Raises:
+        ValueError: What the configuration and the environment say is not enough, or makes no sense.
+    """
+    try:
+        return _make_store(settings, proxies)
+    except BaseError as error:
+        raise ValueError(_in_words(error)) from None
+
+
+def _in_words(error: BaseError) -> str:
+    """What is wrong, without what it quotes: that may be of a key."""
+    text = str(error).partition("\n")[0]
+    if _NO_ACCOUNT in text:
+        return "the environment names no storage account (AZURE_STORAGE_ACCOUNT_NAME)"
+    return _QUOTED.sub("(...)", _PREFIX.sub("", text))
+
+
+def _make_store(settings: Shared, proxies: EnvironmentProxies) -> Any:
     url = urlsplit(settings.bucket)
     options: dict[str, Any] = {
         "prefix": url.path.strip("/") or None,

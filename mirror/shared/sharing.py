@@ -27,6 +27,7 @@ from mirror.shared.part import Part
 from mirror.shared.ports import BucketDown
 from mirror.shared.publish import Publisher
 from mirror.shared.redirecting import Redirects
+from mirror.shared.settling import settle_forever
 from mirror.shared.sweep import sweep_forever
 from mirror.shared.turns import State, Turn
 from mirror.storage.ports import OpenBlob
@@ -113,6 +114,7 @@ class Sharing:
         )
         tasks.keep(self._eviction.look_forever, name="evict from the bucket")
         tasks.keep(partial(sweep_forever, database, self._bucket, random), name="sweep the bucket")
+        tasks.keep(partial(settle_forever, database, lease, random), name="settle the clock")
         tasks.keep(self.publish_forever, name="publish")
         tasks.keep(self.note_used_forever, name="note what is used")
 

@@ -8,6 +8,8 @@ that nobody could bring up to date, because the mirror was killed: its damage sh
 from contextlib import suppress
 from pathlib import Path
 
+from mirror.sqlite import aside
+
 
 def note(path: Path) -> None:
     """Have the next start set the file aside, as it is now. Raises OSError."""
@@ -31,17 +33,8 @@ def forget(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> None:
-    """Rename it to `*.damaged`, for whoever wants to look; an older one of these goes.
-
-    In this order: without the file, its log means nothing. Raises OSError.
-    """
-    damaged = Path(f"{path}.damaged")
-    for suffix in ("-wal", "-shm", ""):
-        source, target = Path(f"{path}{suffix}"), Path(f"{damaged}{suffix}")
-        if source.exists():
-            source.rename(target)
-        else:
-            target.unlink(missing_ok=True)
+    """Rename it to `*.damaged`, for whoever wants to look; see `aside.py`. Raises OSError."""
+    aside.set_aside(path, aside.DAMAGED)
     forget(path)
 
 

@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote
 
 from mirror.oci.digest import Chunk, Digest, Hasher, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
+from mirror.sqlite import aside
 from mirror.storage import partial as partials
 from mirror.storage.errors import translated
 from mirror.storage.hashing import PIECE
@@ -145,6 +146,11 @@ class Files:
         """What changes when a complete blob is replaced; None where there is none."""
         with translated():
             return await self._threads.quick(_inode, self.path_of(digest))
+
+    async def remove_old_databases(self, now: float) -> list[Path]:
+        """Delete those that were set aside long ago; which. `now` in seconds since the epoch."""
+        with translated():
+            return await self._threads.slow(lambda: list(aside.remove_old(self.root, now)))
 
     def path_of(self, digest: Digest) -> Path:
         """Where a complete blob is, or would be."""

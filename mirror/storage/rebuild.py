@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from mirror.sqlite import aside
 from mirror.storage.files import Files
 
 _NAME = "index.sqlite3"
@@ -11,6 +12,8 @@ _NAME = "index.sqlite3"
 async def set_index_aside(root: Path) -> None:
     """Move the index of a store that nobody uses to `index.sqlite3.old`; an older one goes.
 
+    So does this, by itself, a while later (`mirror.sqlite.aside`).
+
     Raises:
         InUse: A mirror runs there.
         StoreError: The directory cannot be used.
@@ -18,15 +21,6 @@ async def set_index_aside(root: Path) -> None:
     files = Files(root)
     try:
         await files.prepare()
-        await asyncio.to_thread(_move, root)
+        await asyncio.to_thread(aside.set_aside, root / _NAME, aside.OLD)
     finally:
         files.close()
-
-
-def _move(root: Path) -> None:
-    for suffix in ("-wal", "-shm", ""):  # the file last: without it the others mean nothing
-        path = root / f"{_NAME}{suffix}"
-        if path.exists():
-            path.rename(root / f"{_NAME}.old{suffix}")
-        else:
-            (root / f"{_NAME}.old{suffix}").unlink(missing_ok=True)

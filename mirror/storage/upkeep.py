@@ -24,6 +24,7 @@ _AHEAD = DAY  # seconds that a clock has to have been ahead, for anything to be 
 _LOOKS_BEHIND = 60  # in a row, ten minutes: a clock that is behind is put right by then
 _NO_MIRROR_BEFORE = 1_767_225_600.0  # epoch seconds, 2026: a clock that says so is wrong itself
 _SCORES_EVERY = 3600.0  # seconds between looks at what is remembered of what has gone
+_DATABASES_EVERY = 3600.0  # the same at those that were set aside
 
 
 class Upkeep:
@@ -57,6 +58,7 @@ class Upkeep:
         self._keep_partial_for = keep_partial_for
         self._clock = clock
         self._scores_at = clock()  # when they were last looked at
+        self._databases_at: float | None = None
         self._is_quarantine_counted = False
         self._looks_behind = 0  # in a row, at a clock that is behind what was noted by it
 
@@ -120,9 +122,18 @@ class Upkeep:
         if abs(self._clock() - self._scores_at) >= _SCORES_EVERY:
             self._scores_at = self._clock()
             await self._index.forget_old_scores(now=self._scores_at)
+        await self._drop_old_databases()
         if not self._is_quarantine_counted:
             await to_the_end(self._count_quarantine())
         await self._room.keep_limits()
+
+    async def _drop_old_databases(self) -> None:
+        at, now = self._databases_at, self._clock()
+        if at is not None and abs(now - at) < _DATABASES_EVERY:
+            return
+        self._databases_at = now
+        for path in await self._files.remove_old_databases(now):
+            _logger.info("%s was set aside long ago, and is removed", path.name)
 
     async def _settle_clock(self) -> None:
         """Have a clock believed that was set back, and has stayed so.

@@ -121,6 +121,29 @@ async def test_a_bucket_that_is_not_there_is_told_of_by_all(start_fleet: StartFl
     assert "Traceback" not in mirror.process.log()
 
 
+async def test_a_bucket_whose_server_nobody_names_is_told_of_by_all(
+    start_fleet: StartFleet,
+) -> None:
+    fleet = await start_fleet(1)
+    [mirror] = fleet.mirrors
+    await mirror.process.stop()
+    config = mirror.store_root.parent / "mirror.toml"
+    text = await asyncio.to_thread(config.read_text)
+    await asyncio.to_thread(config.write_text, text.replace(f"s3://{BUCKET}/", "az://container/"))
+    trouble = "cannot be used: the environment names no storage account"
+    for arguments, failed in ((["check"], 2), (["check", "--online"], 2), (["doctor"], 1)):
+        status, printed, said = await command(mirror, *arguments)
+        assert status == failed
+        assert f"error: shared.bucket: {trouble}" in printed + said
+    status, _, said = await command(mirror, "serve")
+    assert status == 2
+    assert said.startswith(f"shared.bucket: {trouble}")
+    assert "Traceback" not in said
+    for verb in ("init", "sweep"):
+        status, _, said = await command(mirror, "shared", verb)
+        assert (status, said.startswith(f"mirror: the bucket {trouble}")) == (1, True)
+
+
 async def test_without_the_section_there_is_nothing_to_tell(
     start_fleet: StartFleet, tmp_path: Path
 ) -> None:

@@ -187,6 +187,18 @@ def test_limits_that_cannot_hold_are_told(tmp_path: Path) -> None:
     assert (finding.level, finding.where) == ("error", "store.min_free")
 
 
+def test_databases_that_were_set_aside_are_told(store: dict[str, Any], tmp_path: Path) -> None:
+    root = Path(store["root"])
+    root.mkdir()
+    (root / "index.sqlite3").write_bytes(bytes(2**20))
+    assert found({"store": store}) == []
+    (root / "index.sqlite3.old").write_bytes(bytes(2**20))
+    (root / "history.sqlite3.damaged").write_bytes(bytes(2**20))
+    [finding] = found({"store": store})
+    assert (finding.level, finding.where) == ("warning", "store.root")
+    assert finding.text.startswith("history.sqlite3.damaged, index.sqlite3.old (2.0 MiB) was")
+
+
 def test_a_root_that_is_no_directory_is_told(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

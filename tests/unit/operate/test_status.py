@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from mirror.control.acts import WarmSchedule
@@ -21,12 +22,18 @@ from mirror.operate.status import show
 MIB = 2**20
 
 
-def endpoint(*, is_up: bool = True, pauses: list[Pause] | None = None) -> Endpoint:
+NOW = 1000 + 3 * 86400 + 7200
+
+
+def endpoint(
+    *, is_up: bool = True, pauses: list[Pause] | None = None, certificate_ends: float | None = None
+) -> Endpoint:
     return Endpoint(
         upstream="docker.io", name="hub", url="https://hub", is_up=is_up,
         trouble=None if is_up else "hub cannot be reached", retry_seconds=0 if is_up else 61,
         pauses=pauses or [], quota=PullQuota(limit=100, remaining=76), received=3 * MIB,
         rate=1.5 * MIB, max_rate=2 * MIB,
+        certificate_ends=certificate_ends,
     )  # fmt: skip
 
 
@@ -60,7 +67,7 @@ def status(*endpoints: Endpoint, problems: list[Problem] | None = None) -> Statu
 
 def text(told: Status) -> str:
     written = StringIO()
-    Console(file=written, width=140).print(show(told, now=1000 + 3 * 86400 + 7200))
+    Console(file=written, width=140).print(show(told, now=NOW))
     return written.getvalue()
 
 
@@ -91,6 +98,20 @@ def test_an_endpoint_that_is_down_is_told_with_the_reason() -> None:
 def test_an_endpoint_that_limits_us_says_for_what_and_how_long() -> None:
     pauses = [Pause(requests="manifests", seconds=30)]
     assert "limited: manifests 30 s" in text(status(endpoint(pauses=pauses)))
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [(13.9, "ends in 13 days: 1970-01-"), (0.5, "ends in 0 days: 1970-01-"), (-1, "has ended")],
+)
+def test_a_certificate_of_an_endpoint_that_ends_soon_is_told_of(days: float, says: str) -> None:
+    shown = text(status(endpoint(certificate_ends=NOW + days * 86400)))
+    assert f"! the certificate of https://hub (docker.io) {says}" in shown
+
+
+@pytest.mark.parametrize("ends", [None, NOW + 14 * 86400])
+def test_a_certificate_that_lasts_is_not_told_of(ends: float | None) -> None:
+    assert "certificate" not in text(status(endpoint(certificate_ends=ends)))
 
 
 def test_what_is_fetched_by_the_clock_is_told_with_what_came_of_it() -> None:

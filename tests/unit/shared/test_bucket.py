@@ -1,8 +1,9 @@
 """Objects, and whose bucket it is; in memory and on this disk."""
 
+import re
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -25,6 +26,18 @@ from tests.support.tasks import owned_tasks
 @pytest.fixture(scope="module", autouse=True)
 def obstore_has_begun() -> None:
     begin_obstore()
+
+
+class Ours:
+    """A database of the deployment "ours"; those in `acts` are told that it is back."""
+
+    deployment = Deployment("ours", 1)
+
+    def __init__(self) -> None:
+        self.acts: list[Callable[[], None]] = []
+
+    def subscribe_up(self, act: Callable[[], None]) -> None:
+        self.acts.append(act)
 
 
 class TestHere(BucketConformance):
@@ -58,7 +71,7 @@ async def test_a_bucket_that_becomes_anothers_is_used_no_more_until_it_is_ours_a
     own = OwnBucket(bucket, again=0.01)
     dice = Random(14)  # noqa: S311 - for jitter
     async with owned_tasks() as tasks:
-        tasks.keep(lambda: own.see_whose_it_is(lambda: Deployment("ours", 1), dice), name="bucket")
+        tasks.keep(lambda: own.see_whose_it_is(Ours(), dice), name="bucket")
         await own.looked()
         await own.put("one", b"1")
         await bucket.put(MARKER, b"another's")
@@ -77,6 +90,24 @@ async def test_a_bucket_that_becomes_anothers_is_used_no_more_until_it_is_ours_a
 
         await until(is_ours)
         assert await own.measure("one") == 1
+
+
+async def test_it_is_looked_at_when_the_database_is_back() -> None:
+    """Until it is known whose it is, every fill would turn to upstream."""
+    bucket, database = ObjectBucket(MemoryStore()), Ours()
+    own = OwnBucket(bucket, again=3600)
+    dice = Random(14)  # noqa: S311 - for jitter
+    async with owned_tasks() as tasks:
+        tasks.keep(lambda: own.see_whose_it_is(database, dice), name="bucket")
+        await own.looked()
+        await bucket.put(MARKER, b"another's")
+        for act in database.acts:
+            act()
+
+        async def is_refused() -> bool:
+            return own.refusal is not None
+
+        await until(is_refused)
 
 
 class RefusingBucket(ObjectBucket):
@@ -128,7 +159,7 @@ async def owned(bucket: ObjectBucket) -> AsyncIterator[OwnBucket]:
     own = OwnBucket(bucket, again=0.01)
     dice = Random(14)  # noqa: S311 - for jitter
     async with owned_tasks() as tasks:
-        tasks.keep(lambda: own.see_whose_it_is(lambda: Deployment("ours", 1), dice), name="bucket")
+        tasks.keep(lambda: own.see_whose_it_is(Ours(), dice), name="bucket")
         await own.looked()
         yield own
 
@@ -244,6 +275,31 @@ def test_the_storage_of_a_cloud_is_known_without_an_endpoint(tmp_path: Path, buc
     host, _, prefix = bucket.partition("://")[2].partition("/")
     made = make_store(shared, EnvironmentProxies())
     assert (made.prefix, host in repr(made)) == (prefix or None, True)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "environ", "says"),
+    [
+        ("az://container", {}, "names no storage account (AZURE_STORAGE_ACCOUNT_NAME)"),
+        ("gs://somewhere", {"GOOGLE_SERVICE_ACCOUNT_KEY": '"hidden"'}, "service account file"),
+        ("s3://somewhere", {"AWS_ACCESS_KEY_ID": "hidden"}, "Missing SecretAccessKey"),
+    ],
+)
+def test_what_the_environment_lacks_is_told_and_nothing_of_it_quoted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bucket: str,
+    environ: dict[str, str],
+    says: str,
+) -> None:
+    (file := tmp_path / "database").write_text("postgresql://somewhere/mirror")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    shared = Shared.model_validate({"database_file": str(file), "bucket": bucket})
+    with pytest.raises(ValueError, match=re.escape(says)) as told:
+        make_store(shared, EnvironmentProxies())
+    assert "hidden" not in "".join(traceback.format_exception(told.value))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,32 @@ async def test_of_more_than_there_is_room_for_none_is_lost(database: Database) -
         await ears.until_heard("last")
         ears.cannot = set()
         await ears.until_heard(*tags)
+
+
+async def test_what_is_said_after_the_clock_was_set_back_is_heard(database: Database) -> None:
+    """Also where nobody knows when that was: the mirror was away."""
+    await database.execute(_SAY, ["meanwhile"], 20 * MINUTE)
+    ears = Ears()
+    async with ears.open(database, database.now() + 180 * MINUTE):
+        await ears.until_heard("meanwhile")
+        await database.execute(_SAY, ["now"], 0.0)
+        await ears.until_heard("now")
+
+        async def is_noted() -> bool:
+            return bool(ears.noted)
+
+        await until(is_noted)
+    assert ears.noted[-1] <= database.now()
+
+
+async def test_a_pause_that_was_told_of_before_the_clock_was_set_back_is_not_heard_again(
+    database: Database,
+) -> None:
+    """It would hold for hours; `Ears` take it for a fault."""
+    paused = '["pause", "docker.io", "hub", "manifests", 2e9]'
+    say = "INSERT INTO mirror.events (origin, event, at) VALUES ('another', $1, now() + $2)"
+    await database.execute(say, paused, timedelta(hours=3))
+    ears = Ears()
+    async with ears.open(database, 0.0):
+        await database.execute(_SAY, ["now"], 0.0)
+        await ears.until_heard("now")

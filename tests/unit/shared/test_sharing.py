@@ -64,7 +64,7 @@ async def test_what_another_upstream_has_sent_meanwhile_is_published_as_that_one
     disk, bucket = Disk(file), OwnBucket(ObjectBucket(MemoryStore()))
     url = await postgres.create_database()
     async with opened(url, tmp_path) as database, owned_tasks() as tasks:
-        tasks.keep(lambda: bucket.see_whose_it_is(lambda: database.deployment, DICE), name="bucket")
+        tasks.keep(lambda: bucket.see_whose_it_is(database, DICE), name="bucket")
         await bucket.looked()
         sharing = Sharing(
             Common("one", database, bucket, lambda _: False, was_one=False), disk,
