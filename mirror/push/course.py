@@ -275,7 +275,7 @@ class Course(Stateful):
         if standing is None:
             standing = await target.begin()
             assert standing is not None  # noqa: S101 - nothing was to be mounted
-            self._bearings.found(standing)
+            self._bearings.found(standing, now=self._means.clock())
             await self._note()
         elif self._bearings.must_ask:
             standing = await self._ask(target, standing)
@@ -289,7 +289,7 @@ class Course(Stateful):
         found = await target.ask(standing)
         if found.offset > self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than there is")
-        self._bearings.resumed(found)
+        self._bearings.resumed(found, now=self._means.clock())
         self._means.counts.resumed(self.repository.namespace)
         await self._note()
         return found
@@ -304,7 +304,7 @@ class Course(Stateful):
             await chunks.aclose()
         if not 0 <= kept.offset <= self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than it was sent")
-        self._bearings.found(kept)
+        self._bearings.found(kept, now=self._means.clock())
         await self._note()
 
     async def _finish(self, target: Target, standing: Standing, digest: Digest) -> None:
@@ -336,11 +336,13 @@ class Course(Stateful):
             if position >= limit:
                 return
             piece = await self.content.read(position, min(_PIECE, limit - position))
-            yield piece
-            position += len(piece)
-            self._bearings.sent = position
+            try:
+                yield piece
+            finally:  # where it was the last of a part, nobody comes for another
+                position += len(piece)
+                self._bearings.sent = position
+                self._means.counts.sent(self.repository.namespace, len(piece))
             self.content.let_go(position)
-            self._means.counts.sent(self.repository.namespace, len(piece))
             self._tell()
             if stop is None and position - mark >= ENOUGH:
                 now = self._means.clock()
