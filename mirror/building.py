@@ -375,7 +375,9 @@ def _pushing(
         parts.work, RetryPolicy(config.fill.attempts), parts.dice, parts.monotonic, counts,
         recording.note_blob, remains.keep,
     )  # fmt: skip
-    uploads = Uploads(store.spools, means, config.push, capacity=lambda: store.capacity)
+    uploads = Uploads(
+        store.spools, means, config.push, capacity=lambda: store.capacity, wall=parts.clock
+    )
     counts.watch(lambda: len(uploads), lambda: uploads.courses.spooled)
     pushing = Pushing(
         uploads, recording, store, registries=upstreams.registries, upstreams=upstreams.settings,

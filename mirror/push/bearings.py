@@ -8,14 +8,18 @@ takes no part of a blob, or has put   it begins anew, in one request
 the parts together in another way
 cannot be reached, or breaks          it is asked how far it has come, a little later each time
 that it is no further
+keeps little of what it is sent       less is sent at once; it ends where that is no remedy
 """
 
-from mirror.oci.errors import ErrorCode, Refused
+from mirror.oci.errors import ErrorCode, Refused, RegistryError
 from mirror.pull.fill.retries import Failure, RetryPolicy, Streak
 from mirror.push.caution import Caution
 from mirror.sources.targets import Standing
 
 _TOO_LARGE = 413  # some refuse the size of a request, and not that of the blob
+_LITTLE = 4  # times what is kept, sent for it
+_MOST_LOST = 4  # times what there is to send, beside what is kept
+_LOST_AT_LEAST = 2**20  # bytes; where there is little to send, that says nothing
 
 
 class Bearings:
@@ -33,6 +37,9 @@ class Bearings:
         self._was_invalid = False
         self._streak = Streak(0)
         self._restarts = 0
+        self._reach = 0  # bytes: the furthest that anything was sent
+        self._lost = 0  # bytes that were sent and not kept, where some were
+        self._lost_now = 0  # the same, since the registry has last kept any
 
     @property
     def offset(self) -> int:
@@ -44,14 +51,42 @@ class Bearings:
         """Bytes that it wants to have in one request, before it takes any."""
         return 0 if self.standing is None else self.standing.least
 
-    def found(self, standing: Standing) -> None:
-        """It has said where it is, in a new upload or a known one."""
-        self.must_ask, self.standing, self.sent = False, standing, standing.offset
+    def found(self, standing: Standing, *, now: float) -> None:
+        """It has said where it is, in a new upload or a known one.
 
-    def resumed(self, standing: Standing) -> None:
-        """The same, after something went wrong."""
-        self.found(standing)
+        Raises:
+            RegistryError: It keeps so little of what it is sent that this would not end.
+        """
+        before, sent = self.offset, self.sent
+        self.must_ask, self.standing, self.sent = False, standing, standing.offset
+        self._note_lost(before, sent, now=now)
+
+    def resumed(self, standing: Standing, *, now: float) -> None:
+        """The same, after something went wrong. Raises RegistryError, as `found` does."""
         self._is_resumed = True
+        self.found(standing, now=now)
+
+    def _note_lost(self, before: int, sent: int, *, now: float) -> None:
+        """Of what was sent from `before` on, as far as `sent`.
+
+        A line that is cut costs what was on its way; and what is not kept at all ends with the
+        patience for that. It is what gets a little further each time that would have no end.
+        """
+        self._reach = max(self._reach, sent)
+        self._lost_now += max(0, sent - self.offset)
+        kept = self.offset - before
+        if kept <= 0:
+            return
+        self._lost += min(self._lost_now, self._reach)  # an outage may have come before
+        self._lost_now = 0
+        if self._lost > max(_LOST_AT_LEAST, _MOST_LOST * self._reach):
+            raise RegistryError(
+                ErrorCode.UNKNOWN,
+                f"upstream keeps too little of what it is sent: {self.offset} bytes of it,"
+                f" and {self._lost} were lost",
+            )
+        if self._lost > self._reach and (sent - before) > _LITTLE * kept:
+            self._caution.note_forgotten(2 * kept, now=now)
 
     def sending(self, standing: Standing) -> None:
         """More is on its way from there; nobody knows what comes of it."""

@@ -42,7 +42,9 @@ _logger = logging.getLogger(__name__)
 AHEAD = 4 * 2**20
 """Bytes by which a client may be ahead of what was sent."""
 
-_PIECE = 2**18  # bytes sent at a time
+_LEAST = 2**18  # bytes sent at a time, so that it shows how far a slow line is
+_MOST = 2**20  # the same on a fast line, since each piece has its price
+_SOON = 0.02  # seconds in which a piece goes over a fast one
 _PATIENCE = 10.0  # seconds without a byte of the client's, before a request to the registry ends
 
 
@@ -304,7 +306,7 @@ class Course(Stateful):
         if standing is None:
             standing = await target.begin()
             assert standing is not None  # noqa: S101 - nothing was to be mounted
-            self._bearings.found(standing)
+            self._bearings.found(standing, now=self._means.clock())
             await self._note()
         elif self._bearings.must_ask:
             standing = await self._ask(target, standing)
@@ -318,7 +320,7 @@ class Course(Stateful):
         found = await target.ask(standing)
         if found.offset > self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than there is")
-        self._bearings.resumed(found)
+        self._bearings.resumed(found, now=self._means.clock())
         self._means.counts.resumed(self.repository.namespace)
         await self._note()
         return found
@@ -333,7 +335,7 @@ class Course(Stateful):
             await chunks.aclose()
         if not 0 <= kept.offset <= self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than it was sent")
-        self._bearings.found(kept)
+        self._bearings.found(kept, now=self._means.clock())
         await self._note()
 
     async def _finish(self, target: Target, standing: Standing, digest: Digest) -> None:
@@ -357,18 +359,22 @@ class Course(Stateful):
         return min(chunk, self.size - start)
 
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[FilePart, None]:
-        position, mark, began = start, start, self._means.clock()
+        position, mark, began, most = start, start, self._means.clock(), _LEAST
         while stop is None or position < stop:
             if not await self._has_more_soon(position, start):
                 return
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
                 return
-            length = min(_PIECE, limit - position)
-            yield self.content.part(position, length)
-            position += length
-            self._bearings.sent = position
-            self._means.counts.sent(self.repository.namespace, length)
+            length, asked_at = min(most, limit - position), self._means.clock()
+            try:
+                yield self.content.part(position, length)
+            finally:  # where it was the last of a part, nobody comes for another
+                position += length
+                self._bearings.sent = position
+                self._means.counts.sent(self.repository.namespace, length)
+            is_fast = self._means.clock() - asked_at < _SOON
+            most = min(2 * most, _MOST) if is_fast else _LEAST
             self._tell()
             if stop is None and position - mark >= ENOUGH:
                 now = self._means.clock()

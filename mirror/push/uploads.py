@@ -39,7 +39,7 @@ from mirror.push.states import CourseState
 from mirror.push.upload import Upload, gone
 from mirror.sources.targets import Standing, Target
 from mirror.storage.errors import NoRoom
-from mirror.storage.spools import Spools
+from mirror.storage.spools import Spool, Spools
 from mirror.telemetry.log import fields
 
 _logger = logging.getLogger(__name__)
@@ -50,10 +50,14 @@ _COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with
 _MOST_UPLOADS = 4096  # of all clients; each has up to _COMPARABLE bytes in memory
 _TOO_LARGE = 413
 _TAKEN = 2**20  # bytes off a connection at a time
+_TRUSTED = 0.9  # of `push.keep_for`: a clock that is wrong leaves a client the rest of it
 
 
 class Uploads:
-    """All of them. `courses` are theirs; `capacity` gives the bytes that the store may take."""
+    """All of them. `courses` are theirs; `capacity` gives the bytes that the store may take.
+
+    `wall` is in seconds since the epoch: only what an earlier process has left goes by it.
+    """
 
     def __init__(
         self,
@@ -62,9 +66,11 @@ class Uploads:
         settings: Push,
         *,
         capacity: Callable[[], int],
+        wall: Callable[[], float],
     ) -> None:
         self._spools = spools
         self._means = means
+        self._wall = wall
         self._settings = settings
         self._uploads: dict[str, Upload] = {}
         self.courses = Courses(spools, means, settings, capacity=capacity, let_go=self._let_go)
@@ -423,6 +429,8 @@ class Uploads:
     async def recover(self, is_wanted: Callable[[Repository], bool]) -> None:
         """Take up what an earlier process has left of repositories that are wanted.
 
+        It is kept for what is left of `push.keep_for` since its last byte came.
+
         Raises:
             StoreError: The disk refuses.
         """
@@ -435,13 +443,20 @@ class Uploads:
             content = Spooled(spool, await read_head(spool))
             course = self.courses.add(left.where, content, left.standing, is_found=True)
             course.leader = left.upload
-            upload = Upload(left.upload, left.where, now=self._means.clock())
+            course.since = self._means.clock() - await self._age(spool)
+            upload = Upload(left.upload, left.where, now=course.since)
             upload.position, upload.least = spool.size, left.least
             upload.follow([course])
             self._uploads[upload.identity] = upload
             _logger.info(
                 "an upload can go on", extra=fields(repository=left.where, bytes=spool.size)
             )
+
+    async def _age(self, spool: Spool) -> float:
+        """Seconds since the last byte of what was left, as far as clocks are trusted."""
+        now = self._wall()
+        age = now - await spool.written_at(now)
+        return min(age, self._settings.keep_for * _TRUSTED)
 
 
 @contextmanager

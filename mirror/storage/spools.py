@@ -240,6 +240,17 @@ class Spool:
             offset += len(block)
         return offset
 
+    async def written_at(self, now: float) -> float:
+        """When bytes of it last came; not after `now` (both in seconds since the epoch).
+
+        A clock that has run ahead would keep it for ever: what it says is forgotten.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        with translated():
+            return await self._threads.quick(_date, self.file.fileno(), now)
+
     async def note(self, record: bytes) -> None:
         """Keep beside it what its owner has to know after a restart. Raises StoreError."""
         with translated():
@@ -364,6 +375,13 @@ def _reopen(path: Path) -> FileIO:
 
 def _open(path: Path, flags: int) -> FileIO:
     return FileIO(os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600), "r+")
+
+
+def _date(descriptor: int, now: float) -> float:
+    written = os.fstat(descriptor).st_mtime
+    if written > now:
+        os.utime(descriptor, (now, now))
+    return min(written, now)
 
 
 def _record_path(path: Path) -> Path:

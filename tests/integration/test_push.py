@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from io import FileIO
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,8 @@ from tests.support.images import (
     random_bytes,
     random_layer,
 )
-from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.mirror import InnerMirror, running_mirror, upstream_at
+from tests.support.process import until
 from tests.support.pusher import Pusher, codes, in_pieces
 from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
 from tests.support.uploads import Pushes
@@ -213,6 +215,25 @@ async def test_operators_are_told_what_is_being_pushed(
     await upload.cancel()
     answer = await get(f"{mirror.admin_url}/api/v1/status")
     assert json.loads(answer.body)["pushes"] == []
+
+
+async def test_the_log_tells_of_each_request_of_a_push_and_what_it_has_brought(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    settings = {"docker.io": upstream_at(upstream.url) | {"push": "client"}}
+    async with running_mirror(tmp_path, settings, log={"format": "json"}) as mirror:
+        await Pusher(mirror.client, NAME).blob(LARGE)
+
+        async def is_told() -> bool:
+            return "PUT /v2/" in mirror.process.log()
+
+        await until(is_told)
+        told = [json.loads(line) for line in mirror.process.log().splitlines()]
+    pushed = [line for line in told if line["message"].startswith(("PATCH ", "PUT "))]
+    assert [line["status"] for line in pushed] == [202, 201]
+    assert pushed[0]["received"] == len(LARGE)
+    assert pushed[1]["digest"] == DIGEST
+    assert {line["repository"] for line in pushed} == {NAME}
 
 
 async def test_a_wrong_digest_is_400_and_nothing_is_kept(

@@ -60,6 +60,30 @@ async def test_a_registry_that_forgets_what_is_cut_is_sent_chunks_that_get_throu
     assert bytes_taken(upstream) == known + len(other)
 
 
+async def test_a_registry_that_keeps_next_to_nothing_is_not_sent_to_without_end(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher
+) -> None:
+    takes_pushes.keeps_of_part = 1000
+    upload = await pusher.begin()
+    await upload.patch(LARGE)
+    answer = await upload.put(b"", DIGEST)
+    assert answer.status == 500
+    [error] = json.loads(answer.body)["errors"]
+    assert "keeps too little of what it is sent" in error["message"]
+    assert bytes_taken(upstream) <= 6 * len(LARGE)
+
+
+async def test_a_line_that_cuts_after_very_little_gets_all_of_it_through(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upstream.fault(kind="upload", method="PATCH", cut_body_at=64 << 10)
+    content = LARGE[: 4 * MIB]
+    digest = await pusher.blob(content)
+    assert held(upstream, digest) == content
+    sent = await mirror.metric("mirror_push_sent_bytes_total", upstream="docker.io")
+    assert len(content) <= sent <= 6 * len(content)
+
+
 async def test_on_a_slow_line_a_break_costs_one_part_also_where_a_registry_forgets(
     upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher, clock: FakeClock
 ) -> None:

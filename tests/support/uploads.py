@@ -59,6 +59,7 @@ class Pushes:
     posts_whole: bool = True  # 201 at once to a POST with its digest and all bytes; else 202
     loses_what_breaks: bool = False  # a request that breaks leaves nothing
     keeps_multiples_of: int = 1  # a part that is not one is kept in part (Google's storage)
+    keeps_of_part: int | None = None  # bytes; all else of a PATCH is gone
     names_digests: bool = True  # `Docker-Content-Digest` of a manifest
 
     uploads: dict[str, Upload] = field(default_factory=dict)
@@ -206,6 +207,8 @@ class _Push:
             del content[before:]
             return _error(416, "SIZE_INVALID", "a part is too small")
         del content[len(content) - len(content) % self.ways.keeps_multiples_of :]
+        if self.ways.keeps_of_part is not None:
+            del content[before + self.ways.keeps_of_part :]
         return self._stands(name, upload, 202, part=sent)
 
     async def _take(self, content: bytearray) -> Reply | _Cut | None:
