@@ -256,8 +256,7 @@ class Uploads:
             assert upload.target is not None  # noqa: S101 - a request is under way
             upload.follow([course])
             if not await is_there_yet(course, upload.target):
-                course = await self._make_own(upload, upload.position)
-                self._follow(upload, [course])
+                course = await self._follow_own(upload, upload.position)
             await course.finish(digest, upload.target)
         self._forget(upload)
 
@@ -332,11 +331,7 @@ class Uploads:
                         self._means.counts.spared(upload.repository.namespace, there)
                         return
                 case _:
-                    own = await self._make_own(upload, offset)
-                    if upload.has_ended:
-                        await self.courses.drop(own)
-                        raise gone()
-                    self._follow(upload, [own])
+                    await self._follow_own(upload, offset)
                     if not piece:
                         return
 
@@ -347,6 +342,14 @@ class Uploads:
             upload.follow(courses)
             for course in courses:
                 course.go_on(upload.target)
+
+    async def _follow_own(self, upload: Upload, length: int) -> Course:
+        own = await self._make_own(upload, length)
+        if upload.has_ended:
+            await self.courses.drop(own)
+            raise gone()
+        self._follow(upload, [own])
+        return own
 
     async def _make_own(self, upload: Upload, length: int) -> Course:
         """A course of its own, with so many bytes of what it has followed."""

@@ -22,7 +22,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-from mirror.aio.waiting import finish
+from mirror.aio.waiting import finish, to_the_end
 from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.oci.errors import StoreError
 from mirror.storage.errors import NoRoom, translated
@@ -257,7 +257,13 @@ class Spool:
             await self._threads.quick(_replace, _record_path(self.path), record)
 
     async def remove(self) -> None:
-        """It goes from the disk, and can be read until `close`. Raises StoreError."""
+        """It goes from the disk, and can be read until `close`. Raises StoreError.
+
+        To its end, also where nobody waits any more: what comes next is to close the file.
+        """
+        await to_the_end(self._remove())
+
+    async def _remove(self) -> None:
         try:
             async with self._turn:  # whoever closes it now has no thread still write to it
                 with translated():
