@@ -94,13 +94,20 @@ class Outgoing:
         await self._is_idle.wait()
 
     async def write_to(self, writer: StreamWriter) -> None:
-        """Send it over a connection."""
+        """Send it over a connection.
+
+        Raises:
+            OSError: It has ended, or whoever brings the body could not (`error`).
+        """
         with _PlainConnection.of(writer) as plain:
             while (piece := await self._next()) is not None:
                 if isinstance(piece, FilePart) and plain is not None:
                     await self._send(piece, plain)
                 else:
                     await self._write(piece, writer)
+        if writer.chunked and (writer.transport is None or writer.transport.is_closing()):
+            # The library would find out at its last chunk, where nobody hears of it but the log.
+            raise ConnectionResetError("the registry has hung up")
 
     async def _next(self) -> Sendable | None:
         """The next piece; the one before was taken by the connection."""
