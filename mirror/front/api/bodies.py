@@ -162,6 +162,9 @@ class _Heap:
                     await self._change()
         except Exception as error:  # noqa: BLE001 - it is told to whoever takes
             self._error = error
+        except asyncio.CancelledError:  # where it is aiohttp's, which ends, somebody takes
+            self._error = ConnectionError("the body is cut: the server ends")
+            raise
         finally:
             self._has_ended = True
             self._has_changed.set()

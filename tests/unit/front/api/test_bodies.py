@@ -16,13 +16,13 @@ class Client:
     """Brings what it is told to, while it is asked for more."""
 
     def __init__(self) -> None:
-        self.brings: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+        self.brings: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
         self.taken = 0
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         while True:
             brought = await self.brings.get()
-            if isinstance(brought, Exception):
+            if isinstance(brought, BaseException):
                 raise brought
             if not brought:
                 return
@@ -121,6 +121,17 @@ async def test_what_came_before_the_client_broke_is_handed_on() -> None:
     with pytest.raises(ConnectionError, match="it is gone"):
         await Gathering().hand_on(client.chunks(), mirror.write)
     assert b"".join(mirror.pieces) == b"onetwo"
+
+
+async def test_a_body_that_is_cut_since_the_server_ends_is_not_taken_for_whole() -> None:
+    """aiohttp has whoever reads it cancelled then (`RequestHandler.shutdown`)."""
+    client, mirror = Client(), Mirror()
+    client.brings.put_nowait(b"one")
+    client.brings.put_nowait(asyncio.CancelledError())
+    mirror.may_go_on.set()
+    with pytest.raises(ConnectionError, match="is cut"):
+        await Gathering().hand_on(client.chunks(), mirror.write)
+    assert b"".join(mirror.pieces) == b"one"
 
 
 async def test_who_cannot_be_served_is_told_so_while_it_has_yet_to_bring_more() -> None:
