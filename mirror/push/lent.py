@@ -14,6 +14,7 @@ from typing import TypeVar
 _Some = TypeVar("_Some", int, bytes)
 
 _AT_ONCE = 2**18  # bytes that are looked at here, and not written away at once
+_NOW = socket.MSG_DONTWAIT  # whoever has lent it may say of the connection itself that it waits
 _UNLOCK = getattr(socket, "SO_BUF_LOCK", 72)  # Linux 5.14; socket(7)
 
 
@@ -50,7 +51,7 @@ class Lent:
             loop.remove_reader(descriptor)
 
     def _is_ready(self) -> bool:
-        return self._ask(lambda: self._connection.recv(1, socket.MSG_PEEK)) is not None
+        return self._ask(lambda: self._connection.recv(1, socket.MSG_PEEK | _NOW)) is not None
 
     def read(self, most: int) -> bytes:
         """What has come, at most so many bytes of it; none: nothing has.
@@ -58,11 +59,11 @@ class Lent:
         Raises:
             ConnectionError: Nothing will come any more.
         """
-        return self._ask(lambda: self._connection.recv(min(most, _AT_ONCE))) or b""
+        return self._ask(lambda: self._connection.recv(min(most, _AT_ONCE), _NOW)) or b""
 
     def read_into(self, buffer: memoryview) -> int:
         """As `read`, into as much memory; how many bytes. In a thread."""
-        return self._ask(lambda: self._connection.recv_into(buffer)) or 0
+        return self._ask(lambda: self._connection.recv_into(buffer, 0, _NOW)) or 0
 
     def _ask(self, ask: Callable[[], _Some]) -> _Some | None:
         """What has come; None where nothing has."""
