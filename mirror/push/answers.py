@@ -7,6 +7,9 @@ from msgspec import Meta, Struct
 
 from mirror.oci.digest import Digest, Subject
 
+MOST_PATIENCE = 2.0**31
+"""Seconds, of a `Loan`."""
+
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -35,5 +38,5 @@ class Loan(Struct, frozen=True, array_like=True):
     """
 
     connection: socket
-    length: _Number
-    patience: Annotated[float, Meta(ge=0, le=86400)]
+    length: Annotated[int, Meta(ge=0)]  # as long as a client says, which may be 2**64 - 2
+    patience: Annotated[float, Meta(ge=0, le=MOST_PATIENCE)]

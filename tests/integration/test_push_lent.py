@@ -149,6 +149,13 @@ async def test_a_client_that_brings_nothing_any_more_is_let_go(
     assert (await upload.put(b"", DIGEST)).status == 201
 
 
+async def test_a_client_may_have_days_to_bring_something(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, server={"send_timeout": "30000d"})
+    assert await Pusher(mirror.client, NAME, tells_length=True).blob(LARGE) == DIGEST
+
+
 async def test_a_body_that_is_refused_is_the_last_of_its_connection(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
@@ -160,6 +167,18 @@ async def test_a_body_that_is_refused_is_the_last_of_its_connection(
         status, head = await wire.answer()
         assert (status, b"connection: close" in head) == (413, True)
         assert await wire.end() == b""
+
+
+@pytest.mark.parametrize("length", [2**63 - 1, 2**63 + MIB, 2**64 - 2])
+async def test_a_body_of_any_length_is_too_large_and_costs_nobody_else_anything(
+    mirror: InnerMirror, pusher: Pusher, length: int
+) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as other, wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[:MIB], length)
+        assert (await wire.answer())[0] == 413
+        other.writer.write(NEXT)
+        assert (await other.answer())[0] == 200
 
 
 async def test_a_registry_that_refuses_the_blob_is_heard_by_who_is_still_bringing_it(

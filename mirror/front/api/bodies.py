@@ -17,7 +17,7 @@ from aiohttp import StreamReader, web
 from aiohttp.http import HttpVersion11
 
 from mirror.aio.sealed import MOST_AT_ONCE, Bulk
-from mirror.push.answers import Loan
+from mirror.push.answers import MOST_PATIENCE, Loan
 
 _BUFFER = 2**16  # bytes that the system holds of a body; it doubles what it is told (socket(7))
 _CUT = 2**18  # bytes of a chunk
@@ -54,7 +54,7 @@ async def lending(
         await _go_ahead(request)
         descriptor = os.dup(request.get_extra_info("socket").fileno())
         with socket.socket(fileno=descriptor) as shared:
-            yield Bulk(begun), Loan(shared, length - len(begun), patience)
+            yield Bulk(begun), Loan(shared, length - len(begun), min(patience, MOST_PATIENCE))
         is_whole = True
     finally:
         connection.give_back(request.content, is_whole=is_whole)
