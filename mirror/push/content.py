@@ -8,8 +8,6 @@ from mirror.oci.errors import StoreError
 from mirror.storage.ports import OpenBlob, Storage
 from mirror.storage.spools import Source, Spool
 
-_HEAD = 4096  # bytes; most uploads differ in them
-
 
 class Content(Protocol):
     """Bytes by offset."""
@@ -17,10 +15,6 @@ class Content(Protocol):
     @property
     def size(self) -> int:
         """How many there are, so far."""
-
-    @property
-    def head(self) -> bytes:
-        """The first few of them."""
 
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` of them from `offset` on, and at least one. Raises StoreError."""
@@ -38,9 +32,8 @@ class Content(Protocol):
 class Spooled:
     """A `Content` that grows."""
 
-    def __init__(self, spool: Spool, head: bytes = b"") -> None:
+    def __init__(self, spool: Spool) -> None:
         self.spool = spool
-        self.head = head
 
     @property
     def size(self) -> int:
@@ -49,17 +42,11 @@ class Spooled:
 
     async def append(self, piece: bytes) -> None:
         """Take what follows. Raises NoRoom, StoreError; then nothing has changed."""
-        offset = self.spool.size
         await self.spool.append(piece)
-        if offset < _HEAD:
-            self.head += piece[: _HEAD - offset]
 
     async def take(self, source: Source, most: int) -> int:
         """Take what a source has by now; how many bytes. Raises as `Spool.take`."""
-        taken = await self.spool.take(source, most)
-        if len(self.head) < _HEAD:
-            self.head = await self.spool.read(0, _HEAD)
-        return taken
+        return await self.spool.take(source, most)
 
     async def read(self, offset: int, length: int) -> bytes:
         """As the port says."""
@@ -84,7 +71,6 @@ class Stored:
     def __init__(self, store: Storage, blob: OpenBlob) -> None:
         self._store = store
         self._blob = blob
-        self.head = b""
 
     @property
     def size(self) -> int:
@@ -109,8 +95,3 @@ class Stored:
     def close(self) -> None:
         """As the port says."""
         self._blob.close()
-
-
-async def read_head(spool: Spool) -> bytes:
-    """The first bytes of what an earlier process has left. Raises StoreError."""
-    return await spool.read(0, _HEAD) if spool.size else b""

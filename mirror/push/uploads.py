@@ -29,7 +29,7 @@ from mirror.oci.errors import (
     Unavailable,
 )
 from mirror.oci.reference import Repository
-from mirror.push.content import Content, Spooled, read_head
+from mirror.push.content import Content, Spooled
 from mirror.push.course import Course, Follower, Means
 from mirror.push.courses import RETRY_AFTER, Courses, full, is_there_yet
 from mirror.push.following import Extend, Follow, decide
@@ -443,8 +443,7 @@ class Uploads:
                 await spool.remove()
                 spool.close()
                 continue
-            content = Spooled(spool, await read_head(spool))
-            course = self.courses.add(left.where, content, left.standing, is_found=True)
+            course = self.courses.add(left.where, Spooled(spool), left.standing, is_found=True)
             course.leader = left.upload
             course.since = self._means.clock() - await self._age(spool)
             upload = Upload(left.upload, left.where, now=course.since)
