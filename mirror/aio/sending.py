@@ -7,7 +7,7 @@ goes out, and uvloop has none. Here epoll is told of a socket once for each call
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 
 _TURN = 2**21  # bytes sent before others have their turn; nginx's sendfile_max_chunk
@@ -17,13 +17,15 @@ _TURN = 2**21  # bytes sent before others have their turn; nginx's sendfile_max_
 class FilePart:
     """Bytes that lie in a file; `read_at` reads so many from a position on, for who must see them.
 
-    A slice of it is one, too.
+    What `is_cold` may have to be read from the disk: a loop has that done by others. A slice of it
+    is one, too.
     """
 
     file: FileIO
     position: int
     length: int
     read_at: Callable[[int, int], Awaitable[bytes]]
+    is_cold: bool = False
 
     def __len__(self) -> int:
         return self.length
@@ -31,7 +33,7 @@ class FilePart:
     def __getitem__(self, part: slice) -> "FilePart":
         start, stop, step = part.indices(self.length)
         assert step == 1  # noqa: S101 - it is no sequence
-        return FilePart(self.file, self.position + start, max(0, stop - start), self.read_at)
+        return replace(self, position=self.position + start, length=max(0, stop - start))
 
     async def read(self) -> bytes:
         """All of it. Raises what `read_at` raises."""

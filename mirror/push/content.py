@@ -54,7 +54,8 @@ class Spooled:
 
     def part(self, offset: int, length: int) -> FilePart:
         """As the port says."""
-        return FilePart(self.spool.file, offset, length, self.spool.read)
+        is_cold = offset < self.spool.found
+        return FilePart(self.spool.file, offset, length, self.spool.read, is_cold)
 
     async def hasher(self, algorithm: str) -> Hasher:
         """As the port says."""
@@ -86,7 +87,7 @@ class Stored:
 
     def part(self, offset: int, length: int) -> FilePart:
         """As the port says."""
-        return FilePart(self._blob.file, offset, length, self.read)
+        return FilePart(self._blob.file, offset, length, self.read, is_cold=True)
 
     async def hasher(self, algorithm: str) -> Hasher:
         """What it is called says what it is."""

@@ -78,7 +78,7 @@ class Blocks:
 
 
 class Spool:
-    """One of them. `size`: bytes that are there, and hashed (unless it was found: `catch_up`)."""
+    """One of them. `size`: bytes that are there; so many of them were `found` at the start."""
 
     def __init__(
         self, path: Path, file: FileIO, promise: Promise, *, threads: Threads, room: Room,
@@ -87,6 +87,7 @@ class Spool:
         self.path = path
         self.file = file
         self.size = 0
+        self.found = 0
         self._promise = promise
         self._threads = threads
         self._room = room
@@ -326,7 +327,7 @@ class Spools:
             blocks=self._blocks, closed=lambda: self._closed(identity),
         )  # fmt: skip
         if not is_new:
-            spool.size = os.fstat(file.fileno()).st_size
+            spool.size = spool.found = os.fstat(file.fileno()).st_size
             promise.size = promise.written = self._usage.whole(spool.size)
         self._space.add(promise)
         self._open[identity] = spool

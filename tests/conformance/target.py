@@ -6,13 +6,16 @@ class TestSomeTarget(TargetConformance):
 """
 
 from collections.abc import AsyncIterator, Callable
+from io import FileIO
+from pathlib import Path
 
 import pytest
 
+from mirror.aio.sending import FilePart
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Missing, Refused
 from mirror.oci.reference import Tag
-from mirror.sources.targets import Standing, Target
+from mirror.sources.targets import Sendable, Standing, Target
 from tests.support.images import image, random_bytes, random_layer
 
 TargetOf = Callable[[str], Target]
@@ -31,6 +34,24 @@ async def pieces(content: bytes) -> AsyncIterator[memoryview]:
         piece = content[start : start + _PIECE]
         memory[: len(piece)] = piece
         yield memoryview(memory)[: len(piece)]
+
+
+async def parts(file: FileIO) -> AsyncIterator[Sendable]:
+    """The same, with each kind of piece behind each other."""
+
+    async def read_at(position: int, length: int) -> bytes:
+        return CONTENT[position : position + length]
+
+    is_cold = {"kernel": False, "read": True}
+    order = ("kernel", "kernel", "bytes", "read", "kernel", "read", "bytes", "kernel", "bytes")
+    size = len(CONTENT) // len(order)
+    for number, way in enumerate(order):
+        start, last = number * size, number == len(order) - 1
+        stop = len(CONTENT) if last else start + size
+        if way == "bytes":
+            yield CONTENT[start:stop]
+        else:
+            yield FilePart(file, start, stop - start, read_at, is_cold[way])
 
 
 async def begun(target: Target) -> Standing:
@@ -75,6 +96,19 @@ class TargetConformance:
             assert at.offset == stop
         at = await target.send(at, pieces(CONTENT[200_000:250_000]), length=None)
         await target.finish(at, DIGEST, pieces(CONTENT[250_000:]), length=50_000)
+        assert await target.find_blob(DIGEST) == len(CONTENT)
+
+    @pytest.mark.parametrize("length", [None, len(CONTENT)], ids=["chunks", "length"])
+    async def test_it_may_come_from_a_file_in_part_and_in_part_from_memory(
+        self, target_of: TargetOf, tmp_path: Path, length: int | None
+    ) -> None:
+        file = tmp_path / "content"
+        file.write_bytes(CONTENT)
+        target = target_of("app")
+        with FileIO(file) as opened:
+            at = await target.send(await begun(target), parts(opened), length=length)
+        assert at.offset == len(CONTENT)
+        await target.finish(at, DIGEST)
         assert await target.find_blob(DIGEST) == len(CONTENT)
 
     async def test_it_tells_how_far_an_upload_has_come_and_goes_on_from_there(

@@ -101,10 +101,12 @@ class Outgoing:
         """
         with _PlainConnection.of(writer) as plain:
             while (piece := await self._next()) is not None:
-                if isinstance(piece, FilePart) and plain is not None:
+                if plain is not None and isinstance(piece, FilePart) and not piece.is_cold:
                     await self._send(piece, plain)
-                else:
-                    await self._write(piece, writer)
+                    continue
+                if plain is not None:
+                    plain.end_chunk()
+                await self._write(piece, writer)
         if writer.chunked and (writer.transport is None or writer.transport.is_closing()):
             # The library would find out at its last chunk, where nobody hears of it but the log.
             raise ConnectionResetError("the registry has hung up")
@@ -246,13 +248,18 @@ class _PlainConnection:
         plain = cls(writer, transport)
         with plain._socket:
             yield plain
-            if plain._end and not transport.is_closing():
-                transport.write(plain._end)
+            plain.end_chunk()
 
     @property
     def descriptor(self) -> int:
         """Where a file is to go."""
         return self._socket.fileno()
+
+    def end_chunk(self) -> None:
+        """What comes next is not announced here."""
+        if self._end and not self._transport.is_closing():
+            self._transport.write(self._end)
+        self._end = b""
 
     async def announce(self, part: FilePart) -> None:
         """Send what comes before a part; no packet of its own, but one with the part."""
