@@ -24,6 +24,7 @@ from mirror.oci.ranges import MOST_RANGES
 from mirror.oci.reference import Reference, Repository, Tag, parse_reference, parse_repository
 from mirror.oci.request import Page
 from mirror.pull.answers import MISS
+from mirror.push.answers import MOST_PATIENCE, Loan
 from mirror.telemetry.faults import Faults
 
 METHODS = sorted(interface_of(Front))
@@ -191,6 +192,16 @@ class Door:
         assert 0 <= offset < 2**63
         assert len(piece) <= 2**18
         await self.get_upload(repository, identity, None)
+
+    async def take_upload(
+        self, repository: Repository, identity: str, offset: int, loan: Loan
+    ) -> int:
+        with loan.connection:
+            assert 0 <= offset < 2**63
+            assert loan.length >= 0
+            assert 0 <= loan.patience <= MOST_PATIENCE
+            await self.get_upload(repository, identity, None)
+        return 0
 
     async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:
         assert type(digest) is Digest

@@ -197,7 +197,7 @@ async def test_connections_to_all_of_it_drop(start_fleet: StartFleet, line: Rela
 async def test_the_database_is_started_anew(
     start_fleet: StartFleet, line: Relay, postgres: Postgres
 ) -> None:
-    fleet = await start_fleet(3, line.url, shared={"lease": "15s"})
+    fleet = await start_fleet(3, line.url, shared={"lease": "60s"})
     async with pulling(fleet, line) as pulls:
         await pulls.leader(after=8 * MIB)
         # Not in a thread: it would end with that.
