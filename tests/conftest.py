@@ -94,6 +94,15 @@ def run_bucket(request: pytest.FixtureRequest) -> RunBucket:
 
 
 @pytest.fixture(autouse=True)
+def umask_is_of_the_test() -> Iterator[None]:
+    """Commands set that of their process: where a test calls one, it is the tests' process."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
 def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail integration tests in which code of ours blocks the event loop."""
     if "integration" not in request.path.parts:
