@@ -5,8 +5,9 @@ from typing import Protocol
 from mirror.aio.sending import FilePart
 from mirror.oci.digest import Hasher
 from mirror.oci.errors import StoreError
+from mirror.storage.blocks import Source
 from mirror.storage.ports import OpenBlob, Storage
-from mirror.storage.spools import Source, Spool
+from mirror.storage.spools import Spool
 
 
 class Content(Protocol):

@@ -33,7 +33,7 @@ from mirror.push.content import Content, Spooled
 from mirror.push.following import Alike
 from mirror.push.states import CourseState, Stateful
 from mirror.sources.targets import Standing, Target
-from mirror.storage.spools import Source
+from mirror.storage.blocks import Source
 from mirror.telemetry.log import fields
 from mirror.telemetry.push_metrics import PushCounts
 

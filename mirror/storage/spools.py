@@ -15,16 +15,16 @@ them: a client waits for that.
 import asyncio
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
 
 from mirror.aio.waiting import finish, to_the_end
 from mirror.oci.digest import Chunk, Digest, Hasher
 from mirror.oci.errors import StoreError
+from mirror.storage.blocks import BLOCK, Blocks, Source, read_some
 from mirror.storage.errors import NoRoom, translated
 from mirror.storage.room import Room
 from mirror.storage.space import Promise, Space
@@ -36,45 +36,9 @@ DIRECTORY = "push"
 
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _OURS_ALONE = 0o700
-_BLOCK = 2**20  # bytes read back for hashing at a time
 _FLUSHED = 2**26  # bytes that come between two times that the disk is made to take them
-_MOST_KEPT = 4  # blocks of memory, while anything is spooled
 _ALGORITHM = "sha256"
 _EMPTY = Digest(_ALGORITHM, "0" * 64)
-
-
-class Source(Protocol):
-    """Where bytes come from that are written away as they come."""
-
-    def read_into(self, buffer: memoryview) -> int:
-        """Fill it with what is there, and wait for nothing; how many bytes. In a thread.
-
-        Raises:
-            ConnectionError: Nothing will come any more.
-        """
-
-
-class Blocks:
-    """Memory of `_BLOCK` bytes, used again: a new page costs as much as to copy into it."""
-
-    def __init__(self) -> None:
-        self._kept: list[bytearray] = []
-
-    @contextmanager
-    def taking(self) -> Iterator[memoryview]:
-        """One of them, inside the block. From any thread."""
-        try:
-            block = self._kept.pop()
-        except IndexError:
-            block = bytearray(_BLOCK)
-        with memoryview(block) as view:
-            yield view
-        if len(self._kept) < _MOST_KEPT:
-            self._kept.append(block)
-
-    def clear(self) -> None:
-        """Nobody needs them for now."""
-        self._kept.clear()
 
 
 class Spool:
@@ -135,7 +99,7 @@ class Spool:
             ConnectionError: The source has no more.
         """
         async with self._turn:
-            most = min(most, _BLOCK)
+            most = min(most, BLOCK)
             await self._promise_room(most)
             before = self.size
             if (refused := await self._fill(source, most)) is not None:
@@ -180,7 +144,7 @@ class Spool:
         def fill() -> int:
             nonlocal refused
             with self._blocks.taking() as block:
-                came = _read_some(source, block[:most])
+                came = read_some(source, block[:most])
                 try:
                     return self._put(block[:came])
                 except StoreError:
@@ -236,7 +200,7 @@ class Spool:
 
     async def _hash(self, hasher: Hasher, offset: int) -> int:
         while offset < self.size:
-            block = await self.read(offset, _BLOCK)
+            block = await self.read(offset, BLOCK)
             await self._threads.quick(hasher.update, block)
             offset += len(block)
         return offset
@@ -353,22 +317,6 @@ def _write_all(file: FileIO, offset: int, chunk: Chunk) -> None:
     while rest:
         written = os.pwrite(file.fileno(), rest, offset)
         offset, rest = offset + written, rest[written:]
-
-
-def _read_some(source: Source, block: memoryview) -> int:
-    """What it has by now: as much as fits, since each piece has its price."""
-    came = 0
-    while came < len(block):
-        try:
-            read = source.read_into(block[came:])
-        except ConnectionError:
-            if came:
-                break  # it says so again
-            raise
-        if not read:
-            break
-        came += read
-    return came
 
 
 def _create(path: Path) -> FileIO:

@@ -245,8 +245,9 @@ class PushHandlers:
         if begun.size:
             await self._mirror.write_upload(repository, name, offset, begun)
             offset += begun.size
+        facts.received = begun.size  # the log tells it also where the rest is refused
         taken = await self._mirror.take_upload(repository, name, offset, rest)
-        facts.received = begun.size + taken
+        facts.received += taken
         if taken < rest.length:
             raise ConnectionError("it has left, or brings nothing any more")
         return UploadState(name, offset + taken, state.least)
