@@ -2,7 +2,8 @@
 
 What clients send is parsed by workers. But of a body whose length has been told there is nothing to
 parse: its bytes then go from the connection to the disk without a process in between. Whatever they
-are, they are bytes here; and what has lent the connection says how many are the body's.
+are, they are bytes here; and what has lent the connection says how many are the body's. The kernel
+tells of them in lots (SO_RCVLOWAT): a fast line that is asked each time brings 64 KiB at a time.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from typing import TypeVar
 
 _Some = TypeVar("_Some", int, bytes)
 
+_ENOUGH = 2**19  # bytes that are worth a turn: each has its price, and a fast line brings more
+_MOMENT = 0.05  # seconds; what has come by then is taken, so that it shows how far a slow one is
 _AT_ONCE = 2**18  # bytes that are looked at here, and not written away at once
 _NOW = socket.MSG_DONTWAIT  # whoever has lent it may say of the connection itself that it waits
 _UNLOCK = getattr(socket, "SO_BUF_LOCK", 72)  # Linux 5.14; socket(7)
@@ -28,30 +31,41 @@ class Lent:
         # For requests its buffer is small. For what nobody parses it may grow with the line.
         with suppress(OSError):  # an older kernel; or the client has left, which shows by itself
             connection.setsockopt(socket.SOL_SOCKET, _UNLOCK, 0)
+        self._enough = 1
 
-    async def ready(self) -> None:
-        """Return once there is something to read.
+    async def ready(self, most: int = 1) -> None:
+        """Return once there is something to read; at first, as much as is worth it, or `most`.
 
         Raises:
             ConnectionError: The client has left, or brings nothing.
         """
-        if self._is_ready():
+        self._wait_for(min(most, _ENOUGH))
+        if await self._comes(_MOMENT):
             return
+        self._wait_for(1)
+        if not await self._comes(self._patience):
+            raise ConnectionError("it brings nothing any more")
+
+    def _wait_for(self, enough: int) -> None:
+        """So many bytes have to be there, before anybody is told that there are any."""
+        if self._enough != enough:
+            with suppress(OSError):  # the client has left, which shows by itself
+                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            self._enough = enough
+
+    async def _comes(self, within: float) -> bool:
+        """Whether enough is there in so many seconds; or the end."""
         loop = asyncio.get_running_loop()
         descriptor, came = self._connection.fileno(), asyncio.Event()
         loop.add_reader(descriptor, came.set)
         try:
-            async with asyncio.timeout(self._patience):
-                while not self._is_ready():
-                    came.clear()
-                    await came.wait()
-        except TimeoutError as error:
-            raise ConnectionError("it brings nothing any more") from error
+            async with asyncio.timeout(within):
+                await came.wait()
+        except TimeoutError:
+            return False
         finally:
             loop.remove_reader(descriptor)
-
-    def _is_ready(self) -> bool:
-        return self._ask(lambda: self._connection.recv(1, socket.MSG_PEEK | _NOW)) is not None
+        return True
 
     def read(self, most: int) -> bytes:
         """What has come, at most so many bytes of it; none: nothing has.
@@ -79,4 +93,5 @@ class Lent:
 
     def close(self) -> None:
         """Whoever has lent it has it alone again."""
+        self._wait_for(1)
         self._connection.close()

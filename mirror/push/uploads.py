@@ -193,7 +193,7 @@ class Uploads:
         """
         stop = offset + length
         while offset < stop:
-            await connection.ready()
+            await connection.ready(stop - offset)
             async with upload.turn:
                 self._require_next(upload, offset, stop - offset)
                 taken = await self._take_some(upload, connection, stop - offset)

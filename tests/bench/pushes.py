@@ -1,6 +1,7 @@
 """Rows of pushes: by way of the mirror, and by a client that goes direct."""
 
 import asyncio
+import shutil
 import tarfile
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from tests.support.daemons import Docker, running_docker
 from tests.support.images import Image, random_bytes
 from tests.support.mirror import upstream_at
 from tests.support.process import run
+from tests.support.registry import Registry, running_registry
 
 PUSHES = "Pushes"
 
@@ -38,9 +40,11 @@ class _Place:
 
 
 @asynccontextmanager
-async def _place(stage: Stage, peer: str) -> AsyncIterator[_Place]:
+async def _place(
+    stage: Stage, peer: str, registry: Registry | None = None
+) -> AsyncIterator[_Place]:
     """A mirror behind a line of its own, or the line itself."""
-    target_port = int(stage.registry.url.rpartition(":")[2])
+    target_port = int((registry or stage.registry).url.rpartition(":")[2])
     async with running_line(target_port, stage.new_directory() / "line.log") as line:
         if peer == DIRECT:
             yield _Place(f"{_NAME}:{line.port}", line, None)
@@ -68,13 +72,25 @@ async def _cut(stage: Stage, peer: str) -> Figures:
 
 
 async def _fast(stage: Stage, peer: str) -> Figures:
-    """An image as it is, over a fast line: nobody compresses anything."""
+    """An image as it is, over a fast line: nobody compresses anything.
+
+    The registry is new each time. skopeo remembers, beyond this process, where it has pushed a
+    blob, and mounts it from there: a port may have been another's before.
+    """
     directory, size = await _on_disk(stage, "large"), stage.scale.medium + stage.scale.large
-    async with _place(stage, peer) as place:
+    async with _new_registry(stage) as registry, _place(stage, peer, registry) as place:
         began = time.perf_counter()
         await _copy(f"dir:{directory}", f"docker://{place.host}/pushed/{_unique(stage)}:{TAG}")
         seconds = time.perf_counter() - began
     return {"throughput": size / seconds / 1e6, "time": seconds}
+
+
+@asynccontextmanager
+async def _new_registry(stage: Stage) -> AsyncIterator[Registry]:
+    directory = stage.new_directory()
+    async with running_registry(directory) as registry:
+        yield registry
+    await asyncio.to_thread(shutil.rmtree, directory)
 
 
 async def _pulled_after(stage: Stage, peer: str) -> Figures:
