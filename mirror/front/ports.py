@@ -178,9 +178,10 @@ class Pushes(Protocol):
         """Take what follows in an upload that is open; answered when there is reason for more."""
 
     async def take_upload(
-        self, repository: Repository, identity: UploadName, offset: Position, loan: Loan
-    ) -> Position:
-        """Take what follows in an upload that is open off a client's connection, as it comes.
+        self, repository: Repository, identity: UploadName, offset: Position, begun: Bulk,
+        rest: Loan,
+    ) -> Position:  # fmt: skip
+        """Take what follows in an upload that is open; the rest off a client's connection.
 
         How many bytes came: fewer than are lent, where the client has left or brings nothing.
         """

@@ -5,6 +5,7 @@
     it was cut, and is known     the rest in one request, from where the registry says it is
     it was cut, and forgotten    from its first byte again, in chunks of half of what got through
     a chunk was cut              in chunks of half of what got through of that
+    the line is fast             in one request of the length that a client tells, where it does
 
 Each chunk that the registry has said that it keeps stays, so that the next cut costs at most one.
 They do not grow again while the line is as it was: to try would cost all of an upload each time.
@@ -23,6 +24,8 @@ ENOUGH = 6 * 2**20
 SLOW = 3.0
 """Seconds that so many bytes take, there."""
 
+_FAST = 2**24  # bytes a second: what is lost with a client that leaves is soon sent again
+
 
 @dataclass(slots=True)
 class Caution:
@@ -31,6 +34,7 @@ class Caution:
     chunk: int = 0
     until: float = 0.0
     takes_no_parts: bool = False
+    fast_until: float = 0.0
 
     def at(self, now: float) -> int:
         """How much to send at once, in bytes; 0: all that comes."""
@@ -44,6 +48,15 @@ class Caution:
             return False
         self.chunk, self.until = ENOUGH, now + _LASTING
         return True
+
+    def is_fast(self, now: float) -> bool:
+        """Whether a request was that fast a while ago, and none has been slow since."""
+        return now < self.fast_until
+
+    def note_through(self, sent: int, seconds: float, *, now: float) -> None:
+        """A registry has kept so many bytes of a request that has taken so long."""
+        if sent >= ENOUGH:
+            self.fast_until = now + _LASTING if sent >= _FAST * seconds else 0.0
 
     def note_no_parts(self, *, now: float) -> None:
         """A registry has refused what is not all of a blob."""

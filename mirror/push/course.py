@@ -74,6 +74,9 @@ class Follower:
     requests = 0
     """How many of its are under way."""
 
+    told = 0
+    """As far as it says that it brings them, in the request that is under way (0: not said)."""
+
     is_settled = True
     """Whether there is one course only whose bytes are its own, for all that is known."""
 
@@ -262,6 +265,11 @@ class Course(Stateful):
         error = self.error
         return isinstance(error, Denied) and error.code is ErrorCode.UNAUTHORIZED
 
+    @property
+    def _told(self) -> int | None:
+        """As far as somebody says that bytes come; None: nobody does."""
+        return max((it.told for it in self.followers if it.is_settled), default=0) or None
+
     # What happens by itself
 
     def _has_work(self) -> bool:
@@ -328,14 +336,19 @@ class Course(Stateful):
     async def _send(self, target: Target, standing: Standing) -> None:
         start, length = standing.offset, await self._length_of_next(standing)
         self._bearings.sending(standing)
-        chunks = self._feed(start, None if length is None else start + length)
+        chunks, began = (
+            self._feed(start, None if length is None else start + length),
+            self._means.clock(),
+        )
         try:
             kept = await target.send(standing, chunks, length=length)
         finally:
             await chunks.aclose()
         if not 0 <= kept.offset <= self.size:
             raise Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "upstream has more than it was sent")
-        self._bearings.found(kept, now=self._means.clock())
+        now = self._means.clock()
+        self._caution.note_through(kept.offset - start, now - began, now=now)
+        self._bearings.found(kept, now=now)
         await self._note()
 
     async def _finish(self, target: Target, standing: Standing, digest: Digest) -> None:
@@ -349,10 +362,15 @@ class Course(Stateful):
         await self._end()
 
     async def _length_of_next(self, standing: Standing) -> int | None:
-        """How much goes into the next request; None: for as long as there is more."""
-        chunk = self._caution.at(self._means.clock())
+        """How much goes into the next request; None: for as long as there is more.
+
+        Where the line is fast, all that a client says that it brings: a registry has less work
+        with a request that says its length. It breaks where the client does.
+        """
+        now = self._means.clock()
+        chunk = self._caution.at(now)
         if not chunk:
-            return None
+            return self._told if not standing.offset and self._caution.is_fast(now) else None
         chunk, start = max(chunk, standing.least), standing.offset
         enough = min(chunk, max(AHEAD, standing.least))  # a client that is held back brings no more
         await self._until(lambda: self.size - start >= enough or not self._is_growing())
@@ -361,10 +379,12 @@ class Course(Stateful):
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[FilePart, None]:
         position, mark, began, most = start, start, self._means.clock(), _LEAST
         while stop is None or position < stop:
-            if not await self._has_more_soon(position, start):
+            if not await self._has_more_soon(position, start, may_end=stop is None):
                 return
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
+                if stop is not None:
+                    raise Unavailable("whoever has said that it brings more has left")
                 return
             length, asked_at = min(most, limit - position), self._means.clock()
             try:
@@ -382,10 +402,12 @@ class Course(Stateful):
                     return
                 mark, began = position, now
 
-    async def _has_more_soon(self, position: int, start: int) -> bool:
+    async def _has_more_soon(self, position: int, start: int, *, may_end: bool) -> bool:
         """Wait for what follows; not for ever: others need the connection that a request has."""
         may_end = (
-            position - start >= max(1, self._bearings.least) and not self._caution.takes_no_parts
+            may_end
+            and position - start >= max(1, self._bearings.least)
+            and not self._caution.takes_no_parts
         )
         try:
             async with asyncio.timeout(_PATIENCE if may_end else None):

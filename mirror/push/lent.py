@@ -8,11 +8,7 @@ tells of them in lots (SO_RCVLOWAT): a fast line that is asked each time brings 
 
 import asyncio
 import socket
-from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
-
-_Some = TypeVar("_Some", int, bytes)
 
 _ENOUGH = 2**19  # bytes that are worth a turn: each has its price, and a fast line brings more
 _MOMENT = 0.05  # seconds; what has come by then is taken, so that it shows how far a slow one is
@@ -22,10 +18,11 @@ _UNLOCK = getattr(socket, "SO_BUF_LOCK", 72)  # Linux 5.14; socket(7)
 
 
 class Lent:
-    """One of them. The client has `patience` seconds to bring something."""
+    """One of them, for `left` bytes more. The client has `patience` seconds to bring something."""
 
-    def __init__(self, connection: socket.socket, *, patience: float) -> None:
+    def __init__(self, connection: socket.socket, length: int, *, patience: float) -> None:
         self._connection = connection
+        self.left = length
         self._patience = patience
         connection.setblocking(False)
         # For requests its buffer is small. For what nobody parses it may grow with the line.
@@ -33,13 +30,13 @@ class Lent:
             connection.setsockopt(socket.SOL_SOCKET, _UNLOCK, 0)
         self._enough = 1
 
-    async def ready(self, most: int = 1) -> None:
-        """Return once there is something to read; at first, as much as is worth it, or `most`.
+    async def ready(self) -> None:
+        """Return once there is something to read: as much as is worth it, or all, or after a while.
 
         Raises:
             ConnectionError: The client has left, or brings nothing.
         """
-        self._wait_for(min(most, _ENOUGH))
+        self._wait_for(min(self.left, _ENOUGH))
         if await self._comes(_MOMENT):
             return
         self._wait_for(1)
@@ -67,29 +64,30 @@ class Lent:
             loop.remove_reader(descriptor)
         return True
 
-    def read(self, most: int) -> bytes:
-        """What has come, at most so many bytes of it; none: nothing has.
+    def read(self) -> bytes:
+        """Some of what has come; none: nothing has.
 
         Raises:
             ConnectionError: Nothing will come any more.
         """
-        return self._ask(lambda: self._connection.recv(min(most, _AT_ONCE), _NOW)) or b""
+        memory = memoryview(bytearray(min(self.left, _AT_ONCE)))
+        return bytes(memory[: self.read_into(memory)])
 
     def read_into(self, buffer: memoryview) -> int:
-        """As `read`, into as much memory; how many bytes. In a thread."""
-        return self._ask(lambda: self._connection.recv_into(buffer, 0, _NOW)) or 0
-
-    def _ask(self, ask: Callable[[], _Some]) -> _Some | None:
-        """What has come; None where nothing has."""
+        """As `read`, into as much memory; how many bytes. From any thread."""
+        most = min(len(buffer), self.left)
+        if not most:
+            return 0  # who asks for none is told what means the end
         try:
-            found = ask()
+            came = self._connection.recv_into(buffer, most, _NOW)
         except BlockingIOError:
-            return None
+            return 0
         except OSError as error:  # whatever was lent: a connection that has timed out, or none
             raise ConnectionError("it has left") from error
-        if not found:
+        if not came:
             raise ConnectionError("it has left")
-        return found
+        self.left -= came
+        return came
 
     def close(self) -> None:
         """Whoever has lent it has it alone again."""

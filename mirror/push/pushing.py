@@ -137,9 +137,9 @@ class Pushing:
         self._counts.received(repository.namespace, piece.size)
 
     async def take_upload(
-        self, repository: Repository, identity: str, offset: int, loan: Loan
+        self, repository: Repository, identity: str, offset: int, begun: Bulk, rest: Loan
     ) -> int:
-        """Take what follows in an upload that is open off a client's connection, as it comes.
+        """Take what follows in an upload that is open; the rest off a client's connection.
 
         How many bytes came: fewer than are lent, where the client has left or brings nothing.
         """
@@ -150,10 +150,10 @@ class Pushing:
             taken += size
             self._counts.received(repository.namespace, size)
 
-        with closing(Lent(loan.connection, patience=loan.patience)) as lent:
+        with closing(Lent(rest.connection, rest.length, patience=rest.patience)) as lent:
             upload = self._find_open(repository, identity)
             with suppress(ConnectionError), self._noting_refusals(repository):
-                await self._uploads.take(upload, offset, lent, loan.length, note)
+                await self._uploads.take(upload, offset, begun.whole(), lent, note)
         return taken
 
     async def finish_upload(self, repository: Repository, identity: str, digest: Digest) -> None:

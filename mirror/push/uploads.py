@@ -182,24 +182,35 @@ class Uploads:
         await self._keep_pace(upload)
 
     async def take(
-        self, upload: Upload, offset: int, connection: Lent, length: int,
+        self, upload: Upload, offset: int, begun: bytes, connection: Lent,
         note: Callable[[int], object],
     ) -> None:  # fmt: skip
-        """Take so many bytes off a connection as they come; `note` is told how many did.
+        """Take a body that has begun, and what is left of it off a connection, as it comes.
+
+        `note` is told how many bytes came.
 
         Raises:
             RegistryError: As `write`.
             ConnectionError: The client has left before, or brings nothing.
         """
-        stop = offset + length
-        while offset < stop:
-            await connection.ready(stop - offset)
-            async with upload.turn:
-                self._require_next(upload, offset, stop - offset)
-                taken = await self._take_some(upload, connection, stop - offset)
-            offset += taken
-            note(taken)
-            await self._keep_pace(upload)
+        whole = len(begun) + connection.left
+        self._require_next(upload, offset, whole)
+        upload.told = offset + whole
+        try:
+            if begun:
+                await self.write(upload, offset, begun)
+                offset += len(begun)
+                note(len(begun))
+            while connection.left:
+                await connection.ready()
+                async with upload.turn:
+                    self._require_next(upload, offset, connection.left)
+                    taken = await self._take_some(upload, connection)
+                offset += taken
+                note(taken)
+                await self._keep_pace(upload)
+        finally:
+            upload.told = 0
 
     def _require_next(self, upload: Upload, offset: int, length: int) -> None:
         if upload.has_ended or offset != upload.position:
@@ -209,18 +220,17 @@ class Uploads:
         if offset + length > self._settings.max_blob_size:
             raise _too_large()
 
-    async def _take_some(self, upload: Upload, connection: Lent, most: int) -> int:
+    async def _take_some(self, upload: Upload, connection: Lent) -> int:
         """What has come is written away at once, unless it may be here already."""
         match upload.followed:
             case [course] if course.takes_more(upload.position):
+                most = min(connection.left, _TAKEN)
                 with _translated():
-                    await self.courses.make_room(course, min(most, _TAKEN))
-                    taken = await course.take(
-                        upload.position, connection, min(most, _TAKEN), upload.identity
-                    )
+                    await self.courses.make_room(course, most)
+                    taken = await course.take(upload.position, connection, most, upload.identity)
                 upload.position += taken
             case _:
-                piece = connection.read(most)
+                piece = connection.read()
                 taken = len(piece)
                 await self._add(upload, piece)
         return taken

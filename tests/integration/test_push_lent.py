@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.faults import Asked
 from tests.support.images import digest_of, random_bytes
 from tests.support.mirror import InnerMirror
 from tests.support.process import until
@@ -232,3 +233,51 @@ async def test_what_begins_alike_and_goes_on_otherwise_is_another_blob(
         gate.open()
     assert held(upstream, first.result()) == LARGE
     assert held(upstream, second.result()) == other
+
+
+async def push_until_it_is_fast(upstream: ScriptedRegistry, pusher: Pusher) -> tuple[bytes, Asked]:
+    """What was pushed when the registry was told a length, and how it was.
+
+    The second is, but on a machine that is very busy.
+    """
+    for seed in range(1000, 2000):
+        content = random_bytes(7 * MIB, seed=seed)
+        await pusher.blob(content)
+        patch = upstream.asked("upload", method="PATCH")[-1]
+        if "Content-Length" in patch.headers:
+            return content, patch
+    raise AssertionError("it never was")
+
+
+async def test_on_a_fast_line_a_registry_is_told_the_length_that_a_client_tells(
+    upstream: ScriptedRegistry, pusher: Pusher
+) -> None:
+    content, patch = await push_until_it_is_fast(upstream, pusher)
+    assert held(upstream, digest_of(content)) == content
+    assert patch.headers["Content-Length"] == str(len(content))
+    assert "Content-Range" not in patch.headers
+
+
+async def has_ended(asked: Asked) -> bool:
+    return asked.ended
+
+
+@pytest.mark.parametrize("loses_what_breaks", [False, True])
+async def test_a_client_that_leaves_before_a_length_that_was_told_goes_on_where_it_was(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, mirror: InnerMirror, pusher: Pusher,
+    *, loses_what_breaks: bool,
+) -> None:  # fmt: skip
+    await push_until_it_is_fast(upstream, pusher)
+    takes_pushes.loses_what_breaks = loses_what_breaks
+    before = bytes_taken(upstream)
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[: 4 * MIB + 5], len(LARGE))
+        await until(has_come(upload, 4 * MIB + 5))
+        [patch] = upstream.asked("upload", method="PATCH")[-1:]
+    await until(lambda: has_ended(patch))
+    assert (await upload.bring(LARGE[4 * MIB + 5 :])).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    if not loses_what_breaks:
+        assert bytes_taken(upstream) - before == len(LARGE)

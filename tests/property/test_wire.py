@@ -13,6 +13,7 @@ import msgspec
 import uvloop
 from hypothesis import given, settings, strategies as st
 
+from mirror.aio.sealed import MOST_AT_ONCE, Bulk
 from mirror.aio.tasks import owned_tasks
 from mirror.front.ports import Front, Lease
 from mirror.front.wire.channel import make_pair
@@ -194,12 +195,13 @@ class Door:
         await self.get_upload(repository, identity, None)
 
     async def take_upload(
-        self, repository: Repository, identity: str, offset: int, loan: Loan
+        self, repository: Repository, identity: str, offset: int, begun: Bulk, rest: Loan
     ) -> int:
-        with loan.connection:
+        with rest.connection:
             assert 0 <= offset < 2**63
-            assert loan.length >= 0
-            assert 0 <= loan.patience <= MOST_PATIENCE
+            assert begun.size <= MOST_AT_ONCE
+            assert rest.length >= 0
+            assert 0 <= rest.patience <= MOST_PATIENCE
             await self.get_upload(repository, identity, None)
         return 0
 

@@ -241,16 +241,14 @@ class PushHandlers:
         self, repository: Repository, state: UploadState, begun: Bulk, rest: Loan, facts: Facts
     ) -> UploadState:
         """Have the mirror's process take a body off the connection."""
-        name, offset = state.identity, state.offset
-        if begun.size:
-            await self._mirror.write_upload(repository, name, offset, begun)
-            offset += begun.size
         facts.received = begun.size  # the log tells it also where the rest is refused
-        taken = await self._mirror.take_upload(repository, name, offset, rest)
-        facts.received += taken
-        if taken < rest.length:
+        taken = await self._mirror.take_upload(
+            repository, state.identity, state.offset, begun, rest
+        )
+        facts.received = taken
+        if taken < begun.size + rest.length:
             raise ConnectionError("it has left, or brings nothing any more")
-        return UploadState(name, offset + taken, state.least)
+        return UploadState(state.identity, state.offset + taken, state.least)
 
     async def _read_and_hand_on(
         self,

@@ -48,3 +48,20 @@ def test_after_an_hour_all_is_sent_in_one_request_again() -> None:
     caution.note_forgotten(8 * MIB, now=0)
     assert caution.at(3599) == 4 * MIB
     assert caution.at(3600) == 0
+
+
+def test_a_line_is_fast_for_an_hour_after_a_request_that_was() -> None:
+    caution = Caution()
+    assert not caution.is_fast(0)
+    caution.note_through(6 * MIB, 0.375, now=10)
+    assert caution.is_fast(3609)
+    assert not caution.is_fast(3610)
+
+
+def test_a_request_that_was_slow_ends_it_and_a_short_one_says_nothing() -> None:
+    caution = Caution()
+    caution.note_through(6 * MIB, 0.1, now=0)
+    caution.note_through(6 * MIB - 1, 60, now=1)
+    assert caution.is_fast(2)
+    caution.note_through(6 * MIB, 0.376, now=2)
+    assert not caution.is_fast(3)

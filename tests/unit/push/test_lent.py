@@ -32,9 +32,9 @@ def connection() -> Iterator[socket.socket]:
 async def test_who_has_lent_a_connection_cannot_have_others_wait_at_it(
     connection: socket.socket,
 ) -> None:
-    with closing(Lent(connection.dup(), patience=0.01)) as lent:
+    with closing(Lent(connection.dup(), 1, patience=0.01)) as lent:
         connection.setblocking(True)
-        assert lent.read(1) == b""
+        assert lent.read() == b""
         assert lent.read_into(memoryview(bytearray(1))) == 0
         with pytest.raises(ConnectionError, match="nothing any more"):
             await lent.ready()
@@ -54,20 +54,21 @@ async def test_few_bytes_of_many_are_taken_though_no_more_come(
     lent_and_clients: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, clients = lent_and_clients
-    with closing(Lent(ours.dup(), patience=60)) as lent:
+    with closing(Lent(ours.dup(), 2**30, patience=60)) as lent:
         clients.send(b"few")
         async with asyncio.timeout(HANGS):
-            await lent.ready(2**30)
-        assert lent.read(2**30) == b"few"
+            await lent.ready()
+        assert lent.read() == b"few"
+        assert lent.left == 2**30 - 3
 
 
 async def test_the_last_bytes_are_waited_for_by_their_number(
     lent_and_clients: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, clients = lent_and_clients
-    with closing(Lent(ours.dup(), patience=60)) as lent:
+    with closing(Lent(ours.dup(), 4, patience=60)) as lent:
         clients.send(b"last")
-        await lent.ready(4)
+        await lent.ready()
         assert ours.getsockopt(*LOW) == 4
 
 
@@ -77,6 +78,20 @@ async def test_whoever_has_it_back_is_told_of_every_byte(
 ) -> None:
     ours, clients = lent_and_clients
     clients.send(brought)
-    with closing(Lent(ours.dup(), patience=0.01)) as lent, suppress(ConnectionError):
-        await lent.ready(2**30)
+    with closing(Lent(ours.dup(), 2**30, patience=0.01)) as lent, suppress(ConnectionError):
+        await lent.ready()
     assert ours.getsockopt(*LOW) == 1
+
+
+async def test_no_byte_is_read_that_was_not_lent(
+    lent_and_clients: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, clients = lent_and_clients
+    clients.send(b"lent not")
+    with closing(Lent(ours.dup(), 5, patience=60)) as lent:
+        await lent.ready()
+        memory = memoryview(bytearray(12))
+        assert lent.read_into(memory[:2]) + lent.read_into(memory[2:]) == 5
+        assert lent.read() == b""
+        assert lent.read_into(memory) == 0
+    assert ours.recv(12) == b"not"
