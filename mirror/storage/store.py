@@ -4,7 +4,8 @@ states    one state for each digest and each partial (pure)
 space     who has been promised how much; `room` makes more, by a `policy`, of what is `worth` least
 files     the files, `index` what is recorded of them
 changes   what changes all of these together
-openings  reading; `damage` is what is not as it should be, and `scrub` looks for it
+openings  reading, of `open_files`, one for all readers of a blob
+damage    what is not as it should be, and `scrub` looks for it
 spools    what comes in order, and is named by its last byte
 writers   writing, as promised; `usage` is what the disk really gives
 adoption  what was on disk before the index was
@@ -26,6 +27,7 @@ from mirror.storage.changes import Changes, close, over
 from mirror.storage.damage import Damage, Finding
 from mirror.storage.files import Files
 from mirror.storage.index import Index
+from mirror.storage.open_files import BlobFile, OpenFiles
 from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.pins import Pins
 from mirror.storage.policy import Candidate, LeastWorth, Policy
@@ -34,7 +36,7 @@ from mirror.storage.room import Room
 from mirror.storage.scrub import Scrub, ScrubPace
 from mirror.storage.space import Limits, Space
 from mirror.storage.spools import Spool, Spools
-from mirror.storage.states import BlobFile, PartialKey, States
+from mirror.storage.states import PartialKey, States
 from mirror.storage.threads import Threads
 from mirror.storage.upkeep import Upkeep
 from mirror.storage.usage import Usage
@@ -131,10 +133,10 @@ class LocalStorage:
             StoreError: The directory or the index cannot be used.
         """
         threads = threads or Threads()
-        most_damaged = min(max_quarantine, limits.max_size // _DAMAGED)
-        files = Files(root, threads, max_quarantine=most_damaged)
-        usage = counting(root, threads)
-        states, space = States(), Space(limits)
+        max_quarantine = min(max_quarantine, limits.max_size // _DAMAGED)
+        files = Files(root, threads, max_quarantine=max_quarantine)
+        usage, opened = counting(root, threads), OpenFiles()
+        states, space = States(opened), Space(limits)
         try:
             await files.prepare()
             await usage.prepare()
@@ -163,7 +165,10 @@ class LocalStorage:
                 )  # fmt: skip
                 parts = _Parts(
                     files, usage, index, states, space, accesses, changes, room, adoption, damage,
-                    Openings(files, index, states, adoption, damage, clock=clock),
+                    Openings(
+                        files=files, opened=opened, index=index, states=states,
+                        adoption=adoption, damage=damage, clock=clock,
+                    ),
                     writers, pins, upkeep,
                     Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
                     Spools(root, threads=threads, space=space, room=room, usage=usage), dropped,
@@ -172,7 +177,7 @@ class LocalStorage:
                 async with _tended(parts, note_fault, is_served=is_served):
                     yield cls(parts)
         finally:
-            close(states.close_pool())
+            close(opened.close_pool())
             files.close()
 
     @property
