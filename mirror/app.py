@@ -54,6 +54,7 @@ from mirror.pull.referenced import ReferencedBytes
 from mirror.records.bounded import BoundedRecords
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.sessions import open_sessions
+from mirror.storage.building import open_storage
 from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
@@ -196,7 +197,7 @@ async def run(
         note_fault = metrics.faults.note
         forgetting = Forgetting()
         store = await stack.enter_async_context(
-            LocalStorage.open(
+            open_storage(
                 config.store.root,
                 Limits(config.store.max_size, config.store.min_free),
                 keep_partial_for=config.fill.keep_partial_for,

@@ -12,6 +12,7 @@ from pathlib import Path
 from mirror.config import Config
 from mirror.oci.errors import StoreError
 from mirror.records.sqlite import SqliteRecords
+from mirror.storage.building import open_storage
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry.metrics import Metrics
@@ -55,7 +56,7 @@ async def open_at_rest(config: Config) -> AsyncIterator[tuple[LocalStorage, Sqli
     store = config.store
     await require_store(store.root)
     async with (
-        LocalStorage.open(
+        open_storage(
             store.root,
             Limits(store.max_size, store.min_free),
             keep_partial_for=config.fill.keep_partial_for,

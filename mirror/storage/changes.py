@@ -22,9 +22,11 @@ from mirror.sqlite import DiskFull
 from mirror.storage.accesses import Accesses
 from mirror.storage.files import Files
 from mirror.storage.index import Index
+from mirror.storage.open_files import BlobFile
 from mirror.storage.partial import Partial
 from mirror.storage.space import Promise, Space
-from mirror.storage.states import BlobFile, Change, PartialEntry, States
+from mirror.storage.states import PartialEntry, States
+from mirror.storage.under_way import Change
 from mirror.storage.usage import Usage
 from mirror.telemetry.log import fields
 

@@ -15,7 +15,8 @@ from mirror.storage.changes import close, over
 from mirror.storage.damage import Damage
 from mirror.storage.files import Files, SizedFile
 from mirror.storage.index import DAY, Index
-from mirror.storage.states import BlobFile, Opening, States
+from mirror.storage.open_files import BlobFile, OpenFiles, Opening
+from mirror.storage.states import States
 
 OTHER_SIZE = "its file is missing, or of another size"
 OTHER_CONTENT = "its content is not what its digest says"
@@ -26,15 +27,17 @@ class Openings:
 
     def __init__(
         self,
+        *,
         files: Files,
+        opened: OpenFiles,
         index: Index,
         states: States,
         adoption: Adoption,
         damage: Damage,
-        *,
         clock: Callable[[], float],
     ) -> None:
         self._files = files
+        self._opened = opened
         self._index = index
         self._states = states
         self._adoption = adoption
@@ -46,7 +49,7 @@ class Openings:
 
         Else it is set aside: somebody has cut it, or added to it, where it stands.
         """
-        blob = self._states.take(digest)
+        blob = self._opened.take(digest)
         if blob is None or os.fstat(blob.file.fileno()).st_size == blob.size:
             return blob
         blob.close()
@@ -56,16 +59,16 @@ class Openings:
     async def open(self, digest: Digest) -> BlobFile | None:
         """Open a blob, or join who is at it; None where it is not here, or damaged."""
         while not self._states.is_leaving(digest):
-            blob = self._states.take(digest)  # somebody else's opening may have ended meanwhile
+            blob = self._opened.take(digest)  # somebody else's opening may have ended meanwhile
             if blob is not None:
                 return blob
-            opening = self._states.find_opening(digest)
+            opening = self._opened.find_opening(digest)
             if opening is None:
-                opening = self._states.begin_opening(digest)
+                opening = self._opened.begin_opening(digest)
                 blob = await self._try_to_open(opening)
             else:
                 await over(opening)
-                blob = self._states.take(digest)
+                blob = self._opened.take(digest)
             if blob is not None or opening.has_outcome:
                 return blob
         return None
@@ -80,7 +83,7 @@ class Openings:
                 blob, damage = await self._open_as_recorded(digest, known)
             has_outcome = True
         finally:
-            is_so = self._states.end_opening(opening, blob, has_outcome=has_outcome)
+            is_so = self._opened.end_opening(opening, blob, has_outcome=has_outcome)
             if blob is not None and not is_so:
                 blob.file.close()
         if not is_so:
@@ -117,4 +120,4 @@ class Openings:
         return None
 
     def _release(self, blob: BlobFile) -> None:
-        close(self._states.release(blob))
+        close(self._opened.release(blob))

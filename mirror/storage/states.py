@@ -19,25 +19,23 @@ A partial, which is one upstream's alone:
     removing     its file is being deleted                        gone
     gone         it is no more                                    -
 
-Beside the states stand counts (readers of the blob's open file, writers whose file is open), and
-the open file itself. Whatever is not kept here is at rest, and on disk or not: the index knows.
+Beside the states stand counts of the writers whose file is open; which blobs are read, `open_files`
+knows. Whatever is not kept here is at rest, and on disk or not: the index knows.
 
 Every method is synchronous, checks its table, and leaves the I/O that is owed to its caller: what
 it returns is to be closed, removed, or waited for. Who begins a change ends it, whatever happens.
 Pure.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from io import FileIO
 from typing import NamedTuple
 
 from mirror.oci.digest import Digest
+from mirror.storage.open_files import BlobFile, OpenFiles
 from mirror.storage.space import Promise
-
-_MOST_POOLED = 128  # open files that nobody reads from, kept for the next reader
+from mirror.storage.under_way import Change
 
 
 class BlobState(Enum):
@@ -78,63 +76,6 @@ _NEXT_OF_PARTIAL = {
 }  # fmt: skip
 
 
-class Change:
-    """Something under way that others may have to wait for."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Callable[[], None]] = []
-        self.is_over = False
-
-    def then(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called when it is over."""
-        if self.is_over:
-            wake()
-        else:
-            self._waiting.append(wake)
-
-    def end(self) -> None:
-        """It is over."""
-        self.is_over = True
-        waiting, self._waiting = self._waiting, []
-        for wake in waiting:
-            wake()
-
-
-class Opening(Change):
-    """A blob's file is being opened, for everyone who asks meanwhile.
-
-    Afterwards `has_outcome` says whether it came to one: the file (`States.take`), or none. Else
-    whoever waited tries again.
-    """
-
-    def __init__(self, digest: Digest) -> None:
-        super().__init__()
-        self.digest = digest
-        self.has_outcome = False
-
-
-class BlobFile:
-    """An open file that any number of readers share; `close` once per reader."""
-
-    __slots__ = ("_release", "digest", "file", "readers", "size")
-
-    def __init__(
-        self, digest: Digest, file: FileIO, size: int, release: Callable[["BlobFile"], None]
-    ) -> None:
-        self.digest = digest
-        self.file = file
-        self.size = size
-        self.readers = 0
-        self._release = release
-
-    def __repr__(self) -> str:
-        return f"<BlobFile {self.digest}: {self.size} bytes, {self.readers} readers>"
-
-    def close(self) -> None:
-        """Say that one reader is done."""
-        self._release(self)
-
-
 class PartialKey(NamedTuple):
     """Bytes that are not proved are an upstream's alone."""
 
@@ -165,96 +106,24 @@ class _Entry:
     digest: Digest
     state: BlobState = BlobState.RESTING
     change: Change | None = None
-    blob: BlobFile | None = None  # read from, or pooled
-    opening: Opening | None = None
     writers: int = 0  # of any partial, whose file is open
     partials: dict[str, PartialEntry] = field(default_factory=dict)
 
     @property
     def is_in_use(self) -> bool:
-        is_read = self.blob is not None and self.blob.readers > 0
-        return (
-            self.state is not BlobState.RESTING
-            or is_read
-            or self.opening is not None
-            or self.writers > 0
-        )
+        return self.state is not BlobState.RESTING or self.writers > 0
 
 
 class States:
-    """Every digest that anything is the matter with."""
+    """Every digest that anything is the matter with; `opened` are the files that are read."""
 
-    def __init__(self, *, most_pooled: int = _MOST_POOLED) -> None:
+    def __init__(self, opened: OpenFiles) -> None:
         self._entries: dict[Digest, _Entry] = {}
-        self._pool: OrderedDict[Digest, None] = OrderedDict()  # least recently used first
-        self._most_pooled = most_pooled
+        self._opened = opened
         self._freeing: set[Change] = set()
 
     def __repr__(self) -> str:
-        return f"<States: {len(self._entries)} digests, {len(self._pool)} files pooled>"
-
-    # Reading
-
-    def take(self, digest: Digest) -> BlobFile | None:
-        """One more reader of a file that is open already; None where it is not."""
-        entry = self._entries.get(digest)
-        if entry is None or entry.blob is None:
-            return None
-        self._pool.pop(digest, None)
-        entry.blob.readers += 1
-        return entry.blob
-
-    def is_leaving(self, digest: Digest) -> bool:
-        """Whether the blob is being deleted."""
-        entry = self._entries.get(digest)
-        return entry is not None and entry.state is BlobState.LEAVING
-
-    def find_opening(self, digest: Digest) -> Opening | None:
-        """The opening of the blob's file that is under way."""
-        entry = self._entries.get(digest)
-        return None if entry is None else entry.opening
-
-    def begin_opening(self, digest: Digest) -> Opening:
-        """The blob's file is going to be opened; until that has ended it is in use."""
-        entry = self._entry(digest)
-        assert entry.opening is None  # noqa: S101 - callers have asked `find_opening`
-        assert entry.state is not BlobState.LEAVING  # noqa: S101 - ... and `is_leaving`
-        entry.opening = Opening(digest)
-        return entry.opening
-
-    def end_opening(self, opening: Opening, blob: BlobFile | None, *, has_outcome: bool) -> bool:
-        """The file is open, and read once, or there is none; `has_outcome`: that is known.
-
-        False: the blob was dropped, or committed anew, meanwhile. What was found means nothing.
-        """
-        entry = self._entries.get(opening.digest)
-        if entry is None or entry.opening is not opening:
-            opening.end()
-            return False
-        entry.opening = None
-        if blob is not None:
-            blob.readers = 1
-            entry.blob = blob
-        self._forget_if_idle(entry)
-        opening.has_outcome = has_outcome
-        opening.end()
-        return True
-
-    def release(self, blob: BlobFile) -> list[BlobFile]:
-        """A reader is done; returns what is to be closed. The file is pooled for the next one."""
-        blob.readers -= 1
-        if blob.readers:
-            return []
-        entry = self._entries.get(blob.digest)
-        if entry is None or entry.blob is not blob:
-            return [blob]  # the blob was dropped while it was read
-        self._pool[blob.digest] = None
-        return self._shrink_pool(self._most_pooled)
-
-    def close_pool(self) -> list[BlobFile]:
-        """Pool nothing any more; returns what is to be closed."""
-        self._most_pooled = 0
-        return self._shrink_pool(0)
+        return f"<States: {len(self._entries)} digests, {self._opened}>"
 
     # Writing
 
@@ -311,14 +180,10 @@ class States:
         What other upstreams have sent of it is superseded then: `list_superseded`.
         """
         entry = self._entries[partial.key.digest]
-        closing = []
+        closing: list[BlobFile] = []
         if is_stored:
             self._remove_entry(entry, partial)
-            entry.opening = None
-            if entry.blob is not None and not entry.blob.readers:  # of the file that was replaced
-                closing = [entry.blob]
-                entry.blob = None
-                del self._pool[entry.digest]
+            closing = self._opened.replace(entry.digest)
             for other in entry.partials.values():
                 other.is_superseded = True
         else:
@@ -361,18 +226,25 @@ class States:
         entry = self._entries.get(digest)
         return None if entry is None else entry.change
 
+    def is_leaving(self, digest: Digest) -> bool:
+        """Whether the blob is being deleted."""
+        entry = self._entries.get(digest)
+        return entry is not None and entry.state is BlobState.LEAVING
+
     def is_in_use(self, digest: Digest) -> bool:
         """Whether the blob is read or written, or something is under way with it."""
         entry = self._entries.get(digest)
-        return entry is not None and entry.is_in_use
+        return self._opened.is_in_use(digest) or (entry is not None and entry.is_in_use)
 
     def are_busy(self) -> bool:
         """Whether anything at all is read or written."""
-        return any(entry.is_in_use for entry in self._entries.values())
+        entries = self._entries.values()
+        return self._opened.are_in_use() or any(entry.is_in_use for entry in entries)
 
     def list_in_use(self) -> list[Digest]:
         """The blobs that may not be evicted now, as far as there are any."""
-        return [digest for digest, entry in self._entries.items() if entry.is_in_use]
+        busy = {digest for digest, entry in self._entries.items() if entry.is_in_use}
+        return list(busy.union(self._opened.list_in_use()))
 
     def begin_leaving(self, digests: Iterable[Digest]) -> list[BlobFile]:
         """Blobs are being deleted; returns what is to be closed.
@@ -383,11 +255,7 @@ class States:
         for digest in digests:
             entry = self._entry(digest)
             self._move_blob(entry, BlobState.LEAVING)
-            entry.opening = None
-            if entry.blob is not None and not entry.blob.readers:
-                closing.append(entry.blob)
-                del self._pool[digest]
-            entry.blob = None
+            closing += self._opened.drop(digest)
             for partial in entry.partials.values():
                 partial.is_superseded = False
         return closing
@@ -432,7 +300,7 @@ class States:
         return entry
 
     def _forget_if_idle(self, entry: _Entry) -> None:
-        if not entry.is_in_use and entry.blob is None and not entry.partials:
+        if not entry.is_in_use and not entry.partials:
             self._entries.pop(entry.digest, None)
 
     def _find_partial(self, key: PartialKey) -> PartialEntry | None:
@@ -465,17 +333,6 @@ class States:
         self._move_partial(partial, PartialState.GONE)
         del entry.partials[partial.key.upstream]
         self._forget_if_idle(entry)
-
-    def _shrink_pool(self, most: int) -> list[BlobFile]:
-        closing = []
-        while len(self._pool) > most:
-            digest, _ = self._pool.popitem(last=False)
-            entry = self._entries[digest]
-            if entry.blob is not None:
-                closing.append(entry.blob)
-            entry.blob = None
-            self._forget_if_idle(entry)
-        return closing
 
     def _move_blob(self, entry: _Entry, state: BlobState) -> None:
         assert state in _NEXT_OF_BLOB[entry.state], f"{entry.state} to {state}"  # noqa: S101

@@ -1,54 +1,40 @@
-"""The storage on this node's disk: blobs, and where each of them is in its life.
+"""The storage on this node's disk, as others know it: what it is asked, and which part answers.
 
-states    one state for each digest and each partial (pure)
-space     who has been promised how much; `room` makes more, by a `policy`, of what is `worth` least
-files     the files, `index` what is recorded of them
-changes   what changes all of these together
-openings  reading; `damage` is what is not as it should be, and `scrub` looks for it
-spools    what comes in order, and is named by its last byte
-writers   writing, as promised; `usage` is what the disk really gives
-adoption  what was on disk before the index was
-upkeep    recovery after a crash, and tidying
+How the parts are put together, and what each of them is, `building` says.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror.aio.tasks import NoteFault, owned_tasks
 from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
 from mirror.oci.errors import StoreError
 from mirror.storage.accesses import Accesses
 from mirror.storage.adoption import Adoption
-from mirror.storage.changes import Changes, close, over
+from mirror.storage.changes import Changes, over
 from mirror.storage.damage import Damage, Finding
 from mirror.storage.files import Files
 from mirror.storage.index import Index
+from mirror.storage.open_files import BlobFile
 from mirror.storage.openings import OTHER_CONTENT, Openings
 from mirror.storage.pins import Pins
-from mirror.storage.policy import Candidate, LeastWorth, Policy
+from mirror.storage.policy import Candidate
 from mirror.storage.ports import IdlePartial, OpenBlob
 from mirror.storage.room import Room
-from mirror.storage.scrub import Scrub, ScrubPace
+from mirror.storage.scrub import Scrub
 from mirror.storage.space import Limits, Space
 from mirror.storage.spools import Spool, Spools
-from mirror.storage.states import BlobFile, PartialKey, States
-from mirror.storage.threads import Threads
+from mirror.storage.states import PartialKey, States
 from mirror.storage.upkeep import Upkeep
 from mirror.storage.usage import Usage
 from mirror.storage.writer import LocalWriter
 from mirror.storage.writers import LocalWriters
 from mirror.telemetry.collectors import StoreTotals
-from mirror.telemetry.metrics import Metrics
-
-_NEVER = ScrubPace(0, 1)
-_DAMAGED = 10  # a tenth of the store may be set aside
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
     """What a storage consists of."""
 
     files: Files
@@ -70,110 +56,15 @@ class _Parts:
     dropped: Callable[[Digest], None]
 
 
-@asynccontextmanager
-async def _tended(parts: _Parts, note_fault: NoteFault, *, is_served: bool) -> AsyncIterator[None]:
-    """Do, inside the block, what has to be done again and again."""
-    try:
-        async with owned_tasks(note_fault) as tasks:
-            if is_served:
-                tasks.keep(parts.adoption.run, name="adopt")
-                tasks.keep(parts.upkeep.tidy_forever, name="tidy")
-                tasks.keep(parts.scrub.run_forever, name="scrub")
-            yield
-    finally:
-        parts.spools.close()
-        await parts.room.close()
-        await parts.changes.flush_accesses()
-
-
-def _nobody(_: Digest) -> None:
-    """Nobody has copies."""
-
-
 class LocalStorage:
-    """A `mirror.storage.ports.Storage`. Use `LocalStorage.open`."""
+    """A `mirror.storage.ports.Storage`. Use `open_storage`."""
 
-    def __init__(self, parts: _Parts) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._files = parts.files
         self._index = parts.index
         self._states = parts.states
         self._accesses = parts.accesses
-
-    @classmethod
-    @asynccontextmanager
-    async def open(
-        cls,
-        root: Path,
-        limits: Limits,
-        *,
-        keep_partial_for: float,
-        clock: Callable[[], float],
-        metrics: Metrics,
-        note_fault: NoteFault,
-        dropped: Callable[[Digest], None] = _nobody,
-        policy: Policy | None = None,
-        threads: Threads | None = None,
-        scrub: ScrubPace = _NEVER,
-        max_quarantine: int = 0,
-        is_served: bool = True,
-        counting: type[Usage] = Usage,
-    ) -> AsyncIterator["LocalStorage"]:
-        """Open the storage below `root`, and finish what a crash interrupted.
-
-        `clock` in seconds since the epoch, `keep_partial_for` in seconds. `dropped` is told of
-        each blob that goes because it is damaged or not wanted: copies in memory must go too.
-        Of what is damaged, up to `max_quarantine` bytes are set aside, and no more than a tenth of
-        the store. Unless it `is_served`, nothing is done in it but what is asked for. `counting`
-        says what of the disk counts in the limits.
-
-        Raises:
-            StoreError: The directory or the index cannot be used.
-        """
-        threads = threads or Threads()
-        most_damaged = min(max_quarantine, limits.max_size // _DAMAGED)
-        files = Files(root, threads, max_quarantine=most_damaged)
-        usage = counting(root, threads)
-        states, space = States(), Space(limits)
-        try:
-            await files.prepare()
-            await usage.prepare()
-            async with Index.open(root / "index.sqlite3", block=usage.block) as index:
-                adoption = Adoption(root, files, index, now=clock())
-                await adoption.begin()
-                if is_served:
-                    await files.make_shelves()
-                pins = await Pins.load(index)
-                accesses = Accesses(clock, latest=await index.latest_access())
-                changes = Changes(files, index, states, space, accesses, usage=usage)
-                room = Room(
-                    space, states, usage, index, changes,
-                    policy=policy or LeastWorth(), pins=pins, metrics=metrics,
-                )  # fmt: skip
-                damage = Damage(files, index, states, changes, dropped=dropped, metrics=metrics)
-                upkeep = Upkeep(
-                    files=files, usage=usage, index=index, states=states, space=space,
-                    changes=changes, room=room, accesses=accesses,
-                    keep_partial_for=keep_partial_for, clock=clock,
-                )  # fmt: skip
-                await upkeep.recover()
-                writers = LocalWriters(
-                    files=files, usage=usage, index=index, states=states, space=space,
-                    changes=changes, room=room, clock=clock,
-                )  # fmt: skip
-                parts = _Parts(
-                    files, usage, index, states, space, accesses, changes, room, adoption, damage,
-                    Openings(files, index, states, adoption, damage, clock=clock),
-                    writers, pins, upkeep,
-                    Scrub(index, states, damage, scrub, metrics=metrics, clock=clock),
-                    Spools(root, threads=threads, space=space, room=room, usage=usage), dropped,
-                )  # fmt: skip
-                space.overhead = (await usage.look()).overhead
-                async with _tended(parts, note_fault, is_served=is_served):
-                    yield cls(parts)
-        finally:
-            close(states.close_pool())
-            files.close()
 
     @property
     def root(self) -> Path:

@@ -27,6 +27,7 @@ from mirror.pull.memory import Memory
 from mirror.pull.retention import Retention
 from mirror.records.ports import Named, TagRecord
 from mirror.records.sqlite import SqliteRecords
+from mirror.storage.building import open_storage
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
 from mirror.telemetry.metrics import Metrics
@@ -260,7 +261,7 @@ async def _databases(
 ) -> AsyncIterator[tuple[LocalStorage, SqliteRecords, Retention]]:
     metrics = Metrics()
     async with (
-        LocalStorage.open(
+        open_storage(
             root, Limits(2**60, 0), keep_partial_for=86400, clock=clock, metrics=metrics,
             note_fault=_fail,
         ) as store,

@@ -34,7 +34,7 @@ from mirror.oci.errors import (
 )
 from mirror.oci.ranges import ByteRange
 from mirror.pull.answers import Reader, readable
-from mirror.pull.fill import fill as fill_module, plan, wants
+from mirror.pull.fill import admission, fill as fill_module, plan, wants
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fills import Fills
 from mirror.pull.fill.retries import RetryPolicy
@@ -59,7 +59,8 @@ CLIENTS = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
 MAX_SIZE = 60_000
 READERS = 12
 SMALLER = [  # so that blobs of a few thousand bytes meet all that large ones do
-    (fill_module, "_SMALL", 500), (fill_module, "_FIRST", 100), (wants, "_AHEAD", 3_000),
+    (fill_module, "SMALL", 500), (admission, "SMALL", 500), (admission, "_FIRST", 100),
+    (wants, "_AHEAD", 3_000),
     (plan, "_NEAR", 800), (plan, "_CRUMB", 100), (plan, "_GRAIN", 64), (plan, "_MOST_GAPS", 6),
     (space, "_STEP", (500, 2_000)), (window, "MOST", 8_000), (window, "_SMALL", 100),
     (seats, "_BEHIND", 3_000), (transfer, "SMALL", 100), (transfers_module, "SMALL", 100),

@@ -23,10 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mirror.oci.digest import parse_digest
 from mirror.oci.errors import StoreError
+from mirror.storage.building import open_storage
 from mirror.storage.errors import NoRoom
 from mirror.storage.ports import OpenBlob
 from mirror.storage.space import Limits
-from mirror.storage.store import LocalStorage
 from mirror.storage.usage import ContentOnly
 from mirror.storage.writer import LocalWriter
 from mirror.telemetry.metrics import Metrics
@@ -82,7 +82,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _open(self) -> None:
         self.stack = AsyncExitStack()
         self.store = await self.stack.enter_async_context(
-            LocalStorage.open(
+            open_storage(
                 self.root,
                 Limits(MAX_SIZE, 0),
                 keep_partial_for=10**9,

@@ -15,11 +15,7 @@ it is given up with the last of them; and one without readers gives its slot to 
 for one (what it has fetched stays). Whoever comes while it ends waits, and begins anew. So ends one
 that is asked for by ranges only, where the rest is not to follow (`fill.whole`).
 
-Readers are let in with the first body; but where that is empty, or is small and not of the size
-that was promised (a login page), it is proved first. So is what is small and comes from a host that
-upstream has redirected to: that may be anybody's, and no blob. And where the fill before was given
-up (`was_given_up`), they are let in with the first new byte: until then they can be told that there
-will be none, and turn elsewhere; a body that breaks tells them nothing.
+When readers are let in, `admission` says; what follows from how it ends, `ends`.
 """
 
 import logging
@@ -31,16 +27,11 @@ from mirror.aio.slots import Slots, Urgency
 from mirror.aio.tasks import NoteFault
 from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
-from mirror.oci.errors import (
-    Denied,
-    DigestMismatch,
-    Missing,
-    RegistryError,
-    StoreError,
-    Unavailable,
-)
+from mirror.oci.errors import DigestMismatch, RegistryError, StoreError, Unavailable
+from mirror.pull.fill.admission import SMALL, Admission
 from mirror.pull.fill.authorities import Authorities
 from mirror.pull.fill.crew import Crew, Odd, Pace, Rested
+from mirror.pull.fill.ends import is_continued, outcome_of
 from mirror.pull.fill.others import Others, Part
 from mirror.pull.fill.plan import Plan
 from mirror.pull.fill.readers import Readers
@@ -48,16 +39,12 @@ from mirror.pull.fill.sizes import Sizes
 from mirror.pull.fill.wants import Want, Wants
 from mirror.pull.prefix import Cut, Prefix
 from mirror.sources.ports import BlobSource, Body, Sender
-from mirror.storage.errors import NoRoom, TooLarge
 from mirror.storage.ports import Writer, Writers
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import FillOutcome, Metrics
 from mirror.telemetry.mismatches import Mismatch
 
 _logger = logging.getLogger(__name__)
-
-_SMALL = 2**20  # bytes; so much is proved at once where it is suspicious, and always fetched whole
-_FIRST = 2**16  # bytes from elsewhere that nobody reads before there are more of them, or a proof
 
 NoteSent = Callable[[str, Digest], Awaitable[None]]
 """Told that an upstream has sent the bytes of a digest, before they are kept."""
@@ -100,7 +87,6 @@ class Fill:
     _part: Part | None = None
     _has_copied = False  # something of it comes from another mirror
     is_of_another = False  # another upstream has sent what comes, to another mirror
-    is_too_large = False  # for the store, ever
 
     def __init__(
         self,
@@ -127,13 +113,13 @@ class Fill:
         self.digest = digest
         self.upstream = source.upstream
         self.authorities = Authorities(source)
-        is_small = promised is not None and promised <= _SMALL
+        is_small = promised is not None and promised <= SMALL
         self._wants = Wants(is_whole=pace.whole or is_doubted or is_small or not urgency.is_urgent)
         self.readers = Readers(metrics.fill_readers, deserted, self._wants, is_doubted=is_doubted)
         self.state = State.WAITING
         self._storage = storage
         self._proved = promised if is_size_proved else None
-        self._sizes = Sizes(promised or None)  # nothing is ever promised to be empty
+        self.sizes = Sizes(promised or None)  # nothing is ever promised to be empty
         self._pace = pace
         self._slots = slots
         self._sharer = self.upstream if is_shared else None
@@ -148,9 +134,7 @@ class Fill:
         self._writer: Writer | None = None
         self._crew: Crew | None = None
         self._senders: set[Sender] = set()
-        self._is_held = False  # what there is came from elsewhere, and might be anything
-        self._was_given_up = was_given_up
-        self._awaits_news = False  # readers do, of something new
+        self._admission = Admission(was_given_up=was_given_up)
         self.cut: Cut | None = None  # where the disk has refused to go on
         self.is_given_up = False  # for want of an answer, or of bytes
         self.began = clock()
@@ -176,17 +160,7 @@ class Fill:
     @property
     def size(self) -> int | None:
         """In bytes, by the best word there is."""
-        return self.promised if self.told is None else self.told
-
-    @property
-    def told(self) -> int | None:
-        """The size in bytes, by the word of whoever sends it."""
-        return self._sizes.told
-
-    @property
-    def promised(self) -> int | None:
-        """The size in bytes, by the word of a manifest."""
-        return self._sizes.promised
+        return self.sizes.promised if self.sizes.told is None else self.sizes.told
 
     def join(self, source: BlobSource, client: str | None, want: Want | None = None) -> None:
         """One more reader waits for it, on the authority of `source`; of this client.
@@ -272,7 +246,7 @@ class Fill:
                     self._part.starts_over()
                 await writer.discard()
                 writer.close()
-                self._sizes = Sizes(news.size)
+                self.sizes = Sizes(news.size)
                 writer = self._writer = await self._open()
                 await self._fetch(writer)
             self._prove(writer)
@@ -280,7 +254,9 @@ class Fill:
         except BaseException as error:
             if self.state is not State.ENDING:
                 self._move(State.ENDING)
-            await (writer.suspend() if self._is_worth_keeping(error) else writer.discard())
+            has_received = self._crew is not None and self._crew.received > 0
+            is_kept = is_continued(error, has_received=has_received)
+            await (writer.suspend() if is_kept else writer.discard())
             raise
         self._move(State.ENDED)
 
@@ -292,22 +268,16 @@ class Fill:
 
     async def _open(self) -> Writer:
         """Begin, or continue; what was promised is a hint, and cuts nothing of what is there."""
-        promised = self._sizes.promised
+        promised = self.sizes.promised
         is_proved = promised is not None and promised == self._proved
         writer = await self._storage.open_writer(
             self.upstream, self.digest, promised, is_size_proved=is_proved
         )
         if writer.size is None:
-            self._sizes.promised = None  # more is there than was promised: that was no promise
+            self.sizes.promised = None  # more is there than was promised: that was no promise
         if self._part is not None:
             self._part.write_to(writer)
         return writer
-
-    def _is_worth_keeping(self, error: BaseException) -> bool:
-        """Whether what is there is to be continued when somebody asks again."""
-        if isinstance(error, NoRoom):  # else it takes the room that others need
-            return self._crew is None or not self._crew.received
-        return isinstance(error, _CONTINUED) or not isinstance(error, Exception)
 
     async def _fetch(self, writer: Writer) -> None:
         """Fetch what is missing."""
@@ -340,7 +310,7 @@ class Fill:
             Odd: It is of another size than was expected.
             NoRoom, StoreError: The blob cannot be kept.
         """
-        sizes, writer = self._sizes, self._writer
+        sizes, writer = self.sizes, self._writer
         assert writer is not None  # noqa: S101 - a crew has one
         if not sizes.accepts(body.size, reach=writer.reach):
             if self._part is not None and (self._has_copied or body.copied_from is not None):
@@ -357,39 +327,23 @@ class Fill:
         sizes.begin(body.size)  # before anything is awaited: another body may come meanwhile
         if is_news:
             await writer.expect(body.size, is_whole=self._wants.is_whole)
-        if (sizes.told or 0) <= _SMALL:  # also ranges wait: the proof is near
+        if (sizes.told or 0) <= SMALL:  # also ranges wait: the proof is near
             self._wants.want_whole()
             self.readers.is_doubted = True
-        self._admit_readers(body, writer)
+        if self._admission.admits(body, sizes, written=writer.written):
+            self._let_in(writer)
         return sizes.told
 
-    def _admit_readers(self, body: Body, writer: Writer) -> None:
-        """Let readers in, unless something has to come, or to be proved, before that."""
-        told = self._sizes.told
-        if told == 0 or (self._sizes.is_odd and (told or 0) <= _SMALL):
-            return
-        is_first = self.state is State.CONNECTING and (told or writer.written) <= _FIRST
-        if is_first and (body.is_from_elsewhere or self._is_held):
-            self._is_held = True
-        elif self._was_given_up:
-            self._awaits_news = True
-        else:
-            self._let_in()
-
-    def _let_in(self) -> None:
-        assert self._writer is not None  # noqa: S101 - what came is in one
-        self._is_held = False
-        self.readers.let_in(self._writer, self._sizes.told)
+    def _let_in(self, writer: Writer) -> None:
+        self.readers.let_in(writer, self.sizes.told)
         if self.state is State.CONNECTING:
             self._move(State.STREAMING)
 
     def _progressed(self) -> None:
         """More bytes are there."""
-        if self._awaits_news:
-            self._awaits_news = self._was_given_up = False
-            self._let_in()
-        if self._is_held and self._writer is not None and self._writer.written > _FIRST:
-            self._let_in()
+        writer, admission = self._writer, self._admission
+        if admission.is_pending and writer is not None and admission.admits_after(writer.written):
+            self._let_in(writer)
         if self._part is not None:
             self._part.progressed()
         self.readers.wake()
@@ -446,7 +400,6 @@ class Fill:
             self._note_fault("fill", error)
             error = Unavailable("the mirror has a fault of its own; see its log")
         elif isinstance(error, StoreError):
-            self.is_too_large = isinstance(error, TooLarge)
             self._cut_off(error)
         elif not isinstance(error, Rested):
             self.is_given_up = isinstance(error, Unavailable)
@@ -455,8 +408,7 @@ class Fill:
                 extra=fields(digest=self.digest, upstream=self.upstream),
             )  # fmt: skip
         self._end(error)
-        kinds = (kind for kind in _OUTCOMES if isinstance(error, kind))
-        return _OUTCOMES.get(next(kinds, StoreError), FillOutcome.FAILED)
+        return outcome_of(error)
 
     def _cut_off(self, error: StoreError) -> None:
         """Note up to where there is something; readers get the rest past the disk."""
@@ -464,7 +416,7 @@ class Fill:
         if writer is None or self._crew is None or not self._crew.received:
             return  # nobody has read anything
         prefix = Prefix(writer.hasher(), frozenset(self._senders))
-        self.cut = Cut(writer.written, self.told, prefix, error.explanation)
+        self.cut = Cut(writer.written, self.sizes.told, prefix, error.explanation)
         _logger.warning(
             "fill given up; its readers get the rest past the disk: %s", error,
             extra=fields(
@@ -485,15 +437,3 @@ class _StartOver(Exception):
     def __init__(self, size: int) -> None:
         super().__init__(f"start over at {size} bytes")
         self.size = size
-
-
-_CONTINUED = (Unavailable, Missing, Denied)  # after these, what is there is worth keeping
-
-_OUTCOMES: dict[type[RegistryError], FillOutcome] = {
-    NoRoom: FillOutcome.NO_ROOM,
-    DigestMismatch: FillOutcome.MISMATCH,
-    Rested: FillOutcome.RESTED,
-    Missing: FillOutcome.MISSING,
-    Denied: FillOutcome.DENIED,
-    Unavailable: FillOutcome.UNAVAILABLE,
-}

@@ -279,13 +279,14 @@ class Fills:
             self._given_up[key] = None
         elif not fill.is_over:
             self._given_up.pop(key, None)
+        is_too_large = isinstance(fill.readers.error, TooLarge)
         if fill.cut is not None:
             self._note_cut(key, fill.cut)
-            if not fill.is_too_large:
+            if not is_too_large:
                 self._trouble = (self._clock(), fill.cut.why)
-        if not fill.is_too_large:
+        if not is_too_large:
             return
-        if fill.told is not None:
-            self._told[key] = fill.told
+        if fill.sizes.told is not None:
+            self._told[key] = fill.sizes.told
             self._proved.pop(key, None)
-        self._too_large[key] = fill.promised if fill.told is None else fill.told
+        self._too_large[key] = fill.size

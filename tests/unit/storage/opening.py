@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mirror.oci.compact import unpack
 from mirror.oci.digest import Digest, digest_of
+from mirror.storage.building import open_storage
 from mirror.storage.policy import Policy
 from mirror.storage.ports import OpenBlob, Storage, Writer
 from mirror.storage.scrub import ScrubPace
@@ -44,7 +45,7 @@ async def open_store(
     What counts is the content alone, so that examples can be small.
     """
     faults: list[Exception] = []
-    async with LocalStorage.open(
+    async with open_storage(
         root,
         Limits(max_size, min_free),
         keep_partial_for=keep_partial_for,

@@ -6,6 +6,7 @@ from typing import Any
 
 from mirror.oci.digest import Digest, digest_of
 from mirror.storage.files import SizedFile
+from mirror.storage.open_files import OpenFiles
 from mirror.storage.openings import Openings
 from mirror.storage.states import PartialKey, States
 
@@ -45,8 +46,12 @@ async def test_an_opening_that_came_to_nothing_joins_who_was_faster(tmp_path: Pa
     """The blob is committed anew while its file is being opened, and opened by somebody else."""
     (tmp_path / "blob").write_bytes(CONTENT)
     gated: Any = Gated(tmp_path / "blob")
-    states = States()
-    openings = Openings(gated, gated, states, gated, gated, clock=lambda: 0.0)
+    opened = OpenFiles()
+    states = States(opened)
+    openings = Openings(
+        files=gated, opened=opened, index=gated, states=states, adoption=gated, damage=gated,
+        clock=lambda: 0.0,
+    )  # fmt: skip
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         slow = tasks.create_task(openings.open(DIGEST))
         await until_asked(gated, 1)
@@ -64,6 +69,6 @@ async def test_an_opening_that_came_to_nothing_joins_who_was_faster(tmp_path: Pa
     assert len(gated.gates) == 2, "what is open already is not opened once more"
     for _ in range(2):
         read.close()
-    for blob in states.close_pool():
+    for blob in opened.close_pool():
         blob.file.close()
     assert all(file.closed for file in gated.opened)
