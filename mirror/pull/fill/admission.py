@@ -22,13 +22,12 @@ _FIRST = 2**16  # bytes from elsewhere that nobody reads before there are more o
 class Admission:
     """What the readers of one fill wait for. `was_given_up`: the fill before was.
 
-    `is_pending`: they may be let in by what comes next; ask `admits_after`.
+    `is_pending`: they may be let in by what comes next; `admits_after` is asked only then.
     """
 
     def __init__(self, *, was_given_up: bool) -> None:
         self.is_pending = False
         self._was_given_up = was_given_up
-        self._awaits_news = False
         self._is_held = False  # what there is came from elsewhere, and might be anything
         self._are_in = False
 
@@ -42,16 +41,15 @@ class Admission:
             self._is_held = self.is_pending = True
             return False
         if self._was_given_up:
-            self._awaits_news = self.is_pending = True
+            self.is_pending = True
             return False
         self._let_in()
         return True
 
     def admits_after(self, written: int) -> bool:
         """Whether they are let in now that more has come: so much is there."""
-        if self._awaits_news:
-            self._awaits_news = self._was_given_up = False
-        elif not self._is_held or written <= _FIRST:
+        self._was_given_up = False
+        if self._is_held and written <= _FIRST:
             return False
         self._let_in()
         return True

@@ -84,3 +84,11 @@ def test_after_a_fill_that_was_given_up_readers_wait_for_the_first_new_byte() ->
     assert admission.admits_after(1)
     assert _admits(admission, 5)
     assert not admission.is_pending
+
+
+def test_news_after_a_fill_that_was_given_up_is_no_proof_of_what_comes_from_elsewhere() -> None:
+    admission = Admission(was_given_up=True)
+    assert not _admits(admission, None)
+    assert not _admits(admission, None, is_from_elsewhere=True)
+    assert not admission.admits_after(1)
+    assert admission.admits_after(LITTLE + 1)
