@@ -101,7 +101,7 @@ class Courses:
             while content.size < length:
                 await self.make_room(None, _COPIED)
                 step = min(_COPIED, length - content.size)
-                await content.append(await find_origin().content.read(content.size, step))
+                await content.append(await find_origin().read(content.size, step))
         except BaseException:
             content.close()
             await spool.remove()
@@ -159,6 +159,8 @@ class Courses:
 
     async def drop(self, course: Course) -> None:
         """It is not wanted any more. Raises StoreError."""
+        if course.is_dropped:
+            return
         self._let_go(course)
         courses = self._courses.get(course.repository, [])
         if course in courses:

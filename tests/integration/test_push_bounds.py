@@ -166,6 +166,33 @@ async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_ag
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
 
 
+async def test_what_another_gives_up_while_upstream_is_asked_is_sent_from_here(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+) -> None:
+    takes_pushes.mounts = False
+    upstream.add(BASE, "library/base", "1")
+    mirror = await start_pushing(start_mirror, upstream)
+    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
+    pusher, query = Pusher(mirror.client, NAME), f"?mount={LAYER}&from=library/base"
+    await pusher.blob(BASE.blobs[LAYER])
+    del upstream.repositories[NAME].blobs[LAYER]
+    another = await pusher.begin()
+    await another.patch(BASE.blobs[LAYER])
+    sending = takes_pushes.hold(after=1000)
+    async with asyncio.TaskGroup() as tasks:
+        giving_up = tasks.create_task(another.put(b"", LAYER))
+        await sending.reached()
+        asking = upstream.hold(LAYER)
+        mounting = tasks.create_task(pusher.post(query))
+        await asking.reached()
+        assert (await another.cancel()).status == 204
+        asking.open()
+        sending.open()
+    assert giving_up.result().status == 404
+    assert mounting.result().status == 201
+    assert held(upstream, LAYER) == BASE.blobs[LAYER]
+
+
 async def test_what_is_here_of_another_registry_is_sent_from_here(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
