@@ -210,6 +210,21 @@ async def test_what_another_gives_up_while_upstream_is_asked_is_sent_from_here(
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
 
 
+async def test_where_upstream_does_not_say_what_it_has_one_upload_is_left_there(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+) -> None:
+    takes_pushes.mounts = False
+    upstream.add(BASE, "library/base", "1")
+    mirror = await start_pushing(start_mirror, upstream)
+    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
+    pusher = Pusher(mirror.client, NAME)
+    await pusher.blob(BASE.blobs[LAYER])
+    upstream.fault(kind="blob", method="HEAD", status=503)
+    assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 202
+    await upstream.was_asked("upload", method="DELETE", ended=True)
+    assert len(takes_pushes.uploads) == 1
+
+
 async def test_what_is_here_of_another_registry_is_sent_from_here(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
