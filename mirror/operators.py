@@ -75,7 +75,7 @@ def _overview(
     overview = Overview(
         Watched(
             lambda: reloading.config, built.fills, lambda: built.upstreams.configured,
-            lambda: store.totals, lambda: store.taken, store.find_trouble,
+            lambda: store.totals, lambda: store.taken, store.find_free, store.find_trouble,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
             lambda: [_push(it, parts.private) for it in built.uploads.courses.on_their_way()],

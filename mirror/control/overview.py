@@ -1,11 +1,9 @@
 """What the mirror is doing, as operators are told: read from its parts when somebody asks."""
 
 import asyncio
-import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mirror import __version__
 from mirror.config import Config
@@ -40,6 +38,7 @@ class Parts:
     registries: Callable[[], Mapping[str, Registry]]
     totals: Callable[[], StoreTotals]
     disk: Callable[[], int]  # bytes that all of the store takes of it
+    find_free: Callable[[], Awaitable[int]]  # bytes of it that are free now
     find_disk_trouble: Callable[[], Awaitable[str | None]]  # why nothing new can be kept now
     traffic: Traffic
     gather: Callable[[], Awaitable[None]]  # has `traffic` brought up to date
@@ -161,7 +160,7 @@ class Overview:
     async def store(self) -> models.Store:
         """The store, against its limits."""
         settings = self._parts.config().store
-        free = await asyncio.to_thread(_free, settings.root)
+        free = await self._parts.find_free()
         totals = self._parts.totals()  # with all that is told beside it, of the same moment
         return models.Store(
             root=str(settings.root),
@@ -289,7 +288,3 @@ def _troubles(endpoints: Collection[models.Endpoint]) -> list[models.Problem]:
             what = f"{one.url} ({one.upstream}) limits our rate of requests for {pause.requests}"
             found.append(models.Problem(what=what, why=f"429; for {pause.seconds:.0f} s more"))
     return found
-
-
-def _free(root: Path) -> int:
-    return shutil.disk_usage(root).free

@@ -102,11 +102,13 @@ class Course(Stateful):
         self.leader = ""  # the upload that has brought the last bytes
         self.followers: set[Follower] = set()
         self.error: RegistryError | None = None
+        self.is_dropped = False  # nothing can be read of it any more
         self._means = means
         self._caution = caution
         self._denied: Target | None = None  # by whom it was tried in vain
         self._bearings = Bearings(caution, means.policy, standing, must_ask=is_found)
         self._is_extending = False
+        self._reads = 0  # that are under way
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -158,15 +160,24 @@ class Course(Stateful):
         """How a piece is like what is here from `offset` on. Raises StoreError."""
         there = min(max(0, self.size - offset), len(piece))
         is_closed = self.sealed is not None or self.is_over or not isinstance(self.content, Spooled)
-        if offset > self.size or self.state is CourseState.FAILED:
+        if offset > self.size or self.state is CourseState.FAILED or self.is_dropped:
             return Alike(0, is_equal=False, is_closed=True)
         position = offset
         while position < offset + there:
-            found = await self.content.read(position, offset + there - position)
+            found = await self.read(position, offset + there - position)
             if found != piece[position - offset : position - offset + len(found)]:
                 return Alike(0, is_equal=False, is_closed=True)
             position += len(found)
         return Alike(there, is_equal=True, is_closed=is_closed)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """As its content says; whoever drops it meanwhile waits for that. Raises StoreError."""
+        self._reads += 1
+        try:
+            return await self.content.read(offset, length)
+        finally:
+            self._reads -= 1
+            self._tell()
 
     async def extend(self, offset: int, piece: bytes, leader: str) -> bool:
         """Take what follows; False: something else has happened meanwhile.
@@ -249,12 +260,14 @@ class Course(Stateful):
 
     async def drop(self) -> None:
         """It is not wanted: the registry is told, and nothing is kept. Raises StoreError."""
+        self.is_dropped = True
         if not self.is_over:
             self._fail(Missing(ErrorCode.BLOB_UPLOAD_UNKNOWN, "the upload was given up"))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
         try:
+            await self._until(lambda: not self._reads)
             if isinstance(self.content, Spooled):
                 await self.content.spool.remove()
         finally:

@@ -101,7 +101,7 @@ class Courses:
             while content.size < length:
                 await self.make_room(None, _COPIED)
                 step = min(_COPIED, length - content.size)
-                await content.append(await find_origin().content.read(content.size, step))
+                await content.append(await find_origin().read(content.size, step))
         except BaseException:
             content.close()
             await spool.remove()
@@ -127,20 +127,26 @@ class Courses:
             await self.drop(min(idle, key=lambda it: it.since))
 
     def _of_who_has_most(self, growing: Course | None, size: int, limit: int) -> list[Course]:
-        """What a client brings that has more than its share of the disk, for one that has less."""
+        """What a client brings that has more than its share of the disk, for one that has less.
+
+        What several bring counts for each of them, and stays for one that has no more than that:
+        who comes from two addresses has the shares of both, and no more.
+        """
         held, asking = Counter[str | None](), client.get()
         held[asking] += size
         for it in self:
             if isinstance(it.content, Spooled) and not it.is_over:
                 held.update(dict.fromkeys(_clients_of(it), it.size))
-        [(most, _)] = held.most_common(1)
-        if most == asking or held[asking] * len(held) > limit:
+        rich = {one for one, size in held.items() if size * len(held) > limit}
+        if asking in rich:
             return []
-        return [
+        theirs = [
             it for it in self
-            if it is not growing and not it.is_over and _clients_of(it) == {most}
+            if it is not growing and not it.is_over and _clients_of(it) <= rich
             and isinstance(it.content, Spooled)
         ]  # fmt: skip
+        most = max((held[one] for it in theirs for one in _clients_of(it)), default=0)
+        return [it for it in theirs if any(held[one] == most for one in _clients_of(it))]
 
     async def _make_place(self) -> None:
         """See that there are not too many files: each is open, however little is in it.
@@ -159,6 +165,8 @@ class Courses:
 
     async def drop(self, course: Course) -> None:
         """It is not wanted any more. Raises StoreError."""
+        if course.is_dropped:
+            return
         self._let_go(course)
         courses = self._courses.get(course.repository, [])
         if course in courses:

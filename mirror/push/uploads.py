@@ -15,8 +15,8 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from weakref import WeakValueDictionary
 
 from mirror.config import Push
@@ -260,8 +260,6 @@ class Uploads:
                     await self.cancel(upload)
                 raise
             if upload.has_ended:  # it was cancelled meanwhile
-                if not course.followers:
-                    await self.courses.drop(course)
                 raise gone()
             assert upload.target is not None  # noqa: S101 - a request is under way
             upload.follow([course])
@@ -283,18 +281,34 @@ class Uploads:
         standing: Standing,
     ) -> None:  # fmt: skip
         """Send a blob that is here; return when the registry has it. Raises RegistryError."""
+        with ExitStack() as spare:
+            spare.callback(content.close)
+            spare.callback(self._give_up, target, standing)
+            for course in self.courses.find(repository):
+                if (
+                    course.sealed != digest
+                    or course.state is CourseState.FAILED
+                    or course.is_dropped
+                ):
+                    continue  # also where that has come about while another was asked after
+                async with self._following(course):
+                    if await is_there_yet(course, target):
+                        spare.close()
+                        await course.finish(digest, target)
+                        return
+            spare.pop_all()
+        course = self.courses.add(repository, content, standing)
+        async with self._following(course):
+            await course.finish(digest, target)
+
+    @asynccontextmanager
+    async def _following(self, course: Course) -> AsyncIterator[None]:
+        """Have nobody drop it inside the block; after that it is not wanted, but by others."""
         waiting = Follower()
         waiting.requests = 1
-        for course in self.courses.find(repository):
-            if course.sealed == digest and await is_there_yet(course, target):
-                content.close()
-                self._give_up(target, standing)
-                break
-        else:
-            course = self.courses.add(repository, content, standing)
         course.followers.add(waiting)
         try:
-            await course.finish(digest, target)
+            yield
         finally:
             course.followers.discard(waiting)
             if not course.followers:
@@ -330,7 +344,10 @@ class Uploads:
             compared = [await course.compare(offset, piece) for course in courses]
             match decide(len(piece), compared):
                 case Follow(kept) if courses:
-                    self._follow(upload, [courses[place] for place in kept])
+                    there = [courses[place] for place in kept if not courses[place].is_dropped]
+                    if not there:  # they have gone while others were compared
+                        continue
+                    self._follow(upload, there)
                     self._means.counts.spared(upload.repository.namespace, len(piece))
                     return
                 case Extend(chosen, there):
@@ -354,21 +371,20 @@ class Uploads:
                 course.go_on(upload.target)
 
     async def _follow_own(self, upload: Upload, length: int) -> Course:
-        own = await self._make_own(upload, length)
-        if upload.has_ended:
-            await self.courses.drop(own)
-            raise gone()
-        self._follow(upload, [own])
-        return own
-
-    async def _make_own(self, upload: Upload, length: int) -> Course:
-        """A course of its own, with so many bytes of what it has followed."""
+        """Have it follow a course of its own, with so many bytes of what it has followed."""
         content = await self.courses.copy(length, upload.guide)
         standing, upload.standing = upload.standing, None
-        course = self.courses.add(upload.repository, content, standing)
-        course.leader = upload.identity
-        await self._means.keep(course)
-        return course
+        own = self.courses.add(upload.repository, content, standing)
+        own.leader = upload.identity
+        if upload.has_ended:  # it was cancelled meanwhile
+            await self.courses.drop(own)
+            raise gone()
+        upload.follow([own])  # at once: what nobody follows makes room for others
+        await self._means.keep(own)
+        if upload.has_ended:
+            raise gone()
+        own.go_on(upload.target)
+        return own
 
     async def _find_whole(self, upload: Upload, digest: Digest) -> Course:
         """The course that is all of the upload, and is what `digest` names.
@@ -387,13 +403,9 @@ class Uploads:
             is_known = True
             if course.size == upload.position and not course.sealed:
                 return course
-        course = await self._make_own(upload, upload.position)
+        course = await self._follow_own(upload, upload.position)
         if not is_known:
-            try:
-                await self._prove(course, digest)
-            except RegistryError:
-                await self.courses.drop(course)
-                raise
+            await self._prove(course, digest)
         return course
 
     async def _prove(self, course: Course, digest: Digest) -> None:

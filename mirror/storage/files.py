@@ -24,6 +24,7 @@ from mirror.oci.digest import Chunk, Digest, Hasher, parse_digest
 from mirror.oci.errors import RegistryError, StoreError
 from mirror.sqlite import aside
 from mirror.storage import partial as partials
+from mirror.storage.asking import Asking, DoesNotAnswer
 from mirror.storage.errors import translated
 from mirror.storage.hashing import PIECE
 from mirror.storage.partial import Partial
@@ -60,6 +61,7 @@ class Files:
         self._partial = root / "partial"
         self._quarantine = Quarantine(root / "quarantine", most=max_quarantine)
         self._threads = threads or Threads()
+        self._probing = Asking(lambda: self._threads.begin(self._probe, bytes(_PROBED)))
         self._lock: FileIO | None = None
 
     async def prepare(self) -> None:
@@ -79,9 +81,16 @@ class Files:
             await self._threads.slow(self._make_shelves)
 
     async def probe(self) -> None:
-        """Prove that bytes can be written to the directories. Raises StoreError."""
-        with translated():
-            await self._threads.slow(self._probe, bytes(_PROBED))
+        """Prove that bytes can be written to the directories.
+
+        Raises:
+            StoreError: They cannot; or nobody knows, since the disk does not answer.
+        """
+        try:
+            with translated():
+                await self._probing.answer()
+        except DoesNotAnswer as error:
+            raise StoreError(f"the disk of {self.root} does not answer") from error
 
     def close(self) -> None:
         """End the threads, and let another mirror use the directory."""

@@ -235,6 +235,13 @@ class LocalStorage:
             return str(error)
         return None
 
+    async def find_free(self) -> int:
+        """Bytes of the file system that are free for us: the disk is asked now. Raises StoreError.
+
+        Where it does not answer, as of the last look.
+        """
+        return await self._parts.usage.find_free()
+
     # Writing
 
     async def open_writer(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.storage import extents
+from mirror.storage.asking import Asking, DoesNotAnswer
 from mirror.storage.errors import translated
 from mirror.storage.threads import Threads
 
@@ -44,6 +45,7 @@ class Usage:
         self._looks = 0
         self.block = 1  # bytes
         self.last = Look(0, 0)
+        self._asking_free = Asking(lambda: self._threads.begin(self._find_free))
 
     async def prepare(self) -> None:
         """Find out how large a block is. Raises StoreError."""
@@ -56,6 +58,17 @@ class Usage:
         with translated():
             self.last = await self._threads.quick(self._look)
         return self.last
+
+    async def find_free(self) -> int:
+        """Bytes of the file system that are free for us now.
+
+        As of the last look, where it does not answer. Raises StoreError.
+        """
+        with translated():
+            try:
+                return await self._asking_free.answer()
+            except DoesNotAnswer:
+                return self.last.free
 
     def whole(self, size: int) -> int:
         """What a file of `size` bytes takes."""
@@ -71,9 +84,11 @@ class Usage:
         self._looks += 1
         files = {path.name: _taken(path) for path in self._root.iterdir() if not path.is_dir()}
         logs = sum(max(0, _LOG - files.get(name, 0)) for name in _LOGS)
+        return Look(self._find_free(), sum(files.values()) + logs + self._directories)
+
+    def _find_free(self) -> int:
         status = os.statvfs(self._root)
-        free = status.f_bavail * status.f_frsize
-        return Look(free, sum(files.values()) + logs + self._directories)
+        return status.f_bavail * status.f_frsize
 
     def _measure_directories(self) -> int:
         spread = list(self._root.glob("blobs/*/*"))

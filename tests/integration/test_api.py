@@ -12,8 +12,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from mirror.control import overview
 from mirror.control.models import Status
+from mirror.storage.usage import Usage
 from tests.conftest import StartMirror
 from tests.support.client import Answer, get
 from tests.support.clock import FakeClock
@@ -91,17 +91,19 @@ async def test_store_and_fills_are_of_the_same_moment(
     app: Image,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked, may_answer, free = threading.Event(), threading.Event(), overview._free  # noqa: SLF001 - to have it wait
+    asked, may_answer = threading.Event(), threading.Event()
+    find_free = Usage._find_free  # noqa: SLF001 - to have it wait
 
-    def free_later(root: Path) -> int:
-        asked.set()
-        may_answer.wait(20)
-        return free(root)
+    def find_free_later(usage: Usage) -> int:
+        if not asked.is_set():  # who makes room for the fill asks, too
+            asked.set()
+            may_answer.wait(20)
+        return find_free(usage)
 
     async def no_fill_is_active() -> bool:
         return await mirror.metric("mirror_fills_active") == 0
 
-    monkeypatch.setattr(overview, "_free", free_later)
+    monkeypatch.setattr(Usage, "_find_free", find_free_later)
     async with asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(status(mirror))
         await asyncio.to_thread(asked.wait, 20)

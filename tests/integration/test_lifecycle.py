@@ -1,6 +1,7 @@
 """Start and stop, by the real command line: what goes on, what is kept, what is told."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from mirror.config import parse
 from tests.support.client import get
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
-from tests.support.process import CHILD_ENVIRONMENT, free_port, run, until
+from tests.support.process import CHILD_ENVIRONMENT, answers, free_port, run, until
 from tests.support.tls import Authority
 from tests.support.upstream import ScriptedRegistry
 
@@ -332,6 +334,28 @@ async def test_a_store_that_breaks_fails_no_pull(
         return "not kept" in mirror.process.log()
 
     await until(is_told)
+
+
+async def test_whoever_watches_a_disk_that_hangs_takes_no_thread_from_pulls(
+    mirror: MirrorProcess, app: Image
+) -> None:
+    """As when a file server is away for a while: here, what the disk is asked by is a pipe."""
+    probe = mirror.store_root / "blobs" / ".probe"
+    os.mkfifo(probe)
+    readiness = f"{mirror.admin_url}/readyz"
+    try:
+        for _ in range(2):  # more than there are threads for
+            await asyncio.gather(*(answers(readiness) for _ in range(40)))
+        await mirror.client.manifest("org/app", "1")
+        for digest in app.blobs:
+            assert (await mirror.client.blob("org/app", digest)).digest == digest
+        await mirror.until_metric("mirror_fills_total", len(app.blobs), outcome="committed")
+        assert (await get(readiness)).status == 503
+        status = json.loads((await get(f"{mirror.admin_url}/status")).body)
+        assert any("does not answer" in problem["why"] for problem in status["problems"])
+    finally:
+        os.close(os.open(probe, os.O_RDONLY | os.O_NONBLOCK))  # the disk is back
+    await until(partial(answers, readiness))
 
 
 def configuration(directory: Path) -> dict[str, Any]:

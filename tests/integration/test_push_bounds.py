@@ -14,7 +14,7 @@ from tests.support.clock import FakeClock
 from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.process import run, until
-from tests.support.pusher import Pusher, codes
+from tests.support.pusher import Pusher, Upload, codes
 from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
 from tests.support.require import require
 from tests.support.uploads import Pushes
@@ -88,26 +88,43 @@ async def test_where_there_is_no_room_the_client_is_told_and_what_rests_makes_so
     assert await pusher.blob(LARGE) == DIGEST
 
 
+@pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "127.0.0.3")])
 async def test_who_has_more_of_the_disk_than_others_makes_room_for_them(
-    upstream: ScriptedRegistry, start_mirror: StartMirror
+    upstream: ScriptedRegistry, start_mirror: StartMirror, addresses: tuple[str, ...]
 ) -> None:
+    """Also who brings the same from two addresses, such as those of IPv4 and IPv6."""
     mirror = await start_pushing(start_mirror, upstream, push={"max_spool": "8 MiB"})
-    pusher, host = Pusher(mirror.client, NAME), mirror.host.partition(":")
     async with AsyncExitStack() as stack:
         for seed in (31, 32):  # which never end
-            upload, content = await pusher.begin(), random_bytes(7 * MIB // 2, seed=seed)
-            _, writer = await asyncio.open_connection(host[0], int(host[2]))
-            stack.callback(writer.close)
-            writer.write(f"PATCH {upload.location} HTTP/1.1\r\nHost: x\r\n".encode())
-            writer.write(f"Content-Length: {len(content) + 1}\r\n\r\n".encode() + content)
-            await writer.drain()
+            content = random_bytes(7 * MIB // 2, seed=seed)
+            for address in addresses:
+                upload = await (await _pusher_at(address, mirror, stack)).begin()
+                await _bring_all_but_one_byte(upload, content, mirror, stack)
         await mirror.until_metric("mirror_push_spool_bytes", 7 * MIB)
+        brought = 7 * MIB * len(addresses)
+        await mirror.until_metric("mirror_push_received_bytes_total", brought)
+        pusher = await _pusher_at(addresses[-1], mirror, stack)
         answer = await (await pusher.begin()).patch(LARGE)
         assert (answer.status, codes(answer)) == (507, ["SIZE_INVALID"])
-        other = TCPConnector(local_addr=("127.0.0.2", 0))
-        session = await stack.enter_async_context(ClientSession(connector=other))
-        assert await Pusher(Client(session, mirror.url), NAME).blob(LARGE) == DIGEST
+        other = await _pusher_at("127.0.0.2", mirror, stack)
+        assert await other.blob(LARGE) == DIGEST
     assert held(upstream, DIGEST) == LARGE
+
+
+async def _pusher_at(address: str, mirror: InnerMirror, stack: AsyncExitStack) -> Pusher:
+    session = ClientSession(connector=TCPConnector(local_addr=(address, 0)))
+    return Pusher(Client(await stack.enter_async_context(session), mirror.url), NAME)
+
+
+async def _bring_all_but_one_byte(
+    upload: Upload, content: bytes, mirror: InnerMirror, stack: AsyncExitStack
+) -> None:
+    host, _, port = mirror.host.partition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    stack.callback(writer.close)
+    writer.write(f"PATCH {upload.location} HTTP/1.1\r\nHost: x\r\n".encode())
+    writer.write(f"Content-Length: {len(content) + 1}\r\n\r\n".encode() + content)
+    await writer.drain()
 
 
 async def test_a_disk_that_is_full_fails_the_push_and_nothing_else(
@@ -164,6 +181,48 @@ async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_ag
     del upstream.repositories[NAME].blobs[LAYER]
     assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 201
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
+
+
+async def test_what_another_gives_up_while_upstream_is_asked_is_sent_from_here(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+) -> None:
+    takes_pushes.mounts = False
+    upstream.add(BASE, "library/base", "1")
+    mirror = await start_pushing(start_mirror, upstream)
+    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
+    pusher, query = Pusher(mirror.client, NAME), f"?mount={LAYER}&from=library/base"
+    await pusher.blob(BASE.blobs[LAYER])
+    del upstream.repositories[NAME].blobs[LAYER]
+    another = await pusher.begin()
+    await another.patch(BASE.blobs[LAYER])
+    sending = takes_pushes.hold(after=1000)
+    async with asyncio.TaskGroup() as tasks:
+        giving_up = tasks.create_task(another.put(b"", LAYER))
+        await sending.reached()
+        asking = upstream.hold(LAYER)
+        mounting = tasks.create_task(pusher.post(query))
+        await asking.reached()
+        assert (await another.cancel()).status == 204
+        asking.open()
+        sending.open()
+    assert giving_up.result().status == 404
+    assert mounting.result().status == 201
+    assert held(upstream, LAYER) == BASE.blobs[LAYER]
+
+
+async def test_where_upstream_does_not_say_what_it_has_one_upload_is_left_there(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+) -> None:
+    takes_pushes.mounts = False
+    upstream.add(BASE, "library/base", "1")
+    mirror = await start_pushing(start_mirror, upstream)
+    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
+    pusher = Pusher(mirror.client, NAME)
+    await pusher.blob(BASE.blobs[LAYER])
+    upstream.fault(kind="blob", method="HEAD", status=503)
+    assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 202
+    await upstream.was_asked("upload", method="DELETE", ended=True)
+    assert len(takes_pushes.uploads) == 1
 
 
 async def test_what_is_here_of_another_registry_is_sent_from_here(

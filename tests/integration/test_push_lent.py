@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.faults import Asked
 from tests.support.images import digest_of, random_bytes
-from tests.support.mirror import InnerMirror
+from tests.support.mirror import InnerMirror, Mirror, running_mirror, upstream_at
 from tests.support.process import until
 from tests.support.pusher import Pusher, Upload, codes
 from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
@@ -55,12 +56,15 @@ class Wire:
         return int(head.split()[1]), head.lower()
 
     async def end(self) -> bytes:
-        """What comes until the mirror hangs up."""
-        return await self._reader.read()
+        """What comes until the mirror hangs up, or breaks the connection."""
+        try:
+            return await self._reader.read()
+        except ConnectionResetError:
+            return b""
 
 
 @asynccontextmanager
-async def wire_to(mirror: InnerMirror) -> AsyncIterator[Wire]:
+async def wire_to(mirror: Mirror) -> AsyncIterator[Wire]:
     host, _, port = mirror.host.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -148,6 +152,22 @@ async def test_a_client_that_brings_nothing_any_more_is_let_go(
         assert await wire.end() == b""
     assert (await upload.bring(LARGE[2 * MIB :])).status == 202
     assert (await upload.put(b"", DIGEST)).status == 201
+
+
+async def test_a_client_that_brings_nothing_any_more_is_let_go_when_the_mirror_stops(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """As for who sends in chunked coding: it hears nothing of upstream, and tries again."""
+    settings = {"docker.io": upstream_at(upstream.url) | {"push": "client"}}
+    server = {"drain_timeout": "3s"}
+    async with running_mirror(tmp_path, settings, server=server) as mirror:
+        upload = await Pusher(mirror.client, NAME).begin()
+        async with wire_to(mirror) as wire:
+            wire.send("PATCH", upload.location, LARGE[: 3 * MIB], len(LARGE))
+            await until(has_come(upload, 3 * MIB))
+            await mirror.process.stop()
+            assert not await wire.end()
+    assert "the server ends" in mirror.process.log()
 
 
 async def test_a_client_may_have_days_to_bring_something(

@@ -24,10 +24,13 @@ _CUT = 2**18  # bytes of a chunk
 _MOST = 2**25  # bytes of all that is gathered
 _LEAST = 2**16  # bytes that one body may have of it, however many there are
 _CHUNKS = 256  # of a body: each takes more than its bytes
+_ENDS = "the body is cut: the server ends"
 _WORTH = 2**20  # bytes of a body for which its connection is lent
 
 
 class _Connection(Protocol):
+    is_cut: bool
+
     def lend(self, body: StreamReader) -> bytes | None: ...
     def give_back(self, body: StreamReader, *, is_whole: bool) -> None: ...
 
@@ -40,6 +43,9 @@ async def lending(
 
     It is lent where that is worth it (None: it is to be read here). Where the block fails,
     not all of it was taken: the connection ends with the response, which has to say so.
+
+    Raises:
+        ConnectionError: The server ends.
     """
     length, connection = request.content_length, cast("_Connection", request.protocol)
     if length is None or length < _WORTH or request.content.is_eof():
@@ -56,6 +62,10 @@ async def lending(
         with socket.socket(fileno=descriptor) as shared:
             yield Bulk(begun), Loan(shared, length - len(begun), min(patience, MOST_PATIENCE))
         is_whole = True
+    except asyncio.CancelledError as error:
+        if connection.is_cut:
+            raise ConnectionError(_ENDS) from error
+        raise
     finally:
         connection.give_back(request.content, is_whole=is_whole)
 
@@ -163,7 +173,7 @@ class _Heap:
         except Exception as error:  # noqa: BLE001 - it is told to whoever takes
             self._error = error
         except asyncio.CancelledError:  # where it is aiohttp's, which ends, somebody takes
-            self._error = ConnectionError("the body is cut: the server ends")
+            self._error = ConnectionError(_ENDS)
             raise
         finally:
             self._has_ended = True

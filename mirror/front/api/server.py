@@ -53,8 +53,8 @@ class Server(web.Server):
 
 class _Connection(web.RequestHandler):
     __slots__ = (
-        "_ahead", "_deadline", "_frontend", "_is_lost", "_is_spoilt", "_number", "_queued",
-        "_request_timeout", "_taken", "_unread", "_when_lost",
+        "_ahead", "_deadline", "_frontend", "_is_lent", "_is_lost", "_is_spoilt", "_number",
+        "_queued", "_request_timeout", "_taken", "_unread", "_when_lost", "is_cut",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend, server: Server, number: int, **settings: object) -> None:
@@ -65,6 +65,8 @@ class _Connection(web.RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
         self._when_lost: Callable[[], None] | None = None
+        self._is_lent = False
+        self.is_cut = False  # in the middle of a body that was lent, since the server ends
         self._is_spoilt = False  # by what is no request, or was lent: nothing more is read
         self._ahead = 0  # bytes that have come since a request began to wait behind others
         self._queued = 0  # requests, when that was last looked at
@@ -104,7 +106,7 @@ class _Connection(web.RequestHandler):
         begun = bytearray()
         while some := body.read_nowait():  # where too much had come, there is more behind it
             begun += some
-        self._is_spoilt = True
+        self._is_spoilt = self._is_lent = True
         self.transport.pause_reading()
         return bytes(begun)
 
@@ -113,6 +115,7 @@ class _Connection(web.RequestHandler):
 
         Else it is nothing any more, and the connection ends with the response.
         """
+        self._is_lent = False
         if self.transport is None or self.transport.is_closing():
             return
         if not is_whole:
@@ -127,6 +130,22 @@ class _Connection(web.RequestHandler):
         )  # fmt: skip
         self._is_spoilt = False
         body.feed_eof()  # which goes on with reading
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the library's
+        """Let what is under way end in so many seconds; then end it.
+
+        What the library ends then is the reading of a body, in which a lent one has no part.
+        """
+        cutting = self._loop.call_later(timeout or 0.0, self._cut_what_is_lent)
+        try:
+            await super().shutdown(timeout)
+        finally:
+            cutting.cancel()
+
+    def _cut_what_is_lent(self) -> None:
+        if self._is_lent and self.transport is not None:
+            self.is_cut = True
+            self.transport.abort()  # which cancels whoever waits for the rest
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request's fields are counted, up to where it is whole."""
