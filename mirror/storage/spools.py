@@ -65,6 +65,7 @@ class Spool:
         self._flushed = 0  # bytes, once `_flush` is over
         self._flush: Future[None] | None = None
         self._turn = asyncio.Lock()  # bytes are written one piece after another
+        self._noting = asyncio.Lock()  # and so is what is noted: the last of it stays
 
     def __repr__(self) -> str:
         return f"<Spool {self.identity}: {self.size} bytes>"
@@ -218,8 +219,9 @@ class Spool:
 
     async def note(self, record: bytes) -> None:
         """Keep beside it what its owner has to know after a restart. Raises StoreError."""
-        with translated():
-            await self._threads.quick(_replace, _record_path(self.path), record)
+        async with self._noting:
+            with translated():
+                await self._threads.quick(_replace, _record_path(self.path), record)
 
     async def remove(self) -> None:
         """It goes from the disk, and can be read until `close`. Raises StoreError.

@@ -188,3 +188,14 @@ async def test_what_the_disk_refuses_of_a_source_is_written_once_there_is_room(
     assert digest_of(CONTENT).matches(await spool.hasher())
     await spool.remove()
     spool.close()
+
+
+async def test_what_is_noted_at_one_moment_is_there_as_one_of_them_has_noted_it(
+    store: LocalStorage,
+) -> None:
+    spool = await store.spools.begin(NAME)
+    notes = [bytes([number]) * 10_000 for number in range(100)]
+    await asyncio.gather(*(spool.note(note) for note in notes))
+    assert spool.path.with_suffix(".json").read_bytes() == notes[-1]
+    await spool.remove()
+    spool.close()
