@@ -345,7 +345,9 @@ class Course(Stateful):
             self._means.clock(),
         )
         try:
-            kept = await target.send(standing, chunks, length=length)
+            kept = await target.send(
+                standing, chunks, length=length, is_alone=self._caution.chunk > 0
+            )
         finally:
             await chunks.aclose()
         if not 0 <= kept.offset <= self.size:

@@ -327,3 +327,13 @@ async def test_who_is_behind_tells_no_length_of_what_is_here(
     assert (await upload.put(b"", DIGEST)).status == 201
     assert held(upstream, DIGEST) == LARGE
     assert not upstream.asked("upload", status=416)
+
+
+async def test_a_length_that_is_told_goes_over_the_connection_that_there_is(
+    upstream: ScriptedRegistry, pusher: Pusher
+) -> None:
+    await push_until_it_is_fast(upstream, pusher)
+    upstream.forget()
+    await pusher.blob(LARGE)
+    assert "Content-Length" in upstream.asked("upload", method="PATCH")[0].headers
+    assert len({asked.peer for asked in upstream.asked("upload")}) == 1
