@@ -1,7 +1,7 @@
 """Where a course is at the registry, and what is left to try where it gets no further. Pure.
 
 the registry                          then
-has forgotten the upload              it begins anew, with `caution`
+has forgotten the upload              it begins anew, with `caution` where the line was cut
 says that the upload is invalid       the same, once: some mean by it that it is over
 says 413                              less is sent at once
 takes no part of a blob, or has put   it begins anew, in one request
@@ -31,8 +31,10 @@ class Bearings:
         self.standing = standing
         self.sent = 0 if standing is None else standing.offset  # as far as that was begun
         self.must_ask = must_ask
+        self.was_left = False  # in the middle of a request whose length somebody had told
         self._caution = caution
         self._policy = policy
+        self._is_cut = True  # by the line, if the last request has broken
         self._is_resumed = False
         self._was_invalid = False
         self._streak = Streak(0)
@@ -90,14 +92,19 @@ class Bearings:
 
     def sending(self, standing: Standing) -> None:
         """More is on its way from there; nobody knows what comes of it."""
-        self.sent, self.must_ask = standing.offset, True
+        self.sent, self.must_ask, self._is_cut = standing.offset, True, True
+
+    def left(self) -> None:
+        """Whoever has told a length has left before: what breaks says nothing of the line."""
+        self.was_left, self._is_cut = True, False
 
     def begin_anew(self, *, now: float) -> bool:
         """The registry has forgotten it; False: it will for ever."""
         self._restarts += 1
         if self._restarts > self._policy.attempts or self.standing is None:
             return False
-        self._caution.note_forgotten(self.sent - self.standing.offset, now=now)
+        if self._is_cut:
+            self._caution.note_forgotten(self.sent - self.standing.offset, now=now)
         self.standing, self.must_ask, self.sent = None, False, 0
         return True
 

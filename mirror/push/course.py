@@ -280,8 +280,12 @@ class Course(Stateful):
 
     @property
     def _told(self) -> int | None:
-        """As far as somebody says that bytes come; None: nobody does."""
-        return max((it.told for it in self.followers if it.is_settled), default=0) or None
+        """As far as somebody says that bytes come; None: nobody does, or has not held to it.
+
+        Less than what is here is told by who is behind: there is more to send already.
+        """
+        told = max((it.told for it in self.followers if it.is_settled), default=0)
+        return told if told >= max(1, self.size) and not self._bearings.was_left else None
 
     # What happens by itself
 
@@ -354,7 +358,9 @@ class Course(Stateful):
             self._means.clock(),
         )
         try:
-            kept = await target.send(standing, chunks, length=length)
+            kept = await target.send(
+                standing, chunks, length=length, is_alone=self._caution.chunk > 0
+            )
         finally:
             await chunks.aclose()
         if not 0 <= kept.offset <= self.size:
@@ -397,6 +403,7 @@ class Course(Stateful):
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
                 if stop is not None:
+                    self._bearings.left()
                     raise Unavailable("whoever has said that it brings more has left")
                 return
             length, asked_at = min(most, limit - position), self._means.clock()

@@ -61,13 +61,15 @@ class Target(Protocol):
         """Begin an upload (spec end-4a); None: what to `mount` from `source` is there (end-11)."""
 
     async def send(
-        self, at: Standing, chunks: AsyncIterable[Sendable], *, length: int | None
-    ) -> Standing:
+        self, at: Standing, chunks: AsyncIterable[Sendable], *, length: int | None,
+        is_alone: bool = False,
+    ) -> Standing:  # fmt: skip
         """Send what follows (PATCH, spec end-5): `length` bytes, or until `chunks` end.
 
         What comes back may stand before the end of them: the target takes so much at a time, or
         has kept no more. What follows from there is to be sent next. The memory of a chunk may be
-        used again once the next is asked for; what `chunks` raise is raised as it is.
+        used again once the next is asked for; what `chunks` raise is raised as it is. `is_alone`:
+        over a connection that carries nothing else, where the same was cut before.
 
         Raises:
             Missing: The target knows this upload no longer.

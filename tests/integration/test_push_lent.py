@@ -1,6 +1,7 @@
 """Bodies that are taken off the client's connection by the mirror's process, and what follows."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartMirror
+from tests.support.client import get
 from tests.support.faults import Asked
 from tests.support.images import digest_of, random_bytes
 from tests.support.mirror import InnerMirror, Mirror, running_mirror, upstream_at
@@ -301,3 +303,57 @@ async def test_a_client_that_leaves_before_a_length_that_was_told_goes_on_where_
     assert held(upstream, DIGEST) == LARGE
     if not loses_what_breaks:
         assert bytes_taken(upstream) - before == len(LARGE)
+
+
+async def test_a_client_that_leaves_before_a_length_that_was_told_has_cut_no_line(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    takes_pushes.style = "2.8"  # which forgets an upload that is asked after when it has broken
+    await push_until_it_is_fast(upstream, pusher)
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[:MIB], len(LARGE))
+        await until(has_come(upload, MIB))
+        [patch] = upstream.asked("upload", method="PATCH")[-1:]
+    await until(lambda: has_ended(patch))
+    upstream.forget()
+    assert (await upload.bring(LARGE[MIB:])).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    assert len(upstream.asked("upload", method="PATCH")) == 1
+
+
+async def test_who_is_behind_tells_no_length_of_what_is_here(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, mirror: InnerMirror, pusher: Pusher
+) -> None:
+    async def rests() -> bool:
+        answer = await get(f"{mirror.admin_url}/api/v1/status")
+        return [it["state"] for it in json.loads(answer.body)["pushes"]] == ["resting"]
+
+    await push_until_it_is_fast(upstream, pusher)
+    takes_pushes.least = 2 * MIB
+    refusals = upstream.fault(kind="upload", method="PATCH", status=503)
+    assert (await (await pusher.begin()).bring(LARGE[: 3 * MIB])).status == 202
+    await until(rests)
+    upstream.faults.remove(refusals)
+    upstream.forget()
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[: MIB // 2], MIB)
+        await upstream.was_asked("upload", method="PATCH")
+        wire.writer.write(LARGE[MIB // 2 : MIB])
+        assert (await wire.answer())[0] == 202
+    assert (await upload.bring(LARGE[MIB:])).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    assert not upstream.asked("upload", status=416)
+
+
+async def test_a_length_that_is_told_goes_over_the_connection_that_there_is(
+    upstream: ScriptedRegistry, pusher: Pusher
+) -> None:
+    await push_until_it_is_fast(upstream, pusher)
+    upstream.forget()
+    await pusher.blob(LARGE)
+    assert "Content-Length" in upstream.asked("upload", method="PATCH")[0].headers
+    assert len({asked.peer for asked in upstream.asked("upload")}) == 1

@@ -91,7 +91,8 @@ class TestABrokenLine:
             target = registry.target(APP)
             at = await begun(target)
             while at.offset < 200_000:
-                at = await target.send(at, pieces(CONTENT[at.offset :][:100_000]), length=100_000)
+                part = pieces(CONTENT[at.offset :][:100_000])
+                at = await target.send(at, part, length=100_000, is_alone=True)
             await target.finish(at, DIGEST, pieces(CONTENT[200_000:]), length=100_000)
             assert upstream.repositories["app"].blobs[str(DIGEST)] == CONTENT
             assert line.connections >= 3

@@ -15,7 +15,7 @@ class Asked:
     `kind`: ping, manifest (by digest), tag (a manifest by tag), blob, upload, tags, referrers,
     token, cdn, other. `reference`: the digest, tag or upload that was asked for. `target` is the
     request target as it arrived, `query` its raw query. `sent`: bytes of the answer's body so far,
-    `received`: of its own. `ended`: no more will come.
+    `received`: of its own. `ended`: no more will come. `peer`: one for each connection.
     """
 
     kind: str
@@ -30,6 +30,7 @@ class Asked:
     sent: int = 0
     received: int = 0
     ended: bool = False
+    peer: object = None
     changed: Callable[[], None] = lambda: None  # called when it did
 
     @property

@@ -249,6 +249,7 @@ class ScriptedRegistry:
 
     async def _answer(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         asked.changed = self._tell
+        asked.peer = request.get_extra_info("peername")
         self.requests.append(asked)
         self._tell()
         with self._counted(asked):

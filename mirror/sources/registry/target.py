@@ -89,12 +89,15 @@ class RegistryTarget:
             return standing.begun(response.headers, asked=response.url)
 
     async def send(
-        self, at: Standing, chunks: AsyncIterable[Sendable], *, length: int | None
-    ) -> Standing:
+        self, at: Standing, chunks: AsyncIterable[Sendable], *, length: int | None,
+        is_alone: bool = False,
+    ) -> Standing:  # fmt: skip
         """As `Target.send`: one request, and what the registry takes in one."""
-        return await self._send_some(at, Cutter(chunks), length)
+        return await self._send_some(at, Cutter(chunks), length, is_alone=is_alone)
 
-    async def _send_some(self, at: Standing, content: Cutter, length: int | None) -> Standing:
+    async def _send_some(
+        self, at: Standing, content: Cutter, length: int | None, *, is_alone: bool
+    ) -> Standing:
         intake = self.endpoint.intake
         is_part = at.offset > 0 and (length is not None or intake.wants_length)
         most = intake.most(is_part=is_part, least=at.least)
@@ -103,7 +106,6 @@ class RegistryTarget:
             body = self.endpoint.exchange.outgoing(part)
         else:
             known = length if length is None or most is None else min(length, most)
-            is_alone = known is not None  # what is not sent as it comes was sent before, in vain
             body = self.endpoint.exchange.outgoing(
                 content.part(most), length=known, is_alone=is_alone
             )
@@ -154,7 +156,7 @@ class RegistryTarget:
         content = Cutter(chunks)
         most = self.endpoint.intake.most(is_part=at.offset > 0, least=at.least)
         while most is not None and length > most:
-            before, at = at, await self._send_some(at, content, most)
+            before, at = at, await self._send_some(at, content, most, is_alone=True)
             if at.offset != before.offset + most:
                 raise Unavailable("upstream keeps less than it was sent")
             length -= most

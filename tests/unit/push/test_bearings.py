@@ -134,3 +134,18 @@ def test_an_outage_before_it_gets_a_little_further_does_not_end_it() -> None:
     course.sent = SIZE
     course.resumed(Standing(at.location, MIB), now=0)
     assert course.offset == MIB
+
+
+def test_who_has_left_says_nothing_of_the_line_but_what_is_cut_after_that_does() -> None:
+    course, caution = bearings()
+    course.sending(Standing("https://hub.example/upload", 0))
+    course.sent = 8 * MIB
+    course.left()
+    assert course.begin_anew(now=0)
+    assert caution.at(0) == 0
+    assert course.was_left
+    course.found(Standing("https://hub.example/next", 0), now=0)
+    course.sending(Standing("https://hub.example/next", 0))
+    course.sent = 8 * MIB
+    assert course.begin_anew(now=0)
+    assert caution.at(0) == 4 * MIB
