@@ -432,6 +432,11 @@ class Course(Stateful):
         try:
             async with asyncio.timeout(_PATIENCE if may_end else None):
                 await self._until(lambda: self.size > position or not self._is_growing())
+            if self._caution.takes_no_parts:  # who brings it in several requests is soon back
+                async with asyncio.timeout(_PATIENCE):
+                    await self._until(
+                        lambda: self.size > position or self.sealed is not None or self.is_over
+                    )
         except TimeoutError:
             return False
         return True

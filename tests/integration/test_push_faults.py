@@ -157,6 +157,18 @@ async def test_a_registry_that_puts_parts_together_wrongly_is_sent_all_in_one(
     assert held(upstream, DIGEST) == LARGE
 
 
+async def test_where_a_registry_takes_no_parts_those_of_a_client_go_in_one_request(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher
+) -> None:
+    takes_pushes.takes_parts = False
+    upload, size = await pusher.begin(), len(LARGE) // 12
+    for start in range(0, len(LARGE), size):
+        assert (await upload.bring(LARGE[start : start + size])).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    assert len(upstream.asked("upload", method="PATCH")) <= 3
+
+
 @pytest.mark.parametrize("code", ["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"])
 @pytest.mark.parametrize("at", ["the first part", "a later part", "the end"])
 async def test_an_upload_that_is_over_upstream_by_another_status_is_begun_anew(
