@@ -5,9 +5,11 @@ not, that which has rested longest first; where nothing rests, whoever has more 
 others makes room for who has less than an equal share, and else is told to wait.
 """
 
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mirror.aio.slots import client
 from mirror.config import Push
@@ -18,7 +20,11 @@ from mirror.push.content import Content, Spooled
 from mirror.push.course import Course, Means
 from mirror.push.states import CourseState
 from mirror.sources.targets import Standing, Target
+from mirror.storage.errors import NoRoom
 from mirror.storage.spools import Spools
+from mirror.telemetry.log import fields
+
+_logger = logging.getLogger(__name__)
 
 _DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares what is done
 _COMPARED = 64  # courses that the first bytes of an upload are compared with
@@ -123,7 +129,7 @@ class Courses:
             ]  # fmt: skip
             idle = idle or self._of_who_has_most(growing, size, limit)
             if not idle:
-                raise full("the mirror has no room for more uploads (push.max_spool); try later")
+                raise _full("the mirror has no room for more uploads (push.max_spool); try later")
             await self.drop(min(idle, key=lambda it: it.since))
 
     def _of_who_has_most(self, growing: Course | None, size: int, limit: int) -> list[Course]:
@@ -197,6 +203,16 @@ async def is_there_yet(course: Course, target: Target) -> bool:
     return await target.find_blob(course.sealed) is not None
 
 
-def full(message: str) -> Refused:
+@contextmanager
+def translated() -> Iterator[None]:
+    """What a full disk is to clients, inside the block."""
+    try:
+        yield
+    except NoRoom as error:
+        _logger.warning("no room for what is pushed: %s", error, extra=fields())
+        raise _full("the mirror's disk is full; try later") from error
+
+
+def _full(message: str) -> Refused:
     """There is no room on the disk."""
     return Refused(_FULL, message, [{"code": ErrorCode.SIZE_INVALID, "message": message}])

@@ -17,7 +17,6 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from weakref import WeakValueDictionary
 
 from mirror.config import Push
 from mirror.oci.digest import Digest
@@ -31,14 +30,13 @@ from mirror.oci.errors import (
 from mirror.oci.reference import Repository
 from mirror.push.content import Content, Spooled
 from mirror.push.course import Course, Follower, Means
-from mirror.push.courses import RETRY_AFTER, Courses, full, is_there_yet
-from mirror.push.following import Extend, Follow, decide
+from mirror.push.courses import RETRY_AFTER, Courses, is_there_yet, translated
 from mirror.push.lent import Lent
+from mirror.push.placing import Placing
 from mirror.push.remains import parse
 from mirror.push.states import CourseState
 from mirror.push.upload import Upload, gone
 from mirror.sources.targets import Standing, Target
-from mirror.storage.errors import NoRoom
 from mirror.storage.spools import Spool, Spools
 from mirror.telemetry.log import fields
 
@@ -75,8 +73,7 @@ class Uploads:
         self._uploads: dict[str, Upload] = {}
         self.courses = Courses(spools, means, settings, capacity=capacity, let_go=self._let_go)
         self._beginning: Counter[str | None] = Counter()
-        # Whose first bytes are being placed; it is gone once nobody's are.
-        self._first_turns = WeakValueDictionary[Repository, asyncio.Lock]()
+        self._placing = Placing(self.courses, means)
 
     def __len__(self) -> int:
         return len(self._uploads)
@@ -225,7 +222,7 @@ class Uploads:
         match upload.followed:
             case [course] if course.takes_more(upload.position):
                 most = min(connection.left, _TAKEN)
-                with _translated():
+                with translated():
                     await self.courses.make_room(course, most)
                     taken = await course.take(upload.position, connection, most, upload.identity)
                 upload.position += taken
@@ -237,12 +234,12 @@ class Uploads:
 
     async def _add(self, upload: Upload, piece: bytes) -> None:
         if upload.followed:
-            await self._place(upload, upload.position, piece)
+            await self._placing.place(upload, upload.position, piece)
         else:
             upload.first += piece
         upload.position += len(piece)
         if len(upload.first) >= _COMPARABLE:
-            await self._place_first(upload)
+            await self._placing.place_first(upload)
 
     async def _keep_pace(self, upload: Upload) -> None:
         if upload.is_settled:
@@ -252,9 +249,9 @@ class Uploads:
     async def finish(self, upload: Upload, digest: Digest) -> None:
         """This is all of it: return when the registry has it. Raises RegistryError."""
         async with upload.turn:
-            await self._place_first(upload)
+            await self._placing.place_first(upload)
             try:
-                course = await self._find_whole(upload, digest)
+                course = await self._placing.find_whole(upload, digest)
             except RegistryError as error:
                 if error.code is ErrorCode.DIGEST_INVALID:
                     await self.cancel(upload)
@@ -264,7 +261,7 @@ class Uploads:
             assert upload.target is not None  # noqa: S101 - a request is under way
             upload.follow([course])
             if not await is_there_yet(course, upload.target):
-                course = await self._follow_own(upload, upload.position)
+                course = await self._placing.follow_own(upload, upload.position)
             await course.finish(digest, upload.target)
         self._forget(upload)
 
@@ -313,106 +310,6 @@ class Uploads:
             course.followers.discard(waiting)
             if not course.followers:
                 await self.courses.drop(course)
-
-    # Where bytes go
-
-    async def _place_first(self, upload: Upload) -> None:
-        """Find a course for the first bytes of an upload, now that they are enough.
-
-        One after another, in a repository: whoever brings the same at the same moment is to find
-        them there.
-        """
-        if upload.followed:
-            return
-        turn = self._first_turns.setdefault(upload.repository, asyncio.Lock())
-        async with turn:
-            first, upload.first = bytes(upload.first), bytearray()
-            try:
-                await self._place(upload, 0, first)
-            except BaseException:
-                upload.first = bytearray(first)
-                raise
-
-    async def _place(self, upload: Upload, offset: int, piece: bytes) -> None:
-        with _translated():
-            await self._find_place(upload, offset, piece)
-
-    async def _find_place(self, upload: Upload, offset: int, piece: bytes) -> None:
-        """Raises NoRoom."""
-        while True:
-            courses = upload.followed or self.courses.list_comparable(upload.repository)
-            compared = [await course.compare(offset, piece) for course in courses]
-            match decide(len(piece), compared):
-                case Follow(kept) if courses:
-                    there = [courses[place] for place in kept if not courses[place].is_dropped]
-                    if not there:  # they have gone while others were compared
-                        continue
-                    self._follow(upload, there)
-                    self._means.counts.spared(upload.repository.namespace, len(piece))
-                    return
-                case Extend(chosen, there):
-                    course = courses[chosen]
-                    await self.courses.make_room(course, len(piece) - there)
-                    if await course.extend(offset + there, piece[there:], upload.identity):
-                        self._follow(upload, [course])
-                        self._means.counts.spared(upload.repository.namespace, there)
-                        return
-                case _:
-                    await self._follow_own(upload, offset)
-                    if not piece:
-                        return
-
-    def _follow(self, upload: Upload, courses: list[Course]) -> None:
-        if upload.has_ended:  # it was cancelled meanwhile
-            raise gone()
-        if courses != upload.followed:
-            upload.follow(courses)
-            for course in courses:
-                course.go_on(upload.target)
-
-    async def _follow_own(self, upload: Upload, length: int) -> Course:
-        """Have it follow a course of its own, with so many bytes of what it has followed."""
-        content = await self.courses.copy(length, upload.guide)
-        standing, upload.standing = upload.standing, None
-        own = self.courses.add(upload.repository, content, standing)
-        own.leader = upload.identity
-        if upload.has_ended:  # it was cancelled meanwhile
-            await self.courses.drop(own)
-            raise gone()
-        upload.follow([own])  # at once: what nobody follows makes room for others
-        await self._means.keep(own)
-        if upload.has_ended:
-            raise gone()
-        own.go_on(upload.target)
-        return own
-
-    async def _find_whole(self, upload: Upload, digest: Digest) -> Course:
-        """The course that is all of the upload, and is what `digest` names.
-
-        Raises:
-            RegistryError: `DIGEST_INVALID`.
-        """
-        is_known = False
-        for course in upload.followed:
-            if course.size == upload.position and course.sealed == digest:
-                return course
-        for course in upload.followed:
-            if course.size != upload.position or course.sealed or course.is_over:
-                continue
-            await self._prove(course, digest)
-            is_known = True
-            if course.size == upload.position and not course.sealed:
-                return course
-        course = await self._follow_own(upload, upload.position)
-        if not is_known:
-            await self._prove(course, digest)
-        return course
-
-    async def _prove(self, course: Course, digest: Digest) -> None:
-        if not digest.matches(await course.content.hasher(digest.algorithm)):
-            raise RegistryError(
-                ErrorCode.DIGEST_INVALID, "the digest is not that of what was uploaded"
-            )
 
     # Ends
 
@@ -481,16 +378,6 @@ class Uploads:
         now = self._wall()
         age = now - await spool.written_at(now)
         return min(age, self._settings.keep_for * _TRUSTED)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """What a full disk is to clients."""
-    try:
-        yield
-    except NoRoom as error:
-        _logger.warning("no room for what is pushed: %s", error, extra=fields())
-        raise full("the mirror's disk is full; try later") from error
 
 
 def _too_large() -> Refused:
