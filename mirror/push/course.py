@@ -10,7 +10,7 @@ their progress is true. A course belongs to the application: it goes on when who
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -398,8 +398,7 @@ class Course(Stateful):
     async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[FilePart, None]:
         position, mark, began, most = start, start, self._means.clock(), _LEAST
         while stop is None or position < stop:
-            if not await self._has_more_soon(position, start, may_end=stop is None):
-                return
+            await self._wait_for_more(position, start, may_end=stop is None)
             limit = self.size if stop is None else min(stop, self.size)
             if position >= limit:
                 if stop is not None:
@@ -422,14 +421,14 @@ class Course(Stateful):
                     return
                 mark, began = position, now
 
-    async def _has_more_soon(self, position: int, start: int, *, may_end: bool) -> bool:
+    async def _wait_for_more(self, position: int, start: int, *, may_end: bool) -> None:
         """Wait for what follows; not for ever: others need the connection that a request has."""
         may_end = (
             may_end
             and position - start >= max(1, self._bearings.least)
             and not self._caution.takes_no_parts
         )
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE if may_end else None):
                 await self._until(lambda: self.size > position or not self._is_growing())
             if self._caution.takes_no_parts:  # who brings it in several requests is soon back
@@ -437,9 +436,6 @@ class Course(Stateful):
                     await self._until(
                         lambda: self.size > position or self.sealed is not None or self.is_over
                     )
-        except TimeoutError:
-            return False
-        return True
 
     def _is_growing(self) -> bool:
         return self.sealed is None and self.is_active and not self.is_over

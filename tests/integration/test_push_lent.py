@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.push import course
 from tests.conftest import StartMirror
 from tests.support.client import get
 from tests.support.faults import Asked
@@ -357,3 +358,28 @@ async def test_a_length_that_is_told_goes_over_the_connection_that_there_is(
     assert [asked.method for asked in last] == ["POST", "PATCH", "PUT"]
     assert last[1] is patch
     assert len({asked.peer for asked in last}) == 1
+
+
+async def test_who_has_left_for_long_before_a_length_that_was_told_goes_on_where_it_was(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, mirror: InnerMirror, pusher: Pusher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Also where the registry takes all in one request, and is kept waiting for who may be back."""
+    takes_pushes.takes_parts = False
+    in_parts = await pusher.begin()
+    for start in range(0, len(LARGE), MIB):
+        await in_parts.bring(LARGE[start : start + MIB])
+    assert (await in_parts.put(b"", DIGEST)).status == 201
+    await push_until_it_is_fast(upstream, pusher)
+    monkeypatch.setattr(course, "_PATIENCE", 0.1)
+    other = LARGE[::-1]
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, other[: 4 * MIB], len(other))
+        await until(has_come(upload, 4 * MIB))
+        [patch] = upstream.asked("upload", method="PATCH")[-1:]
+    await until(lambda: has_ended(patch))
+    assert (await upload.bring(other[4 * MIB :])).status == 202
+    assert (await upload.put(b"", digest_of(other))).status == 201
+    assert held(upstream, digest_of(other)) == other
+    assert await mirror.metric("mirror_internal_errors_total") == 0

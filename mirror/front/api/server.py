@@ -136,7 +136,10 @@ class _Connection(web.RequestHandler):
 
         What the library ends then is the reading of a body, in which a lent one has no part.
         """
-        cutting = self._loop.call_later(timeout or 0.0, self._cut_what_is_lent)
+        if timeout is None:  # for as long as it takes
+            await super().shutdown(None)
+            return
+        cutting = self._loop.call_later(timeout, self._cut_what_is_lent)
         try:
             await super().shutdown(timeout)
         finally:
