@@ -25,6 +25,7 @@ LARGE = random_bytes(3 * MIB, seed=7)
 DIGEST = digest_of(LARGE)
 BASE = image(random_layer(300_000, seed=8))
 [LAYER] = BASE.layers
+MOUNT = f"?mount={LAYER}&from=library/base"
 
 
 pytestmark = pytest.mark.usefixtures("takes_pushes")
@@ -145,7 +146,7 @@ async def test_what_upstream_mounts_is_there_without_a_byte(
     upstream.add(BASE, "library/base", "1")
     upstream.add(image(random_layer(10, seed=1)), NAME)
     mirror = await start_pushing(start_mirror, upstream)
-    answer = await Pusher(mirror.client, NAME).post(f"?mount={LAYER}&from=library/base")
+    answer = await Pusher(mirror.client, NAME).post(MOUNT)
     assert answer.status == 201
     assert answer.headers["Location"] == f"/v2/{NAME}/blobs/{LAYER}"
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
@@ -159,48 +160,50 @@ async def test_what_upstream_will_not_mount_and_is_here_is_sent_from_here(
     upstream.add(BASE, "library/base", "1")
     mirror = await start_pushing(start_mirror, upstream)
     pusher = Pusher(mirror.client, NAME)
-    assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 202  # not here yet
+    assert (await pusher.post(MOUNT)).status == 202  # not here yet
     for what in ("manifests/1", f"blobs/{LAYER}"):
         await mirror.client.get(f"/v2/library/base/{what}")
     await mirror.until_metric("mirror_fills_total", 1, outcome="committed")
-    answer = await pusher.post(f"?mount={LAYER}&from=library/base")
+    answer = await pusher.post(MOUNT)
     assert answer.status == 201
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
     assert await mirror.metric("mirror_push_received_bytes_total") == 0
 
 
-async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_again_from_here(
+@pytest.fixture
+async def has_pushed(
     upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
-) -> None:
+) -> Pusher:
+    """Who has pushed a layer of `BASE` a moment ago, to a registry that mounts nothing."""
     takes_pushes.mounts = False
     upstream.add(BASE, "library/base", "1")
     mirror = await start_pushing(start_mirror, upstream)
     assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
     pusher = Pusher(mirror.client, NAME)
     await pusher.blob(BASE.blobs[LAYER])
+    return pusher
+
+
+async def test_what_was_deleted_upstream_a_moment_after_it_was_pushed_is_sent_again_from_here(
+    upstream: ScriptedRegistry, has_pushed: Pusher
+) -> None:
     del upstream.repositories[NAME].blobs[LAYER]
-    assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 201
+    assert (await has_pushed.post(MOUNT)).status == 201
     assert held(upstream, LAYER) == BASE.blobs[LAYER]
 
 
 async def test_what_another_gives_up_while_upstream_is_asked_is_sent_from_here(
-    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+    upstream: ScriptedRegistry, takes_pushes: Pushes, has_pushed: Pusher
 ) -> None:
-    takes_pushes.mounts = False
-    upstream.add(BASE, "library/base", "1")
-    mirror = await start_pushing(start_mirror, upstream)
-    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
-    pusher, query = Pusher(mirror.client, NAME), f"?mount={LAYER}&from=library/base"
-    await pusher.blob(BASE.blobs[LAYER])
     del upstream.repositories[NAME].blobs[LAYER]
-    another = await pusher.begin()
+    another = await has_pushed.begin()
     await another.patch(BASE.blobs[LAYER])
     sending = takes_pushes.hold(after=1000)
     async with asyncio.TaskGroup() as tasks:
         giving_up = tasks.create_task(another.put(b"", LAYER))
         await sending.reached()
         asking = upstream.hold(LAYER)
-        mounting = tasks.create_task(pusher.post(query))
+        mounting = tasks.create_task(has_pushed.post(MOUNT))
         await asking.reached()
         assert (await another.cancel()).status == 204
         asking.open()
@@ -211,16 +214,10 @@ async def test_what_another_gives_up_while_upstream_is_asked_is_sent_from_here(
 
 
 async def test_where_upstream_does_not_say_what_it_has_one_upload_is_left_there(
-    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+    upstream: ScriptedRegistry, takes_pushes: Pushes, has_pushed: Pusher
 ) -> None:
-    takes_pushes.mounts = False
-    upstream.add(BASE, "library/base", "1")
-    mirror = await start_pushing(start_mirror, upstream)
-    assert (await mirror.client.get("/v2/library/base/manifests/1")).status == 200
-    pusher = Pusher(mirror.client, NAME)
-    await pusher.blob(BASE.blobs[LAYER])
     upstream.fault(kind="blob", method="HEAD", status=503)
-    assert (await pusher.post(f"?mount={LAYER}&from=library/base")).status == 202
+    assert (await has_pushed.post(MOUNT)).status == 202
     await upstream.was_asked("upload", method="DELETE", ended=True)
     assert len(takes_pushes.uploads) == 1
 
