@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, cast
 
 from aiohttp import StreamReader, web
@@ -19,7 +19,6 @@ from aiohttp.http import HttpVersion11
 from mirror.aio.sealed import MOST_AT_ONCE, Bulk
 from mirror.push.answers import MOST_PATIENCE, Loan
 
-_BUFFER = 2**16  # bytes that the system holds of a body; it doubles what it is told (socket(7))
 _CUT = 2**18  # bytes of a chunk
 _MOST = 2**25  # bytes of all that is gathered
 _LEAST = 2**16  # bytes that one body may have of it, however many there are
@@ -74,18 +73,6 @@ def waits_to_be_told(request: web.BaseRequest) -> bool:
     """Whether a client brings its body only once it is told to (RFC 9110, 10.1.1)."""
     expected = request.headers.get("Expect", "").lower()
     return expected == "100-continue" and request.version == HttpVersion11
-
-
-def expect_much(request: web.BaseRequest) -> None:
-    """Have the system hold more of what comes than of requests that have no body.
-
-    So a fast client need not wait for this process, nor wake it, for each few bytes. Only for who
-    was let in by the registry: what is tedious to parse is parsed in larger lots then, too.
-    """
-    connection = request.get_extra_info("socket")
-    if connection is not None:
-        with suppress(OSError):  # it has left
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
 
 async def read_body(request: web.BaseRequest, *, patience: float) -> AsyncIterator[bytes]:

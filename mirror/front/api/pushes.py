@@ -11,7 +11,6 @@ from mirror.aio.sealed import Bulk
 from mirror.front.api import errors
 from mirror.front.api.bodies import (
     Gathering,
-    expect_much,
     lending,
     read_body,
     waits_to_be_told,
@@ -260,7 +259,6 @@ class PushHandlers:
         most: int | None,
     ) -> UploadState:
         offset = state.offset
-        expect_much(request)
 
         async def write(piece: Bulk) -> None:
             nonlocal offset

@@ -40,7 +40,7 @@ from mirror.telemetry.traffic import Traffic
 _logger = logging.getLogger(__name__)
 
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_MOST_READ = 2**16  # bytes of a client at once; the system doubles what it is told (socket(7))
+_UNREAD = 2**16  # bytes, and as much for what the system has to do with them (socket(7))
 _LONGEST_TIMEOUT = 2**31 - 1  # milliseconds
 
 
@@ -179,9 +179,7 @@ class Worker:
             # The kernel's own watch over who takes what it is sent (tcp(7)): it is the same for
             # a file, a TLS record and the last bytes of a connection that is being closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._send_timeout)
-            # Clients send requests only. What is read at once is parsed at once, and a flood of
-            # what is tedious to parse, such as chunks of a byte, keeps everybody else waiting.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MOST_READ // 2)
+            bound_unread(connection)
             peer = connection.getpeername()
             try:
                 _, served = await loop.connect_accepted_socket(
@@ -197,6 +195,17 @@ class Worker:
                 self._front.note_closed(number)
             else:
                 served.call_when_lost(partial(self._front.note_closed, number))
+
+
+def bound_unread(connection: socket.socket) -> None:
+    """Have the system keep little of what a client sends before it is read. Raises OSError.
+
+    What is read at once is parsed at once, and a flood of what is tedious to parse, such as chunks
+    of a byte, keeps everybody else waiting. But it is no less than a client may send unasked: 64
+    KiB since they have shaken hands (tcp_rmem, tcp(7)). What finds no room is lost, and the client
+    sends it once more after 0.2 s, and twice that if there is none again.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD)
 
 
 async def serve_until_lost(connection: socket.socket) -> None:
