@@ -10,7 +10,7 @@ import asyncio
 import socket
 from contextlib import suppress
 
-_ENOUGH = 2**19  # bytes that are worth a turn: each has its price, and a fast line brings more
+_ENOUGH = 2**20  # bytes that are worth a turn: each has its price, and a fast line brings more
 _MOMENT = 0.05  # seconds; what has come by then is taken, so that it shows how far a slow one is
 _AT_ONCE = 2**18  # bytes that are looked at here, and not written away at once
 _NOW = socket.MSG_DONTWAIT  # whoever has lent it may say of the connection itself that it waits

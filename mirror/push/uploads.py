@@ -37,6 +37,7 @@ from mirror.push.remains import parse
 from mirror.push.states import CourseState
 from mirror.push.upload import Upload, gone
 from mirror.sources.targets import Standing, Target
+from mirror.storage.blocks import BLOCK
 from mirror.storage.spools import Spool, Spools
 from mirror.telemetry.log import fields
 
@@ -47,7 +48,6 @@ _QUIET = 60.0  # seconds without a request, before an upload makes place for its
 _COMPARABLE = 2**16  # bytes; all that is packed by the same program begins with the same few
 _MOST_UPLOADS = 4096  # of all clients; each has up to _COMPARABLE bytes in memory
 _TOO_LARGE = 413
-_TAKEN = 2**20  # bytes off a connection at a time
 _TRUSTED = 0.9  # of `push.keep_for`: a clock that is wrong leaves a client the rest of it
 
 
@@ -221,7 +221,7 @@ class Uploads:
         """What has come is written away at once, unless it may be here already."""
         match upload.followed:
             case [course] if course.takes_more(upload.position):
-                most = min(connection.left, _TAKEN)
+                most = min(connection.left, BLOCK)
                 with translated():
                     await self.courses.make_room(course, most)
                     taken = await course.take(upload.position, connection, most, upload.identity)

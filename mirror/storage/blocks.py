@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-BLOCK = 2**20
-"""Bytes that are written, or read back, at a time."""
+BLOCK = 2**21
+"""Bytes that are written, or read back, at a time: each time has its price in turns of the loop."""
 
 _MOST_KEPT = 4  # blocks
 
