@@ -22,6 +22,7 @@ from yarl import URL
 
 from mirror.aio.backoff import Backoff
 from mirror.aio.tasks import Tasks
+from mirror.aio.trust import trust, trust_the_systems
 from mirror.config import Notify
 from mirror.control.noticing import Notice, Noticing, Seen
 from mirror.sources.registry.routes import Route
@@ -152,11 +153,11 @@ class Webhook:
         session = self._sessions.any if proxy is None else self._sessions.through(proxy)
         return Route(session, proxy, is_own=True)
 
-    def _read(self) -> tuple[str, dict[str, str], ssl.SSLContext | bool]:
+    def _read(self) -> tuple[str, dict[str, str], ssl.SSLContext]:
         """Files, anew each time: secrets are replaced. Raises OSError, ValueError."""
         address = self._config.read_address()
         file = self._config.ca_file
-        context = True if file is None else ssl.create_default_context(cafile=file)
+        context = trust_the_systems() if file is None else trust(file)
         return address, self._config.read_headers(), context
 
     def _give_up(self, notice: Notice, why: str) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
+from mirror.aio.trust import trust
 from mirror.config import Endpoint as EndpointConfig
 from mirror.config.proxies import Proxy
 from mirror.doctor.finding import Finding
@@ -87,9 +88,7 @@ class Examination:
     async def _connection(self) -> AsyncIterator[Finding]:
         context = None
         if self._parts.scheme == "https":
-            context = await asyncio.to_thread(
-                ssl.create_default_context, cafile=self._config.ca_file
-            )
+            context = await asyncio.to_thread(trust, self._config.ca_file)
         try:
             _, writer = await asyncio.open_connection(self._parts.hostname, self._port, ssl=context)
         except ssl.SSLCertVerificationError as error:

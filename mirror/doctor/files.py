@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from mirror.aio.trust import trust
 from mirror.config import Config, Endpoint, Notify, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
@@ -108,7 +109,7 @@ def _pair(certificate: Path, key: Path) -> Iterator[Finding]:
 
 def _authorities(file: Path, where: str, now: dt.datetime) -> Iterator[Finding]:
     try:
-        ssl.create_default_context(cafile=file)
+        trust(file)
     except (ssl.SSLError, OSError):
         yield Finding("error", where, "holds no certificate in PEM form")
         return

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mirror.aio.trust import trust
+
 _PORT = 5432
 _LAST_PORT = 65535
 _MODES = ("verify-full", "verify-ca", "disable")
@@ -55,7 +57,7 @@ class Address:
         if self.mode == "disable":
             return False
         try:
-            context = ssl.create_default_context(cafile=self.root_file)
+            context = trust(self.root_file)
             context.check_hostname = self.mode == "verify-full"
             if self.certificate_file is not None:
                 context.load_cert_chain(self.certificate_file, self.key_file, _no_passphrase)

@@ -3,15 +3,17 @@
 import asyncio
 import hashlib
 import socket
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from mirror.aio.trust import trust
 
 _PATIENCE_SECONDS = 60  # without any byte; tests are local, and machines are busy
 _RECEIVED_AHEAD = 256 * 2**10  # bytes; left alone, the system takes in up to tens of MiB
@@ -90,7 +92,7 @@ async def client(
     url: str, *, ca_file: str | None = None, address: str | None = None
 ) -> AsyncIterator[Client]:
     """A client of the server at `url`, which has this address; its connections end afterwards."""
-    context = ssl.create_default_context(cafile=ca_file) if ca_file else True
+    context = trust(Path(ca_file)) if ca_file else True
     patience = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_PATIENCE_SECONDS)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(

@@ -18,6 +18,7 @@ from aiohttp import web
 from msgspec import structs
 
 from mirror.aio.tasks import Tasks, owned_tasks
+from mirror.aio.trust import trust
 from mirror.front import ports
 from mirror.front.api.access import Access
 from mirror.front.api.cache import Cache
@@ -221,7 +222,7 @@ async def serve_until_lost(connection: socket.socket) -> None:
 def _tls(files: Files) -> ssl.SSLContext | None:
     if files.tls_certificate_file is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = trust(None, ssl.Purpose.CLIENT_AUTH)
     with _readable_as("a certificate and its private key", files.tls_certificate_file):
         context.load_cert_chain(files.tls_certificate_file, files.tls_private_key_file)
     if files.client_ca_file is not None:

@@ -8,7 +8,6 @@ aiohttp's exceptions end here (`breakage`).
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -25,6 +24,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.aio.slots import Urgency
+from mirror.aio.trust import trust, trust_the_systems
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
 from mirror.oci.errors import Unavailable
@@ -89,7 +89,6 @@ class Exchange:
         self._metrics = metrics
         self._bytes = metrics.upstream_bytes.labels(label.upstream, label.endpoint)
         self._slow = metrics.upstream_slow_bodies.labels(label.upstream, label.endpoint)
-        self._ssl: ssl.SSLContext | bool = True
         self.received = 0  # bytes, ever
         self.clock = clock
         self.certificate = Certificate(URL(config.url).origin())
@@ -101,8 +100,7 @@ class Exchange:
         self._body_timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
         self.throttle = Throttle(config.max_bandwidth, clock)
         self._throttle_out = Throttle(config.max_bandwidth, clock)
-        if config.ca_file is not None:
-            self._ssl = ssl.create_default_context(cafile=config.ca_file)
+        self._ssl = trust(config.ca_file) if config.ca_file else trust_the_systems()
 
     @asynccontextmanager
     async def send(
