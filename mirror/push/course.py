@@ -9,12 +9,11 @@ their progress is true. A course belongs to the application: it goes on when who
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
-from mirror.aio.sending import FilePart
 from mirror.aio.tasks import Tasks
 from mirror.oci.digest import Digest
 from mirror.oci.errors import (
@@ -28,8 +27,9 @@ from mirror.oci.errors import (
 from mirror.oci.reference import Repository
 from mirror.pull.fill.retries import RetryPolicy
 from mirror.push.bearings import Bearings
-from mirror.push.caution import ENOUGH, Caution
+from mirror.push.caution import Caution
 from mirror.push.content import Content, Spooled
+from mirror.push.feed import AHEAD, Feed
 from mirror.push.following import Alike
 from mirror.push.states import CourseState, Stateful
 from mirror.sources.targets import Standing, Target
@@ -38,14 +38,6 @@ from mirror.telemetry.log import fields
 from mirror.telemetry.push_metrics import PushCounts
 
 _logger = logging.getLogger(__name__)
-
-AHEAD = 4 * 2**20
-"""Bytes by which a client may be ahead of what was sent."""
-
-_LEAST = 2**18  # bytes sent at a time, so that it shows how far a slow line is
-_MOST = 2**20  # the same on a fast line, since each piece has its price
-_SOON = 0.02  # seconds in which a piece goes over a fast one
-_PATIENCE = 10.0  # seconds without a byte of the client's, before a request to the registry ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +99,7 @@ class Course(Stateful):
         self._caution = caution
         self._denied: Target | None = None  # by whom it was tried in vain
         self._bearings = Bearings(caution, means.policy, standing, must_ask=is_found)
+        self._feed = Feed(self, self._bearings, caution, means.clock, means.counts)
         self._is_extending = False
         self._reads = 0  # that are under way
         self._task: asyncio.Task[None] | None = None
@@ -135,6 +128,11 @@ class Course(Stateful):
         return any(it.requests and it.is_settled for it in self.followers)
 
     @property
+    def told(self) -> int:
+        """As far as anybody says that bytes come; 0: nobody does."""
+        return max((it.told for it in self.followers if it.is_settled), default=0)
+
+    @property
     def is_busy(self) -> bool:
         """Whether something is under way with the registry."""
         return self._task is not None
@@ -145,7 +143,7 @@ class Course(Stateful):
         """Somebody brings bytes, or waits: see to it. `target`: a request has come, by which to."""
         if target is not None and not self.is_over:
             self.target, self._denied, self.error = target, None, None
-        self._tell()
+        self.tell()
         if self._task is None and self._has_work():
             self._task = self._means.tasks.create_task(self._run(), name="push")
 
@@ -177,7 +175,7 @@ class Course(Stateful):
             return await self.content.read(offset, length)
         finally:
             self._reads -= 1
-            self._tell()
+            self.tell()
 
     async def extend(self, offset: int, piece: bytes, leader: str) -> bool:
         """Take what follows; False: something else has happened meanwhile.
@@ -206,7 +204,7 @@ class Course(Stateful):
     async def _extending(self, offset: int, leader: str) -> AsyncIterator[Spooled | None]:
         """What may be added to inside the block, by one at a time; None: not from this offset."""
         if self._is_extending:
-            await self._until(lambda: not self._is_extending)
+            await self.until(lambda: not self._is_extending)
             yield None
             return
         if offset != self.size or self.sealed or self.is_over:
@@ -236,7 +234,7 @@ class Course(Stateful):
         Raises:
             RegistryError: It will never be.
         """
-        await self._until(
+        await self.until(
             lambda: (
                 position - self.sent <= max(AHEAD, self._bearings.least) or self.error is not None
             )
@@ -254,7 +252,7 @@ class Course(Stateful):
         if isinstance(self.content, Spooled):
             self.content.spool.flush()  # while the registry takes the end of it
         self.go_on(target)
-        await self._until(lambda: self.is_over or self.error is not None)
+        await self.until(lambda: self.is_over or self.error is not None)
         if self.state is not CourseState.DONE:
             raise self.error or Unavailable("the mirror has stopped pushing it")
 
@@ -267,7 +265,7 @@ class Course(Stateful):
             self._task.cancel()
             await asyncio.wait([self._task])
         try:
-            await self._until(lambda: not self._reads)
+            await self.until(lambda: not self._reads)
             if isinstance(self.content, Spooled):
                 await self.content.spool.remove()
         finally:
@@ -277,15 +275,6 @@ class Course(Stateful):
         """Whether all that is lacking is a token, which comes with the client's next request."""
         error = self.error
         return isinstance(error, Denied) and error.code is ErrorCode.UNAUTHORIZED
-
-    @property
-    def _told(self) -> int | None:
-        """As far as somebody says that bytes come; None: nobody does, or has not held to it.
-
-        Less than what is here is told by who is behind: there is more to send already.
-        """
-        told = max((it.told for it in self.followers if it.is_settled), default=0)
-        return told if told >= max(1, self.size) and not self._bearings.was_left else None
 
     # What happens by itself
 
@@ -351,10 +340,10 @@ class Course(Stateful):
         return found
 
     async def _send(self, target: Target, standing: Standing) -> None:
-        start, length = standing.offset, await self._length_of_next(standing)
+        start, length = standing.offset, await self._feed.length_of_next(standing)
         self._bearings.sending(standing)
         chunks, began = (
-            self._feed(start, None if length is None else start + length),
+            self._feed.chunks(start, None if length is None else start + length),
             self._means.clock(),
         )
         try:
@@ -373,72 +362,12 @@ class Course(Stateful):
     async def _finish(self, target: Target, standing: Standing, digest: Digest) -> None:
         """End it there, with what is too little for a part of its own."""
         self._bearings.sending(standing)
-        chunks, length = self._feed(standing.offset, self.size), self.size - standing.offset
+        chunks, length = self._feed.chunks(standing.offset, self.size), self.size - standing.offset
         try:
             await target.finish(standing, digest, chunks if length else None, length=length)
         finally:
             await chunks.aclose()
         await self._end()
-
-    async def _length_of_next(self, standing: Standing) -> int | None:
-        """How much goes into the next request; None: for as long as there is more.
-
-        Where the line is fast, all that a client says that it brings: a registry has less work
-        with a request that says its length. It breaks where the client does.
-        """
-        now = self._means.clock()
-        chunk = self._caution.at(now)
-        if not chunk:
-            return self._told if not standing.offset and self._caution.is_fast(now) else None
-        chunk, start = max(chunk, standing.least), standing.offset
-        enough = min(chunk, max(AHEAD, standing.least))  # a client that is held back brings no more
-        await self._until(lambda: self.size - start >= enough or not self._is_growing())
-        return min(chunk, self.size - start)
-
-    async def _feed(self, start: int, stop: int | None) -> AsyncGenerator[FilePart, None]:
-        position, mark, began, most = start, start, self._means.clock(), _LEAST
-        while stop is None or position < stop:
-            await self._wait_for_more(position, start, may_end=stop is None)
-            limit = self.size if stop is None else min(stop, self.size)
-            if position >= limit:
-                if stop is not None:
-                    self._bearings.left()
-                    raise Unavailable("whoever has said that it brings more has left")
-                return
-            length, asked_at = min(most, limit - position), self._means.clock()
-            try:
-                yield self.content.part(position, length)
-            finally:  # where it was the last of a part, nobody comes for another
-                position += length
-                self._bearings.sent = position
-                self._means.counts.sent(self.repository.namespace, length)
-            is_fast = self._means.clock() - asked_at < _SOON
-            most = min(2 * most, _MOST) if is_fast else _LEAST
-            self._tell()
-            if stop is None and position - mark >= ENOUGH:
-                now = self._means.clock()
-                if self._caution.is_enough(position - mark, now - began, now=now):
-                    return
-                mark, began = position, now
-
-    async def _wait_for_more(self, position: int, start: int, *, may_end: bool) -> None:
-        """Wait for what follows; not for ever: others need the connection that a request has."""
-        may_end = (
-            may_end
-            and position - start >= max(1, self._bearings.least)
-            and not self._caution.takes_no_parts
-        )
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE if may_end else None):
-                await self._until(lambda: self.size > position or not self._is_growing())
-            if self._caution.takes_no_parts:  # who brings it in several requests is soon back
-                async with asyncio.timeout(_PATIENCE):
-                    await self._until(
-                        lambda: self.size > position or self.sealed is not None or self.is_over
-                    )
-
-    def _is_growing(self) -> bool:
-        return self.sealed is None and self.is_active and not self.is_over
 
     async def _begin_anew(self, target: Target, error: Missing) -> None:
         """The registry knows the upload no longer: it has the blob by now, or nothing."""

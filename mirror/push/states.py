@@ -58,9 +58,10 @@ class Stateful:
             assert state in _NEXT[self.state], f"{self.state} -> {state}"  # noqa: S101
             self.state = state
             self.since = self._clock()
-        self._tell()
+        self.tell()
 
-    async def _until(self, is_so: Callable[[], bool]) -> None:
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Return once it is so: looked at whenever somebody tells."""
         while not is_so():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
@@ -69,7 +70,8 @@ class Stateful:
             finally:
                 self._waiters.discard(waiter)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Something may have changed."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.push import course
+from mirror.push import feed
 from tests.conftest import StartMirror
 from tests.support.client import get
 from tests.support.faults import Asked
@@ -371,7 +371,7 @@ async def test_who_has_left_for_long_before_a_length_that_was_told_goes_on_where
         await in_parts.bring(LARGE[start : start + MIB])
     assert (await in_parts.put(b"", DIGEST)).status == 201
     await push_until_it_is_fast(upstream, pusher)
-    monkeypatch.setattr(course, "_PATIENCE", 0.1)
+    monkeypatch.setattr(feed, "_PATIENCE", 0.1)
     other = LARGE[::-1]
     upload = await pusher.begin()
     async with wire_to(mirror) as wire:
