@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from random import Random
 
 from mirror.aio.tasks import Tasks
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Hasher
 from mirror.oci.errors import (
     Denied,
     ErrorCode,
     Missing,
     Refused,
     RegistryError,
+    StoreError,
     Unavailable,
 )
 from mirror.oci.reference import Repository
@@ -103,6 +104,8 @@ class Course(Stateful):
         self._is_extending = False
         self._reads = 0  # that are under way
         self._task: asyncio.Task[None] | None = None
+        self._claim: asyncio.Task[None] | None = None  # the same, while it is that
+        self._hashed: dict[str, tuple[int, Hasher]] = {}  # by algorithm: of so many bytes
 
     def __repr__(self) -> str:
         return f"<Course to {self.repository}: {self.state.value}, {self.content.size} bytes>"
@@ -136,6 +139,11 @@ class Course(Stateful):
     def is_busy(self) -> bool:
         """Whether something is under way with the registry."""
         return self._task is not None
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it waits for somebody to go on with it."""
+        return self.state is CourseState.RESTING and not self.is_active and not self.is_dropped
 
     # What uploads do with it
 
@@ -255,6 +263,48 @@ class Course(Stateful):
         await self.until(lambda: self.is_over or self.error is not None)
         if self.state is not CourseState.DONE:
             raise self.error or Unavailable("the mirror has stopped pushing it")
+
+    async def claim(self, digest: Digest, size: int, target: Target) -> None:
+        """Upstream has this: where that is what rests here, it has arrived. Nothing is raised.
+
+        Whoever waits no longer leaves it going. Meanwhile nothing else is begun for it.
+        """
+        while self._claim is not None and not self._claim.done():
+            await asyncio.wait([self._claim])
+        if self._task is None and self.is_resting and self._may_be(digest, size):
+            settling = self._settle(digest, size, target)
+            self._task = self._claim = self._means.tasks.create_task(settling, name="push")
+            await asyncio.wait([self._claim])
+
+    def _may_be(self, digest: Digest, size: int) -> bool:
+        """Whether it is this, for all that is known."""
+        known_size, hasher = self._hashed.get(digest.algorithm, (size, None))
+        return (
+            self.state is CourseState.RESTING
+            and not (self.is_dropped or self._is_extending)
+            and isinstance(self.content, Spooled)
+            and self.size == size
+            and self.sealed in {None, digest}
+            and (hasher is None or known_size != size or digest.matches(hasher))
+        )
+
+    async def _settle(self, digest: Digest, size: int, target: Target) -> None:
+        """Who asks again and again has it hashed once; bytes may come while it is."""
+        try:
+            if self._hashed.get(digest.algorithm, (-1, None))[0] != size:
+                hasher = await self.content.hasher(digest.algorithm)
+                if self.size != size:
+                    return
+                self._hashed[digest.algorithm] = size, hasher
+            if self._may_be(digest, size):
+                self.sealed, self.error = digest, None  # also that of an answer that was lost
+                await self._end()
+                self._give_up(target)
+        except StoreError as error:
+            _logger.warning("what upstream has is not read here: %s", error, extra=fields())
+        finally:
+            self._task = self._claim = None
+            self.go_on()
 
     async def drop(self) -> None:
         """It is not wanted: the registry is told, and nothing is kept. Raises StoreError."""
@@ -407,11 +457,16 @@ class Course(Stateful):
 
     def _fail(self, error: RegistryError) -> None:
         self.error = error
-        if self.standing is not None and self.target is not None and self.standing.location:
-            canceling = self.target.cancel(self.standing)
+        if self.target is not None:
+            self._give_up(self.target)
+        self._move(CourseState.FAILED)
+
+    def _give_up(self, target: Target) -> None:
+        """The registry need not keep its upload any longer."""
+        if self.standing is not None and self.standing.location:
+            canceling = target.cancel(self.standing)
             _ = self._means.tasks.create_task(canceling, name="push")
             self._bearings.standing = None
-        self._move(CourseState.FAILED)
 
     async def _note(self) -> None:
         if isinstance(self.content, Spooled):

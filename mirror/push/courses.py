@@ -5,14 +5,16 @@ not, that which has rested longest first; where nothing rests, whoever has more 
 others makes room for who has less than an equal share, and else is told to wait.
 """
 
+import asyncio
 import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mirror.aio.slots import client
 from mirror.config import Push
+from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, Refused, Unavailable
 from mirror.oci.reference import Repository
 from mirror.push.caution import Caution
@@ -30,6 +32,7 @@ _DONE_FOR = 60.0  # seconds for which who pushes the same a moment later shares 
 _COMPARED = 64  # courses that the first bytes of an upload are compared with
 _MOST = 512  # files that are open
 _COPIED = 2**20  # bytes at a time
+_CLAIMED_WITHIN = 10.0  # seconds for which a question waits; no client is patient for ever
 _FULL = 507  # RFC 4918, 11.5
 
 RETRY_AFTER = 30.0
@@ -180,6 +183,24 @@ class Courses:
         if not courses:
             self._courses.pop(course.repository, None)
         await course.drop()
+
+    def may_claim(self, repository: Repository) -> bool:
+        """Whether anything rests there that the registry may have by now."""
+        return any(it.is_resting for it in self.find(repository))
+
+    async def claim(
+        self, repository: Repository, digest: Digest, size: int, target: Target
+    ) -> None:
+        """The registry has this: so it is with what is here of it, and rests.
+
+        Whoever was to be told so has gone with the mirror before, or with the answer; and a client
+        that hears from the registry that it is there does not bring it again. To hash what is
+        large takes its time: beyond `_CLAIMED_WITHIN`, that goes on by itself.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLAIMED_WITHIN):
+                for course in self.find(repository):
+                    await course.claim(digest, size, target)
 
     async def tidy(self, now: float) -> None:
         """Let go what nobody has gone on with for too long. Raises StoreError."""

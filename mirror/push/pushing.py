@@ -77,9 +77,29 @@ class Pushing:
         if self._shows_nothing(repository, authorization) and (
             repository.namespace not in self._open
         ):
+            await self._claim_openly(repository, digest, target)
             raise Denied(ErrorCode.DENIED, "who shows nothing is not known to push there")
         with self._counted(repository, PushKind.BLOB):
-            return await target.find_blob(digest)
+            size = await target.find_blob(digest)
+        if size is not None:
+            await self._uploads.courses.claim(repository, digest, size, target)
+        return size
+
+    async def _claim_openly(self, repository: Repository, digest: Digest, target: Target) -> None:
+        """The same for who shows nothing, after a restart: it may have pushed before.
+
+        Its answer is the one for pulls, which says of what is at the registry that it is there.
+        """
+        if not self._uploads.courses.may_claim(repository):
+            return
+        blob = await self._store.open_blob(digest)
+        if blob is not None:
+            blob.close()
+            return
+        with suppress(RegistryError):
+            size = await target.find_blob(digest)
+            if size is not None:
+                await self._uploads.courses.claim(repository, digest, size, target)
 
     async def begin_upload(
         self,

@@ -10,11 +10,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.conftest import StartMirror
 from tests.support.images import digest_of, random_bytes
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
 from tests.support.process import children_of, until
 from tests.support.pusher import Pusher, in_pieces
-from tests.support.pushing import NAME, bytes_taken, held, spooled
+from tests.support.pushing import NAME, bytes_taken, held, spooled, start_pushing
+from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
 LARGE = random_bytes(24 << 20, seed=15)
@@ -104,3 +106,54 @@ async def test_who_tries_again_after_a_restart_or_a_fault_sends_upstream_what_is
         assert held(upstream, DIGEST) == LARGE
         assert bytes_taken(upstream) <= 1.05 * len(LARGE)
         assert not spooled(mirror)
+
+
+SMALL = random_bytes(100, seed=16)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer mine"}], ids=["open", "shown"])
+async def test_what_the_registry_had_taken_when_the_mirror_was_killed_is_in_the_cache(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    settings = {"docker.io": upstream_at(upstream.url) | {"push": "client"}}
+    digest = digest_of(SMALL)
+    async with running_mirror(tmp_path, settings) as mirror:
+        upload = await Pusher(mirror.client, NAME, headers).begin()
+        await upload.patch(SMALL)
+        answer = takes_pushes.hold_end()
+        putting = asyncio.get_running_loop().create_task(upload.put(b"", digest))
+        await answer.reached()
+        await kill(mirror)
+        with suppress(aiohttp.ClientError, ConnectionError):
+            await putting
+        await mirror.process.kill()
+        answer.cut()
+        assert held(upstream, digest) == SMALL
+        await mirror.process.start()
+        assert len(spooled(mirror)) == 2
+        assert (await Pusher(mirror.client, NAME, headers).head(digest)).status == 200
+        assert not spooled(mirror)
+        assert (await upload.put(b"", digest)).status == 201
+        await upstream.stop()
+        assert (await mirror.client.blob(NAME, digest, headers=headers)).body == SMALL
+
+
+async def test_what_the_registry_has_taken_and_has_not_said_so_is_in_the_cache(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, start_mirror: StartMirror
+) -> None:
+    mirror = await start_pushing(start_mirror, upstream, fill={"attempts": 1})
+    pusher, digest = Pusher(mirror.client, NAME), digest_of(SMALL)
+    upload, answer = await pusher.begin(), takes_pushes.hold_end()
+    await upload.patch(SMALL)
+    putting = asyncio.get_running_loop().create_task(upload.put(b"", digest))
+    await answer.reached()
+    upstream.fault(kind="upload", status=503)  # nor is it told what has come of it
+    silence = upstream.fault(kind="blob", method="HEAD", status=503)
+    answer.cut()
+    assert (await putting).status in {502, 503, 504}
+    assert len(spooled(mirror)) == 2
+    upstream.faults.remove(silence)
+    assert (await pusher.head(digest)).status == 200
+    assert not spooled(mirror)
+    await upstream.stop()
+    assert (await mirror.client.blob(NAME, digest)).body == SMALL

@@ -68,6 +68,12 @@ class Pushes:
     elsewhere: str = ""  # that of its storage
     _begun: int = 0
     _gates: list[Gate] = field(default_factory=list)
+    _ends: list[Gate] = field(default_factory=list)
+
+    def hold_end(self) -> Gate:
+        """Hold the answer to whoever ends an upload, when the blob is there already."""
+        self._ends.append(gate := Gate("", None))
+        return gate
 
     def hold(self, *, after: int, times: int = 1) -> Gate:
         """Hold who sends, after so many bytes of the body of one request."""
@@ -97,6 +103,10 @@ class Pushes:
     def gates(self) -> list[Gate]:
         """Those that still hold somebody."""
         return [gate for gate in self._gates if not gate.is_decided]
+
+    def ends(self) -> list[Gate]:
+        """The same of those at the end."""
+        return [gate for gate in self._ends if not gate.is_decided]
 
 
 _Cut = Literal[False]
@@ -202,7 +212,8 @@ class _Push:
         upload.first = upload.first or sent
         if self.asked.method == "PUT":
             del self.ways.uploads[name]
-            return self._commit(upload, parse_qs(self.asked.query).get("digest", [""])[0])
+            reply = self._commit(upload, parse_qs(self.asked.query).get("digest", [""])[0])
+            return reply if all([await it.wait(self.asked) for it in self.ways.ends()]) else False
         if sent < self.ways.least:
             del content[before:]
             return _error(416, "SIZE_INVALID", "a part is too small")
