@@ -176,8 +176,7 @@ class Spool:
         with translated():
             _write_all(self.file, self.size, chunk)
         if self._hashed == self.size:
-            self._hasher.update(chunk)
-            self._hashed += len(chunk)
+            self._take_in(chunk)
         return len(chunk)
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -193,18 +192,21 @@ class Spool:
         """What has taken in all of it. Raises StoreError."""
         async with self._turn:
             if algorithm == _ALGORITHM:
-                self._hashed = await self._hash(self._hasher, self._hashed)
+                while self._hashed < self.size:
+                    block = await self.read(self._hashed, BLOCK)
+                    await self._threads.quick(self._take_in, block)
                 return self._hasher.copy()
-            hasher = Digest(algorithm, "0" * 128).hasher()
-            await self._hash(hasher, 0)
+            hasher, offset = Digest(algorithm, "0" * 128).hasher(), 0
+            while offset < self.size:
+                block = await self.read(offset, BLOCK)
+                await self._threads.quick(hasher.update, block)
+                offset += len(block)
             return hasher
 
-    async def _hash(self, hasher: Hasher, offset: int) -> int:
-        while offset < self.size:
-            block = await self.read(offset, BLOCK)
-            await self._threads.quick(hasher.update, block)
-            offset += len(block)
-        return offset
+    def _take_in(self, chunk: Chunk) -> None:
+        """In a thread: nobody may wait any more, and what is hashed is not to be hashed again."""
+        self._hasher.update(chunk)
+        self._hashed += len(chunk)
 
     async def written_at(self, now: float) -> float:
         """When bytes of it last came; not after `now` (both in seconds since the epoch).

@@ -199,3 +199,28 @@ async def test_what_is_noted_at_one_moment_is_there_as_one_of_them_has_noted_it(
     assert spool.path.with_suffix(".json").read_bytes() == notes[-1]
     await spool.remove()
     spool.close()
+
+
+async def test_what_was_hashed_is_not_hashed_again_for_who_comes_after_one_that_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path) as before:
+        spool = await before.spools.begin(NAME)
+        await spool.append(CONTENT)
+        await spool.note(b"{}")
+    monkeypatch.setattr(spools, "BLOCK", len(CONTENT) // 3)
+    loop, read = asyncio.get_running_loop(), os.pread
+
+    def leave(descriptor: int, length: int, offset: int) -> bytes:
+        if offset:  # it has had a block
+            loop.call_soon_threadsafe(hashing.cancel)
+        return read(descriptor, length, offset)
+
+    async with open_store(tmp_path) as store:
+        [(spool, _)] = await store.spools.find_all()
+        monkeypatch.setattr(os, "pread", leave)
+        async with asyncio.TaskGroup() as group:
+            hashing = group.create_task(spool.hasher())
+        assert hashing.cancelled()
+        monkeypatch.setattr(os, "pread", read)
+        assert digest_of(CONTENT).matches(await spool.hasher())
