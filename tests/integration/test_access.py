@@ -12,6 +12,7 @@ import aiohttp
 import bcrypt
 import pytest
 
+from mirror.aio.trust import trust
 from mirror.config import ConfigError
 from tests.conftest import StartMirror
 from tests.support.auth import BearerAuth
@@ -202,7 +203,7 @@ async def test_over_tls_everything_is_the_same(
             "tls_private_key_file": str(server.private_key_file),
         }
     )
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = trust(authority.ca_file)
     layer = app.layers[0]
     for _ in range(3):
         got = await over_tls(mirror, context, f"/v2/org/app/blobs/{layer}")
@@ -222,13 +223,13 @@ async def test_only_clients_with_a_certificate_may_connect(
             "client_ca_file": str(authority.ca_file),
         }
     )
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = trust(authority.ca_file)
     with pytest.raises((aiohttp.ClientError, ConnectionError)):
         await over_tls(mirror, context, "/v2/")
     context.load_cert_chain(stranger.certificate_file, stranger.private_key_file)
     with pytest.raises((aiohttp.ClientError, ConnectionError)):
         await over_tls(mirror, context, "/v2/")
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = trust(authority.ca_file)
     context.load_cert_chain(anna.certificate_file, anna.private_key_file)
     assert await over_tls(mirror, context, "/v2/org/app/manifests/1") == (200, app.manifest)
 
@@ -250,8 +251,8 @@ async def test_why_a_client_is_not_let_in_by_tls_is_told_and_counted(
             "client_ca_file": str(authority.ca_file),
         }
     )
-    nobody = ssl.create_default_context(cafile=authority.ca_file)
-    anna = ssl.create_default_context(cafile=authority.ca_file)
+    nobody = trust(authority.ca_file)
+    anna = trust(authority.ca_file)
     anna.load_cert_chain(stranger.certificate_file, stranger.private_key_file)
     for context in (nobody, anna, None):
         await knock(mirror, context)

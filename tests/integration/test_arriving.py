@@ -1,7 +1,6 @@
 """Bodies as they arrive, from a server that sends what the test says, byte for byte."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from mirror.aio.trust import trust
 from mirror.oci.digest import Chunk
 from mirror.sources.registry.receiver import arriving
 from tests.support.images import random_bytes
@@ -42,12 +42,12 @@ class Line:
                 writer.close()
 
         context = self._tls.server_context() if self._tls else None
-        trust = ssl.create_default_context(cafile=self._tls.ca_file) if self._tls else True
+        trusted = trust(self._tls.ca_file) if self._tls else True
         scheme = "https" if self._tls else "http"
         async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
             url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
             async with aiohttp.ClientSession() as session:
-                yield lambda: session.get(url, ssl=trust)
+                yield lambda: session.get(url, ssl=trusted)
 
 
 @pytest.fixture(params=["plain", "TLS"])

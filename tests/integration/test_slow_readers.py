@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from mirror.aio.trust import trust
 from tests.conftest import StartMirror
 from tests.support.images import random_bytes
 from tests.support.mirror import InnerMirror
@@ -131,7 +132,7 @@ async def test_a_client_that_takes_no_byte_for_send_timeout_is_let_go_and_pins_n
         issued = authority.issue("server")
         server["tls_certificate_file"] = str(issued.certificate_file)
         server["tls_private_key_file"] = str(issued.private_key_file)
-        context = ssl.create_default_context(cafile=str(authority.ca_file))
+        context = trust(authority.ca_file)
     digest = upstream.add_blob(CONTENT, "library/app")
     size = "1 MiB" if way == "stream" else "30 MiB"  # what is too large to keep is streamed
     mirror = await start_mirror(server=server, store={"max_size": size})

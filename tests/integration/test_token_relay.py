@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from mirror.aio.trust import trust
 from mirror.config import ConfigError
 from mirror.oci.challenge import Challenge, parse_challenges
 from mirror.oci.token import key_of
@@ -356,7 +356,7 @@ async def test_over_tls_of_its_own_the_address_is_https(
             "tls_private_key_file": str(identity.private_key_file),
         },
     )
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = trust(authority.ca_file)
     connector = aiohttp.TCPConnector(ssl=context)
     async with aiohttp.ClientSession(connector=connector) as session:
         url = f"https://{mirror.host}/v2/org/app/manifests/1?ns=ghcr.io"
