@@ -106,6 +106,29 @@ async def test_what_comes_right_behind_such_a_body_is_the_next_request(
         assert [(await wire.answer())[0] for _ in range(3)] == [202, 200, 200]
 
 
+async def test_a_client_that_has_nothing_more_to_send_is_answered_all_the_same(
+    mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE)
+        wire.writer.write(NEXT)
+        wire.writer.write_eof()
+        assert [(await wire.answer())[0] for _ in range(2)] == [202, 200]
+        assert await wire.end() == b""
+
+
+async def test_a_client_that_has_nothing_more_to_send_in_the_middle_is_let_go(
+    mirror: InnerMirror, pusher: Pusher
+) -> None:
+    upload = await pusher.begin()
+    async with wire_to(mirror) as wire:
+        wire.send("PATCH", upload.location, LARGE[: 3 * MIB], len(LARGE))
+        wire.writer.write_eof()
+        assert await wire.end() == b""
+    assert (await upload.status()).headers["Range"] == f"0-{3 * MIB - 1}"
+
+
 async def test_a_body_that_begins_with_its_head_or_long_after_it_is_the_same(
     upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher
 ) -> None:
@@ -383,3 +406,42 @@ async def test_who_has_left_for_long_before_a_length_that_was_told_goes_on_where
     assert (await upload.put(b"", digest_of(other))).status == 201
     assert held(upstream, digest_of(other)) == other
     assert await mirror.metric("mirror_internal_errors_total") == 0
+
+
+@pytest.mark.parametrize("becomes", ["kept", "lost", "forgotten"])
+async def test_a_length_that_was_told_and_is_not_answered_is_asked_after(
+    upstream: ScriptedRegistry, takes_pushes: Pushes, pusher: Pusher, becomes: str
+) -> None:
+    await push_until_it_is_fast(upstream, pusher)
+    takes_pushes.loses_what_breaks = becomes == "lost"
+    gate = takes_pushes.hold(after=len(LARGE))
+    before = len(upstream.asked("upload", method="PATCH"))
+    pushing = asyncio.get_running_loop().create_task(pusher.blob(LARGE))
+    patch = await gate.reached()
+    assert patch.headers["Content-Length"] == str(len(LARGE))
+    if becomes == "forgotten":
+        takes_pushes.lose()
+    gate.cut()
+    assert await pushing == DIGEST
+    assert held(upstream, DIGEST) == LARGE
+    again = len(upstream.asked("upload", method="PATCH")) - before - 1
+    assert (again == 0) == (becomes == "kept")
+
+
+async def test_a_token_that_ends_before_a_length_that_was_told_is_made_good_by_the_next_one(
+    upstream: ScriptedRegistry, mirror: InnerMirror
+) -> None:
+    pusher = Pusher(mirror.client, NAME, {"Authorization": "Bearer one"}, tells_length=True)
+    await push_until_it_is_fast(upstream, pusher)
+    before = bytes_taken(upstream)
+    upload = await pusher.begin()
+    ends = upstream.fault(kind="upload", method="PATCH", body_status_at=(3 * MIB, 401), times=1)
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://x.example/token"'}
+    upstream.fault(kind="upload", method="GET", status=401, times=1, headers=challenge)
+    assert (await upload.bring(LARGE)).status == 202
+    assert (await upload.put(b"", DIGEST)).status == 401
+    assert ends.struck[0].headers["Content-Length"] == str(len(LARGE))
+    pusher.headers["Authorization"] = "Bearer two"
+    assert (await upload.put(b"", DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
+    assert bytes_taken(upstream) - before == len(LARGE)
