@@ -37,10 +37,8 @@ class Admission:
         if told == 0 or (sizes.is_odd and (told or 0) <= SMALL):
             return False
         is_first = not self._are_in and (told or written) <= _FIRST
-        if is_first and (body.is_from_elsewhere or self._is_held):
-            self._is_held = self.is_pending = True
-            return False
-        if self._was_given_up:
+        self._is_held = is_first and (body.is_from_elsewhere or self._is_held)
+        if self._is_held or self._was_given_up:
             self.is_pending = True
             return False
         self._let_in()

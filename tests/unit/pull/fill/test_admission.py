@@ -92,3 +92,10 @@ def test_news_after_a_fill_that_was_given_up_is_no_proof_of_what_comes_from_else
     assert not _admits(admission, None, is_from_elsewhere=True)
     assert not admission.admits_after(1)
     assert admission.admits_after(LITTLE + 1)
+
+
+def test_what_turns_out_to_be_more_waits_after_a_fill_that_was_given_up_for_news_alone() -> None:
+    admission = Admission(was_given_up=True)
+    assert not _admits(admission, None, is_from_elsewhere=True)
+    assert not _admits(admission, LITTLE + 1)
+    assert admission.admits_after(1)
