@@ -14,7 +14,8 @@ _ENOUGH = 2**20  # bytes that are worth a turn: each has its price, and a fast l
 _MOMENT = 0.05  # seconds; what has come by then is taken, so that it shows how far a slow one is
 _AT_ONCE = 2**18  # bytes that are looked at here, and not written away at once
 _NOW = socket.MSG_DONTWAIT  # whoever has lent it may say of the connection itself that it waits
-_UNLOCK = getattr(socket, "SO_BUF_LOCK", 72)  # Linux 5.14; socket(7)
+_BUF_LOCK = getattr(socket, "SO_BUF_LOCK", 72)  # Linux 5.14; socket(7)
+_RCVBUF_LOCK = 2  # linux/socket.h
 
 
 class Lent:
@@ -25,10 +26,12 @@ class Lent:
         self.left = length
         self._patience = patience
         connection.setblocking(False)
-        # For requests its buffer is small. For what nobody parses it may grow with the line.
-        with suppress(OSError):  # an older kernel; or the client has left, which shows by itself
-            connection.setsockopt(socket.SOL_SOCKET, _UNLOCK, 0)
+        # For requests its buffer is small. For what nobody parses the kernel gives it twice what is
+        # waited for, and no more: all of that may lie unread where a registry takes nothing.
         self._enough = 1
+        self._set(_BUF_LOCK, 0)
+        self._wait_for(_ENOUGH)
+        self._set(_BUF_LOCK, _RCVBUF_LOCK)
 
     async def ready(self) -> None:
         """Return once there is something to read: as much as is worth it, or all, or after a while.
@@ -46,9 +49,12 @@ class Lent:
     def _wait_for(self, enough: int) -> None:
         """So many bytes have to be there, before anybody is told that there are any."""
         if self._enough != enough:
-            with suppress(OSError):  # the client has left, which shows by itself
-                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            self._set(socket.SO_RCVLOWAT, enough)
             self._enough = enough
+
+    def _set(self, option: int, value: int) -> None:
+        with suppress(OSError):  # an older kernel; or the client has left, which shows by itself
+            self._connection.setsockopt(socket.SOL_SOCKET, option, value)
 
     async def _comes(self, within: float) -> bool:
         """Whether enough is there in so many seconds; or the end."""

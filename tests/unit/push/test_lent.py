@@ -1,6 +1,7 @@
 """What has lent a connection still has it, and may be anybody."""
 
 import asyncio
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -81,6 +82,24 @@ async def test_whoever_has_it_back_is_told_of_every_byte(
     with closing(Lent(ours.dup(), 2**30, patience=0.01)) as lent, suppress(ConnectionError):
         await lent.ready()
     assert ours.getsockopt(*LOW) == 1
+
+
+async def test_what_nobody_reads_is_not_much_however_fast_the_line_was(
+    lent_and_clients: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, clients = lent_and_clients
+    clients.setblocking(False)
+    memory = memoryview(bytearray(2**21))
+    with closing(Lent(ours.dup(), 2**30, patience=60)) as lent:
+        taken = 0
+        while taken < 2**26:
+            with suppress(BlockingIOError):
+                clients.send(memory)
+            await lent.ready()
+            taken += lent.read_into(memory)
+        while select.select([], [clients], [], 0.3)[1]:
+            clients.send(memory)
+        assert len(ours.recv(2**26, socket.MSG_PEEK)) < 2**22
 
 
 async def test_no_byte_is_read_that_was_not_lent(
