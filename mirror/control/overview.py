@@ -80,12 +80,12 @@ class Overview:
     async def status(self) -> models.Status:
         """Everything at once."""
         await self._parts.gather()
-        store = await self.store()
-        endpoints, schedules = self.endpoints(), self._parts.schedules()
+        free, trouble = await self._ask_disk()  # from here on, all of the same moment
+        store, endpoints, schedules = self._store(free), self.endpoints(), self._parts.schedules()
         return models.Status(
             version=__version__,
             started_at=self._started_at,
-            health=await self._health(store, endpoints, schedules),
+            health=self._health(store, endpoints, trouble, schedules),
             connections=self._parts.connections(),
             waiting=self._parts.fills.waiting,
             served=self._served(),
@@ -111,27 +111,33 @@ class Overview:
 
     async def health(self) -> models.Health:
         """What does not work as it should."""
-        return await self._health(await self.store(), self.endpoints(), self._parts.schedules())
+        free, trouble = await self._ask_disk()
+        return self._health(self._store(free), self.endpoints(), trouble, self._parts.schedules())
 
-    async def _health(
+    def _health(
         self,
         store: models.Store,
         endpoints: Sequence[models.Endpoint],
+        disk_trouble: str | None,
         schedules: Sequence[acts.WarmSchedule],
     ) -> models.Health:
         return _health(
-            store, endpoints, await self._disk_troubles(store.root), schedules,
+            store, endpoints, self._disk_troubles(store.root, disk_trouble), schedules,
             self._parts.company(),
         )  # fmt: skip
 
-    async def _disk_troubles(self, root: str) -> Sequence[tuple[str, str]]:
+    def _disk_troubles(self, root: str, trouble: str | None) -> Sequence[tuple[str, str]]:
         """What the disk does not do, and why."""
         unkept = f"{root} takes no more of downloads in the middle; clients get the rest unkept"
         found = (
-            (f"nothing new can be kept in {root}", await self._find_disk_trouble()),
+            (f"nothing new can be kept in {root}", trouble),
             (unkept, self._parts.fills.disk_trouble),
         )
         return [(what, why) for what, why in found if why is not None]
+
+    async def _ask_disk(self) -> tuple[int, str | None]:
+        """How many bytes are free, and why nothing new can be kept: who asks waits but once."""
+        return await asyncio.gather(self._parts.find_free(), self._find_disk_trouble())
 
     async def _find_disk_trouble(self) -> str | None:
         """Asked of the disk by writing to it, and so not for each who looks."""
@@ -142,9 +148,10 @@ class Overview:
 
     async def seen(self, ends: Mapping[str, float], mismatches: Sequence[Mismatch]) -> Seen:
         """What somebody may have to be told of; `ends` are of certificates, by setting."""
+        free, trouble = await self._ask_disk()
         return Seen(
-            now=self._parts.clock(), endpoints=self.endpoints(), store=await self.store(),
-            disk_trouble=await self._find_disk_trouble() or self._parts.fills.disk_trouble,
+            now=self._parts.clock(), endpoints=self.endpoints(), store=self._store(free),
+            disk_trouble=trouble or self._parts.fills.disk_trouble,
             ends=ends, mismatches=mismatches,
         )  # fmt: skip
 
@@ -159,9 +166,10 @@ class Overview:
 
     async def store(self) -> models.Store:
         """The store, against its limits."""
-        settings = self._parts.config().store
-        free = await self._parts.find_free()
-        totals = self._parts.totals()  # with all that is told beside it, of the same moment
+        return self._store(await self._parts.find_free())
+
+    def _store(self, free: int) -> models.Store:
+        settings, totals = self._parts.config().store, self._parts.totals()
         return models.Store(
             root=str(settings.root),
             blobs=totals.blobs,

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from mirror.control.models import Status
+from mirror.storage.files import Files
 from mirror.storage.usage import Usage
 from tests.conftest import StartMirror
 from tests.support.client import Answer, get
@@ -85,32 +86,35 @@ async def test_a_download_is_shown_while_it_goes_on(
     assert ended.store.bytes >= SIZE
 
 
+@pytest.mark.parametrize(("disk", "asking"), [(Usage, "_find_free"), (Files, "_probe")])
 async def test_store_and_fills_are_of_the_same_moment(
-    upstream: ScriptedRegistry,
     mirror: InnerMirror,
     app: Image,
     monkeypatch: pytest.MonkeyPatch,
+    disk: type[Usage | Files],
+    asking: str,
 ) -> None:
+    """Whatever it is that the disk takes its time for."""
     asked, may_answer = threading.Event(), threading.Event()
-    find_free = Usage._find_free  # noqa: SLF001 - to have it wait
+    ask = getattr(disk, asking)
 
-    def find_free_later(usage: Usage) -> int:
+    def ask_later(*args: object) -> object:
         if not asked.is_set():  # who makes room for the fill asks, too
             asked.set()
             may_answer.wait(20)
-        return find_free(usage)
+        return ask(*args)
 
     async def no_fill_is_active() -> bool:
         return await mirror.metric("mirror_fills_active") == 0
 
-    monkeypatch.setattr(Usage, "_find_free", find_free_later)
+    monkeypatch.setattr(disk, asking, ask_later)
     async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(status(mirror))
+        telling = tasks.create_task(status(mirror))
         await asyncio.to_thread(asked.wait, 20)
         await mirror.client.blob("org/app", app.layers[0])
         await until(no_fill_is_active)
         may_answer.set()
-    seen = asking.result()
+    seen = telling.result()
     assert sum(fill.written for fill in seen.fills) + seen.store.bytes >= SIZE
 
 
