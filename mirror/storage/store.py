@@ -238,7 +238,7 @@ class LocalStorage:
     async def find_free(self) -> int:
         """Bytes of the file system that are free for us: the disk is asked now. Raises StoreError.
 
-        Where it does not answer, as of the last look.
+        Where it does not answer, or refuses, as of the last look.
         """
         return await self._parts.usage.find_free()
 

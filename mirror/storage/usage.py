@@ -62,13 +62,15 @@ class Usage:
     async def find_free(self) -> int:
         """Bytes of the file system that are free for us now.
 
-        As of the last look, where it does not answer. Raises StoreError.
+        As of the last look, where the disk does not answer, or refuses: why, `Files.probe` says.
+
+        Raises:
+            StoreError: The threads have ended.
         """
-        with translated():
-            try:
-                return await self._asking_free.answer()
-            except DoesNotAnswer:
-                return self.last.free
+        try:
+            return await self._asking_free.answer()
+        except (DoesNotAnswer, OSError):
+            return self.last.free
 
     def whole(self, size: int) -> int:
         """What a file of `size` bytes takes."""

@@ -124,3 +124,14 @@ async def test_what_is_set_aside_counts_once_in_whole_blocks(tmp_path: Path, emp
     async with opened() as store:
         assert full <= store.taken < full + 10 * BLOCK
         assert store.promised == 21 * BLOCK
+
+
+async def test_a_disk_that_cannot_say_what_is_free_keeps_nobody_from_being_told(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "store"
+    async with open_store(root, max_size=2**30) as store:
+        root.rename(tmp_path / "away")
+        assert await store.find_free() == store.free > 0
+        (tmp_path / "away").rename(root)
+        assert await store.find_free() > 0
