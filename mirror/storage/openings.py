@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from mirror.aio.waiting import to_the_end
 from mirror.oci.digest import Digest
+from mirror.oci.errors import StoreError
 from mirror.storage.adoption import Adoption
 from mirror.storage.changes import close, over
 from mirror.storage.damage import Damage
+from mirror.storage.errors import translated
 from mirror.storage.files import Files, SizedFile
 from mirror.storage.index import DAY, Index
 from mirror.storage.open_files import BlobFile, OpenFiles, Opening
@@ -48,9 +50,20 @@ class Openings:
         """A blob whose file is open already, if it still is of its size; nothing is waited for.
 
         Else it is set aside: somebody has cut it, or added to it, where it stands.
+
+        Raises:
+            StoreError: The disk does not say.
         """
         blob = self._opened.take(digest)
-        if blob is None or os.fstat(blob.file.fileno()).st_size == blob.size:
+        if blob is None:
+            return None
+        try:
+            with translated():
+                is_whole = os.fstat(blob.file.fileno()).st_size == blob.size
+        except StoreError:
+            blob.close()
+            raise
+        if is_whole:
             return blob
         blob.close()
         await self._damage.set_aside(digest, OTHER_SIZE)

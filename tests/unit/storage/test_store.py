@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -1000,3 +1001,21 @@ async def test_a_mirror_that_fails_takes_its_store_down_in_order(tmp_path: Path)
         await fail()
     async with open_store(tmp_path) as store:
         assert await held(store, DIGEST) == DATA
+
+
+async def test_a_disk_that_says_nothing_of_an_open_blob_leaves_it_without_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a file server has forgotten the file."""
+
+    def refuse(_: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    async with open_store(tmp_path) as store:
+        digest = await put(store, b"content")
+        assert await held(store, digest) == b"content"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", refuse)
+            with pytest.raises(StoreError, match="Stale file handle"):
+                await store.open_blob(digest)
+        assert store.find_removable([digest]) == [digest]
