@@ -25,5 +25,10 @@ def trust(
 
 @functools.cache
 def trust_the_systems() -> ssl.SSLContext:
-    """The same for all that go by the system's authorities: there are a few hundred of them."""
-    return trust(None)
+    """The same for all HTTP that goes by the system's authorities: there are a few hundred of them.
+
+    It says that it speaks HTTP/1.1 (ALPN, RFC 7301), as the library's own does.
+    """
+    context = trust(None)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
