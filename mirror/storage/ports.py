@@ -159,6 +159,9 @@ class Storage(Writers, Protocol):
         """Open a blob for reading; None where it is not here, or not as it was recorded.
 
         A file of another size than was recorded is damaged: it is dropped.
+
+        Raises:
+            StoreError: The disk refuses.
         """
 
     async def read_blob(self, digest: Digest, *, limit: int) -> bytes | None:

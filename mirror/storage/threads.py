@@ -77,7 +77,10 @@ class Threads:
         return Lane(functools.partial(self._start, self._busy), after)
 
     def close(self) -> None:
-        """Let the threads end; nothing runs in them any more, since every caller has waited."""
+        """Let the threads end; what runs in them still is what a disk that hangs was asked.
+
+        Every other caller has waited.
+        """
         self._closed = True
         self._quick.shutdown(wait=False)
         self._busy.shutdown(wait=False)
