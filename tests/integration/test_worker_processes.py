@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -23,6 +24,7 @@ from tests.support.evil import Evil, says
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import MirrorProcess, document, running_mirror, upstream_at
 from tests.support.process import Process, answers, children_of, free_port, run, until
+from tests.support.tls import Authority
 from tests.support.upstream import ScriptedRegistry
 
 SIZE = 3 * 2**20
@@ -595,3 +597,25 @@ async def test_an_odd_status_of_a_token_server_costs_no_other_client_its_connect
                 assert (await one.get(f"{target[0]}?scope=x")).status == 502
             assert children_of(mirror.process) == workers
             assert await mirror.metric("mirror_internal_errors_total") == 0
+
+
+async def test_who_comes_by_tls_is_noted_until_they_leave(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "pki")
+    shown = authority.issue("mirror")
+    tls = {
+        "tls_certificate_file": str(shown.certificate_file),
+        "tls_private_key_file": str(shown.private_key_file),
+    }
+    trusting = ssl.create_default_context(cafile=authority.ca_file)
+    upstreams = {"docker.io": upstream_at(upstream.url)}
+    async with running_mirror(tmp_path, upstreams, server=tls) as mirror:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(*mirror.host.split(":"), ssl=trusting)
+            writer.write(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            assert await mirror.metric("mirror_connections") == 1
+            writer.close()
+            await mirror.until_metric("mirror_connections", 0)
+        assert await mirror.metric("mirror_internal_errors_total", task="request") == 0

@@ -183,9 +183,9 @@ class Worker:
             bound_unread(connection)
             peer = connection.getpeername()
             try:
-                _, served = await loop.connect_accepted_socket(
-                    partial(server, number), connection, ssl=self._tls
-                )
+                handler = server(number)
+                await loop.connect_accepted_socket(lambda: handler, connection, ssl=self._tls)
+                served = handler  # uvloop returns what does TLS in front of it
             except ssl.SSLError as error:
                 status, why = explain(error)
                 server.note_refused(peer, why, status)
