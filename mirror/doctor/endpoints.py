@@ -32,6 +32,13 @@ _CLOCKS_MAY_DIFFER = 60.0  # seconds; tokens and certificates are good for minut
 _SAMPLE = 4 * 2**20  # bytes of a layer
 _SLOW = 125_000  # bytes a second: 1 Mbit/s
 
+_NO_AUTHORITY = (
+    "name the authority that signed it in ca_file, also where a proxy opens TLS on the way"
+)
+_OTHER_TIME = "it has to be renewed there, unless the time of this machine is wrong (NTP)"
+_MENDS = {9: _OTHER_TIME, 10: _OTHER_TIME, 62: "write the url with a name that it is for"}
+"""By what OpenSSL calls it (X509_V_ERR_...): not valid yet, expired, of another host."""
+
 
 class Examination:
     """What is asked of one endpoint. `where` is its setting; `image` what is pulled, if any."""
@@ -92,10 +99,8 @@ class Examination:
         try:
             _, writer = await asyncio.open_connection(self._parts.hostname, self._port, ssl=context)
         except ssl.SSLCertVerificationError as error:
-            yield self._error(
-                f"its certificate cannot be trusted ({error.verify_message}): name the authority"
-                " that signed it in ca_file, also where a proxy opens TLS on the way"
-            )
+            do = _MENDS.get(error.verify_code, _NO_AUTHORITY)
+            yield self._error(f"its certificate cannot be trusted ({error.verify_message}): {do}")
             return
         except OSError as error:
             why = error.strerror or type(error).__name__

@@ -46,6 +46,10 @@ async def examine(
         yield finding
     async for finding in examine_shared(config.shared, proxies or EnvironmentProxies()):
         yield finding
+    for repository, reference in images:
+        if repository.namespace not in config.upstream:
+            text = f"{repository}:{reference} is of no upstream that is configured"
+            yield Finding("error", "--image", text)
     wanted = _USUAL | {repository.namespace: (repository, it) for repository, it in images}
     async with (
         open_sessions(proxies=proxies) as sessions,

@@ -141,7 +141,7 @@ async def test_an_endpoint_that_is_down_is_told_with_the_reason(
     (endpoint,) = told.endpoints
     assert not endpoint.is_up
     assert endpoint.trouble is not None
-    assert "cannot be reached" in endpoint.trouble
+    assert "cannot be reached: Connection refused ('127.0.0.1', " in endpoint.trouble
     assert told.health.status == "degraded"
     (problem,) = told.health.problems
     assert upstream.url in problem.what

@@ -82,6 +82,23 @@ async def test_a_certificate_of_nobody_known_is_told_with_what_to_set(tmp_path: 
         assert "good for 1 days" in told(findings, "warning")
 
 
+async def test_a_certificate_that_is_over_is_not_taken_for_one_of_nobody_known(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path / "tls")
+    over = authority.server_context(life=dt.timedelta(hours=-1))
+    async with ScriptedRegistry(server_context=over) as registry:
+        findings = await found(registry.url, tmp_path, ca_file=str(authority.ca_file))
+    assert "certificate has expired): it has to be renewed there" in told(findings, "error")
+
+
+async def test_an_image_of_a_registry_that_is_not_configured_is_told(
+    hub: ScriptedRegistry, tmp_path: Path
+) -> None:
+    findings = await found(hub.url, tmp_path, "ghcr.io/org/app:1")
+    assert told(findings, "error") == "ghcr.io/org/app:1 is of no upstream that is configured"
+
+
 async def test_something_that_is_no_registry_is_told(hub: ScriptedRegistry, tmp_path: Path) -> None:
     hub.fault(kind="ping", status=404)
     assert "no registry" in told(await found(hub.url, tmp_path), "error")

@@ -39,12 +39,12 @@ class Authority:
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *also: str) -> Identity:
+    def issue(self, name: str, *also: str, life: dt.timedelta = _LIFE) -> Identity:
         """A certificate for localhost and `also` (server), or for whoever `name` is (client)."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [*map(x509.DNSName, ("localhost", *also)), x509.IPAddress(_LOOPBACK)]
         certificate = (
-            _builder(_name(name), self._name, key)
+            _builder(_name(name), self._name, key, life)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -59,9 +59,9 @@ class Authority:
         )
         return identity
 
-    def server_context(self, *also: str) -> ssl.SSLContext:
+    def server_context(self, *also: str, life: dt.timedelta = _LIFE) -> ssl.SSLContext:
         """What a server of this machine needs; `also` are further names of it."""
-        identity = self.issue("server", *also)
+        identity = self.issue("server", *also, life=life)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(identity.certificate_file, identity.private_key_file)
         return context
@@ -72,7 +72,10 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    life: dt.timedelta = _LIFE,
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -82,5 +85,5 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _LIFE)
-        .not_valid_after(now + _LIFE)
+        .not_valid_after(now + life)
     )

@@ -1,5 +1,6 @@
 """Where aiohttp's exceptions end: what each of them tells of a registry, and no secret with it."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,7 @@ from yarl import URL
 
 from mirror.oci.errors import RegistryError, Unavailable
 from mirror.sources.registry.reading import Broken, Senseless
-from mirror.sources.registry.routes import INSIDE, host_of
+from mirror.sources.registry.routes import INSIDE, host_of, reason_of
 
 
 @contextmanager
@@ -40,13 +41,17 @@ def receiving(url: URL) -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
-        raise Unavailable(f"{host_of(url)} has a certificate that cannot be trusted") from error
+        said = error.certificate_error
+        of = said.verify_message if isinstance(said, ssl.SSLCertVerificationError) else str(said)
+        raise Unavailable(
+            f"{host_of(url)} has a certificate that cannot be trusted: {of}"
+        ) from error
     except TimeoutError as error:
         raise Unavailable(f"{host_of(url)} is silent", timed_out=True) from error
     except aiohttp.ClientConnectorDNSError as error:
         why = INSIDE if error.strerror == "no public address" else error.strerror
         raise Unavailable(f"{host_of(url)} cannot be reached: {why}") from error
     except aiohttp.ClientConnectorError as error:
-        raise Unavailable(f"{host_of(url)} cannot be reached: {error.strerror}") from error
+        raise Unavailable(f"{host_of(url)} cannot be reached: {reason_of(error)}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
         raise Broken(f"the connection to {host_of(url)} broke: {type(error).__name__}") from error

@@ -4,6 +4,7 @@ A proxy resolves names itself, and its address is nobody's but its own: what lie
 judged by what is written in a URL, and who is connected to says nothing of where a registry is.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Route:
         except ProxyRefusal as error:
             raise self._unavailable(url, error.status, str(error)) from error
         except (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError) as error:
-            raise self._unavailable(url, None, f"cannot be reached: {error.strerror}") from error
+            raise self._unavailable(url, None, f"cannot be reached: {reason_of(error)}") from error
 
     def check(self, response: aiohttp.ClientResponse) -> None:
         """See that it is not the proxy that has answered. Raises Unavailable."""
@@ -141,6 +142,13 @@ class Routes:
                 "the mirror's credentials for its proxy cannot be had; see its log"
             ) from error
         return Proxy(proxy.scheme, proxy.host, proxy.port, who.username, who.secret)
+
+
+def reason_of(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection: asyncio says at which address it failed, and not how."""
+    why = error.strerror or type(error).__name__
+    how = os.strerror(error.errno) if error.errno else ""
+    return why.replace("Connect call failed", how) if how else why
 
 
 def host_of(url: URL) -> str:
