@@ -14,6 +14,7 @@ from mirror.cli.verbs import (
     Platforms,
     cli,
     fail,
+    in_words,
     load,
     look_after,
 )
@@ -100,7 +101,7 @@ def rebuild(
     try:
         names = find_names(images or (), file or ())
     except (OSError, ValueError) as error:
-        fail(str(error), FAILED)
+        fail(in_words(error), FAILED)
 
     async def run() -> bool:
         await require_store(loaded.store.root)
@@ -209,6 +210,6 @@ def warm(
             raise ValueError("name an image, or a --file")  # noqa: TRY301
         is_done = warm(RunningMirror(loaded), wanted, platforms or (), as_json=as_json)
     except (NoAnswer, OSError, ValueError) as error:
-        fail(str(error), FAILED)
+        fail(in_words(error), FAILED)
     if not is_done:
         raise typer.Exit(FAILED)

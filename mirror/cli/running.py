@@ -1,6 +1,7 @@
 """Running the mirror, and seeing that it can run and that clients find it."""
 
 import json
+import logging
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from mirror.cli.verbs import (
     Document,
     cli,
     fail,
+    in_words,
     load,
     look_after,
     read_proxies,
@@ -40,7 +42,7 @@ def serve(config_file: ConfigFile = None) -> None:
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
     except (StoreError, OSError) as error:
-        fail(str(error), FAILED)
+        fail(in_words(error), FAILED)
 
 
 @cli.command()
@@ -120,8 +122,9 @@ def doctor(
     from mirror.oci.image import parse_image  # noqa: PLC0415
 
     loaded, proxies = load(config_file), read_proxies()
+    logging.getLogger("mirror").addHandler(logging.NullHandler())  # the findings say it
     try:
-        images = [parse_image(name) for name in image or ()]
+        images = [parse_image(name, config.aliases_of(loaded.upstream)) for name in image or ()]
     except ValueError as error:
         fail(str(error), FAILED)
 
@@ -170,7 +173,7 @@ def setup(
     try:
         guide = make_guide(client, load(config_file), address=address, ca_file=ca)
     except (ValueError, OSError) as error:
-        fail(str(error), FAILED)
+        fail(in_words(error), FAILED)
     typer.echo(json.dumps(asdict(guide)) if as_json else str(guide))
 
 

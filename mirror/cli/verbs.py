@@ -18,6 +18,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # by default, [shared] is markup, and nothing is left of it
 )
 
 ConfigFile = Annotated[
@@ -93,6 +94,13 @@ def read_proxies() -> config.EnvironmentProxies:
         return config.read_proxies()
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, without the number that a system's error has."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -32,7 +32,7 @@ _MOST_LAYERS = 32  # that are asked for at an endpoint
 _SECONDS = 19  # characters of a time, up to its seconds
 _DEPTH = 2  # manifests, from an index to a configuration
 
-_NO_HEAD = "it does not answer HEAD: by GET (--pull), which counts as a pull, it could be asked"
+_NO_HEAD = "HEAD does not tell: --pull asks by GET, which counts as a pull"
 
 Verdict = Literal["same", "older", "newer", "differs", "absent", "unknown"]
 

@@ -111,7 +111,7 @@ class Pausing:
             and wanted.endpoint in {None, one.name, one.config.url, one.config.host}
         ]
         if not found:
-            what = wanted.endpoint or "an endpoint"
+            what = f"endpoint {wanted.endpoint}" if wanted.endpoint else "endpoint"
             raise NothingHere(f"{wanted.upstream} has no {what}, by the configuration")
         return found
 

@@ -66,8 +66,8 @@ class RunningMirror:
             yield from _read_steps(connection.getresponse(), where)
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswer(
-                f"a mirror uses the store, and none answers at {where} ({error}): is it of this"
-                " configuration (server.admin_listen)?"
+                f"a mirror uses the store, and none answers at {where} ({_why(error)}): is it of"
+                " this configuration (server.admin_listen)?"
             ) from error
         finally:
             connection.close()
@@ -103,7 +103,7 @@ class RunningMirror:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise NotRunning(
-                f"no mirror answers at {where} ({error}): is it running, and with this"
+                f"no mirror answers at {where} ({_why(error)}): is it running, and with this"
                 " configuration (server.admin_listen)?"
             ) from error
         finally:
@@ -158,6 +158,10 @@ class RunningMirror:
                 f"{self._key_file} cannot be read ({error.strerror}): run this as the mirror's"
                 " user, or set admin.token_file"
             ) from error
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _read_steps(response: http.client.HTTPResponse, where: str) -> Iterator[Step]:

@@ -33,9 +33,17 @@ async def require_store(root: Path) -> None:
 
 
 def _require_store(root: Path) -> None:
-    if not (root / "blobs").is_dir():
-        raise StoreError(f"{root} is no mirror's store: see store.root, and name the --config")
-    owner = root.stat().st_uid
+    try:
+        (root / "blobs").stat()
+        owner = root.stat().st_uid
+    except PermissionError as error:
+        raise StoreError(
+            f"{root} cannot be looked into ({error.strerror}): run this as the mirror's user"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{root} is no mirror's store: see store.root, and name the --config"
+        ) from error
     if os.geteuid() == 0 != owner:
         with suppress(KeyError):
             name = pwd.getpwuid(owner).pw_name

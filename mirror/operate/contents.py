@@ -195,7 +195,8 @@ def _show_image(image: models.Image) -> None:
         right="size",
     )  # fmt: skip
     if image.trouble is not None:
-        say(f"\nmirror: {image.trouble}")
+        say()
+        say(f"mirror: {image.trouble}")
     _show_layers(image)
     if image.referrers:
         say()

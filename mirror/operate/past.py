@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -102,8 +102,9 @@ def _ask_or_read(
     try:
         return ask()
     except NoAnswer as silence:
-        if silence.is_answered or not file.is_file():
-            raise
+        with suppress(PermissionError):  # to be told below
+            if silence.is_answered or not file.is_file():
+                raise
 
     async def run() -> _Answer:
         await require_store(config.store.root)

@@ -23,8 +23,8 @@ def _do(config: Config, what: str, upstream: str, endpoint: str | None, *, as_js
     if as_json:
         say_json(told)
         return True
+    if what == "resume":
+        say(f"{upstream}{f' {endpoint}' if endpoint else ''}: asked again")
     for one in told.paused:
         say(f"{one.upstream} {one.endpoint}: paused since {date(one.since)}")
-    if not told.paused:
-        say("no endpoint is paused")
     return True

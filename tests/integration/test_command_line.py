@@ -148,7 +148,52 @@ def test_another_shell_is_not_known() -> None:
     assert "bash, zsh, fish" in made.stderr
 
 
-def test_help_names_what_is_meant_and_no_brackets_that_are_empty() -> None:
-    shown = mirror("pin", "--help").stdout
-    assert "[]" not in shown  # rich takes [[pin]] for markup, and leaves nothing of it
-    assert "OS/ARCH" in shown
+def test_help_names_what_is_meant_brackets_too() -> None:
+    assert "OS/ARCH" in mirror("pin", "--help").stdout
+    for verb in ((), ("check",), ("shared",)):  # rich would take [shared] for markup
+        assert "[shared]" in mirror(*verb, "--help").stdout
+
+
+def test_a_file_that_is_not_there_is_named_in_words() -> None:
+    for asked in (("setup", "docker", "--ca", "/nowhere"), ("warm", "--file", "/nowhere")):
+        assert mirror(*asked).stderr == "mirror: /nowhere: No such file or directory\n"
+
+
+# What a shell gives a command: `>&-`, a disk that is full, a reader that has seen enough.
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own program
+        ("sh", "-c", f'mirror() {{ {sys.executable} -m mirror "$@"; }}\n{command}'),  # noqa: S607
+        capture_output=True, text=True, check=False, env=CHILD_ENVIRONMENT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["version", "setup docker", "doctor"])
+def test_with_closed_streams_a_command_does_what_it_does(verb: str, tmp_path: Path) -> None:
+    file = tmp_path / "mirror.toml"
+    file.write_text('[upstream."docker.io"]\nsealed = true\n')
+    asked = f"export MIRROR_CONFIG={file}; mirror {verb}"
+    usual = shell(asked)
+    for closed in ("<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"):
+        ended = shell(f"{asked} {closed}")
+        assert (ended.returncode, ended.stderr) == (usual.returncode, ""), closed
+        assert not ended.stdout if ">&-" in closed else ended.stdout == usual.stdout
+
+
+@pytest.mark.parametrize("verb", ["version", "--help", "setup docker", "completion bash"])
+def test_a_full_disk_below_the_output_is_said_in_a_line(verb: str) -> None:
+    ended = shell(f"mirror {verb} > /dev/full")
+    said = "mirror: what it says cannot be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
+
+
+def test_who_reads_a_part_of_it_ends_it_without_a_word() -> None:
+    ended = shell("{ mirror completion bash; echo $? >&2; } | true")
+    assert ended.stderr == "1\n"
+
+
+def test_a_sign_that_the_terminal_has_not_is_written_as_its_number() -> None:
+    ended = shell("COLUMNS=40 PYTHONIOENCODING=ascii mirror check --help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert r"\u2026" in ended.stdout  # an ellipsis, for what is too long

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.support.images import image, random_layer
+from tests.support.images import image, index, random_layer
 from tests.support.mirror import running_mirror, upstream_at
 from tests.support.process import CHILD_ENVIRONMENT, run
 from tests.support.upstream import ScriptedRegistry
@@ -57,7 +57,20 @@ async def test_status_finds_the_mirror_by_its_configuration(
     gone = await run(*command, "--once", check=False)
     assert gone.returncode == 1
     assert gone.stderr.startswith("mirror: no mirror answers at 127.0.0.1:")
+    assert "(Connection refused): is it running" in gone.stderr
     assert "Traceback" not in gone.stderr
+
+
+async def test_what_a_platform_lacks_stands_in_a_line_of_its_own(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    upstream.add(index(image(random_layer(1000, seed=1))), "library/app", "1")
+    wanted = ("inspect", "app:1", "--platform", "linux/s390x", "--config", tmp_path / "mirror.toml")
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        assert (await mirror.client.manifest("library/app", "1")).status == 200
+        shown = await run(sys.executable, "-m", "mirror", *wanted, check=False)
+    assert shown.returncode == 1
+    assert "\n\nmirror: " in shown.stdout
 
 
 async def test_why_and_top_tell_of_a_mirror_that_runs_and_of_one_that_does_not(

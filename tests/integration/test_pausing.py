@@ -196,6 +196,7 @@ async def _commands(mirror: MirrorProcess, upstream: ScriptedRegistry) -> None:
     _, shown, _ = await command(mirror, "status", "--once")
     assert "paused since" in shown
     done, _, complaint = await command(mirror, "pause", "docker.io", "nowhere")
-    assert (done, "docker.io has no nowhere" in complaint) == (1, True)
+    assert (done, "docker.io has no endpoint nowhere" in complaint) == (1, True)
+    assert (await command(mirror, "resume", "docker.io"))[1] == "docker.io: asked again\n"
     done, shown, _ = await command(mirror, "resume", "docker.io", "--json")
     assert (done, shown) == (0, '{\n  "paused": []\n}\n')

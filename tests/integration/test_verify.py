@@ -236,6 +236,28 @@ async def test_root_leaves_nothing_in_a_store_that_the_mirrors_user_could_not_us
         assert {path: path.stat().st_mtime_ns for path in mirror.store_root.rglob("*")} == before
 
 
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_who_may_not_look_into_the_store_is_told_who_may(
+    upstream: ScriptedRegistry, tmp_path: Path, *, is_running: bool
+) -> None:
+    without_privileges = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+    async with running_mirror(tmp_path, {"docker.io": upstream_at(upstream.url)}) as mirror:
+        if not is_running:
+            await mirror.process.stop()
+        mirror.store_root.chmod(0)
+        for verb in (["verify"], ["rebuild"], ["pins"], ["rm", "a"], ["gc"], ["why", "a"]):
+            if is_running and verb[0] == "why":
+                continue  # it is told by the mirror
+            ended = await run(
+                *without_privileges, sys.executable, "-m", "mirror", *verb, "--config",
+                tmp_path / "mirror.toml", check=False,
+            )  # fmt: skip
+            assert (ended.returncode, ended.stdout) == (1, "")
+            assert "run this as the mirror's user" in ended.stderr, verb
+            assert "Traceback" not in ended.stderr
+        mirror.store_root.chmod(0o700)
+
+
 async def test_where_there_is_no_store_none_is_made(tmp_path: Path) -> None:
     config = tmp_path / "mirror.toml"
     config.write_text(f'[store]\nroot = "{tmp_path / "nowhere"}"\n')
