@@ -1,0 +1,93 @@
+"""What registries, token servers and what stands before them do, where clients that go direct pull.
+
+Each of these was met by others; where it is on record, the thread is named.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartMirror
+from tests.support.auth import BasicAuth, BearerAuth
+from tests.support.evil import Behaviour, Evil, tells
+from tests.support.images import Image, image, random_layer
+from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.upstream import ScriptedRegistry
+
+APP = image(random_layer(4096, seed=61))
+LARGE = image(random_layer(17 * 2**20, seed=62))  # fetched in parts
+OK = b"HTTP/1.1 200 OK"
+
+Make = Callable[[bytes], Behaviour]
+
+
+@pytest.fixture
+async def evil() -> AsyncIterator[Evil]:
+    async with Evil() as registry:
+        yield registry
+
+
+def _hold(evil: Evil, held: Image, *, blob: Make = tells, manifest: Make = tells) -> None:
+    evil.on("/manifests/", manifest(held.manifest))
+    for digest, content in held.blobs.items():
+        evil.on(f"/blobs/{digest}", blob(content))
+
+
+async def _pull(mirror: InnerMirror, held: Image) -> None:
+    answer = await mirror.client.manifest("app", "1")
+    assert (answer.status, answer.body) == (200, held.manifest)
+    for digest, content in held.blobs.items():
+        blob = await mirror.client.blob("app", digest)
+        assert blob.status == 200, blob.body
+        assert blob.body == content
+
+
+# Who is a stranger.
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
+async def test_what_is_hidden_from_strangers_comes_to_who_has_a_password(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    tmp_path: Path,
+    scheme: str,
+    status: int,
+) -> None:
+    """GitHub Packages says 404, and challenges at `/v2/` alone (containerd#3291)."""
+    upstream.add(APP, "library/app", "1")
+    users = {"anna": "secret"}
+    upstream.auth = (
+        BasicAuth(users=users)
+        if scheme == "Basic"
+        else BearerAuth(users=users, realm=f"{upstream.url}/token", anonymous=False)
+    )
+    upstream.fault(
+        where=lambda asked: (
+            asked.kind not in {"ping", "token"} and "Authorization" not in asked.headers
+        ),
+        status=status,
+        omit=("WWW-Authenticate",),
+    )
+    password = tmp_path / "password"
+    password.write_text("secret", encoding="utf-8")
+    settings: dict[str, Any] = {"username": "anna", "password_file": str(password)}
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url, **settings)})
+    await _pull(mirror, APP)
+    strangers = [it for it in upstream.requests if "Authorization" not in it.headers]
+    assert [it.kind for it in strangers] == ["tag", "ping"]
+
+
+async def test_a_registry_without_passwords_is_asked_for_a_challenge_once(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    upstream.add(APP, "library/app", "1")
+    password = tmp_path / "password"
+    password.write_text("secret", encoding="utf-8")
+    settings: dict[str, Any] = {"username": "anna", "password_file": str(password)}
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url, **settings)})
+    for tag in ("2", "3", "4"):
+        assert (await mirror.client.manifest("app", tag)).status == 404
+    assert len(upstream.asked("ping")) == 1
