@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
-from tests.support.evil import Behaviour, Evil, tells
+from tests.support.evil import Ask, Behaviour, Evil, says, tells
 from tests.support.images import Image, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
@@ -91,3 +91,48 @@ async def test_a_registry_without_passwords_is_asked_for_a_challenge_once(
     for tag in ("2", "3", "4"):
         assert (await mirror.client.manifest("app", tag)).status == 404
     assert len(upstream.asked("ping")) == 1
+
+
+async def test_of_two_token_servers_the_first_is_asked(
+    evil: Evil, start_mirror: StartMirror
+) -> None:
+    """As containerd, podman and crane do."""
+    evil.on("/token", tells(b'{"token":"good"}'))
+    realm = b'WWW-Authenticate: Bearer realm="%b/%b"'
+    challenges = [realm % (evil.url.encode(), path) for path in (b"token", b"elsewhere")]
+
+    def guarded(content: bytes) -> Behaviour:
+        async def behave(ask: Ask) -> None:
+            is_in = "Authorization: Bearer good" in ask.head
+            refuses = says(b"HTTP/1.1 401 Who", *challenges, b"Content-Length: 0")
+            await (tells(content) if is_in else refuses)(ask)
+
+        return behave
+
+    _hold(evil, APP, blob=guarded, manifest=guarded)
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    await _pull(mirror, APP)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (b"HTTP/1.1 201 Created", b'{"token":"good"}'),
+        (b"HTTP/1.1 203 Other", b'{"token":"good"}'),
+        (OK, b'{"token":"good","account":"Andr\xe9"}'),
+    ],
+)
+async def test_a_token_is_one_however_it_is_told(
+    evil: Evil, start_mirror: StartMirror, status: bytes, body: bytes
+) -> None:
+    evil.on("/token", says(status, b"Content-Length: %d" % len(body), body=body))
+    challenge = b'WWW-Authenticate: Bearer realm="%b/token"' % evil.url.encode()
+
+    async def manifest(ask: Ask) -> None:
+        is_in = "Authorization: Bearer good" in ask.head
+        refuses = says(b"HTTP/1.1 401 Who", challenge, b"Content-Length: 0")
+        await (tells(APP.manifest) if is_in else refuses)(ask)
+
+    evil.on("/manifests/", manifest)
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    assert (await mirror.client.manifest("app", "1")).digest == APP.digest

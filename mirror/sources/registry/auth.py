@@ -126,7 +126,9 @@ class Authorizer:
         Raises:
             Denied, Unavailable: The token server says no, or nothing.
         """
-        challenges = {challenge.scheme: challenge for challenge in parse_challenges(headers)}
+        challenges: dict[str, Challenge] = {}
+        for challenge in parse_challenges(headers):
+            challenges.setdefault(challenge.scheme, challenge)  # as clients do, the first that fits
         if bearer := challenges.get("bearer"):
             self._bearer, self._basic = bearer, None
             self._challenged[access] = None
