@@ -136,3 +136,50 @@ async def test_a_token_is_one_however_it_is_told(
     evil.on("/manifests/", manifest)
     mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
     assert (await mirror.client.manifest("app", "1")).digest == APP.digest
+
+
+# Layers.
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 416, 500, 501])
+async def test_where_ranges_are_refused_a_large_layer_comes_in_one_piece(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    """Proxies that look for viruses refuse what they would see a part of."""
+    upstream.add(LARGE, "library/app", "1")
+    upstream.fault(where=lambda asked: "Range" in asked.headers, status=status)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await _pull(mirror, LARGE)
+
+
+async def test_where_ranges_are_refused_a_layer_that_broke_is_finished(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    upstream.add(LARGE, "library/app", "1")
+    upstream.fault(where=lambda asked: "Range" in asked.headers, status=403)
+    upstream.fault(kind="blob", reference=LARGE.layers[0], reset_at=2**20, times=1)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await _pull(mirror, LARGE)
+
+
+async def test_a_layer_that_is_denied_is_denied(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    upstream.add(LARGE, "library/app", "1")
+    upstream.fault(kind="blob", status=403)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await mirror.client.manifest("app", "1")
+    assert (await mirror.client.blob("app", LARGE.layers[0])).status == 403
+
+
+@pytest.mark.parametrize("status", [b"203 By A Proxy", b"206 Part"])
+async def test_a_layer_is_whole_whatever_success_is_called(
+    evil: Evil, start_mirror: StartMirror, status: bytes
+) -> None:
+    def blob(content: bytes) -> Behaviour:
+        length = b"Content-Length: %d" % len(content)
+        return says(b"HTTP/1.1 " + status, length, body=content)
+
+    _hold(evil, APP, blob=blob)
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    await _pull(mirror, APP)
