@@ -3,7 +3,9 @@
 Each of these was met by others; where it is on record, the thread is named.
 """
 
+import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,33 @@ async def test_a_layer_is_whole_whatever_success_is_called(
     _hold(evil, APP, blob=blob)
     mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
     await _pull(mirror, APP)
+
+
+# Manifests.
+
+
+def _with(**members: object) -> bytes:
+    return json.dumps(json.loads(APP.manifest) | members).encode()
+
+
+_LAYER: dict[str, Any] = json.loads(APP.manifest)["layers"][0]
+_PADDING = {"annotations": {"padding": "." * 300_000}}  # it is read as large ones are
+MANIFESTS = {
+    "an annotation in Latin-1": _with(annotations={"by": "Andr@"}).replace(b"@", b"\xe9"),
+    "an annotation in GBK": _with(annotations={"by": "@"}).replace(b"@", "镜像".encode("gbk")),
+    "large, a layer without a size": _with(layers=[_LAYER | {"size": None}], **_PADDING),
+    "large, a layer without a type": _with(layers=[_LAYER | {"mediaType": None}], **_PADDING),
+    "large, a platform without a system": _with(
+        layers=[_LAYER | {"platform": {"os": None, "architecture": "amd64"}}], **_PADDING
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+async def test_a_manifest_that_gos_json_reads_is_one(
+    evil: Evil, start_mirror: StartMirror, name: str
+) -> None:
+    held = replace(APP, manifest=MANIFESTS[name])
+    _hold(evil, held)
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    await _pull(mirror, held)
