@@ -215,3 +215,27 @@ async def test_a_manifest_that_gos_json_reads_is_one(
     _hold(evil, held)
     mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
     await _pull(mirror, held)
+
+
+# Lists.
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        ['</v2/library/app/tags/list?last=b&n=0>; rel="next"'],
+        ['</v2/library/app/tags/list>; rel="first"', '</v2/x?last=b&n=2>; rel="next"'],
+    ],
+    ids=["GHCR leaves the number to itself", "of several links, in fields of their own"],
+)
+async def test_the_next_page_of_tags_is_there(
+    evil: Evil, start_mirror: StartMirror, links: list[str]
+) -> None:
+    fields = [f"Link: {link}".encode() for link in links]
+    evil.on("/tags/list", tells(b'{"tags":["a","b"]}', *fields))
+    evil.on("last=b", tells(b'{"tags":["c"]}'))
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    first = await mirror.client.get("/v2/app/tags/list")
+    following = first.headers["Link"].partition("<")[2].partition(">")[0]
+    second = await mirror.client.get(following.removeprefix(mirror.url))
+    assert [json.loads(page.body)["tags"] for page in (first, second)] == [["a", "b"], ["c"]]

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import parse_qsl, urlencode
 
+import aiohttp
+
 from mirror.aio.reading import read_aside
 from mirror.oci.digest import Subject
 from mirror.oci.errors import Missing, RegistryError
@@ -36,7 +38,9 @@ async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     path = f"tags/list{_page_query(page)}"
     async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
         document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
-        following = _next_query(response.headers.get("Link"))
+        following = _next_query(response)
+    if following is not None and following.get("n") == "0":
+        del following["n"]  # as many as the registry likes, to GHCR; to all others: none
     return await read_aside(partial(read_tags, following, page), document)
 
 
@@ -83,12 +87,12 @@ async def _referrers_page(
     path = f"referrers/{subject}{query}"
     async with endpoint.ask("GET", path, scope, {}, kind="referrers") as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
-        return content, _next_query(response.headers.get("Link"))
+        return content, _next_query(response)
 
 
-def _next_query(link: str | None) -> dict[str, str] | None:
+def _next_query(response: aiohttp.ClientResponse) -> dict[str, str] | None:
     try:
-        return parse_next_query(link)
+        return parse_next_query(", ".join(response.headers.getall("Link", [])))
     except ValueError as error:
         raise Senseless("upstream's next page is at no address") from error
 
