@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
-from tests.support.evil import Ask, Behaviour, Evil, says, tells
-from tests.support.images import Image, image, random_layer
+from tests.support.evil import Ask, Behaviour, Evil, redirects, says, tells
+from tests.support.images import OCI_INDEX, Image, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
 from tests.support.upstream import ScriptedRegistry
 
@@ -239,3 +239,34 @@ async def test_the_next_page_of_tags_is_there(
     following = first.headers["Link"].partition("<")[2].partition(">")[0]
     second = await mirror.client.get(following.removeprefix(mirror.url))
     assert [json.loads(page.body)["tags"] for page in (first, second)] == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        redirects("http://login.example/signin"),
+        tells(b"<title>Sign in</title>", b"Content-Type: text/html"),
+        tells(b"{}", b"Content-Type: application/json"),
+    ],
+    ids=["registry.k8s.io leads to a login", "a page", "nothing in particular"],
+)
+async def test_who_knows_nothing_of_referrers_is_one_who_says_404(
+    evil: Evil, start_mirror: StartMirror, answer: Behaviour
+) -> None:
+    """Clients turn to the tag then, as they do of themselves (oras-go#633, sigstore-js#1187)."""
+    evil.on("/referrers/", answer)
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    path = f"/v2/app/referrers/{APP.digest}"
+    assert (await mirror.client.get(path)).status == 404
+
+
+async def test_a_page_in_place_of_referrers_makes_nobody_forget_them(
+    evil: Evil, start_mirror: StartMirror
+) -> None:
+    known = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    evil.on("/referrers/", tells(known, b"Content-Type: " + OCI_INDEX.encode()))
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)}, tags={"fresh_for": "0s"})
+    path = f"/v2/app/referrers/{APP.digest}"
+    assert (await mirror.client.get(path)).body == known
+    evil.on("/referrers/", tells(b"<title>Sign in</title>", b"Content-Type: text/html"))
+    assert (await mirror.client.get(path)).body == known

@@ -8,13 +8,14 @@ import aiohttp
 
 from mirror.aio.reading import read_aside
 from mirror.oci.digest import Subject
-from mirror.oci.errors import Missing, RegistryError
-from mirror.oci.manifest import MAX_SIZE
+from mirror.oci.errors import Missing, RegistryError, Unavailable
+from mirror.oci.manifest import MAX_SIZE, OCI_INDEX
 from mirror.oci.referrers import merge_referrers
 from mirror.oci.request import Page
 from mirror.sources.registry.endpoint import Endpoint, Scope
 from mirror.sources.registry.headers import parse_next_query
 from mirror.sources.registry.reading import Senseless
+from mirror.sources.registry.redirects import REDIRECTS
 from mirror.sources.registry.tag_lists import TagsPage, read_tags
 
 _LARGEST_LIST = 32 * 2**20  # bytes of a list of tags
@@ -31,6 +32,13 @@ class Referrers:
     content: bytes
     next_query: dict[str, str] | None
     is_fallback: bool = False
+
+
+class NoList(Unavailable):
+    """What a registry answers of referrers is something else: it does not know the question.
+
+    registry.k8s.io leads to a login page. Who is there directly falls back to the tag then.
+    """
 
 
 async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
@@ -50,7 +58,7 @@ async def list_referrers(
     """What refers to `subject`, from `page` on, through as many pages as make one answer.
 
     Of upstream's `Link` the query alone is followed, so that nobody else is asked. Raises as
-    `Endpoint.ask`.
+    `Endpoint.ask`, and NoList.
     """
     pages: list[bytes] = []
     asked: set[str] = set()
@@ -85,9 +93,23 @@ async def _referrers_page(
     endpoint: Endpoint, scope: Scope, subject: Subject, query: str
 ) -> tuple[bytes, dict[str, str] | None]:
     path = f"referrers/{subject}{query}"
-    async with endpoint.ask("GET", path, scope, {}, kind="referrers") as response:
-        content = await endpoint.exchange.read(response, limit=MAX_SIZE)
-        return content, _next_query(response)
+    try:
+        async with endpoint.ask("GET", path, scope, {}, kind="referrers") as response:
+            content = await endpoint.exchange.read(response, limit=MAX_SIZE)
+            if response.content_type != OCI_INDEX:
+                await read_aside(_require_list, content)
+            return content, _next_query(response)
+    except Unavailable as error:
+        if error.status_seen in REDIRECTS:
+            raise NoList(error.message) from error
+        raise
+
+
+def _require_list(content: bytes) -> None:
+    try:
+        merge_referrers([content])
+    except RegistryError as error:
+        raise NoList("upstream's list of referrers is something else") from error
 
 
 def _next_query(response: aiohttp.ClientResponse) -> dict[str, str] | None:
