@@ -16,6 +16,7 @@ ANSWERS = {
     "21 KiB of fields (GCR)": tells(
         APP.manifest, *(b"X-%d: " % n + b"a" * 1000 for n in range(21))
     ),
+    "a field whose name has a space": tells(APP.manifest, b"X Served By: cache-1"),
     "a signed Location of 16 KiB": redirects("/elsewhere?signature=" + "a" * 2**14),
 }
 
