@@ -14,15 +14,15 @@ from mirror.oci.errors import ErrorCode, RegistryError
 
 
 class _Platform(Struct, gc=False, omit_defaults=True):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
+    os: str | None = ""
+    architecture: str | None = ""
+    variant: str | None = ""
 
 
 class _Entry(Struct, gc=False, omit_defaults=True):
     digest: str
-    size: int
-    mediaType: str = ""  # noqa: N815 - as it is written
+    size: int | None = None
+    mediaType: str | None = ""  # noqa: N815 - as it is written
     urls: list[str] | None = None
     platform: _Platform | None = None
 

@@ -141,7 +141,8 @@ def _blobs_of_artifact(document: dict[str, Any]) -> list[dict[str, Any]]:
 def _read(content: bytes) -> dict[str, Any]:
     if len(content) > _LARGE:
         return read_large_manifest(content, most=MAX_REFERENCES)
-    return _object(json.loads(content))
+    # In a text, a byte that is no UTF-8 is one character that nobody can read, as it is to Go.
+    return _object(json.loads(content.decode("utf-8-sig", errors="replace")))
 
 
 def media_type_of(references: References, said: str | None) -> str | None:
@@ -189,7 +190,7 @@ def _descriptor(entry: dict[str, Any], digest: Digest) -> Descriptor:
     if type(size) is not int or not 0 <= size < 2**63:  # JSON's true is an int to Python
         raise ValueError("a descriptor's size is a number of bytes")
     platform = entry.get("platform")
-    media_type = str(entry.get("mediaType", ""))
+    media_type = str(entry.get("mediaType") or "")
     return Descriptor(
         media_type=media_type,
         digest=digest,
@@ -201,7 +202,7 @@ def _descriptor(entry: dict[str, Any], digest: Digest) -> Descriptor:
 
 def _platform(entry: dict[str, Any]) -> Platform:
     return Platform(
-        os=str(entry.get("os", "")),
-        architecture=str(entry.get("architecture", "")),
-        variant=str(entry.get("variant", "")),
+        os=str(entry.get("os") or ""),
+        architecture=str(entry.get("architecture") or ""),
+        variant=str(entry.get("variant") or ""),
     )

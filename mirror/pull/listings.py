@@ -19,7 +19,7 @@ from mirror.pull.keeping import try_to_keep
 from mirror.pull.memory import Memory
 from mirror.records.ports import Records, ReferrersRecord
 from mirror.sources.registry.endpoint import Scope
-from mirror.sources.registry.listings import Referrers
+from mirror.sources.registry.listings import NoList, Referrers
 from mirror.sources.registry.registry import Registry
 from mirror.sources.registry.tag_lists import TagsPage
 from mirror.storage.ports import Storage
@@ -93,12 +93,15 @@ class Listings:
         Raises:
             Missing, Denied, Unavailable: What upstream says, or that it says nothing.
         """
-        if page == Page() and isinstance(subject, Digest):
-            answer = await self._list_all_referrers(scope, subject)
-        else:
-            found = await self._ask_for_referrers(scope, subject, page)
-            outcome = MISS.by(is_fallback=found.is_fallback)
-            answer = ReferrersAnswer(found.content, found.next_query, outcome)
+        try:
+            if page == Page() and isinstance(subject, Digest):
+                answer = await self._list_all_referrers(scope, subject)
+            else:
+                found = await self._ask_for_referrers(scope, subject, page)
+                outcome = MISS.by(is_fallback=found.is_fallback)
+                answer = ReferrersAnswer(found.content, found.next_query, outcome)
+        except NoList as error:
+            raise Missing(ErrorCode.MANIFEST_UNKNOWN, error.message) from error
         if artifact_type is None:
             return answer
         chosen = await read_aside(

@@ -1,9 +1,11 @@
 """HTTP as registries speak it, where dockerd and containerd (Go's net/http) take it."""
 
+import asyncio
+
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.evil import Evil, redirects, tells
+from tests.support.evil import Ask, Evil, head, redirects, tells
 from tests.support.images import image, random_layer
 from tests.support.mirror import upstream_at
 
@@ -16,6 +18,7 @@ ANSWERS = {
     "21 KiB of fields (GCR)": tells(
         APP.manifest, *(b"X-%d: " % n + b"a" * 1000 for n in range(21))
     ),
+    "a field whose name has a space": tells(APP.manifest, b"X Served By: cache-1"),
     "a signed Location of 16 KiB": redirects("/elsewhere?signature=" + "a" * 2**14),
 }
 
@@ -40,3 +43,25 @@ async def test_a_header_without_end_is_no_answer(
         evil.on("/v2/", tells(APP.manifest, *fields))
         mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
         assert (await mirror.client.manifest("app", APP.digest)).status == 502
+
+
+async def test_what_nobody_asked_for_is_not_the_next_answer(start_mirror: StartMirror) -> None:
+    """HAProxy says 408 to a connection that it has waited on for long (distribution#1704)."""
+    late = head(b"HTTP/1.1 408 Request Time-out", b"Content-Length: 0")
+    has_said_so = asyncio.Event()
+
+    async def answers_and_loses_patience(ask: Ask) -> None:
+        await tells(APP.manifest)(ask)
+        await asyncio.sleep(0.1)  # the answer is through
+        await ask.send(late)
+        has_said_so.set()
+
+    async with Evil() as evil:
+        evil.on("/manifests/", answers_and_loses_patience)
+        mirror = await start_mirror({"docker.io": upstream_at(evil.url)}, tags={"fresh_for": "0s"})
+        for tag in ("1", "2", "3"):
+            assert (await mirror.client.manifest("app", tag)).status == 200
+            await has_said_so.wait()
+            has_said_so.clear()
+            await asyncio.sleep(0.1)  # it has arrived
+        assert await mirror.metric("mirror_upstream_up") == 1

@@ -199,12 +199,13 @@ async def test_a_denial_in_the_middle_ends_the_fill_but_not_what_is_there(
     mirror = await start_mirror()
     await mirror.client.manifest("app", "1")
     upstream.fault(reference=DIGEST, reset_at=500_000, times=1)
-    upstream.fault(reference=DIGEST, status=403, skip=1, times=1)
+    upstream.fault(reference=DIGEST, status=403, skip=1, times=2)
     with pytest.raises(aiohttp.ClientPayloadError):
         await mirror.client.blob("app", DIGEST)
     assert _left(mirror.store_root) == [500_000]
     assert (await mirror.client.blob("app", DIGEST)).digest == DIGEST
-    assert _offsets(upstream) == [0, 500_000, 500_000]
+    whole = 0  # it might have been the range that was denied
+    assert _offsets(upstream) == [0, 500_000, whole, 500_000]
 
 
 async def test_a_fill_that_is_stopped_in_the_middle_continues_after_the_restart(

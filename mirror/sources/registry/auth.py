@@ -10,6 +10,10 @@ Not every refusal says what it is of. One without a challenge may be of a token 
 (400 at public.ecr.aws, a bare 401 at dhi.io): one that has convinced before is had anew, once.
 A 403 may be of the credentials (ECR, GHCR's token server) or of the repository: they are then shown
 where no repository is named, as `docker login` does.
+
+Nor does every registry ask who somebody is: some hide from strangers what they have, by 404 or 403,
+and challenge at `/v2/` alone (GitHub Packages). docker and podman ask there first; here it is asked
+where credentials might help.
 """
 
 import logging
@@ -52,7 +56,7 @@ _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})
 _REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-_GOOD_FOR = 60.0  # seconds for which a password is believed in that `/v2/` has let in
+_GOOD_FOR = 60.0  # seconds for which is believed what `/v2/` tells of passwords, or their absence
 
 
 @dataclass(slots=True)
@@ -91,6 +95,7 @@ class Authorizer:
         self._basic: str | None = None
         self._basic_good_until = 0.0
         self._credentials = credentials_of(config, clock=clock, tasks=tasks)
+        self._uninvited_until = 0.0  # `/v2/` wants to know nobody's name
         self._version: object = None  # of the credentials that tokens were had with
         self._posts = False  # the token server takes no GET
         self._note_refused = note_refused  # counts
@@ -121,7 +126,9 @@ class Authorizer:
         Raises:
             Denied, Unavailable: The token server says no, or nothing.
         """
-        challenges = {challenge.scheme: challenge for challenge in parse_challenges(headers)}
+        challenges: dict[str, Challenge] = {}
+        for challenge in parse_challenges(headers):
+            challenges.setdefault(challenge.scheme, challenge)  # as clients do, the first that fits
         if bearer := challenges.get("bearer"):
             self._bearer, self._basic = bearer, None
             self._challenged[access] = None
@@ -132,6 +139,20 @@ class Authorizer:
         if "basic" in challenges and self._credentials is not None:
             return await self._answer_basic(sent)
         return None
+
+    async def introduce(self, access: Access) -> str | None:
+        """What to send after a refusal to a stranger that is no challenge; None: nothing.
+
+        Raises:
+            Denied, Unavailable: The token server says no, or nothing.
+        """
+        if self._credentials is None or self._clock() < self._uninvited_until:
+            return None
+        _, challenges = await self._ask_api(None)
+        better = await self.answer(access, challenges, None)
+        if better is None:
+            self._uninvited_until = self._clock() + _GOOD_FOR
+        return better
 
     def has_challenged(self, access: Access) -> bool:
         """Whether a token is known to be wanted for it; others may be open to everybody."""
@@ -183,22 +204,22 @@ class Authorizer:
         """
         if self._clock() < self._basic_good_until:
             return True
-        if await self._status_of_api(basic) in _REFUSALS:
+        if (await self._ask_api(basic))[0] in _REFUSALS:
             return False
-        if await self._status_of_api(None) not in _REFUSALS:
+        if (await self._ask_api(None))[0] not in _REFUSALS:
             return otherwise
         self._basic_good_until = self._clock() + _GOOD_FOR
         return True
 
-    async def _status_of_api(self, basic: str | None) -> int | None:
-        """The status of `/v2/`; None where it cannot be asked."""
+    async def _ask_api(self, basic: str | None) -> tuple[int | None, list[str]]:
+        """The status of `/v2/`, and its challenges; None where it cannot be asked."""
         url = URL(f"{self._config.url}/v2/", encoded=True)
         headers = {"Authorization": basic} if basic else {}
         try:
             async with self._exchange.send("GET", url, headers, kind="ping") as response:
-                return response.status
+                return response.status, response.headers.getall("WWW-Authenticate", [])
         except Unavailable:
-            return None
+            return None, []
 
     async def watch(self) -> None:
         """Notice that the credentials change; does not return."""

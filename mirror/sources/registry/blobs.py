@@ -1,6 +1,6 @@
 """Blobs of a registry's repository: a source of bytes by digest (`mirror.sources.ports`)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,10 +25,17 @@ from mirror.sources.registry.reading import Senseless, size_of
 _LINK_IS_OVER = {400, 401, 403, 404, 410}
 """What storage says of a link that was good for seconds, or that names a node that is gone."""
 
+_OF_RANGES = {400, 403, 405, 416, 500, 501}
+"""What those say who take no request for a part, and are well with one for all of it."""
+
 _LIES = 4096
 _DISTRUSTED_FOR = 600.0  # seconds
 _HOPELESS_FOR = 60.0  # seconds for which a digest is missing under which all have lied
 _LIES_BELIEVED = 2  # of one endpoint; one may be a bit that has flipped on its way
+
+
+_Ask = Callable[[dict[str, str]], Awaitable[Body]]
+"""Asks one endpoint for a blob, with these header fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ class RegistryBlobs:
     """The blobs of one repository, on one authority, at an upstream's endpoints.
 
     An endpoint that ignores ranges is asked last for what needs one, and what it sends before
-    `start` is not handed on.
+    `start` is not handed on. One that refuses them (corporate proxies do) is asked for everything.
     """
 
     upstream: str
@@ -143,14 +150,9 @@ class RegistryBlobs:
         async with AsyncExitStack() as stack:
 
             async def ask(endpoint: Endpoint) -> Body:
-                try:
-                    return await ask_once(endpoint)
-                except Unavailable as error:
-                    if error.status_seen not in _LINK_IS_OVER:
-                        raise
-                    return await ask_once(endpoint)  # it gives a new one
+                return await _persevere(partial(ask_once, endpoint), headers)
 
-            async def ask_once(endpoint: Endpoint) -> Body:
+            async def ask_once(endpoint: Endpoint, headers: dict[str, str]) -> Body:
                 async with AsyncExitStack() as attempt:
                     response = await attempt.enter_async_context(
                         endpoint.ask(
@@ -226,6 +228,32 @@ async def _first_byte(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
     return size
 
 
+async def _persevere(ask: _Ask, headers: dict[str, str]) -> Body:
+    """Ask for everything where a part is refused."""
+    try:
+        return await _by_a_living_link(ask, headers)
+    except (Denied, Refused, Unavailable) as error:
+        if not headers or not _is_of_ranges(error):
+            raise
+    return await _by_a_living_link(ask, {})
+
+
+async def _by_a_living_link(ask: _Ask, headers: dict[str, str]) -> Body:
+    try:
+        return await ask(headers)
+    except Unavailable as error:
+        if error.status_seen not in _LINK_IS_OVER:
+            raise
+        return await ask(headers)  # it gives a new one
+
+
+def _is_of_ranges(error: Denied | Refused | Unavailable) -> bool:
+    """Whether it may be the range that was refused, and not the blob."""
+    if isinstance(error, Denied):
+        return error.code is ErrorCode.DENIED
+    return error.status_seen in _OF_RANGES
+
+
 def _range(start: int, stop: int | None) -> str:
     return f"bytes={start}-{'' if stop is None else stop - 1}"
 
@@ -241,20 +269,24 @@ def _body(
     endpoint = sender.endpoint
     chunks = endpoint.exchange.chunks(response, urgency)
     told = response.headers.get("Content-Range")
+    is_empty = parse_unsatisfied_range(told) == 0
+    has_range = "Range" in response.request_info.headers
     is_elsewhere = response.url.origin() != URL(endpoint.config.url).origin()
     match response.status:
-        case HTTPStatus.PARTIAL_CONTENT:
+        case HTTPStatus.PARTIAL_CONTENT if has_range or told:
             part = parse_content_range(told)
             if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
                 raise Senseless("upstream sends another range than was asked for")
             endpoint.ranges = True
             chunks = _counted(chunks, note(size=part.size))
             return Body(start, part.stop, part.size, chunks, sender, True, is_elsewhere)
-        case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # there is nothing (more)
+        case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if start or is_empty:  # nothing (more)
             size = parse_unsatisfied_range(told)
             nothing = _nothing()
             return Body(start, start, start if size is None else size, nothing, sender, False)
-        case HTTPStatus.OK:
+        case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # but what is not empty has a beginning
+            raise Refused(response.status, "upstream takes no request for a part")
+        case status if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:  # 203: by a proxy
             size = size_of(response)
             chunks = _counted(chunks, note(size=size))
             if start:

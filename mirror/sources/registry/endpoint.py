@@ -49,6 +49,7 @@ _LONGEST_REFUSAL = 2**14  # bytes of a body that is passed on
 _KEPT = 4  # one of so many connections for bodies is for clients that have none
 _MOST_ANSWERS = 3  # to refusals of one question: the registry's, and of the one it redirects to
 _REFUSALS = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_REFUSALS_OF_STRANGERS = _REFUSALS | {HTTPStatus.NOT_FOUND}
 
 _QUOTAS = {
     "tag": Quota.MANIFESTS,
@@ -354,17 +355,20 @@ class Endpoint:
         question: Question,
     ) -> str | None:
         """What to send instead to who has refused, if that helps."""
-        if response.status not in _REFUSALS or self._is_personal(scope):
+        refusals = _REFUSALS if sent else _REFUSALS_OF_STRANGERS
+        if response.status not in refusals or self._is_personal(scope):
             return None
         origin = response.url.origin()
         is_own = origin == URL(self.config.url).origin()
         own = (self._authorizer, scope.access) if is_own else None
         challenges = response.headers.getall("WWW-Authenticate", [])
         if response.status != HTTPStatus.UNAUTHORIZED or not challenges:
-            if own is None or not sent:
+            if own is None:
                 return None
             with self.condition.watching(Question(Quota.TOKENS, scope.repository.name)):
-                return await own[0].instead_of(own[1], sent, response.status)
+                if sent:
+                    return await own[0].instead_of(own[1], sent, response.status)
+                return await own[0].introduce(own[1])
         if (found := own or self._elsewhere.authorizer_for(response, question.thing)) is None:
             return None
         await self.exchange.drain(response)  # so that the connection serves again

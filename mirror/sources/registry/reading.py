@@ -51,7 +51,7 @@ def reading(url: str) -> Iterator[None]:
 def read_json(document: bytes, *, what: str) -> object:
     """What a JSON document says. Raises Senseless, with `what` it should have been."""
     try:
-        value: object = json.loads(document)
+        value: object = json.loads(document.decode("utf-8-sig", errors="replace"))
     except (ValueError, RecursionError) as error:
         raise Senseless(f"{what} makes no sense") from error
     return value

@@ -13,13 +13,13 @@ MOST_REDIRECTS = 5
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _ON_SITE = frozenset({"tags", "referrers", "token"})  # kinds whose content nothing proves
 _SAFE = frozenset({"GET", "HEAD"})  # RFC 9110, 9.2.1
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_KEEP_METHOD = _REDIRECTS - {303}  # RFC 9110, 15.4.4
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_KEEP_METHOD = REDIRECTS - {303}  # RFC 9110, 15.4.4
 
 
 def leads_on(method: str, status: int) -> bool:
     """Whether a request is to be sent again, to where an answer of this status leads."""
-    return status in (_REDIRECTS if method in _SAFE else _KEEP_METHOD)
+    return status in (REDIRECTS if method in _SAFE else _KEEP_METHOD)
 
 
 def redirected(

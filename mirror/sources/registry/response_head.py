@@ -5,6 +5,7 @@ What Go's HTTP client takes from a registry, dockerd and containerd take, and so
     the same Content-Length twice            one of them (RFC 9110, 8.6)
     Content-Length beside Transfer-Encoding  the latter counts (RFC 9112, 6.3)
     a space before the colon                 is removed (RFC 9112, 5.1)
+    a space within a field's name            the field is left out
     100 Continue, 103 Early Hints            are skipped, but not without end
 
 Beyond these bounds it is no answer:
@@ -89,6 +90,8 @@ def _regular(head: bytes) -> bytes:
             if is_chunked or not lengths:
                 continue
             kept.append(b"Content-Length: " + lengths.pop() + b"\r")
+        elif b" " in name:
+            continue
         elif name and colon:
             kept.append(written.rstrip(b" \t") + colon + value)
         else:

@@ -229,6 +229,13 @@ class _Connection(ResponseHandler):
         super().__init__(loop)
         self._head: ResponseHead | None = None
 
+    def is_connected(self) -> bool:
+        """Whether it is good for a request: not if something came that nobody had asked for.
+
+        Proxies that have waited for the next one say so (HAProxy: 408) before they close.
+        """
+        return super().is_connected() and not self.should_close
+
     def set_response_params(self, **settings: Any) -> None:
         """A request has been sent: what comes next is a head."""
         self._head = ResponseHead()

@@ -119,7 +119,7 @@ async def read_answer(exchange: Exchange, response: aiohttp.ClientResponse) -> b
         raise rate_limited(response)
     if response.status == HTTPStatus.BAD_REQUEST:
         await _require_other_words(exchange, response)
-    if response.status != HTTPStatus.OK:
+    if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:  # 201: one was created
         raise Unavailable(
             f"the token server answered {response.status}", status_seen=response.status
         )
