@@ -34,10 +34,12 @@ class Referrers:
 async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     """A page of the repository's tags. Raises as `Endpoint.ask`."""
     path = f"tags/list{_page_query(page)}"
-    async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
-        document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
+    async with (
+        endpoint.ask("GET", path, scope, {}, kind="tags") as response,
+        endpoint.exchange.reading(response, limit=_LARGEST_LIST) as document,
+    ):
         following = _next_query(response.headers.get("Link"))
-    return await read_aside(partial(read_tags, following, page), document)
+        return await read_aside(partial(read_tags, following, page), document)
 
 
 async def list_referrers(
