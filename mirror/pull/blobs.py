@@ -256,9 +256,16 @@ class Blobs:
         size = fill.readers.size
         is_sent_to_it = fill.authorities.has_accepted(self._source(scope))
         is_named = link is not None and not link.is_confirmed
-        if not is_sent_to_it and (link is None or (is_named and fill.is_of_another)):
+        is_mere_name = is_named and scope.authorization is not None  # see `Links`
+        if not is_sent_to_it and (
+            link is None or is_mere_name or (is_named and fill.is_of_another)
+        ):
             await self._links.confirm_blob(scope, fill.digest)
-        elif is_sent_to_it and size is not None and (link is None or link.size != size):
+        elif (
+            is_sent_to_it
+            and size is not None
+            and (link is None or is_mere_name or link.size != size)
+        ):
             await self._links.record(scope.repository, fill.digest, size)
 
     def _source(self, scope: Scope) -> BlobSource:

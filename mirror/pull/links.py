@@ -2,7 +2,8 @@
 
     own upstream     another upstream     the repository's     verdict
     has sent them    has, openly          link
-    yes              -                    any                  serve
+    yes              -                    confirmed            serve
+    yes              -                    named                serve; confirm, if private
     yes              -                    none                 confirm
     no               yes, or nobody has   confirmed            serve
     no               yes, or nobody has   named, none          confirm
@@ -13,8 +14,11 @@ it makes links that are named, which stand alone only for what the same upstream
 itself confirms a link, by an answer about the digest or by sending it; an operator's import does in
 its place (`control/depot.py`). What has come through
 upstreams with `access = "client"` alone is private: another upstream's word that it has that too
-costs it nothing, so it must have sent the bytes themselves. Bytes that nobody is known to have sent
-(taken over from an older mirror, or adopted from disk) are nobody's secret.
+costs it nothing, so it must have sent the bytes themselves. In such an upstream no name stands
+alone: its repositories are not all for the same clients, and registries take manifests that name
+what their repository has not (in a field that they do not read, or read otherwise). Bytes that
+nobody is known to have sent (taken over from an older mirror, or adopted from disk) are nobody's
+secret.
 """
 
 from collections.abc import Awaitable, Collection, Mapping, Set as AbstractSet
@@ -50,7 +54,8 @@ def decide(
     `private` are the upstreams where each client's own authorization decides.
     """
     if upstream in senders:
-        return Verdict.CONFIRM if link is None else Verdict.SERVE
+        stands = link is not None and (link.is_confirmed or upstream not in private)
+        return Verdict.SERVE if stands else Verdict.CONFIRM
     if senders and all(sender in private for sender in senders):
         return Verdict.FETCH
     return Verdict.SERVE if link is not None and link.is_confirmed else Verdict.CONFIRM
@@ -85,7 +90,8 @@ class Links:
 
     async def judge(self, repository: Repository, digest: Digest, link: Link | None) -> Verdict:
         """Whether the repository may be served a digest that is at hand, with this `link` to it."""
-        if link is not None and link.is_sent:
+        is_private = repository.namespace in self._private
+        if link is not None and link.is_sent and (link.is_confirmed or not is_private):
             return Verdict.SERVE
         senders = await self._senders(digest)
         verdict = decide(link, repository.namespace, senders, self._private)

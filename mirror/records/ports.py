@@ -30,7 +30,8 @@ class Link:
 
     `is_confirmed`: upstream itself has said so for this repository, by an answer about the digest
     or by sending it. Otherwise a manifest names it, which stands alone only where the same upstream
-    has sent the bytes too (`is_sent`): anybody may write a manifest.
+    has sent the bytes too (`is_sent`), and not each client's own authorization decides there:
+    anybody may write a manifest.
     """
 
     size: int

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.conftest import StartMirror
-from tests.support.evil import Evil, tells
+from tests.support.evil import Ask, Evil, head, tells
 from tests.support.images import OCI_MANIFEST, digest_of, image, random_layer
 from tests.support.mirror import upstream_at
+from tests.support.process import until
 
 APP = image(random_layer(2_000, seed=52))
 GZIP = b"Content-Encoding: gzip"
@@ -49,6 +50,41 @@ async def test_six_clients_have_a_list_of_28_mib_and_it_is_fetched_once(
             break
         page = await mirror.client.get(page.headers["Link"].partition("<")[2].partition(">")[0])
     assert found == names
+
+
+async def test_large_lists_of_many_repositories_are_read_by_turns_and_small_ones_do_not_wait(
+    evil: Evil, start_mirror: StartMirror
+) -> None:
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    large = json.dumps({"name": "app", "tags": _tags(1_400_000)}).encode()
+    may_end, come_far = asyncio.Event(), 0
+
+    async def send_most(ask: Ask) -> None:
+        nonlocal come_far
+        length = b"Content-Length: %d" % len(large)
+        await ask.send(head(b"HTTP/1.1 200 OK", length, _JSON))
+        for start in range(0, len(large) - 2**20, 2**18):
+            await ask.send(large[start : start + 2**18])
+        come_far += 1
+        await may_end.wait()
+        await ask.send(large[start + 2**18 :])
+
+    async def two_have_come_far() -> bool:
+        return come_far == 2
+
+    evil.on("/large", send_most)
+    evil.on("/small/", tells(json.dumps({"name": "small", "tags": _tags(1000)}).encode(), _JSON))
+    async with asyncio.TaskGroup() as clients:
+        pulls = [
+            clients.create_task(mirror.client.get(f"/v2/org/large{number}/tags/list"))
+            for number in range(6)
+        ]
+        await until(two_have_come_far)
+        assert (await mirror.client.get("/v2/org/small/tags/list")).status == 200
+        await asyncio.sleep(1)  # in which the others do not come any farther
+        assert come_far == 2
+        may_end.set()
+    assert [pull.result().status for pull in pulls] == [200] * 6
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,72 @@ async def test_a_foreign_layer_is_no_link_even_within_one_upstream(
     assert answer.status == 404
 
 
+# Another repository's manifest, of the same registry
+
+BERT = {"Authorization": "Basic " + base64.b64encode(b"bert:hidden").decode()}
+
+
+@pytest.fixture
+def theirs(private: ScriptedRegistry) -> ScriptedRegistry:
+    """Anna's and Bert's registry. It takes a manifest that names what the repository has not.
+
+    Distribution does: in `blobs` of an image, and where keys differ in their case.
+    """
+    private.auth = BasicAuth(users={"anna": "secret", "bert": "hidden"})
+    return private
+
+
+async def ask_as_bert(mirror: InnerMirror, target: str) -> Answer:
+    return await mirror.client.get(f"/v2/private.example/bert/lure/{target}", headers=BERT)
+
+
+async def test_a_manifest_of_the_same_registry_does_not_unlock_what_another_client_may_have(
+    theirs: ScriptedRegistry, mirror: InnerMirror, secret: Image
+) -> None:
+    lure(theirs, secret, "bert/lure")
+    assert (await ask_as_bert(mirror, "manifests/1")).status == 200
+    for digest in secret.blobs:
+        for _ in range(2):
+            assert (await ask_as_bert(mirror, f"blobs/{digest}")).status == 404
+
+
+async def test_an_index_of_the_same_registry_does_not_unlock_what_another_client_may_have(
+    theirs: ScriptedRegistry, mirror: InnerMirror, secret: Image
+) -> None:
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [secret.descriptor]}
+    theirs.add(Image(json.dumps(document).encode(), OCI_INDEX), "bert/lure", "1")
+    assert (await ask_as_bert(mirror, "manifests/1")).status == 200
+    assert (await ask_as_bert(mirror, f"manifests/{secret.digest}")).status == 404
+
+
+async def test_a_manifest_of_the_same_registry_does_not_unlock_what_is_still_coming(
+    start: StartMirror, theirs: ScriptedRegistry, secret: Image
+) -> None:
+    lure(theirs, secret, "bert/lure")
+    layer = secret.layers[0]
+    mirror = await start()
+    gate = theirs.hold(layer, after=SIZE // 2)
+    async with asyncio.TaskGroup() as tasks:
+        target = f"/v2/private.example/org/secret/blobs/{layer}"
+        anna = tasks.create_task(mirror.client.get(target, headers=ANNA))
+        await gate.reached()
+        assert (await ask_as_bert(mirror, "manifests/1")).status == 200
+        answer = await ask_as_bert(mirror, f"blobs/{layer}")
+        gate.open()
+    assert answer.status == 404
+    assert anna.result().body == secret.blobs[layer]
+
+
+async def test_what_was_sent_to_a_repository_of_such_a_registry_is_asked_about_no_more(
+    theirs: ScriptedRegistry, mirror: InnerMirror, secret: Image
+) -> None:
+    theirs.forget()
+    for digest in secret.blobs:
+        target = f"/v2/private.example/org/secret/blobs/{digest}"
+        assert (await mirror.client.get(target, headers=ANNA)).status == 200
+    assert theirs.asked("blob") == []
+
+
 # What a manifest is called
 
 

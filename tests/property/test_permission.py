@@ -144,7 +144,7 @@ class _World:
             )
         )
         if self._has_sent(name, digest):
-            return has_confirmed or (place, digest) in self.named
+            return has_confirmed or (name != PRIVATE and (place, digest) in self.named)
         return has_confirmed and any(self._has_sent(other, digest) for other in (OPEN, EVIL))
 
     def _has_sent(self, name: str, digest: str) -> bool:

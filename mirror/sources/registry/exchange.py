@@ -13,17 +13,19 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Coroutine,
 )
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from mirror.aio.slots import Urgency
+from mirror.aio.reading import LARGE
+from mirror.aio.slots import Slots, Urgency
 from mirror.aio.trust import trust, trust_the_systems
 from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import Chunk
@@ -52,6 +54,7 @@ _SLOWEST = 2**14  # bytes a second of an answer that is read whole, beyond `stal
 _HEDGED_AFTER = 1.0  # seconds of silence of a connection that was used before; or a share
 _HEDGED_SHARE = 0.3  # of the time that an answer has
 _ASKED_AGAIN = "again"  # the status of a request that was asked again over another connection
+_LARGE_AT_ONCE = 2  # answers in memory; a list of tags takes three times its size until it is read
 _READ_BUFFER = 2**18  # bytes; few wake-ups for a fast link, and a bound for a fast upstream
 _ANSWERED_WITHIN = 3  # times `stall_timeout`, once a registry has all of a body
 
@@ -100,6 +103,7 @@ class Exchange:
         self._body_timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
         self.throttle = Throttle(config.max_bandwidth, clock)
         self._throttle_out = Throttle(config.max_bandwidth, clock)
+        self._large = Slots(_LARGE_AT_ONCE)
         self._ssl = trust(config.ca_file) if config.ca_file else trust_the_systems()
 
     @asynccontextmanager
@@ -151,8 +155,32 @@ class Exchange:
             content, length=length, patience=stall, answer=stall * patience, is_alone=is_alone
         )
 
-    async def read(self, response: aiohttp.ClientResponse, *, limit: int) -> bytes:
+    @asynccontextmanager
+    async def reading(
+        self, response: aiohttp.ClientResponse, *, limit: int
+    ) -> AsyncIterator[bytes]:
+        """The same as `read` gives, for use inside the block.
+
+        What turns out to be large waits for its turn. Else there would be as many of them in
+        memory as clients ask for, and reading them would leave no time for anything else.
+        """
+        async with AsyncExitStack() as held:
+
+            async def wait() -> None:
+                await held.enter_async_context(self._large.take(Urgency.of_client()))
+
+            yield await self.read(response, limit=limit, before_large=wait)
+
+    async def read(
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        limit: int,
+        before_large: Callable[[], Awaitable[None]] | None = None,
+    ) -> bytes:
         """The whole body, decoded where it is encoded.
+
+        `before_large` is waited for before it is more than `LARGE`.
 
         Raises:
             Unavailable: It is larger than `limit` bytes, breaks, or drips: clients wait for all of
@@ -162,23 +190,42 @@ class Exchange:
             raise Senseless(f"upstream's answer is larger than {limit} bytes")
         content = bytearray()
         decoder = Decoder(response.headers.get("Content-Encoding"))
-        due = asyncio.get_running_loop().time() + self.stall_timeout
+        now = asyncio.get_running_loop().time
+        due = now() + self.stall_timeout
         with receiving(response.url):
             async with asyncio.timeout_at(due) as patience:
+
+                async def wait() -> None:
+                    nonlocal due, before_large
+                    if before_large is not None:
+                        began = now()
+                        patience.reschedule(None)
+                        await before_large()
+                        due += now() - began
+                        before_large = None
+
                 async for chunk in response.content.iter_any():
                     self.count(len(chunk))
-                    await self._decode(decoder, chunk, content, limit=limit)
+                    await self._decode(decoder, chunk, content, limit=limit, before_large=wait)
                     patience.reschedule(due + len(content) / _SLOWEST)
         with decoding():
             content += decoder.end()
         return bytes(content)
 
     async def _decode(
-        self, decoder: Decoder, chunk: bytes, content: bytearray, *, limit: int
+        self,
+        decoder: Decoder,
+        chunk: bytes,
+        content: bytearray,
+        *,
+        limit: int,
+        before_large: Callable[[], Awaitable[None]],
     ) -> None:
         """Add what a chunk stands for. Raises Senseless."""
         with decoding():
             for piece in decoder.feed(chunk):
+                if len(content) + len(piece) > LARGE:
+                    await before_large()
                 content += piece
                 if len(content) > limit:
                     raise Senseless(f"upstream's answer is larger than {limit} bytes")

@@ -44,12 +44,14 @@ class NoList(Unavailable):
 async def list_tags(endpoint: Endpoint, scope: Scope, page: Page) -> TagsPage:
     """A page of the repository's tags. Raises as `Endpoint.ask`."""
     path = f"tags/list{_page_query(page)}"
-    async with endpoint.ask("GET", path, scope, {}, kind="tags") as response:
-        document = await endpoint.exchange.read(response, limit=_LARGEST_LIST)
+    async with (
+        endpoint.ask("GET", path, scope, {}, kind="tags") as response,
+        endpoint.exchange.reading(response, limit=_LARGEST_LIST) as document,
+    ):
         following = _next_query(response)
-    if following is not None and following.get("n") == "0":
-        del following["n"]  # as many as the registry likes, to GHCR; to all others: none
-    return await read_aside(partial(read_tags, following, page), document)
+        if following is not None and following.get("n") == "0":
+            del following["n"]  # as many as the registry likes, to GHCR; to all others: none
+        return await read_aside(partial(read_tags, following, page), document)
 
 
 async def list_referrers(

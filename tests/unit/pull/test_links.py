@@ -53,7 +53,8 @@ def test_a_manifest_unlocks_only_what_the_same_upstream_has_sent(
 
 
 def test_a_private_upstream_has_what_it_has_sent_itself() -> None:
-    assert decide(NAMED, PRIVATE, {PRIVATE}, {PRIVATE}) is SERVE
+    assert decide(CONFIRMED, PRIVATE, {PRIVATE}, {PRIVATE}) is SERVE
+    assert decide(NAMED, PRIVATE, {PRIVATE}, {PRIVATE}) is CONFIRM  # perhaps for somebody else
     assert decide(CONFIRMED, "other.example", {PRIVATE}, {PRIVATE, "other.example"}) is FETCH
 
 
