@@ -168,9 +168,17 @@ class Pushes(Protocol):
         """How far an upload has come."""
 
     def open_upload(
-        self, repository: Repository, identity: UploadName, authorization: Authorization
+        self,
+        repository: Repository,
+        identity: UploadName,
+        authorization: Authorization,
+        ending: Digest | None,
     ) -> AbstractAsyncContextManager[UploadState]:
-        """Go on with an upload inside the block."""
+        """Go on with an upload inside the block.
+
+        `ending` is what a request that brings all of the rest says that it ends with: brought once
+        more, that begins where it has begun before, as the answer says.
+        """
 
     async def write_upload(
         self, repository: Repository, identity: UploadName, offset: Position, piece: Bulk

@@ -133,17 +133,23 @@ class Pushing:
         with self._counted(repository, PushKind.STATUS):
             upload = self._uploads.get(repository, identity)
             await self._uploads.let_in(upload, target)
+            upload.rest = None
             return _state(upload)
 
     @asynccontextmanager
     async def open_upload(
-        self, repository: Repository, identity: str, authorization: str | None
+        self,
+        repository: Repository,
+        identity: str,
+        authorization: str | None,
+        ending: Digest | None,
     ) -> AsyncIterator[UploadState]:
-        """Go on with an upload inside the block."""
+        """Go on with an upload inside the block. `ending`: of the rest, which is brought whole."""
         target = self._target(repository, authorization)
         with self._counted(repository, PushKind.BYTES):
             upload = self._uploads.get(repository, identity)
             await self._uploads.let_in(upload, target)
+            await self._uploads.begin_rest(upload, ending)
         with self._uploads.request(upload, target):
             yield _state(upload)
 

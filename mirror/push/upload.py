@@ -2,6 +2,7 @@
 
 import asyncio
 
+from mirror.oci.digest import Digest
 from mirror.oci.errors import ErrorCode, RegistryError
 from mirror.oci.reference import Repository
 from mirror.push.course import Course, Follower
@@ -27,6 +28,7 @@ class Upload(Follower):
         self.since = now
         self.first = bytearray()  # bytes that are too few to compare
         self.turn = asyncio.Lock()  # pieces are taken one after another
+        self.rest: tuple[Digest, int] | None = None  # what ends it, and where that began to come
         self.has_ended = False
 
     def follow(self, courses: list[Course]) -> None:
@@ -38,6 +40,11 @@ class Upload(Follower):
         for course in courses:
             course.followers.add(self)
         self.followed, self.is_settled = courses, len(courses) == 1
+
+    def go_back(self, position: int) -> None:
+        """What has come from there on comes once more."""
+        self.position = position
+        del self.first[position:]
 
     def guide(self) -> Course:
         """One that has all the bytes of it. Raises RegistryError: it was cancelled meanwhile."""

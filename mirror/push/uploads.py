@@ -151,6 +151,23 @@ class Uploads:
             self._give_up(target, standing)
         upload.let_in = target
 
+    async def begin_rest(self, upload: Upload, ending: Digest | None) -> None:
+        """A request brings what is left, up to the end that has this digest; None: it does not say.
+
+        Who brings that once more brings all of it, from where it began (PUT: RFC 9110, 9.2.2):
+        containerd does, when the registry wants another token at the end; so do proxies and clients
+        that were not answered. Who has asked meanwhile how far it is goes on from there.
+
+        Raises:
+            RegistryError: It has ended by the time that what was under way is over.
+        """
+        async with upload.turn:
+            if upload.has_ended:
+                raise gone()
+            if ending is not None and upload.rest is not None and upload.rest[0] == ending:
+                upload.go_back(upload.rest[1])
+            upload.rest = None if ending is None else (ending, upload.position)
+
     @contextmanager
     def request(self, upload: Upload, target: Target) -> Iterator[None]:
         """Inside the block, a request of it is under way, on this authority."""

@@ -119,7 +119,7 @@ class PushHandlers:
             return _accepted(request, asked.name, state)
         if await self._need_not_come(request, repository, state.identity, asked.digest):
             return _created_unread(request, asked.name, asked.digest)
-        async with self._mirror.open_upload(repository, state.identity, authorization):
+        async with self._mirror.open_upload(repository, state.identity, authorization, None):
             await self._take(request, repository, state, facts)
             await self._mirror.finish_upload(repository, state.identity, asked.digest)
         return _created(request, asked.name, asked.digest)
@@ -167,7 +167,10 @@ class PushHandlers:
         facts: Facts,
     ) -> web.StreamResponse:
         span = parse_content_range(request.headers.get("Content-Range"))
-        async with self._mirror.open_upload(repository, asked.identity, authorization) as state:
+        ending = asked.digest if span is None and request.body_exists else None
+        async with self._mirror.open_upload(
+            repository, asked.identity, authorization, ending
+        ) as state:
             if span is not None and span[0] != state.offset:
                 return errors.out_of_order(_headers(request, asked.name, state))
             after = await self._take(request, repository, state, facts, most=_length_of(span))
