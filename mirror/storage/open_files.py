@@ -5,9 +5,10 @@
     read               it has readers                           pooled
     pooled             it waits for the next reader             read, closed
 
-A blob that leaves is none of this any more, whoever reads it: its file is closed by the last of
-them, and what comes of an opening that is under way means nothing. Pure: what a method returns is
-to be closed.
+One that another file has taken the place of is closed by its last reader: it takes room on the disk
+that nobody counts. A blob that leaves is none of this any more, whoever reads it: its file is
+closed by the last of them, and what comes of an opening that is under way means nothing. Pure: what
+a method returns is to be closed.
 """
 
 from collections import OrderedDict
@@ -36,7 +37,7 @@ class Opening(Change):
 class BlobFile:
     """An open file that any number of readers share; `close` once per reader."""
 
-    __slots__ = ("_release", "digest", "file", "readers", "size")
+    __slots__ = ("_release", "digest", "file", "is_replaced", "readers", "size")
 
     def __init__(
         self, digest: Digest, file: FileIO, size: int, release: Callable[["BlobFile"], None]
@@ -45,6 +46,7 @@ class BlobFile:
         self.file = file
         self.size = size
         self.readers = 0
+        self.is_replaced = False
         self._release = release
 
     def __repr__(self) -> str:
@@ -111,6 +113,8 @@ class OpenFiles:
         if self._read.get(blob.digest) is not blob:
             return [blob]  # the blob was dropped while it was read
         del self._read[blob.digest]
+        if blob.is_replaced:
+            return [blob]
         self._pool[blob.digest] = blob
         return self._shrink_pool(self._most_pooled)
 
@@ -134,6 +138,8 @@ class OpenFiles:
     def replace(self, digest: Digest) -> list[BlobFile]:
         """Another file has taken its place: who reads the old one goes on, and shares it."""
         self._openings.pop(digest, None)
+        if digest in self._read:
+            self._read[digest].is_replaced = True
         pooled = self._pool.pop(digest, None)
         return [] if pooled is None else [pooled]
 

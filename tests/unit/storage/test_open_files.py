@@ -89,6 +89,18 @@ def test_what_is_replaced_while_it_is_read_is_shared_and_in_use_yet(file: io.Fil
     assert files.take(DIGEST) is blob
 
 
+def test_what_is_replaced_while_it_is_read_is_closed_by_its_last_reader(file: io.FileIO) -> None:
+    files = OpenFiles()
+    states = States(files)
+    blob = _opened(files, file)
+    assert _commit(states) == []
+    assert files.take(DIGEST) is blob
+    assert files.release(blob) == []
+    assert files.release(blob) == [blob]  # else its room on the disk would be taken yet
+    assert files.take(DIGEST) is None
+    assert not states.is_in_use(DIGEST)
+
+
 def test_a_pooled_file_that_is_replaced_or_dropped_is_closed(file: io.FileIO) -> None:
     files = OpenFiles()
     states = States(files)
