@@ -70,6 +70,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     paused_since: float | None = None  # by an operator: it is asked nothing
     first_byte: FirstByte | None = None
     certificate_ends: float | None = None  # of the one that it shows; None: none, or not seen yet
+    credentials_trouble: str | None = None  # why the mirror's own are of no use there by now
 
 
 class Fill(Struct, frozen=True, kw_only=True):

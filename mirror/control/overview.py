@@ -222,6 +222,7 @@ class Overview:
             paused_since=condition.paused_since,
             first_byte=self._parts.first_bytes.of(upstream, endpoint.name),
             certificate_ends=endpoint.exchange.certificate.ends,
+            credentials_trouble=endpoint.credentials_trouble,
         )
 
     def _fill(self, fill: Fill) -> models.Fill:
@@ -292,6 +293,9 @@ def _troubles(endpoints: Collection[models.Endpoint]) -> list[models.Problem]:
         if not one.is_up:
             what = f"{one.url} ({one.upstream}) does not answer"
             found.append(models.Problem(what=what, why=one.trouble or "no connection"))
+        if one.credentials_trouble is not None:
+            what = f"{one.url} ({one.upstream}) does not let the mirror in"
+            found.append(models.Problem(what=what, why=one.credentials_trouble))
         for pause in one.pauses:
             what = f"{one.url} ({one.upstream}) limits our rate of requests for {pause.requests}"
             found.append(models.Problem(what=what, why=f"429; for {pause.seconds:.0f} s more"))

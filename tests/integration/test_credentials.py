@@ -17,10 +17,13 @@ from mirror.oci.reference import Repository
 from mirror.sources.registry.endpoint import Scope
 from tests.conftest import StartMirror
 from tests.support.auth import BasicAuth, BearerAuth
+from tests.support.client import get
 from tests.support.clock import FakeClock
 from tests.support.edge import registry_at
 from tests.support.faults import Asked
-from tests.support.mirror import upstream_at
+from tests.support.images import image, random_layer
+from tests.support.mirror import InnerMirror, upstream_at
+from tests.support.process import until
 from tests.support.upstream import ScriptedRegistry
 
 LAYER = b"layer"
@@ -192,6 +195,46 @@ async def test_a_wrong_password_is_denied_counted_and_never_a_404(
         assert answer.status == 403
     assert await mirror.metric("mirror_upstream_credential_failures_total") == 1
     assert len(upstream.asked("token")) == 1
+
+
+@pytest.mark.parametrize("scheme", ["basic", "bearer"])
+async def test_status_tells_that_a_password_is_wrong_until_another_is_there(
+    upstream: ScriptedRegistry,
+    start_mirror: StartMirror,
+    clock: FakeClock,
+    password: Path,
+    *,
+    scheme: str,
+) -> None:
+    app = upstream.add(image(random_layer(100, seed=1)), "team/app", "1")
+    users = {"joe": "renewed"}
+    upstream.auth = (
+        BasicAuth(users=users) if scheme == "basic"
+        else BearerAuth(realm=f"{upstream.url}/token", users=users, anonymous=False)
+    )  # fmt: skip
+    settings = upstream_at(upstream.url, username="joe", password_file=str(password))
+    mirror = await start_mirror({"docker.io": settings})
+    assert await problems(mirror) == []
+    assert (await mirror.client.manifest("team/app", "1")).status == 403
+    (problem,) = await problems(mirror)
+    assert problem["what"] == f"{upstream.url} (docker.io) does not let the mirror in"
+    assert "password_file" in problem["why"]
+    await asyncio.to_thread(password.write_text, "renewed\n", encoding="utf-8")
+    clock.advance(60)
+
+    async def is_let_in() -> bool:
+        return (await mirror.client.manifest("team/app", "1")).digest == app.digest
+
+    await until(is_let_in)
+    assert await problems(mirror) == []
+
+
+async def problems(mirror: InnerMirror) -> list[dict[str, str]]:
+    """What `/status` says is wrong."""
+    found: list[dict[str, str]] = json.loads((await get(f"{mirror.admin_url}/status")).body)[
+        "problems"
+    ]
+    return found
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,10 @@ _ATTEMPTS = 3  # token servers reset connections now and then (Alibaba's)
 # How token servers say that they do not know a method (Pulp: 400).
 _OTHER_METHOD = frozenset({400, 404, 405, 501})
 _REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_REFUSED = (
+    "upstream refuses the mirror's credentials: renew what is in password_file,"
+    " or what credential_helper gives"
+)
 _GOOD_FOR = 60.0  # seconds for which is believed what `/v2/` tells of passwords, or their absence
 
 
@@ -99,6 +103,7 @@ class Authorizer:
         self._version: object = None  # of the credentials that tokens were had with
         self._posts = False  # the token server takes no GET
         self._note_refused = note_refused  # counts
+        self.trouble: str | None = None  # why the mirror's own credentials are of no use by now
 
     def credentials_version(self) -> object:
         """Changes when the mirror's credentials have: what was refused may be granted now."""
@@ -163,6 +168,8 @@ class Authorizer:
         token = self._tokens.get(access)
         if token is not None and token.header == sent:
             token.has_convinced = True
+        if sent == self._basic:
+            self.trouble = None
 
     async def instead_of(self, access: Access, sent: str, status: int) -> str | None:
         """What to send after a refusal that is no challenge, to `sent`.
@@ -232,6 +239,7 @@ class Authorizer:
         if version != self._version:
             self._version, self._basic, self._basic_good_until = version, None, 0.0
             self._tokens.clear()
+            self.trouble = None  # until they are refused, too
 
     async def _credential(self) -> Credential | None:
         if self._credentials is None:
@@ -240,6 +248,7 @@ class Authorizer:
             credential = await self._credentials.get()
         except Unusable as error:
             self._note_refused()
+            self.trouble = "the mirror's credentials cannot be had; its log says why"
             log_unusable(self._config.url, error)
             raise Denied(
                 ErrorCode.DENIED, "the mirror's credentials cannot be had; see its log"
@@ -250,11 +259,8 @@ class Authorizer:
         assert self._credentials is not None  # noqa: S101 - what was sent came from there
         self._credentials.refused()
         self._note_refused()
-        _logger.error(
-            "upstream refuses the mirror's credentials: renew what is in password_file,"
-            " or what credential_helper gives",
-            extra=fields(endpoint=self._config.url),
-        )
+        self.trouble = _REFUSED
+        _logger.error(_REFUSED, extra=fields(endpoint=self._config.url))
 
     async def _fetch(self, access: Access) -> str:
         return await self._flights.join(access, lambda: self._fetch_token(access))
@@ -279,6 +285,8 @@ class Authorizer:
                 raise
             version = self.credentials_version()
             answer = await self._ask_as(question, renewed)
+        if credential is not None:
+            self.trouble = None
         header, life = parse_token(answer)
         if version == self.credentials_version():
             self._version = version

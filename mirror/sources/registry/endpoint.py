@@ -130,6 +130,11 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.url}: {self.condition.health}>"
 
+    @property
+    def credentials_trouble(self) -> str | None:
+        """Why the mirror's own credentials are of no use here by now, if that is so."""
+        return self._authorizer.trouble
+
     def retire(self) -> None:
         """Another takes its place; requests under way go on with the credentials there are."""
         self.condition.is_retired = True
