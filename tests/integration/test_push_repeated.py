@@ -87,6 +87,19 @@ async def test_who_has_asked_how_far_it_is_goes_on_from_there(
     assert held(upstream, digest) == content
 
 
+async def test_who_lost_the_answer_while_the_registry_ends_it_is_told_that_it_is_there(
+    upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher, content: bytes
+) -> None:
+    upload, digest = await pusher.begin(), digest_of(content)
+    slow = upstream.fault(kind="upload", method="PUT", delay=0.5, times=1)
+    body = content if pusher.tells_length else b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+    await leave_after(mirror, upload, content, digest, of=len(content), body=body)
+    assert slow.struck
+    assert await end(upload, content, digest) == 201
+    assert held(upstream, digest) == content
+    assert bytes_taken(upstream) == len(content)
+
+
 async def test_other_bytes_that_are_brought_once_more_are_not_taken_for_the_first(
     upstream: ScriptedRegistry, mirror: InnerMirror, pusher: Pusher, content: bytes
 ) -> None:
@@ -97,7 +110,13 @@ async def test_other_bytes_that_are_brought_once_more_are_not_taken_for_the_firs
 
 
 async def leave_after(
-    mirror: InnerMirror, upload: Upload, content: bytes, digest: str, *, of: int
+    mirror: InnerMirror,
+    upload: Upload,
+    content: bytes,
+    digest: str,
+    *,
+    of: int,
+    body: bytes | None = None,
 ) -> None:
     """Bring so much with the request that is to end it, and break the connection in its middle."""
     before = await mirror.metric("mirror_push_received_bytes_total")
@@ -109,7 +128,8 @@ async def leave_after(
         f"PUT {upload.location}{mark}digest={digest} HTTP/1.1\r\nHost: {mirror.host}\r\n{told}\r\n"
     )
     head += f"Authorization: {upload.pusher.headers['Authorization']}\r\n\r\n"
-    body = content if upload.pusher.tells_length else b"%x\r\n%b\r\n" % (len(content), content)
+    if body is None:
+        body = content if upload.pusher.tells_length else b"%x\r\n%b\r\n" % (len(content), content)
     writer.write(head.encode() + body)
     await mirror.until_metric("mirror_push_received_bytes_total", before + len(content))
     writer.transport.abort()
