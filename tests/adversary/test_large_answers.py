@@ -3,11 +3,15 @@
 import asyncio
 import gzip
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
+from yarl import URL
 
 from tests.conftest import StartMirror
+from tests.support.clock import FakeClock
+from tests.support.edge import registry_at
 from tests.support.evil import Ask, Evil, head, tells
 from tests.support.images import OCI_MANIFEST, digest_of, image, random_layer
 from tests.support.mirror import upstream_at
@@ -50,6 +54,29 @@ async def test_six_clients_have_a_list_of_28_mib_and_it_is_fetched_once(
             break
         page = await mirror.client.get(page.headers["Link"].partition("<")[2].partition(">")[0])
     assert found == names
+
+
+async def test_a_large_answer_is_copied_nowhere(evil: Evil, clock: FakeClock) -> None:
+    piece, count = b"x" * 2**18, 100
+
+    async def send(ask: Ask) -> None:
+        await ask.send(head(b"HTTP/1.1 200 OK", b"Content-Length: %d" % (count * len(piece))))
+        for _ in range(count):
+            await ask.send(piece)
+
+    evil.on("/large", send)
+    async with registry_at(evil.url, clock) as registry:
+        exchange = registry.endpoints[0].exchange
+        tracemalloc.start()
+        try:
+            url = URL(f"{evil.url}/large")
+            async with exchange.send("GET", url, {}, kind="tags") as response:
+                content = await exchange.read(response, limit=2**25)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert content == piece * count
+    assert peak < 1.5 * len(content)
 
 
 async def test_large_lists_of_many_repositories_are_read_by_turns_and_small_ones_do_not_wait(

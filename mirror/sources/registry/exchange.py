@@ -19,6 +19,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -188,7 +189,7 @@ class Exchange:
         """
         if (response.content_length or 0) > limit:
             raise Senseless(f"upstream's answer is larger than {limit} bytes")
-        content = bytearray()
+        content = BytesIO()  # gives its bytes without a copy, which of a large list is a long hold
         decoder = Decoder(response.headers.get("Content-Encoding"))
         now = asyncio.get_running_loop().time
         due = now() + self.stall_timeout
@@ -207,16 +208,16 @@ class Exchange:
                 async for chunk in response.content.iter_any():
                     self.count(len(chunk))
                     await self._decode(decoder, chunk, content, limit=limit, before_large=wait)
-                    patience.reschedule(due + len(content) / _SLOWEST)
+                    patience.reschedule(due + content.tell() / _SLOWEST)
         with decoding():
-            content += decoder.end()
-        return bytes(content)
+            content.write(decoder.end())
+        return content.getvalue()
 
     async def _decode(
         self,
         decoder: Decoder,
         chunk: bytes,
-        content: bytearray,
+        content: BytesIO,
         *,
         limit: int,
         before_large: Callable[[], Awaitable[None]],
@@ -224,10 +225,10 @@ class Exchange:
         """Add what a chunk stands for. Raises Senseless."""
         with decoding():
             for piece in decoder.feed(chunk):
-                if len(content) + len(piece) > LARGE:
+                if content.tell() + len(piece) > LARGE:
                     await before_large()
-                content += piece
-                if len(content) > limit:
+                content.write(piece)
+                if content.tell() > limit:
                     raise Senseless(f"upstream's answer is larger than {limit} bytes")
                 if len(piece) == PIECE:
                     await asyncio.sleep(0)  # a little that stands for much: others have a turn
