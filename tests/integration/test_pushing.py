@@ -17,10 +17,10 @@ from mirror.sources.registry.registry import Registry
 from mirror.sources.targets import Standing, Target
 from tests.conformance.target import CONTENT, DIGEST, begun, pieces, push
 from tests.support.auth import ACR_SERVICE, BearerAuth
+from tests.support.edge import registry_at
 from tests.support.images import image, random_bytes, random_layer
 from tests.support.process import until
 from tests.support.relay import Relay
-from tests.support.targets import endpoint_at
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
@@ -35,7 +35,7 @@ async def registry(
 ) -> AsyncIterator[Registry]:
     """Its stall timeout is long, or what an indirect parameter of the test says."""
     upstream.push = Pushes(style="3")
-    async with endpoint_at(upstream.url, stall_timeout=getattr(request, "param", 30)) as registry:
+    async with registry_at(upstream.url, stall_timeout=getattr(request, "param", 30)) as registry:
         yield registry
 
 
@@ -86,7 +86,7 @@ class TestABrokenLine:
         self, upstream: ScriptedRegistry
     ) -> None:
         upstream.push = Pushes(style="3")
-        async with Relay(upstream.port) as line, endpoint_at(line.url) as registry:
+        async with Relay(upstream.port) as line, registry_at(line.url) as registry:
             line.cut_up_after = 101_000  # a head, and 100,000 bytes
             target = registry.target(APP)
             at = await begun(target)
@@ -275,8 +275,8 @@ async def test_a_limit_of_bandwidth_holds_for_what_is_pushed_and_loses_nothing(
     """While it holds one push back, others come through, and pulls of its own."""
     upstream.add_blob(CONTENT, "other")
     async with (
-        endpoint_at(upstream.url, max_bandwidth="1 KB") as slow,
-        endpoint_at(upstream.url, max_bandwidth="1 MB") as less_slow,
+        registry_at(upstream.url, max_bandwidth="1 KB") as slow,
+        registry_at(upstream.url, max_bandwidth="1 MB") as less_slow,
     ):
         at = await begun(slow.target(APP))
         async with asyncio.TaskGroup() as group:
@@ -508,7 +508,7 @@ class TestWhoPushes:
         )
         secret = tmp_path / "secret"
         secret.write_text("secret")
-        async with endpoint_at(
+        async with registry_at(
             upstream.url, username="anna", password_file=str(secret), stall_timeout=30
         ) as registry:
             yield registry
@@ -606,8 +606,8 @@ class TestPullsMeanwhile:
         upstream.push = Pushes()
         async with (
             ScriptedRegistry() as accelerator,
-            endpoint_at(accelerator.url, tags=False) as near,
-            endpoint_at(upstream.url) as there,
+            registry_at(accelerator.url, tags=False) as near,
+            registry_at(upstream.url) as there,
         ):
             registry = Registry("hub", [*near.endpoints, *there.endpoints])
             await push(registry.target(APP), CONTENT)

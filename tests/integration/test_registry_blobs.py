@@ -1,25 +1,20 @@
 """A registry's blobs as a source of bytes, with and without a CDN, with and without ranges."""
 
 from collections.abc import AsyncIterator
-from random import Random
 from typing import Any
 
 import pytest
 
 from mirror.aio.slots import Urgency
-from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import digest_of
 from mirror.oci.errors import Unavailable
 from mirror.oci.reference import Repository
 from mirror.sources.ports import BlobSource
-from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label
+from mirror.sources.registry.endpoint import Scope
 from mirror.sources.registry.registry import Registry
-from mirror.sources.registry.sessions import open_sessions
-from mirror.telemetry.metrics import Metrics
 from tests.conformance.blob_source import CONTENT, BlobSourceConformance, Has
 from tests.support.clock import FakeClock
-from tests.support.tasks import owned_tasks
+from tests.support.edge import registry_at
 from tests.support.upstream import Cdn, ScriptedRegistry
 
 SCOPE = Scope(Repository("hub", "library/app"))
@@ -27,16 +22,8 @@ SCOPE = Scope(Repository("hub", "library/app"))
 
 @pytest.fixture
 async def registry(upstream: ScriptedRegistry, clock: FakeClock) -> AsyncIterator[Registry]:
-    config, label, metrics = EndpointConfig(url=upstream.url), Label("hub", "a"), Metrics()
-    async with open_sessions() as sessions, owned_tasks() as tasks:
-        exchange = Exchange(
-            config, label, sessions=sessions, connect_timeout=10, stall_timeout=10, metrics=metrics
-        )
-        endpoint = Endpoint(
-            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock,
-            random=Random(0),  # noqa: S311 - for jitter
-        )  # fmt: skip
-        yield Registry("hub", [endpoint])
+    async with registry_at(upstream.url, clock) as registry:
+        yield registry
 
 
 class TestRegistryBlobs(BlobSourceConformance):

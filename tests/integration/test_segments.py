@@ -10,20 +10,17 @@ from random import Random
 import pytest
 
 from mirror.aio.slots import Slots, Urgency
-from mirror.config import Endpoint as EndpointConfig
 from mirror.oci.digest import parse_digest
 from mirror.oci.reference import Repository
 from mirror.pull.answers import readable
 from mirror.pull.fill.crew import Pace
 from mirror.pull.fill.fill import Fill
 from mirror.pull.fill.retries import RetryPolicy
-from mirror.sources.registry.endpoint import Endpoint, Scope
-from mirror.sources.registry.exchange import Exchange, Label
-from mirror.sources.registry.registry import Registry
-from mirror.sources.registry.sessions import open_sessions
+from mirror.sources.registry.endpoint import Scope
 from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
 from tests.support.clock import FakeClock
+from tests.support.edge import registry_at
 from tests.support.images import Image, image, random_bytes, random_layer
 from tests.support.mirror import upstream_at
 from tests.support.process import until
@@ -142,18 +139,15 @@ async def test_a_byte_that_is_wrong_in_any_segment_spoils_the_whole(
 @asynccontextmanager
 async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> AsyncIterator[Fill]:
     """A fill with a clock of its own, over two connections."""
-    config, label, metrics = EndpointConfig(url=upstream.url), Label("hub", "a"), Metrics()
-    dice = Random(0)  # noqa: S311 - for jitter
-    async with open_store(root) as store, open_sessions() as sessions, owned_tasks() as tasks:
-        exchange = Exchange(
-            config, label, sessions=sessions, connect_timeout=2, stall_timeout=0.5, metrics=metrics
-        )
-        endpoint = Endpoint(
-            config, label, exchange, tasks=tasks, metrics=metrics, clock=clock, random=dice
-        )
+    metrics = Metrics()
+    async with (
+        open_store(root) as store,
+        registry_at(upstream.url, clock, stall_timeout=0.5) as registry,
+        owned_tasks() as tasks,
+    ):
         fill = Fill(
             parse_digest(DIGEST),
-            Registry("hub", [endpoint]).blobs(Scope(Repository("hub", "library/app"))),
+            registry.blobs(Scope(Repository("hub", "library/app"))),
             store,
             promised=SIZE,
             is_size_proved=False,
@@ -167,7 +161,7 @@ async def _fill(upstream: ScriptedRegistry, root: Path, clock: FakeClock) -> Asy
             note_fault=metrics.faults.note,
             note_sent=nobody_notes,
             clock=clock,
-            random=dice,
+            random=Random(0),  # noqa: S311 - for jitter
         )
         fill.join(fill.authorities.current, None)
         _ = tasks.create_task(fill.run())

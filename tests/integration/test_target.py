@@ -7,8 +7,8 @@ import pytest
 
 from mirror.oci.reference import Repository
 from tests.conformance.target import TargetConformance, TargetOf
+from tests.support.edge import registry_at
 from tests.support.registry import running_registry
-from tests.support.targets import endpoint_at
 from tests.support.uploads import Pushes
 from tests.support.upstream import ScriptedRegistry
 
@@ -20,7 +20,7 @@ class TestDistribution(TargetConformance):
     async def target_of(self, tmp_path: Path) -> AsyncIterator[TargetOf]:
         async with (
             running_registry(tmp_path / "registry") as there,
-            endpoint_at(there.url) as registry,
+            registry_at(there.url) as registry,
         ):
             yield lambda name: registry.target(Repository("hub", name))
 
@@ -33,5 +33,5 @@ class TestScripted(TargetConformance):
         self, upstream: ScriptedRegistry, request: pytest.FixtureRequest
     ) -> AsyncIterator[TargetOf]:
         upstream.push = Pushes(style=request.param)
-        async with endpoint_at(upstream.url) as registry:
+        async with registry_at(upstream.url) as registry:
             yield lambda name: registry.target(Repository("hub", name))

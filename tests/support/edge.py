@@ -1,6 +1,7 @@
-"""The upstream edge alone: a registry of one endpoint, with a clock of the test's."""
+"""The upstream edge alone: a registry of one endpoint, and nothing around it."""
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -11,16 +12,16 @@ from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.registry import Registry
 from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
-from tests.support.clock import FakeClock
 from tests.support.tasks import owned_tasks
 
 
 @asynccontextmanager
 async def registry_at(
     url: str,
-    clock: FakeClock,
+    clock: Callable[[], float] = time.monotonic,
     *,
-    stall_timeout: float = 5,
+    connect_timeout: float = 5,
+    stall_timeout: float = 10,
     proxies: EnvironmentProxies | None = None,
     **settings: Any,
 ) -> AsyncIterator[Registry]:
@@ -31,7 +32,7 @@ async def registry_at(
             config,
             label,
             sessions=sessions,
-            connect_timeout=2,
+            connect_timeout=connect_timeout,
             stall_timeout=stall_timeout,
             metrics=metrics,
         )
