@@ -9,8 +9,7 @@ their progress is true. A course belongs to the application: it goes on when who
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -31,10 +30,9 @@ from mirror.push.bearings import Bearings
 from mirror.push.caution import Caution
 from mirror.push.content import Content, Spooled
 from mirror.push.feed import AHEAD, Feed
-from mirror.push.following import Alike
-from mirror.push.states import CourseState, Stateful
+from mirror.push.growing import Growing
+from mirror.push.states import CourseState
 from mirror.sources.targets import Standing, Target
-from mirror.storage.blocks import Source
 from mirror.telemetry.log import fields
 from mirror.telemetry.push_metrics import PushCounts
 
@@ -74,7 +72,7 @@ class Follower:
     """Whether there is one course only whose bytes are its own, for all that is known."""
 
 
-class Course(Stateful):
+class Course(Growing):
     """See the top of this module. `standing`: of an upload that was begun for it already."""
 
     def __init__(
@@ -87,33 +85,22 @@ class Course(Stateful):
         standing: Standing | None = None,
         is_found: bool = False,
     ) -> None:
-        super().__init__(means.clock)
+        super().__init__(content, means.clock)
         self.repository = repository
-        self.content = content
         self.target: Target | None = None
-        self.sealed: Digest | None = None
-        self.leader = ""  # the upload that has brought the last bytes
         self.followers: set[Follower] = set()
         self.error: RegistryError | None = None
-        self.is_dropped = False  # nothing can be read of it any more
         self._means = means
         self._caution = caution
         self._denied: Target | None = None  # by whom it was tried in vain
         self._bearings = Bearings(caution, means.policy, standing, must_ask=is_found)
         self._feed = Feed(self, self._bearings, caution, means.clock, means.counts)
-        self._is_extending = False
-        self._reads = 0  # that are under way
         self._task: asyncio.Task[None] | None = None
         self._claim: asyncio.Task[None] | None = None  # the same, while it is that
         self._hashed: dict[str, tuple[int, Hasher]] = {}  # by algorithm: of so many bytes
 
     def __repr__(self) -> str:
         return f"<Course to {self.repository}: {self.state.value}, {self.content.size} bytes>"
-
-    @property
-    def size(self) -> int:
-        """Bytes that are here."""
-        return self.content.size
 
     @property
     def sent(self) -> int:
@@ -161,80 +148,6 @@ class Course(Stateful):
         if isinstance(self.content, Spooled) and not self.is_active:
             self.content.spool.rest()
         self.go_on()
-
-    async def compare(self, offset: int, piece: bytes) -> Alike:
-        """How a piece is like what is here from `offset` on. Raises StoreError."""
-        there = min(max(0, self.size - offset), len(piece))
-        is_closed = self.sealed is not None or self.is_over or not isinstance(self.content, Spooled)
-        if offset > self.size or self.state is CourseState.FAILED or self.is_dropped:
-            return Alike(0, is_equal=False, is_closed=True)
-        position = offset
-        while position < offset + there:
-            found = await self.read(position, offset + there - position)
-            if found != piece[position - offset : position - offset + len(found)]:
-                return Alike(0, is_equal=False, is_closed=True)
-            position += len(found)
-        return Alike(there, is_equal=True, is_closed=is_closed)
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """As its content says; whoever drops it meanwhile waits for that. Raises StoreError."""
-        self._reads += 1
-        try:
-            return await self.content.read(offset, length)
-        finally:
-            self._reads -= 1
-            self.tell()
-
-    async def extend(self, offset: int, piece: bytes, leader: str) -> bool:
-        """Take what follows; False: something else has happened meanwhile.
-
-        Raises:
-            NoRoom, StoreError: It cannot be kept.
-        """
-        async with self._extending(offset, leader) as content:
-            if content is None:
-                return False
-            await content.append(piece)
-        return True
-
-    async def take(self, offset: int, source: Source, most: int, leader: str) -> int:
-        """Take what a source has by now of what follows; how many bytes. Raises as `extend`.
-
-        None of them, where something else has happened meanwhile.
-
-        Raises:
-            ConnectionError: The source has no more.
-        """
-        async with self._extending(offset, leader) as content:
-            return 0 if content is None else await content.take(source, most)
-
-    @asynccontextmanager
-    async def _extending(self, offset: int, leader: str) -> AsyncIterator[Spooled | None]:
-        """What may be added to inside the block, by one at a time; None: not from this offset."""
-        if self._is_extending:
-            await self.until(lambda: not self._is_extending)
-            yield None
-            return
-        if offset != self.size or self.sealed or self.is_over:
-            yield None
-            return
-        assert isinstance(self.content, Spooled)  # noqa: S101 - others cannot be extended
-        self._is_extending = True
-        try:
-            yield self.content
-        finally:
-            self._is_extending = False
-        if self.leader != leader:
-            self.leader = leader
-            await self._note()
-        self.go_on()
-
-    def takes_more(self, offset: int) -> bool:
-        """Whether what follows from `offset` on would be new to it, and could be added."""
-        return (
-            offset == self.size and not self.sealed and not self.is_over
-            and isinstance(self.content, Spooled)
-        )  # fmt: skip
 
     async def keep_pace(self, position: int) -> None:
         """Return once what was sent is not far behind `position`.
@@ -314,12 +227,7 @@ class Course(Stateful):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        try:
-            await self.until(lambda: not self._reads)
-            if isinstance(self.content, Spooled):
-                await self.content.spool.remove()
-        finally:
-            self.content.close()
+        await self._put_away()
 
     def _waits_for_a_login(self) -> bool:
         """Whether all that is lacking is a token, which comes with the client's next request."""
@@ -467,6 +375,11 @@ class Course(Stateful):
             canceling = target.cancel(self.standing)
             _ = self._means.tasks.create_task(canceling, name="push")
             self._bearings.standing = None
+
+    async def _grew(self, *, is_led_anew: bool) -> None:
+        if is_led_anew:
+            await self._note()
+        self.go_on()
 
     async def _note(self) -> None:
         if isinstance(self.content, Spooled):

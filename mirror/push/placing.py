@@ -25,22 +25,18 @@ class Placing:
         # Whose first bytes are being placed; it is gone once nobody's are.
         self._first_turns = WeakValueDictionary[Repository, asyncio.Lock]()
 
-    async def place_first(self, upload: Upload) -> None:
-        """Find a course for the first bytes of an upload, now that they are enough.
+    async def place_first(self, upload: Upload, piece: bytes = b"") -> None:
+        """Find a course for the first bytes of an upload, now that they are enough with `piece`.
 
         One after another, in a repository: whoever brings the same at the same moment is to find
-        them there. Raises RegistryError.
+        them there. Raises RegistryError; then they are still to be placed, and `piece` is not.
         """
-        if upload.followed:
+        if upload.is_placed:
             return
         turn = self._first_turns.setdefault(upload.repository, asyncio.Lock())
         async with turn:
-            first, upload.first = bytes(upload.first), bytearray()
-            try:
-                await self.place(upload, 0, first)
-            except BaseException:
-                upload.first = bytearray(first)
-                raise
+            await self.place(upload, 0, bytes(upload.first) + piece)
+            upload.first.clear()
 
     async def place(self, upload: Upload, offset: int, piece: bytes) -> None:
         """See that a piece is in what the upload follows, or goes there. Raises RegistryError."""

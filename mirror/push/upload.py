@@ -31,6 +31,14 @@ class Upload(Follower):
         self.rest: tuple[Digest, int] | None = None  # what ends it, and where that began to come
         self.has_ended = False
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether what it follows has all of its bytes; before, `first` has.
+
+        It may follow a course that has none of them: one that was begun for them on a full disk.
+        """
+        return bool(self.followed) and not self.first
+
     def follow(self, courses: list[Course]) -> None:
         """Follow these, and no others."""
         for course in self.followed:

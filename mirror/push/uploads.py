@@ -250,13 +250,14 @@ class Uploads:
         return taken
 
     async def _add(self, upload: Upload, piece: bytes) -> None:
-        if upload.followed:
+        """Take what follows. Raises RegistryError; then nothing of it is taken."""
+        if upload.is_placed:
             await self._placing.place(upload, upload.position, piece)
-        else:
+        elif len(upload.first) + len(piece) < _COMPARABLE:
             upload.first += piece
+        else:
+            await self._placing.place_first(upload, piece)
         upload.position += len(piece)
-        if len(upload.first) >= _COMPARABLE:
-            await self._placing.place_first(upload)
 
     async def _keep_pace(self, upload: Upload) -> None:
         if upload.is_settled:

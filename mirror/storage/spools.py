@@ -180,7 +180,9 @@ class Spool:
         return len(chunk)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset` on. Raises StoreError."""
+        """At most `length` bytes from `offset` on, and at least one. Raises StoreError."""
+        if offset >= self.size:
+            raise StoreError(f"{self} has no byte {offset}")
         with translated():
             length = min(length, self.size - offset)
             found = await self._threads.quick(os.pread, self.file.fileno(), length, offset)

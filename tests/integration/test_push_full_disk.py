@@ -100,3 +100,23 @@ async def test_what_begins_on_a_full_disk_is_507_and_pulls_go_on(
     taken.unlink()
     assert await pusher.blob(LARGE) == DIGEST
     assert (await mirror.client.blob(NAME, DIGEST)).digest == DIGEST
+
+
+@pytest.mark.parametrize("ending", ["PATCH", "PUT"])
+async def test_what_has_begun_on_a_full_disk_goes_on_when_there_is_room(
+    disk: Path, upstream: ScriptedRegistry, pusher: Pusher, ending: str
+) -> None:
+    taken = await asyncio.to_thread(fill, disk)
+    upload = await pusher.begin()
+    for _ in range(3):
+        assert (await upload.bring(LARGE)).status == 507
+    taken.unlink()
+    answer = await upload.status()
+    assert answer.status == 204
+    kept = int(answer.headers["Range"].partition("-")[2])
+    rest = LARGE[kept + 1 :] if kept else LARGE
+    if ending == "PATCH":
+        assert (await upload.bring(rest)).status == 202
+        rest = b""
+    assert (await upload.put(rest, DIGEST)).status == 201
+    assert held(upstream, DIGEST) == LARGE
