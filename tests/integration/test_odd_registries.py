@@ -164,6 +164,33 @@ async def test_where_ranges_are_refused_a_layer_that_broke_is_finished(
     await _pull(mirror, LARGE)
 
 
+@pytest.mark.parametrize("told", [None, "bytes */*", "bytes 7-8/9"])
+async def test_where_parts_do_not_say_which_they_are_a_large_layer_comes_in_one_piece(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, told: str | None
+) -> None:
+    """Docker, which asks for no parts, pulls from there (containerd#12291)."""
+    upstream.add(LARGE, "library/app", "1")
+    upstream.fault(
+        where=lambda asked: "Range" in asked.headers,
+        headers={"Content-Range": told} if told else {},
+        omit=() if told else ("Content-Range",),
+    )
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await _pull(mirror, LARGE)
+
+
+async def test_where_a_part_does_not_say_of_how_much_it_is_nobody_is_told_a_size(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    upstream.add(APP, "library/app", "1")
+    upstream.fault(kind="blob", method="HEAD", status=405)
+    upstream.fault(kind="blob", omit=("Content-Range",))
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    path = f"/v2/app/blobs/{APP.layers[0]}"
+    assert (await mirror.client.head(path)).status == 502
+    assert (await mirror.client.get(path)).body == APP.blobs[APP.layers[0]]
+
+
 async def test_a_layer_that_is_denied_is_denied(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:

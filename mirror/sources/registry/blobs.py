@@ -25,8 +25,11 @@ from mirror.sources.registry.reading import Senseless, size_of
 _LINK_IS_OVER = {400, 401, 403, 404, 410}
 """What storage says of a link that was good for seconds, or that names a node that is gone."""
 
-_OF_RANGES = {400, 403, 405, 416, 500, 501}
-"""What those say who take no request for a part, and are well with one for all of it."""
+_OF_RANGES = {206, 400, 403, 405, 416, 500, 501}
+"""What those say who take no request for a part, and are well with one for all of it.
+
+Or who send a part, and do not say which (containerd#12291), or another one.
+"""
 
 _LIES = 4096
 _DISTRUSTED_FOR = 600.0  # seconds
@@ -223,6 +226,8 @@ async def _first_byte(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
         size = told.size if told else size_of(response)
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             size = 0  # it has no first byte
+        elif response.status == HTTPStatus.PARTIAL_CONTENT and not told:
+            size = None  # of that one byte
     if size is None or size > LARGEST_SIZE:
         raise Senseless("upstream does not tell the blob's size")
     return size
@@ -276,7 +281,9 @@ def _body(
         case HTTPStatus.PARTIAL_CONTENT if has_range or told:
             part = parse_content_range(told)
             if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
-                raise Senseless("upstream sends another range than was asked for")
+                raise Senseless(
+                    "upstream sends another range than was asked for", status_seen=response.status
+                )
             endpoint.ranges = True
             chunks = _counted(chunks, note(size=part.size))
             return Body(start, part.stop, part.size, chunks, sender, True, is_elsewhere)
