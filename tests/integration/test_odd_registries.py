@@ -191,6 +191,22 @@ async def test_where_a_part_does_not_say_of_how_much_it_is_nobody_is_told_a_size
     assert (await mirror.client.get(path)).body == APP.blobs[APP.layers[0]]
 
 
+@pytest.mark.parametrize("status", [404, 500])
+async def test_podman_pulls_where_head_of_a_blob_has_no_answer(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    """Harbor's proxy projects know by GET alone what they have not fetched yet (harbor#22609)."""
+    upstream.add(APP, "library/app", "1")
+    upstream.fault(kind="blob", method="HEAD", status=status)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    podman = {"User-Agent": "containers/5.34.0 (github.com/containers/image)"}
+    answer = await mirror.client.get("/v2/app/manifests/1", headers=podman)
+    assert (answer.status, answer.body) == (200, APP.manifest)
+    head = await mirror.client.head(f"/v2/app/blobs/{APP.layers[0]}")
+    assert head.headers["Content-Length"] == str(len(APP.blobs[APP.layers[0]]))
+    await _pull(mirror, APP)
+
+
 async def test_a_layer_that_is_denied_is_denied(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:

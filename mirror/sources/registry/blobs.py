@@ -196,12 +196,14 @@ async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
     if heads.are_useful(repository):
         try:
             size = await _head_blob(endpoint, scope, digest)
-        except (Denied, Refused):
-            # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none.
+        except (Denied, Missing, Refused):
+            # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none. For
+            # some caches (Harbor's) what they have not fetched yet is not there (404) but by GET.
             size = None
         except Unavailable as error:
-            # Some storage lets in nobody but by GET, as it says in the signed link.
-            if error.status_seen != HTTPStatus.FORBIDDEN:
+            # Some storage lets in nobody but by GET, as it says in the signed link; some registries
+            # fail at HEAD alone.
+            if error.status_seen not in {HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR}:
                 raise
             size = None
         if size is not None:
