@@ -16,7 +16,7 @@ from tests.support.auth import BasicAuth, BearerAuth
 from tests.support.evil import Ask, Behaviour, Evil, redirects, says, tells
 from tests.support.images import OCI_INDEX, Image, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
-from tests.support.upstream import ScriptedRegistry
+from tests.support.upstream import Cdn, ScriptedRegistry
 
 APP = image(random_layer(4096, seed=61))
 LARGE = image(random_layer(17 * 2**20, seed=62))  # fetched in parts
@@ -205,6 +205,20 @@ async def test_podman_pulls_where_head_of_a_blob_has_no_answer(
     head = await mirror.client.head(f"/v2/app/blobs/{APP.layers[0]}")
     assert head.headers["Content-Length"] == str(len(APP.blobs[APP.layers[0]]))
     await _pull(mirror, APP)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_storage_that_is_busy_for_a_moment_is_asked_once_more_by_a_new_link(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    """docker tries again of itself, and would be told 404 here (hub-feedback#2442)."""
+    upstream.add(APP, "library/app", "1")
+    upstream.cdn = Cdn(host="localhost")
+    busy = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
+    upstream.fault(kind="cdn", reference=APP.layers[0], status=status, body=busy, times=1)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await _pull(mirror, APP)
+    assert len({it.target for it in upstream.asked("cdn", reference=APP.layers[0])}) == 2
 
 
 async def test_a_layer_that_is_denied_is_denied(

@@ -21,9 +21,13 @@ from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.headers import LARGEST_SIZE
 from mirror.sources.registry.health import Quota
 from mirror.sources.registry.reading import Senseless, size_of
+from mirror.sources.registry.status import OfStorage
 
-_LINK_IS_OVER = {400, 401, 403, 404, 410}
-"""What storage says of a link that was good for seconds, or that names a node that is gone."""
+_LINK_IS_OVER = {400, 401, 403, 404, 410, 500, 502, 503}
+"""What storage says of a link that was good for seconds, or that names a node that is gone.
+
+Or that is busy for a moment (S3: SlowDown), where it names no time to come again.
+"""
 
 _OF_RANGES = {206, 400, 403, 405, 416, 500, 501}
 """What those say who take no request for a part, and are well with one for all of it.
@@ -249,7 +253,8 @@ async def _by_a_living_link(ask: _Ask, headers: dict[str, str]) -> Body:
     try:
         return await ask(headers)
     except Unavailable as error:
-        if error.status_seen not in _LINK_IS_OVER:
+        is_of_link = isinstance(error, OfStorage) and error.retry_after is None
+        if not is_of_link or error.status_seen not in _LINK_IS_OVER:
             raise
         return await ask(headers)  # it gives a new one
 
