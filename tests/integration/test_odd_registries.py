@@ -244,6 +244,24 @@ async def test_a_layer_is_whole_whatever_success_is_called(
     await _pull(mirror, APP)
 
 
+# Tags.
+
+
+async def test_a_tag_that_has_moved_is_seen_where_head_fails(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """And HEAD is asked the next time: it may have been a moment's, and a GET may be a pull."""
+    upstream.add(APP, "library/app", "1")
+    mirror = await start_mirror(tags={"fresh_for": "0s"})
+    await _pull(mirror, APP)
+    upstream.fault(kind="tag", method="HEAD", status=500, times=1)
+    moved = upstream.add(image(random_layer(4096, seed=63)), "library/app", "1")
+    upstream.forget()
+    await _pull(mirror, moved)
+    await _pull(mirror, moved)
+    assert [it.method for it in upstream.asked("tag")] == ["HEAD", "GET", "HEAD"]
+
+
 # Manifests.
 
 
