@@ -262,6 +262,29 @@ async def test_a_tag_that_has_moved_is_seen_where_head_fails(
     assert [it.method for it in upstream.asked("tag")] == ["HEAD", "GET", "HEAD"]
 
 
+async def test_where_the_bytes_of_a_tag_are_others_than_its_digest_says_the_digest_counts(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """As for docker and containerd; a tag that moves meanwhile, or caches in between, do that."""
+    upstream.add(image(random_layer(4096, seed=63)), "library/app", "1")
+    upstream.add(APP, "library/app")
+    upstream.fault(kind="tag", headers={"Docker-Content-Digest": APP.digest})
+    mirror = await start_mirror()
+    await _pull(mirror, APP)
+
+
+async def test_where_nothing_has_the_digest_of_a_tag_there_is_no_answer(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """It is another fault than a tag that is not there, and is not remembered as that."""
+    upstream.add(APP, "library/app", "1")
+    wrong = {"Docker-Content-Digest": f"sha256:{'0' * 64}"}
+    upstream.fault(kind="tag", headers=wrong, times=1)
+    mirror = await start_mirror()
+    assert (await mirror.client.manifest("app", "1")).status == 502
+    await _pull(mirror, APP)
+
+
 # Manifests.
 
 
