@@ -273,6 +273,19 @@ async def test_where_the_bytes_of_a_tag_are_others_than_its_digest_says_the_dige
     await _pull(mirror, APP)
 
 
+async def test_a_tag_that_has_moved_is_seen_where_manifests_are_known_by_tag_alone(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """podman pulls there, and so do all through the mirror (containerd#2840, nixery#102)."""
+    upstream.add(APP, "library/app", "1")
+    upstream.fault(kind="manifest", status=404)
+    mirror = await start_mirror(tags={"fresh_for": "0s"})
+    await _pull(mirror, APP)
+    moved = upstream.add(image(random_layer(4096, seed=63)), "library/app", "1")
+    await _pull(mirror, moved)
+    assert (await mirror.client.manifest("app", moved.digest)).body == moved.manifest
+
+
 async def test_where_nothing_has_the_digest_of_a_tag_there_is_no_answer(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
