@@ -298,6 +298,20 @@ async def test_where_nothing_has_the_digest_of_a_tag_there_is_no_answer(
     await _pull(mirror, APP)
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_who_speaks_of_too_many_requests_limits_the_rate_whatever_the_status(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    upstream.add(APP, "library/app", "1")
+    mirror = await start_mirror(tags={"fresh_for": "0s"})
+    await _pull(mirror, APP)
+    said = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}'
+    upstream.fault(where=lambda asked: asked.kind != "blob", status=status, body=said)
+    await _pull(mirror, APP)  # nobody was denied anything
+    answer = await mirror.client.manifest("other", "1")
+    assert (answer.status, "Retry-After" in answer.headers) == (429, True)
+
+
 # Manifests.
 
 
