@@ -312,6 +312,20 @@ async def test_who_speaks_of_too_many_requests_limits_the_rate_whatever_the_stat
     assert (answer.status, "Retry-After" in answer.headers) == (429, True)
 
 
+@pytest.mark.parametrize("hops", [6, 10])
+async def test_as_many_redirects_are_followed_as_clients_follow(
+    evil: Evil, start_mirror: StartMirror, hops: int
+) -> None:
+    _hold(evil, APP)
+    for number in range(hops):
+        target = f"/hop/{number + 1}/" if number + 1 < hops else "/there"
+        evil.on(f"/hop/{number}/", redirects(target))
+    evil.on("/there", tells(APP.manifest))
+    evil.on("/manifests/", redirects("/hop/1/"))
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    await _pull(mirror, APP)
+
+
 # Manifests.
 
 
