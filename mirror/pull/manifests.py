@@ -284,10 +284,13 @@ class Manifests:
         generation = self._memory.generation
         with self._memory.remembering_missing(scope, f"manifest {tag}"):
             state = await self._registry(scope).head_tag(scope, tag, record.digest)
-        if state.digest is None:
-            return await self._fetch_tag(scope, tag, record.digest)
         was = record.digest
-        answer = told_since(await self.get_by_digest(scope, state.digest), was)
+        answer = None
+        if state.digest is not None:
+            with suppress(Missing):  # it has moved again, or the registry knows tags alone
+                answer = told_since(await self.get_by_digest(scope, state.digest), was)
+        if state.digest is None or answer is None:
+            return await self._fetch_tag(scope, tag, was)
         is_fallback = state.is_fallback
         record = TagRecord(state.digest, self._clock(), is_fallback, told_by=state.told_by)
         await self._record_tag(scope.repository, tag, record, generation)

@@ -250,13 +250,12 @@ async def test_knowing_a_digest_is_no_permission(
     assert not upstream.asked(repository="library/alpine")
 
 
-@pytest.mark.parametrize(("status", "methods"), [(404, ["HEAD"]), (403, ["HEAD", "GET"])])
+@pytest.mark.parametrize("status", [404, 403])
 async def test_a_blob_on_its_way_to_another_repository_is_no_permission_either(
     upstream: ScriptedRegistry,
     start_mirror: StartMirror,
     layer: str,
     status: int,
-    methods: list[str],
 ) -> None:
     """Some registries refuse every HEAD: then one byte is asked for, before a no is believed."""
     mirror = await start_mirror()
@@ -268,7 +267,7 @@ async def test_a_blob_on_its_way_to_another_repository_is_no_permission_either(
         answer = await mirror.client.blob("team/secret", layer)
         assert answer.status == status
         gate.open()
-    assert [asked.method for asked in upstream.asked(repository="team/secret")] == methods
+    assert [asked.method for asked in upstream.asked(repository="team/secret")] == ["HEAD", "GET"]
 
 
 async def test_a_blob_on_its_way_is_joined_by_another_repository_that_has_it(

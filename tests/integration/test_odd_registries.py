@@ -16,7 +16,7 @@ from tests.support.auth import BasicAuth, BearerAuth
 from tests.support.evil import Ask, Behaviour, Evil, redirects, says, tells
 from tests.support.images import OCI_INDEX, Image, image, random_layer
 from tests.support.mirror import InnerMirror, upstream_at
-from tests.support.upstream import ScriptedRegistry
+from tests.support.upstream import Cdn, ScriptedRegistry
 
 APP = image(random_layer(4096, seed=61))
 LARGE = image(random_layer(17 * 2**20, seed=62))  # fetched in parts
@@ -164,6 +164,63 @@ async def test_where_ranges_are_refused_a_layer_that_broke_is_finished(
     await _pull(mirror, LARGE)
 
 
+@pytest.mark.parametrize("told", [None, "bytes */*", "bytes 7-8/9"])
+async def test_where_parts_do_not_say_which_they_are_a_large_layer_comes_in_one_piece(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, told: str | None
+) -> None:
+    """Docker, which asks for no parts, pulls from there (containerd#12291)."""
+    upstream.add(LARGE, "library/app", "1")
+    upstream.fault(
+        where=lambda asked: "Range" in asked.headers,
+        headers={"Content-Range": told} if told else {},
+        omit=() if told else ("Content-Range",),
+    )
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await _pull(mirror, LARGE)
+
+
+async def test_where_a_part_does_not_say_of_how_much_it_is_nobody_is_told_a_size(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    upstream.add(APP, "library/app", "1")
+    upstream.fault(kind="blob", method="HEAD", status=405)
+    upstream.fault(kind="blob", omit=("Content-Range",))
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    path = f"/v2/app/blobs/{APP.layers[0]}"
+    assert (await mirror.client.head(path)).status == 502
+    assert (await mirror.client.get(path)).body == APP.blobs[APP.layers[0]]
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_podman_pulls_where_head_of_a_blob_has_no_answer(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    """Harbor's proxy projects know by GET alone what they have not fetched yet (harbor#22609)."""
+    upstream.add(APP, "library/app", "1")
+    upstream.fault(kind="blob", method="HEAD", status=status)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    podman = {"User-Agent": "containers/5.34.0 (github.com/containers/image)"}
+    answer = await mirror.client.get("/v2/app/manifests/1", headers=podman)
+    assert (answer.status, answer.body) == (200, APP.manifest)
+    head = await mirror.client.head(f"/v2/app/blobs/{APP.layers[0]}")
+    assert head.headers["Content-Length"] == str(len(APP.blobs[APP.layers[0]]))
+    await _pull(mirror, APP)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_storage_that_is_busy_for_a_moment_is_asked_once_more_by_a_new_link(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    """docker tries again of itself, and would be told 404 here (hub-feedback#2442)."""
+    upstream.add(APP, "library/app", "1")
+    upstream.cdn = Cdn(host="localhost")
+    busy = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
+    upstream.fault(kind="cdn", reference=APP.layers[0], status=status, body=busy, times=1)
+    mirror = await start_mirror({"docker.io": upstream_at(upstream.url)})
+    await _pull(mirror, APP)
+    assert len({it.target for it in upstream.asked("cdn", reference=APP.layers[0])}) == 2
+
+
 async def test_a_layer_that_is_denied_is_denied(
     upstream: ScriptedRegistry, start_mirror: StartMirror
 ) -> None:
@@ -183,6 +240,88 @@ async def test_a_layer_is_whole_whatever_success_is_called(
         return says(b"HTTP/1.1 " + status, length, body=content)
 
     _hold(evil, APP, blob=blob)
+    mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+    await _pull(mirror, APP)
+
+
+# Tags.
+
+
+async def test_a_tag_that_has_moved_is_seen_where_head_fails(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """And HEAD is asked the next time: it may have been a moment's, and a GET may be a pull."""
+    upstream.add(APP, "library/app", "1")
+    mirror = await start_mirror(tags={"fresh_for": "0s"})
+    await _pull(mirror, APP)
+    upstream.fault(kind="tag", method="HEAD", status=500, times=1)
+    moved = upstream.add(image(random_layer(4096, seed=63)), "library/app", "1")
+    upstream.forget()
+    await _pull(mirror, moved)
+    await _pull(mirror, moved)
+    assert [it.method for it in upstream.asked("tag")] == ["HEAD", "GET", "HEAD"]
+
+
+async def test_where_the_bytes_of_a_tag_are_others_than_its_digest_says_the_digest_counts(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """As for docker and containerd; a tag that moves meanwhile, or caches in between, do that."""
+    upstream.add(image(random_layer(4096, seed=63)), "library/app", "1")
+    upstream.add(APP, "library/app")
+    upstream.fault(kind="tag", headers={"Docker-Content-Digest": APP.digest})
+    mirror = await start_mirror()
+    await _pull(mirror, APP)
+
+
+async def test_a_tag_that_has_moved_is_seen_where_manifests_are_known_by_tag_alone(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """podman pulls there, and so do all through the mirror (containerd#2840, nixery#102)."""
+    upstream.add(APP, "library/app", "1")
+    upstream.fault(kind="manifest", status=404)
+    mirror = await start_mirror(tags={"fresh_for": "0s"})
+    await _pull(mirror, APP)
+    moved = upstream.add(image(random_layer(4096, seed=63)), "library/app", "1")
+    await _pull(mirror, moved)
+    assert (await mirror.client.manifest("app", moved.digest)).body == moved.manifest
+
+
+async def test_where_nothing_has_the_digest_of_a_tag_there_is_no_answer(
+    upstream: ScriptedRegistry, start_mirror: StartMirror
+) -> None:
+    """It is another fault than a tag that is not there, and is not remembered as that."""
+    upstream.add(APP, "library/app", "1")
+    wrong = {"Docker-Content-Digest": f"sha256:{'0' * 64}"}
+    upstream.fault(kind="tag", headers=wrong, times=1)
+    mirror = await start_mirror()
+    assert (await mirror.client.manifest("app", "1")).status == 502
+    await _pull(mirror, APP)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_who_speaks_of_too_many_requests_limits_the_rate_whatever_the_status(
+    upstream: ScriptedRegistry, start_mirror: StartMirror, status: int
+) -> None:
+    upstream.add(APP, "library/app", "1")
+    mirror = await start_mirror(tags={"fresh_for": "0s"})
+    await _pull(mirror, APP)
+    said = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}'
+    upstream.fault(where=lambda asked: asked.kind != "blob", status=status, body=said)
+    await _pull(mirror, APP)  # nobody was denied anything
+    answer = await mirror.client.manifest("other", "1")
+    assert (answer.status, "Retry-After" in answer.headers) == (429, True)
+
+
+@pytest.mark.parametrize("hops", [6, 10])
+async def test_as_many_redirects_are_followed_as_clients_follow(
+    evil: Evil, start_mirror: StartMirror, hops: int
+) -> None:
+    _hold(evil, APP)
+    for number in range(hops):
+        target = f"/hop/{number + 1}/" if number + 1 < hops else "/there"
+        evil.on(f"/hop/{number}/", redirects(target))
+    evil.on("/there", tells(APP.manifest))
+    evil.on("/manifests/", redirects("/hop/1/"))
     mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
     await _pull(mirror, APP)
 

@@ -21,12 +21,19 @@ from mirror.sources.registry.failover import first_answer
 from mirror.sources.registry.headers import LARGEST_SIZE
 from mirror.sources.registry.health import Quota
 from mirror.sources.registry.reading import Senseless, size_of
+from mirror.sources.registry.status import OfStorage
 
-_LINK_IS_OVER = {400, 401, 403, 404, 410}
-"""What storage says of a link that was good for seconds, or that names a node that is gone."""
+_LINK_IS_OVER = {400, 401, 403, 404, 410, 500, 502, 503}
+"""What storage says of a link that was good for seconds, or that names a node that is gone.
 
-_OF_RANGES = {400, 403, 405, 416, 500, 501}
-"""What those say who take no request for a part, and are well with one for all of it."""
+Or that is busy for a moment (S3: SlowDown), where it names no time to come again.
+"""
+
+_OF_RANGES = {206, 400, 403, 405, 416, 500, 501}
+"""What those say who take no request for a part, and are well with one for all of it.
+
+Or who send a part, and do not say which (containerd#12291), or another one.
+"""
 
 _LIES = 4096
 _DISTRUSTED_FOR = 600.0  # seconds
@@ -193,12 +200,14 @@ async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
     if heads.are_useful(repository):
         try:
             size = await _head_blob(endpoint, scope, digest)
-        except (Denied, Refused):
-            # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none.
+        except (Denied, Missing, Refused):
+            # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none. For
+            # some caches (Harbor's) what they have not fetched yet is not there (404) but by GET.
             size = None
         except Unavailable as error:
-            # Some storage lets in nobody but by GET, as it says in the signed link.
-            if error.status_seen != HTTPStatus.FORBIDDEN:
+            # Some storage lets in nobody but by GET, as it says in the signed link; some registries
+            # fail at HEAD alone.
+            if error.status_seen not in {HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR}:
                 raise
             size = None
         if size is not None:
@@ -223,6 +232,8 @@ async def _first_byte(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
         size = told.size if told else size_of(response)
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             size = 0  # it has no first byte
+        elif response.status == HTTPStatus.PARTIAL_CONTENT and not told:
+            size = None  # of that one byte
     if size is None or size > LARGEST_SIZE:
         raise Senseless("upstream does not tell the blob's size")
     return size
@@ -242,7 +253,8 @@ async def _by_a_living_link(ask: _Ask, headers: dict[str, str]) -> Body:
     try:
         return await ask(headers)
     except Unavailable as error:
-        if error.status_seen not in _LINK_IS_OVER:
+        is_of_link = isinstance(error, OfStorage) and error.retry_after is None
+        if not is_of_link or error.status_seen not in _LINK_IS_OVER:
             raise
         return await ask(headers)  # it gives a new one
 
@@ -276,7 +288,9 @@ def _body(
         case HTTPStatus.PARTIAL_CONTENT if has_range or told:
             part = parse_content_range(told)
             if part is None or part.start != start or (part.size or LARGEST_SIZE) >= LARGEST_SIZE:
-                raise Senseless("upstream sends another range than was asked for")
+                raise Senseless(
+                    "upstream sends another range than was asked for", status_seen=response.status
+                )
             endpoint.ranges = True
             chunks = _counted(chunks, note(size=part.size))
             return Body(start, part.stop, part.size, chunks, sender, True, is_elsewhere)

@@ -4,7 +4,7 @@ What they tell of the endpoint itself is for its `condition`.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -39,6 +39,7 @@ from mirror.sources.registry.outgoing import Outgoing
 from mirror.sources.registry.status import (
     parse_errors,
     raise_for_status,
+    rate_limited,
 )
 from mirror.sources.registry.token_servers import TokenServers
 from mirror.sources.registry.tokens import Access
@@ -393,11 +394,22 @@ class Endpoint:
         except (Denied, Missing, Refused) as refusal:
             if isinstance(refusal, Denied):
                 self.token_servers.note(refusal.challenges)
-            if isinstance(refusal, Refused) or question.quota is Quota.PUSHES:
-                with suppress(RegistryError):
-                    document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
-                    refusal.errors = tuple(parse_errors(document, without=self.config.prefix))
+            if isinstance(refusal, (Denied, Refused)) or question.quota is Quota.PUSHES:
+                errors = await self._errors_in(response)
+                if any(it.get("code") == ErrorCode.TOOMANYREQUESTS for it in errors):
+                    with self.condition.watching(question):
+                        raise rate_limited(response) from refusal  # whatever the status is
+                if not isinstance(refusal, Denied) or question.quota is Quota.PUSHES:
+                    refusal.errors = errors
             raise
+
+    async def _errors_in(self, response: aiohttp.ClientResponse) -> tuple[dict[str, object], ...]:
+        """What a refusal says in its body, if it can be had."""
+        try:
+            document = await self.exchange.read(response, limit=_LONGEST_REFUSAL)
+        except RegistryError:
+            return ()
+        return tuple(parse_errors(document, without=self.config.prefix))
 
 
 def _sendable(authorization: str) -> str:

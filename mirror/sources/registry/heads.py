@@ -7,7 +7,7 @@
 
 Some registries, and what stands before them, answer HEAD with 401, 403, 404, 400, 405 or 501 where
 they answer GET. For each repository by itself, and for a while: a GET may count as a pull (of a
-manifest; of a blob it is for one byte).
+manifest; of a blob it is for one byte). So a 500 counts of a blob alone: it may be a moment's.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Answers about manifests, as a registry's endpoint gives them."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -10,7 +10,14 @@ import aiohttp
 
 from mirror.aio.reading import read_aside
 from mirror.oci.digest import Digest, Subject, digest_of, parse_digest
-from mirror.oci.errors import Denied, DigestMismatch, Missing, Refused, RegistryError
+from mirror.oci.errors import (
+    Denied,
+    DigestMismatch,
+    Missing,
+    Refused,
+    RegistryError,
+    Unavailable,
+)
 from mirror.oci.manifest import (
     MANIFEST_TYPES,
     MAX_SIZE,
@@ -74,8 +81,18 @@ async def get_manifest(endpoint: Endpoint, scope: Scope, reference: Reference) -
     async with endpoint.ask("GET", path, scope, _ACCEPT, kind=_kind(reference)) as response:
         content = await endpoint.exchange.read(response, limit=MAX_SIZE)
         endpoint.heads.answered_by_get(scope.repository.name, str(reference))
-        sent = await read_aside(partial(_manifest, response, reference), content)
-        return replace(sent, told_by=endpoint.name)
+        promised = _digest_header(response) if isinstance(reference, Tag) else reference
+        try:
+            sent = await read_aside(partial(_manifest, response, reference, promised), content)
+            return replace(sent, told_by=endpoint.name)
+        except DigestMismatch as error:
+            if promised is None or not isinstance(reference, Tag):
+                raise
+            mismatch = error
+    # What docker and containerd take from the answer to a tag is its digest, and ask for that.
+    with suppress(Missing):
+        return await get_manifest(endpoint, scope, promised)
+    raise mismatch
 
 
 async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Tag | Subject) -> None:
@@ -92,7 +109,7 @@ async def confirm_manifest(endpoint: Endpoint, scope: Scope, reference: Tag | Su
 async def _asking_by_head(
     endpoint: Endpoint, scope: Scope, reference: Tag | Subject, headers: dict[str, str]
 ) -> AsyncIterator[aiohttp.ClientResponse | None]:
-    """A HEAD's answer; None where it is refused, or always is: then GET decides.
+    """A HEAD's answer; None where it is refused, always is, or fails (500): then GET decides.
 
     Raises as `Endpoint.ask`, and Denied where a client has shown nothing: it is to hear at once
     that it must.
@@ -111,6 +128,10 @@ async def _asking_by_head(
             if isinstance(error, Denied) and scope.authorization == "":
                 raise
             endpoint.heads.refused(repository, str(reference))
+        except Unavailable as error:
+            # Some fail at HEAD alone. That is not remembered: it may pass, and a GET may be a pull.
+            if error.status_seen != HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
         yield response
 
 
@@ -126,9 +147,11 @@ def _digest_header(response: aiohttp.ClientResponse) -> Digest | None:
 
 
 def _manifest(
-    response: aiohttp.ClientResponse, reference: Reference, content: bytes
+    response: aiohttp.ClientResponse,
+    reference: Reference,
+    promised: Digest | None,
+    content: bytes,
 ) -> SentManifest:
-    promised = _digest_header(response) if isinstance(reference, Tag) else reference
     if promised is None or not promised.names(content):
         payload = payload_of(content)
         if payload is not None and (promised is None or promised.names(payload)):

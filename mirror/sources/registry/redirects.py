@@ -7,8 +7,8 @@ from mirror.oci.errors import Unavailable
 from mirror.sources.registry.addresses import parse_location
 from mirror.sources.registry.sites import is_same_site, repository_at
 
-MOST_REDIRECTS = 5
-"""In a row."""
+MOST_REDIRECTS = 10
+"""In a row, as Go's clients follow."""
 
 _BY_DIGEST = frozenset({"blob", "manifest"})  # kinds whose content proves itself
 _ON_SITE = frozenset({"tags", "referrers", "token"})  # kinds whose content nothing proves
