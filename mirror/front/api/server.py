@@ -158,14 +158,16 @@ class _Connection(web.RequestHandler):
         count, queued = self._request_count, len(messages)
         body = messages[-1][1] if queued else None
         super().data_received(data)
-        if not queued and len(messages) == 1 and type(messages[0][0]) is RawRequestMessage:
-            self._unread, self._ahead, self._queued = 0, 0, 1  # as nearly always: one, whole
-            return
+        if not queued and len(messages) == 1:
+            message = messages[0][0]
+            if type(message) is RawRequestMessage and not message.upgrade:
+                self._unread, self._ahead, self._queued = 0, 0, 1  # as nearly always: one, whole
+                return
         if body is not None and not body.is_eof() and self._request_count == count:
             self._unread = 0  # it is more of that, which is bounded by itself
             return
         if self._request_count != count:
-            self._find_what_is_none()
+            self._look_at_the_last()
         if self._request_count != count or self._waiter is None:  # or it is a body's
             self._unread = 0
             self._note_ahead(len(data), queued)
@@ -175,12 +177,18 @@ class _Connection(web.RequestHandler):
             self._frontend.note_refused(self.peername, "its header fields are too long")
             self.force_close()
 
-    def _find_what_is_none(self) -> None:
-        """What is no request is the last: the library would find another in each piece after it."""
+    def _look_at_the_last(self) -> None:
+        """After what is no request the library would find another in each piece.
+
+        And of what comes with a request that offers another protocol, such as h2c, it drops what
+        is behind that: the next piece, in the middle of something, would be read as a request.
+        """
         last = self._messages[-1][0] if self._messages else None
         if last is not None and not isinstance(last, RawRequestMessage):
             self._is_spoilt = True
             last.exc.with_traceback(None)  # whose frames hold all that came with it
+        elif last is not None and last.upgrade:
+            self._close_after_the_last()
 
     def _note_ahead(self, size: int, queued: int) -> None:
         """Bytes of requests that wait behind others; who sends too many waits for no answer.
