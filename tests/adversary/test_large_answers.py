@@ -3,8 +3,12 @@
 import asyncio
 import gzip
 import json
+import os
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import cast
 
 import pytest
 from yarl import URL
@@ -14,8 +18,8 @@ from tests.support.clock import FakeClock
 from tests.support.edge import registry_at
 from tests.support.evil import Ask, Evil, head, tells
 from tests.support.images import OCI_MANIFEST, digest_of, image, random_layer
-from tests.support.mirror import upstream_at
-from tests.support.process import until
+from tests.support.mirror import running_mirror, upstream_at
+from tests.support.process import children_of, until
 
 APP = image(random_layer(2_000, seed=52))
 GZIP = b"Content-Encoding: gzip"
@@ -27,6 +31,12 @@ _MANIFEST = b"Content-Type: " + OCI_MANIFEST.encode()
 async def evil() -> AsyncIterator[Evil]:
     async with Evil() as upstream:
         yield upstream
+
+
+def memory_of(process: int) -> int:
+    """Bytes."""
+    pages = Path(f"/proc/{process}/statm").read_text(encoding="utf-8").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _tags(count: int) -> list[str]:
@@ -221,3 +231,29 @@ async def test_a_large_manifest_is_passed_on_and_holds_up_nobody(
     for _ in range(2):
         answer = await mirror.client.manifest("app", digest_of(document))
         assert (answer.status, answer.body) == (200, document)
+
+
+async def test_who_takes_nothing_of_large_answers_does_not_fill_memory(
+    evil: Evil, tmp_path: Path
+) -> None:
+    names = _tags(1_000_000)
+    evil.on("/tags/list", tells(json.dumps({"name": "app", "tags": names}).encode(), _JSON))
+    async with (
+        running_mirror(
+            tmp_path, {"docker.io": upstream_at(evil.url)}, server={"workers": 1}
+        ) as mirror,
+        AsyncExitStack() as silent,
+    ):
+        [worker] = children_of(mirror.process)
+        host, _, port = mirror.host.partition(":")
+        peak = 0
+        for _ in range(60):
+            _, writer = await asyncio.open_connection(host, int(port))
+            silent.callback(writer.close)
+            cast("asyncio.Transport", writer.transport).pause_reading()
+            writer.write(b"GET /v2/app/tags/list HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.sleep(0.25)
+            peak = max(peak, memory_of(worker))
+        answer = await mirror.client.get("/v2/app/tags/list")
+        assert json.loads(answer.body)["tags"][:2] == names[:2]
+    assert peak < 450 * 2**20

@@ -1,5 +1,6 @@
 """Bad input: each a clear error, nothing asked of upstream, nothing lost."""
 
+import asyncio
 import json
 
 import pytest
@@ -153,6 +154,25 @@ async def test_a_body_that_comes_with_a_get_is_nobodys_business(
     )
     answer = await raw_request(host, int(port), request)
     assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize("body", [b"\r\n", b"Content-Length: 5\r\n\r\nhello"])
+@pytest.mark.parametrize("protocol", [b"h2c", b"TLS/1.0", b"websocket"])
+async def test_who_offers_another_protocol_is_told_that_nothing_after_it_is_read(
+    start_mirror: StartMirror, protocol: bytes, body: bytes
+) -> None:
+    """aiohttp would lose what comes with it, and read on in the middle of that."""
+    mirror = await start_mirror()
+    host, _, port = mirror.host.partition(":")
+    offering = (
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + protocol + b"\r\n"
+    )
+    following = b"GET /v2/a/tags/list HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with asyncio.timeout(10):
+        answer = await raw_request(host, int(port), offering + body + following)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nConnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize("path", ["manifests/1", f"blobs/{DIGEST}", "tags/list"])

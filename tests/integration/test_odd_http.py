@@ -1,12 +1,13 @@
 """HTTP as registries speak it, where dockerd and containerd (Go's net/http) take it."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from tests.conftest import StartMirror
 from tests.support.evil import Ask, Evil, head, redirects, tells
-from tests.support.images import image, random_layer
+from tests.support.images import OCI_MANIFEST, image, random_layer
 from tests.support.mirror import upstream_at
 
 APP = image(random_layer(2_000, seed=52))
@@ -65,3 +66,29 @@ async def test_what_nobody_asked_for_is_not_the_next_answer(start_mirror: StartM
             has_said_so.clear()
             await asyncio.sleep(0.1)  # it has arrived
         assert await mirror.metric("mirror_upstream_up") == 1
+
+
+@pytest.mark.parametrize("nonsense", [b"zz\r\n", b"-1\r\n", b"f" * 17 + b"\r\n"])
+@pytest.mark.parametrize("pause", [0, 0.1])
+async def test_a_body_whose_coding_breaks_is_fetched_once_more(
+    start_mirror: StartMirror, caplog: pytest.LogCaptureFixture, pause: float, nonsense: bytes
+) -> None:
+    [layer] = APP.layers
+    content = APP.blobs[layer]
+
+    async def breaks(ask: Ask) -> None:
+        begun = b"64\r\n" + content[:100] + b"\r\n"
+        await ask.send(head(b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked"), begun)
+        await asyncio.sleep(pause)
+        evil.on("/blobs/", tells(content))
+        with suppress(ConnectionError):
+            await ask.send(nonsense)
+
+    async with Evil() as evil:
+        evil.on("/manifests/", tells(APP.manifest, b"Content-Type: " + OCI_MANIFEST.encode()))
+        evil.on("/blobs/", breaks)
+        mirror = await start_mirror({"docker.io": upstream_at(evil.url)})
+        async with asyncio.timeout(10):
+            assert (await mirror.client.manifest("app", APP.digest)).status == 200
+            assert (await mirror.client.blob("app", layer)).body == content
+        assert "a fault" not in caplog.text

@@ -8,7 +8,9 @@ for one that has left.
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import aiohttp
 from aiohttp import web
@@ -24,6 +26,9 @@ _LONGEST_HEAD = 64 * 2**10  # bytes: all fields of a request
 _MOST_AHEAD = 2 * _LONGEST_HEAD  # bytes of requests that wait for the one before
 _LINGERING = 2.0  # seconds for which the rest of a body that nobody wants is read
 _HALF_CLOSED = 3.0  # seconds in which a client that sends nothing more must take something
+_LARGE = 2**16  # bytes of an answer for which it is watched who takes it
+_MOST_UNTAKEN = 64 * 2**20  # bytes of such that wait to be read, in a worker
+_TIME_TO_READ = 5.0  # seconds; a page of tags has at most 8 MiB
 _BYTES_ACKED = 120  # where tcpi_bytes_acked is in a tcp_info (linux/tcp.h)
 
 
@@ -45,16 +50,57 @@ class Server(web.Server):
         self._frontend = frontend
         self.note_refused = frontend.note_refused
         self.request_timeout = request_timeout
+        self.untaken = _Untaken()
 
     def __call__(self, number: int = 0) -> "_Connection":
         """What answers on one connection, under the number by which the mirror knows it."""
         return _Connection(self._frontend, self, number, loop=self._loop, **self._kwargs)
 
 
+class _Untaken:
+    """Large answers that are in memory until their clients have taken them, the oldest first.
+
+    Where they are more than `_MOST_UNTAKEN`, those who have waited with theirs for longest are let
+    go, of the address that has most of them: but nobody who has not had the time to read it.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[asyncio.Transport, tuple[str, float, bytes]] = {}
+
+    @contextmanager
+    def holding(self, transport: asyncio.Transport, now: float, body: bytes) -> Iterator[None]:
+        """A client is to take this inside the block, which begins `now`."""
+        client = (transport.get_extra_info("peername") or ("",))[0]
+        self._held[transport] = client, now, body
+        self._make_room(now)
+        try:
+            yield
+        finally:
+            self._held.pop(transport, None)
+
+    def _make_room(self, now: float) -> None:
+        # What many are sent of what is remembered is in memory once.
+        bodies = {id(body): (client, len(body)) for client, _, body in self._held.values()}
+        sizes = Counter[str]()
+        for client, size in bodies.values():
+            sizes[client] += size
+        excess = sizes.total() - _MOST_UNTAKEN
+        if excess <= 0:
+            return
+        [(greediest, _)] = sizes.most_common(1)
+        for transport, (client, since, body) in [*self._held.items()]:
+            if excess <= 0 or now - since < _TIME_TO_READ:
+                return
+            if client == greediest:
+                excess -= len(body)
+                del self._held[transport]
+                transport.abort()
+
+
 class _Connection(web.RequestHandler):
     __slots__ = (
         "_ahead", "_deadline", "_frontend", "_is_lent", "_is_lost", "_is_spoilt", "_number",
-        "_queued", "_request_timeout", "_taken", "_unread", "_when_lost", "is_cut",
+        "_queued", "_request_timeout", "_taken", "_unread", "_untaken", "_when_lost", "is_cut",
     )  # fmt: skip
 
     def __init__(self, frontend: Frontend, server: Server, number: int, **settings: object) -> None:
@@ -62,6 +108,7 @@ class _Connection(web.RequestHandler):
         self._frontend = frontend
         self._number = number
         self._request_timeout = server.request_timeout
+        self._untaken = server.untaken
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
         self._when_lost: Callable[[], None] | None = None
@@ -131,6 +178,19 @@ class _Connection(web.RequestHandler):
         self._is_spoilt = False
         body.feed_eof()  # which goes on with reading
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send what is in memory; where much of it waits to be read, who reads least makes room."""
+        body = resp.body if type(resp) is web.Response else None
+        if not isinstance(body, bytes) or len(body) < _LARGE or self.transport is None:
+            return await super().finish_response(request, resp, start_time)
+        with self._untaken.holding(self.transport, self._loop.time(), body):
+            with suppress(ConnectionError):
+                await resp.prepare(request)
+                request.writer.send_headers()  # else both are joined: a copy for each client
+            return await super().finish_response(request, resp, start_time)
+
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - the library's
         """Let what is under way end in so many seconds; then end it.
 
@@ -158,14 +218,16 @@ class _Connection(web.RequestHandler):
         count, queued = self._request_count, len(messages)
         body = messages[-1][1] if queued else None
         super().data_received(data)
-        if not queued and len(messages) == 1 and type(messages[0][0]) is RawRequestMessage:
-            self._unread, self._ahead, self._queued = 0, 0, 1  # as nearly always: one, whole
-            return
+        if not queued and len(messages) == 1:
+            message = messages[0][0]
+            if type(message) is RawRequestMessage and not message.upgrade:
+                self._unread, self._ahead, self._queued = 0, 0, 1  # as nearly always: one, whole
+                return
         if body is not None and not body.is_eof() and self._request_count == count:
             self._unread = 0  # it is more of that, which is bounded by itself
             return
         if self._request_count != count:
-            self._find_what_is_none()
+            self._look_at_the_last()
         if self._request_count != count or self._waiter is None:  # or it is a body's
             self._unread = 0
             self._note_ahead(len(data), queued)
@@ -175,12 +237,18 @@ class _Connection(web.RequestHandler):
             self._frontend.note_refused(self.peername, "its header fields are too long")
             self.force_close()
 
-    def _find_what_is_none(self) -> None:
-        """What is no request is the last: the library would find another in each piece after it."""
+    def _look_at_the_last(self) -> None:
+        """After what is no request the library would find another in each piece.
+
+        And of what comes with a request that offers another protocol, such as h2c, it drops what
+        is behind that: the next piece, in the middle of something, would be read as a request.
+        """
         last = self._messages[-1][0] if self._messages else None
         if last is not None and not isinstance(last, RawRequestMessage):
             self._is_spoilt = True
             last.exc.with_traceback(None)  # whose frames hold all that came with it
+        elif last is not None and last.upgrade:
+            self._close_after_the_last()
 
     def _note_ahead(self, size: int, queued: int) -> None:
         """Bytes of requests that wait behind others; who sends too many waits for no answer.

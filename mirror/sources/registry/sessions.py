@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
+from aiohttp.helpers import set_exception
 from aiohttp.http_exceptions import HttpProcessingError
 from python_socks import (
     ProxyConnectionError,
@@ -253,6 +254,14 @@ class _Connection(ResponseHandler):
                 return
             self._head = None
         super().data_received(data)
+        if (senseless := self.exception()) is not None:
+            self._break_off(senseless)
+
+    def _break_off(self, error: BaseException) -> None:
+        """Who reads a body is not told by aiohttp, and would wait for ever."""
+        body = self._payload
+        if body is not None and not body.is_eof():
+            set_exception(body, aiohttp.ClientPayloadError("its coding makes no sense"), error)
 
     def _refuse(self, error: ValueError) -> None:
         if self.transport is not None:
