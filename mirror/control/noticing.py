@@ -5,6 +5,8 @@ when it is over ("well"). Nobody is told twice of the same.
 
     occasion          begins where                              is over where
     upstream          an endpoint is down                       it is up, paused, or not configured
+    credentials       the mirror's own are refused, or cannot   others are there, or as above
+                      be had
     disk              less than min_free is free, or a          neither
                       download could not be written on
     quota             of the pulls that upstream allows, less   a fifth or more is left
@@ -118,6 +120,11 @@ class Noticing:
                 text = f"{one.url} ({one.upstream}) is down: {one.trouble or 'no connection'}"
                 over = f"{one.url} ({one.upstream}) is back"
                 yield _Condition("upstream", subject, text, over, *where)
+            if one.credentials_trouble is not None and one.paused_since is None:
+                name = f"{one.url} ({one.upstream})"
+                text = f"{name} does not let the mirror in: {one.credentials_trouble}"
+                over = f"{name} lets the mirror in again"
+                yield _Condition("credentials", subject, text, over, *where)
             if self._is_scarce(one, subject) and one.quota is not None:
                 text = f"{one.quota.remaining} of {one.quota.limit} pulls are left at {one.url}"
                 over = f"there are pulls enough again at {one.url}"
