@@ -133,13 +133,10 @@ class Noticing:
         if (why := _trouble_of_disk(store, seen.disk_trouble)) is not None:
             text, over = f"{store.root}: {why}", f"{store.root} has room again"
             yield _Condition("disk", store.root, text, over)
-        for setting, end in seen.ends.items():
-            if end - seen.now < _SOON:
-                when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
-                word = "has ended" if end <= seen.now else "ends"
-                text = f"a certificate in server.{setting} {word}: {when}"
-                over = f"the certificates in server.{setting} are good for two weeks and more"
-                yield _Condition("certificate", f"server.{setting}", text, over)
+        for setting, says, when in certificates_that_end(seen.ends, seen.now):
+            text = f"a certificate in {setting} {says}: {when}"
+            over = f"the certificates in {setting} are good for two weeks and more"
+            yield _Condition("certificate", setting, text, over)
 
     def _is_scarce(self, one: models.Endpoint, subject: str) -> bool:
         if one.quota is None or not one.quota.limit or one.quota.remaining is None:
@@ -168,6 +165,14 @@ class Noticing:
             at=now, mirror=self._mirror, upstream=it.upstream,
             endpoint=it.senders[0] if len(it.senders) == 1 else None, digest=it.digest,
         )  # fmt: skip
+
+
+def certificates_that_end(ends: Mapping[str, float], now: float) -> Iterator[tuple[str, str, str]]:
+    """Of those that do, or have: the setting that names the file, which of the two, and when."""
+    for setting, end in ends.items():
+        if end - now < _SOON:
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
+            yield f"server.{setting}", "has ended" if end <= now else "ends", when
 
 
 def _trouble_of_disk(store: models.Store, disk_trouble: str | None) -> str | None:
