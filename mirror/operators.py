@@ -78,6 +78,7 @@ def _overview(
             lambda: store.totals, lambda: store.taken, store.find_free, store.find_trouble,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
+            lambda: reloading.ends,
             lambda: [_push(it, parts.private) for it in built.uploads.courses.on_their_way()],
             parts.private, parts.clock, parts.monotonic,
             FirstBytes(metrics.upstream_seconds),
@@ -210,7 +211,7 @@ def _notify(parts: Parts, overview: Overview, reloading: Reloading) -> None:
     """Tell webhooks of what happens, from now on."""
 
     async def look() -> Seen:
-        return await overview.seen(reloading.ends, parts.metrics.mismatches.take())
+        return await overview.seen(parts.metrics.mismatches.take())
 
     Webhooks(
         lambda: reloading.config.notify,

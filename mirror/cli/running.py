@@ -35,7 +35,7 @@ def serve(config_file: ConfigFile = None) -> None:
     from mirror.setup.clients import make_guides  # noqa: PLC0415
     from mirror.setup.welcome import make_welcome  # noqa: PLC0415
 
-    loaded, proxies = load(config_file), read_proxies()
+    loaded, proxies = load(config_file, opens_files=True), read_proxies()
     try:
         reread = partial(config.load, config_file)
         app.serve(loaded, proxies, reread, make_welcome, make_guides)
@@ -65,7 +65,7 @@ def check(
     # `serve` starts without the library that reads certificates.
     from mirror.doctor.examine import look, look_online  # noqa: PLC0415
 
-    loaded, proxies = load(config_file), read_proxies()
+    loaded, proxies = load(config_file, opens_files=True), read_proxies()
     findings = look(loaded)
     if online:
         findings += uvloop.run(look_online(loaded, proxies))
@@ -121,7 +121,7 @@ def doctor(
     from mirror.doctor.examine import examine  # noqa: PLC0415
     from mirror.oci.image import parse_image  # noqa: PLC0415
 
-    loaded, proxies = load(config_file), read_proxies()
+    loaded, proxies = load(config_file, opens_files=True), read_proxies()
     logging.getLogger("mirror").addHandler(logging.NullHandler())  # the findings say it
     try:
         images = [parse_image(name, config.aliases_of(loaded.upstream)) for name in image or ()]

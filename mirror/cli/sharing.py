@@ -41,7 +41,7 @@ def init(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
     Mirrors see to that themselves when they start; this says beforehand whether they can.
     """
     with _reaching() as operate:
-        deployment = uvloop.run(operate.init(load(config_file), read_proxies()))
+        deployment = uvloop.run(operate.init(load(config_file, opens_files=True), read_proxies()))
     typer.echo(
         json.dumps({"deployment": str(deployment)})
         if as_json
@@ -53,7 +53,7 @@ def init(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
 def status(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
     """Show whose database and bucket are, which mirrors belong to them, and what there is."""
     with _reaching() as operate:
-        found = uvloop.run(operate.status(load(config_file), read_proxies()))
+        found = uvloop.run(operate.status(load(config_file, opens_files=True), read_proxies()))
     typer.echo(json.dumps(found) if as_json else "\n".join(operate.in_words(found)))
 
 
@@ -64,7 +64,7 @@ def sweep(config_file: ConfigFile = None, *, as_json: Document = False) -> None:
     That is what mirrors have left that died in the middle; only what is older than a day.
     """
     with _reaching() as operate:
-        swept = uvloop.run(operate.sweep_now(load(config_file), read_proxies()))
+        swept = uvloop.run(operate.sweep_now(load(config_file, opens_files=True), read_proxies()))
     typer.echo(
         json.dumps(swept._asdict())
         if as_json

@@ -80,10 +80,14 @@ async def _until_terminated(work: Coroutine[object, object, bool]) -> bool:
     return await work
 
 
-def load(path: Path | None) -> config.Config:
-    """The configuration; what is wrong with it ends the program, in words."""
+def load(path: Path | None, *, opens_files: bool = False) -> config.Config:
+    """The configuration; what is wrong with it ends the program, in words.
+
+    `opens_files`: for what works with the files that it names. Who asks a mirror, or looks into its
+    store, needs no certificates of it, nor passwords at registries, and may not be let see them.
+    """
     try:
-        return config.load(path)
+        return config.load(path, opens_files=opens_files)
     except config.ConfigError as error:
         fail(str(error), MISCONFIGURED)
 

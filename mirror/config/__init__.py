@@ -33,6 +33,7 @@ from mirror.config.sections import (
 )
 from mirror.config.shared import Shared
 from mirror.config.upstreams import Endpoint, Upstream, aliases_of
+from mirror.config.values import UNOPENED
 from mirror.config.warm import Warm
 from mirror.config.wording import explain
 from mirror.oci.image import DOCKER_HUB
@@ -86,9 +87,12 @@ class ConfigError(Exception):
         return ConfigError, (self.source, self.problems)
 
 
-def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+def load(
+    path: Path | None, environ: Mapping[str, str] = os.environ, *, opens_files: bool = True
+) -> Config:
     """Read the configuration file at `path`, else at `$MIRROR_CONFIG`, else use the defaults.
 
+    `opens_files`: whether files that it names are seen to be readable, for who will read them.
     Relative paths in a file are relative to the working directory, as on a command line.
 
     Raises:
@@ -105,7 +109,7 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not TOML: {error}"]) from error
-    return parse(document, source=str(path))
+    return parse(document, source=str(path), opens_files=opens_files)
 
 
 def inherited_sockets(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
@@ -136,10 +140,12 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-def parse(document: dict[str, Any], *, source: str = "configuration") -> Config:
+def parse(
+    document: dict[str, Any], *, source: str = "configuration", opens_files: bool = True
+) -> Config:
     """Validate a parsed document. Raises ConfigError with everything that is wrong."""
     try:
-        return Config.model_validate(document)
+        return Config.model_validate(document, context=None if opens_files else UNOPENED)
     except ValidationError as error:
         raise ConfigError(source, explain(error)) from None  # a traceback would quote the input
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mirror.config.values import ReadableFile, Section
 
-Occasion = Literal["upstream", "digest-mismatch", "disk", "quota", "certificate"]
+Occasion = Literal["upstream", "credentials", "digest-mismatch", "disk", "quota", "certificate"]
 """What somebody can be told of."""
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

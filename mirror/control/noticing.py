@@ -5,6 +5,8 @@ when it is over ("well"). Nobody is told twice of the same.
 
     occasion          begins where                              is over where
     upstream          an endpoint is down                       it is up, paused, or not configured
+    credentials       the mirror's own are refused, or cannot   others are there, or as above
+                      be had
     disk              less than min_free is free, or a          neither
                       download could not be written on
     quota             of the pulls that upstream allows, less   a fifth or more is left
@@ -118,6 +120,11 @@ class Noticing:
                 text = f"{one.url} ({one.upstream}) is down: {one.trouble or 'no connection'}"
                 over = f"{one.url} ({one.upstream}) is back"
                 yield _Condition("upstream", subject, text, over, *where)
+            if one.credentials_trouble is not None and one.paused_since is None:
+                name = f"{one.url} ({one.upstream})"
+                text = f"{name} does not let the mirror in: {one.credentials_trouble}"
+                over = f"{name} lets the mirror in again"
+                yield _Condition("credentials", subject, text, over, *where)
             if self._is_scarce(one, subject) and one.quota is not None:
                 text = f"{one.quota.remaining} of {one.quota.limit} pulls are left at {one.url}"
                 over = f"there are pulls enough again at {one.url}"
@@ -126,13 +133,10 @@ class Noticing:
         if (why := _trouble_of_disk(store, seen.disk_trouble)) is not None:
             text, over = f"{store.root}: {why}", f"{store.root} has room again"
             yield _Condition("disk", store.root, text, over)
-        for setting, end in seen.ends.items():
-            if end - seen.now < _SOON:
-                when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
-                word = "has ended" if end <= seen.now else "ends"
-                text = f"a certificate in server.{setting} {word}: {when}"
-                over = f"the certificates in server.{setting} are good for two weeks and more"
-                yield _Condition("certificate", f"server.{setting}", text, over)
+        for setting, says, when in certificates_that_end(seen.ends, seen.now):
+            text = f"a certificate in {setting} {says}: {when}"
+            over = f"the certificates in {setting} are good for two weeks and more"
+            yield _Condition("certificate", setting, text, over)
 
     def _is_scarce(self, one: models.Endpoint, subject: str) -> bool:
         if one.quota is None or not one.quota.limit or one.quota.remaining is None:
@@ -161,6 +165,14 @@ class Noticing:
             at=now, mirror=self._mirror, upstream=it.upstream,
             endpoint=it.senders[0] if len(it.senders) == 1 else None, digest=it.digest,
         )  # fmt: skip
+
+
+def certificates_that_end(ends: Mapping[str, float], now: float) -> Iterator[tuple[str, str, str]]:
+    """Of those that do, or have: the setting that names the file, which of the two, and when."""
+    for setting, end in ends.items():
+        if end - now < _SOON:
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
+            yield f"server.{setting}", "has ended" if end <= now else "ends", when
 
 
 def _trouble_of_disk(store: models.Store, disk_trouble: str | None) -> str | None:

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mirror import __version__
 from mirror.config import Config
 from mirror.control import acts, models
 from mirror.control.first_byte import FirstBytes
-from mirror.control.noticing import Seen
+from mirror.control.noticing import Seen, certificates_that_end
 from mirror.control.rates import Rates
 from mirror.control.units import size
 from mirror.pull.fill.fill import Fill
@@ -45,6 +45,7 @@ class Parts:
     connections: Callable[[], int]
     schedules: Callable[[], list[acts.WarmSchedule]]
     company: Callable[[], Sequence[tuple[str, str]]]  # what does not work between mirrors, and why
+    ends: Callable[[], Mapping[str, float]]  # of the mirror's own certificates, by setting
     pushes: Callable[[], list[models.Push]]
     private: Collection[str]  # upstreams with `access = "client"`, as they are now
     clock: Callable[[], float]
@@ -121,10 +122,18 @@ class Overview:
         disk_trouble: str | None,
         schedules: Sequence[acts.WarmSchedule],
     ) -> models.Health:
-        return _health(
-            store, endpoints, self._disk_troubles(store.root, disk_trouble), schedules,
-            self._parts.company(),
-        )  # fmt: skip
+        troubles = [
+            *self._troubles_of_certificates(), *self._parts.company(),
+            *self._disk_troubles(store.root, disk_trouble),
+        ]  # fmt: skip
+        return _health(store, endpoints, troubles, schedules)
+
+    def _troubles_of_certificates(self) -> Iterator[tuple[str, str]]:
+        """Those of the mirror's own that have ended, or soon will, and when."""
+        ending = certificates_that_end(self._parts.ends(), self._parts.clock())
+        for where, says, when in ending:
+            why = f"at {when}; renew it: the mirror takes it up by itself"
+            yield f"a certificate in {where} {says}", why
 
     def _disk_troubles(self, root: str, trouble: str | None) -> Sequence[tuple[str, str]]:
         """What the disk does not do, and why."""
@@ -146,13 +155,13 @@ class Overview:
             self._probed = now, await self._parts.find_disk_trouble()
         return self._probed[1]
 
-    async def seen(self, ends: Mapping[str, float], mismatches: Sequence[Mismatch]) -> Seen:
-        """What somebody may have to be told of; `ends` are of certificates, by setting."""
+    async def seen(self, mismatches: Sequence[Mismatch]) -> Seen:
+        """What somebody may have to be told of."""
         free, trouble = await self._ask_disk()
         return Seen(
             now=self._parts.clock(), endpoints=self.endpoints(), store=self._store(free),
             disk_trouble=trouble or self._parts.fills.disk_trouble,
-            ends=ends, mismatches=mismatches,
+            ends=self._parts.ends(), mismatches=mismatches,
         )  # fmt: skip
 
     def configuration(self) -> models.Configuration:
@@ -266,12 +275,11 @@ class Overview:
 def _health(
     store: models.Store,
     endpoints: Sequence[models.Endpoint],
-    disk_troubles: Sequence[tuple[str, str]],
+    troubles: Sequence[tuple[str, str]],
     schedules: Sequence[acts.WarmSchedule],
-    company: Sequence[tuple[str, str]],
 ) -> models.Health:
     problems = [*_troubles(endpoints)]
-    problems += [models.Problem(what=what, why=why) for what, why in (*company, *disk_troubles)]
+    problems += [models.Problem(what=what, why=why) for what, why in troubles]
     if store.free < store.min_free:
         why = f"{size(store.free)} are free, and store.min_free is {size(store.min_free)}"
         problems.append(models.Problem(what=f"the file system of {store.root} is full", why=why))

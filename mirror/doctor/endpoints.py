@@ -21,8 +21,9 @@ from mirror.config.proxies import Proxy
 from mirror.doctor.finding import Finding
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.errors import Denied, Missing, RegistryError
+from mirror.oci.image import Image
 from mirror.oci.manifest import INDEX_TYPES
-from mirror.oci.reference import Reference, Repository, Tag
+from mirror.oci.reference import Reference, Tag
 from mirror.sources.registry import manifests
 from mirror.sources.registry.endpoint import Endpoint, Scope
 
@@ -41,14 +42,14 @@ _MENDS = {9: _OTHER_TIME, 10: _OTHER_TIME, 62: "write the url with a name that i
 
 
 class Examination:
-    """What is asked of one endpoint. `where` is its setting; `image` what is pulled, if any."""
+    """What is asked of one endpoint. `where` is its setting; `images` what is pulled, if any."""
 
     def __init__(
         self,
         where: str,
         config: EndpointConfig,
         endpoint: Endpoint,
-        image: tuple[Repository, Reference] | None,
+        images: Sequence[Image],
         *,
         proxy: Proxy | None = None,
     ) -> None:
@@ -56,30 +57,39 @@ class Examination:
         self._where = where
         self._config = config
         self._endpoint = endpoint
-        self._image = image
+        self._images = images
         self._parts = urlsplit(config.url)
         self._port = self._parts.port or (443 if self._parts.scheme == "https" else 80)
 
     async def steps(self) -> AsyncIterator[Finding]:
         """What is found, as it is; what depends on what failed is not tried."""
-        steps = [self._name, self._connection, self._api, self._content]
+        steps = [self._name, self._connection, self._api]
         if self._proxy is not None:  # which finds names, and connects
             yield self._ok(f"is reached through the proxy {self._proxy}")
             steps = steps[2:]
         for step in steps:
-            failed = False
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    findings = [finding async for finding in step()]
-            except TimeoutError:
-                findings = [self._error(f"no answer within {_PATIENCE:.0f} s: {self._firewall}")]
-            except RegistryError as error:
-                findings = [self._error(self._in_words(error))]
+            findings = await self._take(step())
             for finding in findings:
-                failed = failed or finding.level == "error"
                 yield finding
-            if failed:
+            if any(finding.level == "error" for finding in findings):
                 return
+        if not self._images:
+            yield self._ok("no image was named (--image): what it sends is not looked at")
+        for image in self._images:  # each for itself: one that is missing tells nothing of others
+            for finding in await self._take(self._content(image), image):
+                yield finding
+
+    async def _take(
+        self, step: AsyncIterator[Finding], image: Image | None = None
+    ) -> list[Finding]:
+        """Take a step; `image` is what it is about."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return [finding async for finding in step]
+        except TimeoutError:
+            return [self._error(f"no answer within {_PATIENCE:.0f} s: {self._firewall}")]
+        except RegistryError as error:
+            return [self._error(_in_words(error, image))]
 
     async def _name(self) -> AsyncIterator[Finding]:
         host = self._parts.hostname or ""
@@ -138,11 +148,8 @@ class Examination:
                 " certificates will seem to be over; set the time (NTP)",
             )
 
-    async def _content(self) -> AsyncIterator[Finding]:
-        if self._image is None:
-            yield self._ok("no image was named (--image): what it sends is not looked at")
-            return
-        repository, reference = self._image
+    async def _content(self, image: Image) -> AsyncIterator[Finding]:
+        repository, reference = image
         if isinstance(reference, Tag) and not self._config.tags:
             return  # it is not asked what tags mean
         layer = await self._layer(Scope(repository), reference)
@@ -184,19 +191,6 @@ class Examination:
         text = f"sent {received} bytes of a layer at {rate / 1e6:.2f} MB/s"
         yield Finding("warning" if is_slow else "ok", self._where, text)
 
-    def _in_words(self, error: RegistryError) -> str:
-        image = ":".join(map(str, self._image or ()))
-        match error:
-            case Denied():
-                return (
-                    f"{error.message}: look at username and password_file, or credential_helper,"
-                    f" and whether that account may pull {image}"
-                )
-            case Missing():
-                return f"{image} is not there; name another with --image"
-            case _:
-                return error.message
-
     @property
     def _firewall(self) -> str:
         return "a firewall, or no way there but by a proxy?"
@@ -206,6 +200,20 @@ class Examination:
 
     def _error(self, text: str) -> Finding:
         return Finding("error", self._where, text)
+
+
+def _in_words(error: RegistryError, image: Image | None) -> str:
+    name = ":".join(map(str, image or ()))
+    match error:
+        case Denied():
+            return (
+                f"{error.message}: look at username and password_file, or credential_helper,"
+                f" and whether that account may pull {name}"
+            )
+        case Missing():
+            return f"{name} is not there; name another with --image"
+        case _:
+            return f"{name}: {error.message}" if name else error.message
 
 
 def _largest(blobs: Sequence[Descriptor]) -> Descriptor | None:

@@ -20,7 +20,9 @@ from mirror.sources.registry.exchange import Exchange, Label
 from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 
-_USUAL = {DOCKER_HUB: (Repository(DOCKER_HUB, "library/busybox"), Tag("latest"))}
+_USUAL: dict[str, list[Image]] = {
+    DOCKER_HUB: [(Repository(DOCKER_HUB, "library/busybox"), Tag("latest"))]
+}
 """What everybody may pull, where no image is named; it counts as one pull."""
 
 
@@ -50,7 +52,7 @@ async def examine(
         if repository.namespace not in config.upstream:
             text = f"{repository}:{reference} is of no upstream that is configured"
             yield Finding("error", "--image", text)
-    wanted = _USUAL | {repository.namespace: (repository, it) for repository, it in images}
+    wanted = {name: [it for it in images if it[0].namespace == name] for name in config.upstream}
     async with (
         open_sessions(proxies=proxies) as sessions,
         owned_tasks(lambda _task, _error: None) as tasks,
@@ -76,7 +78,7 @@ async def examine(
                     where,
                     settings,
                     endpoint,
-                    wanted.get(name),
+                    wanted[name] or _USUAL.get(name, []),
                     proxy=sessions.proxies.find_for(settings.url, own=settings.proxy),
                 ).steps():
                     yield finding

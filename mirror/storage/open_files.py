@@ -18,7 +18,7 @@ from io import FileIO
 from mirror.oci.digest import Digest
 from mirror.storage.under_way import Change
 
-_MOST_POOLED = 128  # open files that nobody reads from, kept for the next reader
+MOST_POOLED = 128  # open files that nobody reads from, kept for the next reader
 
 
 class Opening(Change):
@@ -60,7 +60,7 @@ class BlobFile:
 class OpenFiles:
     """Those that are read or being opened, and the pool of those that are not."""
 
-    def __init__(self, *, most_pooled: int = _MOST_POOLED) -> None:
+    def __init__(self, *, most_pooled: int = MOST_POOLED) -> None:
         self._openings: dict[Digest, Opening] = {}
         self._read: dict[Digest, BlobFile] = {}
         self._pool: OrderedDict[Digest, BlobFile] = OrderedDict()  # least recently used first

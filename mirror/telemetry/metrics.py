@@ -181,6 +181,11 @@ class Metrics:
         self.upstream_paused = self._gauge(
             "upstream_paused", "1 where an operator has it asked nothing.", "upstream", "endpoint"
         )
+        self.upstream_credentials_refused = self._gauge(
+            "upstream_credentials_refused",
+            "1 while the mirror's own credentials are refused, or cannot be had.",
+            "upstream", "endpoint",
+        )  # fmt: skip
         self._gauge("build_info", about, "version").labels(__version__).set(1)
         for reload_outcome in ReloadOutcome:
             self.reloads.labels(reload_outcome)
@@ -237,7 +242,8 @@ class Metrics:
     def forget_endpoint(self, upstream: str, endpoint: str) -> None:
         """It is configured no longer: whether it is up concerns nobody."""
         for gauge in (
-            self.upstream_up, self.upstream_paused, self.ratelimit_limit, self.ratelimit_remaining
+            self.upstream_up, self.upstream_paused, self.ratelimit_limit, self.ratelimit_remaining,
+            self.upstream_credentials_refused,
         ):  # fmt: skip
             with suppress(KeyError):
                 gauge.remove(upstream, endpoint)

@@ -198,7 +198,7 @@ async def test_a_wrong_password_is_denied_counted_and_never_a_404(
 
 
 @pytest.mark.parametrize("scheme", ["basic", "bearer"])
-async def test_status_tells_that_a_password_is_wrong_until_another_is_there(
+async def test_status_and_a_metric_tell_that_a_password_is_wrong_until_another_is_there(
     upstream: ScriptedRegistry,
     start_mirror: StartMirror,
     clock: FakeClock,
@@ -214,8 +214,11 @@ async def test_status_tells_that_a_password_is_wrong_until_another_is_there(
     )  # fmt: skip
     settings = upstream_at(upstream.url, username="joe", password_file=str(password))
     mirror = await start_mirror({"docker.io": settings})
+    refused = "mirror_upstream_credentials_refused"
     assert await problems(mirror) == []
+    assert await mirror.metric(refused) == 0
     assert (await mirror.client.manifest("team/app", "1")).status == 403
+    assert await mirror.metric(refused) == 1
     (problem,) = await problems(mirror)
     assert problem["what"] == f"{upstream.url} (docker.io) does not let the mirror in"
     assert "password_file" in problem["why"]
@@ -227,6 +230,7 @@ async def test_status_tells_that_a_password_is_wrong_until_another_is_there(
 
     await until(is_let_in)
     assert await problems(mirror) == []
+    assert await mirror.metric(refused) == 0
 
 
 async def problems(mirror: InnerMirror) -> list[dict[str, str]]:

@@ -370,6 +370,7 @@ def _every_metric() -> bytes:
     metrics.upstream_requests.labels(upstream, endpoint, "blob", "GET", "200").inc()
     metrics.upstream_seconds.labels(upstream, endpoint, "blob").observe(0.1)
     metrics.upstream_up.labels(upstream, endpoint).set(1)
+    metrics.upstream_credentials_refused.labels(upstream, endpoint).set(1)
     metrics.reasons.labels(upstream, "never-seen").inc()
     metrics.ratelimit_limit.labels(upstream, endpoint).set(100)
     metrics.ratelimit_remaining.labels(upstream, endpoint).set(99)

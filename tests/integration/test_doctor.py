@@ -136,6 +136,15 @@ async def test_another_image_is_looked_at_where_one_is_named(
     assert "is not there" in told(findings, "error")
 
 
+async def test_each_image_that_is_named_is_looked_at(hub: ScriptedRegistry, tmp_path: Path) -> None:
+    hub.add(BUSYBOX, "org/app", "2")
+    names = ("org/other:1", "org/app:2", "library/busybox:latest")
+    findings = await found(hub.url, tmp_path, *(f"docker.io/{name}" for name in names))
+    assert "docker.io/org/other:1 is not there" in told(findings, "error")
+    for name in names[1:]:
+        assert f"tells what docker.io/{name} is" in told(findings, "ok")
+
+
 @pytest.mark.parametrize(
     ("text", "namespace", "name", "reference"),
     [

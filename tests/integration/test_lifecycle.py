@@ -66,6 +66,44 @@ def test_it_can_run_again_in_the_same_loop(
     assert complaints == []
 
 
+async def begin_with(descriptors: int, config: Path) -> tuple[int, str]:
+    """Start a mirror that is ended once it serves; its status, and what it says."""
+    limit = f"ulimit -n {descriptors}; exec {sys.executable} -m mirror serve --config {config}"
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", limit, env=CHILD_ENVIRONMENT, stderr=asyncio.subprocess.PIPE
+    )
+    said = ""
+    assert process.stderr is not None
+    async for line in process.stderr:
+        said += line.decode()
+        if b" serving " in line:
+            process.terminate()
+    return await process.wait(), said
+
+
+async def test_it_says_how_many_files_it_has_to_be_able_to_open(tmp_path: Path) -> None:
+    settings = document(
+        {"docker.io": upstream_at("http://127.0.0.1:9")},
+        store_root=tmp_path / "store", server={"workers": 2},
+    )  # fmt: skip
+    config = tmp_path / "mirror.toml"
+    config.write_text(tomli_w.dumps(settings))
+    for few in (16, 40):
+        status, said = await begin_with(few, config)
+        assert status == 1
+        assert said == (
+            f"mirror: the system allows {few} open files; the mirror needs 68 to start, and 388 for"
+            " all that fill.max_active allows: raise it (LimitNOFILE, ulimit -n)\n"
+        )
+    status, said = await begin_with(68, config)
+    assert status == 0
+    assert "few files may be open at once" in said
+    assert "allowed=68 needed=388" in said
+    status, said = await begin_with(388, config)
+    assert status == 0
+    assert "open at once" not in said
+
+
 def signal_it(mirror: MirrorProcess, number: signal.Signals = signal.SIGTERM) -> None:
     os.kill(mirror.process.pid, number)
 

@@ -16,6 +16,7 @@ from mirror.control.webhooks import Webhook
 from mirror.sources.registry.sessions import open_sessions
 from mirror.telemetry.metrics import Metrics
 from tests.conftest import StartMirror
+from tests.support.auth import BasicAuth
 from tests.support.clock import FakeClock
 from tests.support.hooks import Hook
 from tests.support.images import image, random_layer
@@ -117,6 +118,22 @@ async def test_a_quota_that_runs_out_is_told(
     await mirror.client.manifest("alpine", "1")
     (told,) = await hook.was_told(occasion="quota")
     assert told["text"] == f"8 of 100 pulls are left at {upstream.url}"
+
+
+async def test_a_password_that_is_refused_is_told(
+    start_mirror: StartMirror, upstream: ScriptedRegistry, hook: Hook, tmp_path: Path
+) -> None:
+    upstream.auth = BasicAuth(users={"joe": "another"})
+    password = tmp_path / "password"
+    password.write_text("an old one", encoding="utf-8")
+    settings = upstream_at(upstream.url, username="joe", password_file=str(password))
+    notify = [{"url": hook.url, "occasions": ["credentials"]}]
+    mirror = await start_mirror({"docker.io": settings}, notify=notify)
+    assert (await mirror.client.manifest("alpine", "1")).status == 403
+    (told,) = await hook.was_told(occasion="credentials", state="trouble")
+    assert told["endpoint"] == upstream.host
+    assert "password_file" in told["text"]
+    assert "an old one" not in told["text"]
 
 
 async def test_a_hook_that_hangs_holds_up_no_pull(

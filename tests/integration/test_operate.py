@@ -61,6 +61,36 @@ async def test_status_finds_the_mirror_by_its_configuration(
     assert "Traceback" not in gone.stderr
 
 
+async def test_who_only_asks_the_mirror_needs_no_passwords_at_registries(
+    upstream: ScriptedRegistry, tmp_path: Path
+) -> None:
+    upstream.add(image(random_layer(1000, seed=1)), "library/app", "1")
+    password = tmp_path / "password"
+    password.write_text("secret")
+    settings = upstream_at(upstream.url, username="joe", password_file=str(password))
+    mirror = (sys.executable, "-m", "mirror")
+    config = ("--config", tmp_path / "mirror.toml")
+    asks: tuple[tuple[str, ...], ...] = (
+        ("status", "--once"),
+        ("ls",),
+        ("pins",),
+        ("why", "app:1"),
+        ("pause", "docker.io"),
+    )
+    looks: tuple[tuple[str, ...], ...] = (("ls",), ("why", "app:1"), ("setup", "docker"))
+    async with running_mirror(tmp_path, {"docker.io": settings}) as running:
+        assert (await running.client.manifest("library/app", "1")).status == 200
+        password.unlink()  # or it is for the mirror's user alone
+        for verb in asks:
+            await run(*mirror, *verb, *config)
+    for verb in looks:
+        await run(*mirror, *verb, *config)
+    for needs in ("check", "doctor", "serve"):
+        refused = await run(*mirror, needs, *config, check=False)
+        assert refused.returncode == 2
+        assert "password_file: cannot be read: No such file or directory" in refused.stderr
+
+
 async def test_what_a_platform_lacks_stands_in_a_line_of_its_own(
     upstream: ScriptedRegistry, tmp_path: Path
 ) -> None:

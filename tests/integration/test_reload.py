@@ -1,10 +1,13 @@
 """Certificates and passwords are renewed while clients pull, and a mistake in them ends nothing."""
 
 import asyncio
+import datetime as dt
+import json
 import os
 import shutil
 import signal
 import ssl
+import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -17,10 +20,10 @@ import pytest
 import tomli_w
 from cryptography import x509
 
-from tests.support.client import client
+from tests.support.client import client, get
 from tests.support.images import digest_of, image, random_bytes, random_layer
 from tests.support.mirror import MirrorProcess, running_mirror, upstream_at
-from tests.support.process import children_of, until
+from tests.support.process import children_of, run, until
 from tests.support.pusher import Pusher
 from tests.support.tls import Authority, Identity
 from tests.support.uploads import Pushes
@@ -99,6 +102,37 @@ async def test_a_renewed_certificate_is_shown_and_no_connection_is_dropped(
     end = await mirror.metric("mirror_certificate_expiry_timestamp_seconds")
     certificate = (tmp_path / CERTIFICATE).read_bytes()
     assert end == x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("life", "says"), [(dt.timedelta(hours=-1), "has ended"), (dt.timedelta(days=13), "ends")]
+)
+async def test_operators_are_told_of_a_certificate_that_ends_until_it_is_renewed(
+    mirror: MirrorProcess, tmp_path: Path, authority: Authority, life: dt.timedelta, says: str
+) -> None:
+    async def problems() -> list[dict[str, str]]:
+        told: dict[str, Any] = json.loads((await get(f"{mirror.admin_url}/status")).body)
+        return [it for it in told["problems"] if "certificate" in it["what"]]
+
+    async def lasts() -> bool:
+        return not await problems()
+
+    async def ends() -> bool:
+        return bool(await problems()) and says in (await problems())[0]["what"]
+
+    await asyncio.to_thread(install, authority.issue("new", life=dt.timedelta(days=15)), tmp_path)
+    await until(lasts)
+    await asyncio.to_thread(install, authority.issue("new", life=life), tmp_path)
+    await until(ends)
+    (problem,) = await problems()
+    assert problem["what"] == f"a certificate in server.tls_certificate_file {says}"
+    assert "renew it" in problem["why"]
+    config = tmp_path / "mirror" / "mirror.toml"
+    shown = await run(sys.executable, "-m", "mirror", "status", "--once", "--config", config)
+    assert problem["what"] in " ".join(shown.stdout.split())
+    assert problem["what"] in (await get(f"{mirror.admin_url}/")).body.decode()
+    await asyncio.to_thread(install, authority.issue("new", life=dt.timedelta(days=15)), tmp_path)
+    await until(lasts)
 
 
 async def test_who_is_no_longer_in_the_password_file_is_let_in_no_longer(

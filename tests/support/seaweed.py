@@ -4,7 +4,7 @@ import json
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -52,11 +52,12 @@ async def running_seaweed(directory: Path) -> AsyncIterator[BucketServer]:
         return await _has_bucket(ports["filer"]) and await takes_objects(s3)
 
     command = (
-        _program(), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        _program(), f"-logdir={directory}", "server", f"-dir={data}",
+        "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}",
         "-volume.max=20", "-master.volumeSizeLimitMB=512",
         "-filer", f"-filer.port={ports['filer']}", f"-filer.localSocket={data / 'filer.sock'}",
-        "-s3", f"-s3.port={s3}",
+        "-s3", f"-s3.port={s3}", f"-s3.localSocket={data / 's3.sock'}",
         "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.config={data / 's3.json'}", "-master.telemetry=false",
     )  # fmt: skip
@@ -69,6 +70,14 @@ async def running_seaweed(directory: Path) -> AsyncIterator[BucketServer]:
         finally:
             if process.returncode is None:
                 await process.kill()  # it needs seconds to stop, and nothing of it is needed then
+            _remove_sockets(ports)
+
+
+def _remove_sockets(ports: Mapping[str, int]) -> None:
+    """Of its gRPC: no option says where they are."""
+    for part, port in ports.items():
+        name = f"/tmp/seaweedfs-{part}-grpc-{port + _GRPC}.sock"  # noqa: S108
+        Path(name).unlink(missing_ok=True)
 
 
 def _ports(count: int) -> list[int]:

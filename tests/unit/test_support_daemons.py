@@ -1,13 +1,18 @@
 """Real clients take the scripted registry for a real one, and leave nothing behind."""
 
+import asyncio
+import os
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.support.bucket import begin_obstore
 from tests.support.client import client
 from tests.support.daemons import containers, running_containerd, running_docker
 from tests.support.images import Image, busybox, files, image, index, random_layer
 from tests.support.registry import running_registry
+from tests.support.seaweed import running_seaweed
 from tests.support.upstream import ScriptedRegistry
 
 pytestmark = [pytest.mark.daemons, pytest.mark.timeout(120)]
@@ -85,6 +90,27 @@ async def test_a_real_registry_takes_images_and_gives_them_back(tmp_path: Path) 
             for digest, blob in member.blobs.items():
                 assert (await pull.blob("library/many", digest)).body == blob
         assert f"GET /v2/library/many/blobs/{many.members[0].layers[0]}" in origin.asked()
+
+
+@pytest.fixture(scope="module")
+def obstore_has_begun() -> None:
+    begin_obstore()
+
+
+@pytest.mark.usefixtures("obstore_has_begun")
+async def test_a_bucket_leaves_nothing_outside_of_its_directory(tmp_path: Path) -> None:
+    async with running_seaweed(tmp_path) as bucket:
+        pid = bucket.process.pid
+        command = await asyncio.to_thread(Path(f"/proc/{pid}/cmdline").read_text)
+    ports = [int(it) for it in re.findall(r"port=(\d+)", command)]
+    assert len(ports) >= 4
+    sockets = {f"-{port}.sock" for its in ports for port in (its, its + 10_000)}
+    left = {
+        name
+        for name in await asyncio.to_thread(os.listdir, "/tmp")  # noqa: S108 - where it would be
+        if name.endswith((*sockets, f".{pid}")) and name.startswith(("seaweedfs-", "weed."))
+    }
+    assert left == set()
 
 
 def _assert_nothing_is_left(directory: Path) -> None:

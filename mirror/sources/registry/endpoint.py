@@ -116,6 +116,9 @@ class Endpoint:
             admit=self.condition.require_tokens,
         )  # fmt: skip
         self._authorizer = make(config, note_refused=refused.inc)
+        metrics.upstream_credentials_refused.labels(label.upstream, label.endpoint).set_function(
+            lambda: 0 if self.credentials_trouble is None else 1
+        )
         self._elsewhere = Elsewhere(partial(make, note_refused=lambda: None))
         self._watching = (
             None

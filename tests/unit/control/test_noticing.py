@@ -17,12 +17,14 @@ def noticing(clock: FakeClock) -> Noticing:
     return Noticing(mirror="here", new_id=lambda: str(next(numbers)), monotonic=clock.monotonic)
 
 
-def endpoint(*, is_up: bool = True, left: int | None = None) -> Endpoint:
+def endpoint(
+    *, is_up: bool = True, left: int | None = None, refused: str | None = None
+) -> Endpoint:
     quota = None if left is None else PullQuota(limit=100, remaining=left)
     return Endpoint(
         upstream="docker.io", name="hub", url="https://hub", is_up=is_up,
         trouble=None if is_up else "hub is silent", retry_seconds=0, pauses=[], quota=quota,
-        received=0, rate=0,
+        received=0, rate=0, credentials_trouble=refused,
     )  # fmt: skip
 
 
@@ -61,6 +63,17 @@ def test_it_is_said_what_is_down_and_why(clock: FakeClock) -> None:
     (told,) = noticing(clock).look(seen(endpoint(is_up=False)))
     assert told.text == "https://hub (docker.io) is down: hub is silent"
     assert (told.upstream, told.endpoint, told.mirror) == ("docker.io", "hub", "here")
+
+
+def test_credentials_that_are_refused_are_told_of_until_others_are_let_in(clock: FakeClock) -> None:
+    its = noticing(clock)
+    (told,) = its.look(seen(endpoint(refused="renew them")))
+    assert (told.occasion, told.state) == ("credentials", "trouble")
+    assert told.text == "https://hub (docker.io) does not let the mirror in: renew them"
+    assert (told.upstream, told.endpoint) == ("docker.io", "hub")
+    assert look(its, seen(endpoint(refused="renew them"))) == []
+    (well,) = its.look(seen())
+    assert (well.state, well.text) == ("well", "https://hub (docker.io) lets the mirror in again")
 
 
 def test_an_endpoint_that_is_configured_no_longer_troubles_nobody(clock: FakeClock) -> None:

@@ -20,6 +20,7 @@ CONTRACT = {
     "mirror_notices_total": ("counter", "outcome"),
     "mirror_reloads_total": ("counter", "outcome"),
     "mirror_upstream_credential_failures_total": ("counter", "upstream endpoint"),
+    "mirror_upstream_credentials_refused": ("gauge", "upstream endpoint"),
     "mirror_upstream_fallback_answers_total": ("counter", "upstream endpoint"),
     "mirror_upstream_slow_bodies_total": ("counter", "upstream endpoint"),
     "mirror_repositories_unrecorded_total": ("counter", "upstream"),
@@ -73,6 +74,7 @@ def metrics() -> Metrics:
     for gauge in (
         metrics.upstream_up,
         metrics.upstream_paused,
+        metrics.upstream_credentials_refused,
         metrics.ratelimit_limit,
         metrics.ratelimit_remaining,
     ):
