@@ -5,15 +5,18 @@
     assert not holds
 
 What counts is the CPU time of the loop's thread, not the time on the wall: a busy machine is not
-the mirror's fault, and a collection of garbage is the test's. uvloop tells of no callback, so
-another thread asks the loop for a turn again and again, and looks at what it does until there is
-one. A call into C that keeps the interpreter's lock is seen as it returns. On a busy machine, that
-thread may itself be kept from looking: so the loop has a beat of its own, and whatever was before
-the last one is not laid at the door of the callback that is seen then. While a test traces what is
-allocated, nothing is judged: then it is the tracing that takes most of the time.
+the mirror's fault, and a collection of garbage, or a fork, is the test's, whose process is large.
+Nor does it count while a mirror starts or stops: there are no clients yet, or no longer. uvloop
+tells of no callback, so another thread asks the loop for a turn again and again, and looks at what
+it does until there is one. A call into C that keeps the interpreter's lock is seen as it returns.
+On a busy machine, that thread may itself be kept from looking: so the loop has a beat of its own,
+and whatever was before the last one is not laid at the door of the callback that is seen then.
+While a test traces what is allocated, nothing is judged: then it is the tracing that takes most of
+the time.
 """
 
 import gc
+import os
 import sys
 import threading
 import time
@@ -30,6 +33,7 @@ _OFTEN = 0.002  # seconds between two looks
 _BEAT = 0.002  # seconds between two beats of the loop
 _OURS = str(Path(__file__).parents[2] / "mirror") + "/"
 _COMMANDS = f"{_OURS}operate/"  # what has a loop of its own, in which nobody else waits
+_STARTS = (f"{_OURS}app.py", "run")  # and stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ def watching_the_loop(*, limit: float, of: str = _OURS) -> Iterator[list[Hold]]:
     watch = _Watch(get_running_loop(), limit, of)
     thread = threading.Thread(target=watch.run, name="loop watch", daemon=True)
     gc.callbacks.append(watch.on_collection)
+    _watches.append(watch)
     watch.beat()
     thread.start()
     try:
@@ -61,6 +66,7 @@ def watching_the_loop(*, limit: float, of: str = _OURS) -> Iterator[list[Hold]]:
         watch.is_over.set()
         watch.stop_beating()
         gc.callbacks.remove(watch.on_collection)
+        _watches.remove(watch)
         thread.join()
 
 
@@ -78,20 +84,24 @@ class _Watch:
         self._seen = 0.0  # seconds that had been used at the last look
         self._beaten = 0.0  # seconds that had been used at the last beat
         self._next: TimerHandle | None = None
-        # Seconds that collections took, and when the one that runs began. One value: a collection
-        # lets others look in its midst, where it calls back.
-        self._garbage: tuple[float, float | None] = (0.0, None)
+        # Seconds that collections and forks took, and when the one that runs began. One value: a
+        # collection lets others look in its midst, where it calls back.
+        self._excused: tuple[float, float | None] = (0.0, None)
 
     def on_collection(self, phase: str, _: object) -> None:
         """Python collects garbage, in whichever thread it is time to."""
+        self.excuse(begins=phase == "start")
+
+    def excuse(self, *, begins: bool) -> None:
+        """What this thread does until it ends is not the mirror's."""
         if threading.get_ident() != self._thread:
             return
-        collected, since = self._garbage
+        excused, since = self._excused
         now = time.clock_gettime(self._clock)
-        if phase == "start":
-            self._garbage = (collected, now)
+        if begins:
+            self._excused = (excused, now)
         elif since is not None:
-            self._garbage = (collected + now - since, None)
+            self._excused = (excused + now - since, None)
 
     def beat(self) -> None:
         """The loop gets on: in its own thread, and again soon."""
@@ -131,20 +141,34 @@ class _Watch:
             self.holds.append(Hold(used.pop(callback), stack))
 
     def _used(self) -> float:
-        """CPU seconds of the loop's thread, without those that went into collecting garbage."""
+        """CPU seconds of the loop's thread, without those that are excused."""
         now = time.clock_gettime(self._clock)
-        collected, since = self._garbage
-        return (now if since is None else min(now, since)) - collected
+        excused, since = self._excused
+        return (now if since is None else min(now, since)) - excused
 
     def _callback(self, top: FrameType | None) -> FrameType | None:
         """The first frame of what the loop has called, if any of it is of the code in question."""
-        is_ours = is_commands = False
+        is_ours = is_others = False
         # Read once: the other thread runs on, and returns from what we look at.
         while top is not None and (caller := top.f_back) is not None:
-            file = top.f_code.co_filename
+            file, name = top.f_code.co_filename, top.f_code.co_name
             is_ours = is_ours or file.startswith(self.of)
-            is_commands = is_commands or file.startswith(_COMMANDS)
+            is_others = is_others or file.startswith(_COMMANDS) or (file, name) == _STARTS
             if caller.f_code.co_filename.endswith("/asyncio/runners.py"):
-                return top if is_ours and not is_commands else None
+                return top if is_ours and not is_others else None
             top = caller
         return None
+
+
+_watches: list[_Watch] = []
+
+
+def excuse(*, begins: bool) -> None:
+    """Blame nobody for what this thread does until it ends."""
+    for watch in _watches:
+        watch.excuse(begins=begins)
+
+
+os.register_at_fork(
+    before=lambda: excuse(begins=True), after_in_parent=lambda: excuse(begins=False)
+)

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import os
 import time
 import tracemalloc
 
@@ -48,6 +49,23 @@ async def test_a_collection_of_garbage_is_not_even_while_it_calls_finalizers() -
     for _ in range(20):
         _Cycle(0.01)
     assert not await _see(gc.collect)
+
+
+async def test_a_fork_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> None:
+        if not (child := os.fork()):
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    excuse = loop_watch.excuse
+
+    def excuse_slowly(*, begins: bool) -> None:
+        excuse(begins=begins)
+        if begins:
+            _spin(0.2)
+
+    monkeypatch.setattr(loop_watch, "excuse", excuse_slowly)
+    assert not await _see(fork)
 
 
 async def test_what_is_traced_is_not_judged_for_what_the_tracing_takes() -> None:
