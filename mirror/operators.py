@@ -78,7 +78,7 @@ def _overview(
             lambda: store.totals, lambda: store.taken, store.find_free, store.find_trouble,
             metrics.traffic, pool.gather, lambda: pool.connections.count,
             built.warmers.schedules, company.troubles,
-            lambda: reloading.ends,
+            lambda: reloading.lives,
             lambda: [_push(it, parts.private) for it in built.uploads.courses.on_their_way()],
             parts.private, parts.clock, parts.monotonic,
             FirstBytes(metrics.upstream_seconds),

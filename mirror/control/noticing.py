@@ -11,7 +11,8 @@ when it is over ("well"). Nobody is told twice of the same.
                       download could not be written on
     quota             of the pulls that upstream allows, less   a fifth or more is left
                       than a tenth is left
-    certificate       one ends within two weeks                 none of that file does
+    certificate       one ends within two weeks (of a short     none of that file does
+                      life: a fifth of it)
     digest-mismatch   bytes are not what their digest says      at once: it is no condition
 """
 
@@ -23,13 +24,14 @@ from typing import Literal
 import msgspec
 from cachetools import TTLCache
 
+from mirror.aio.lives import Life
 from mirror.config.notify import Occasion
 from mirror.control import models
 from mirror.control.units import size
 from mirror.telemetry.mismatches import Mismatch
 
 _SCARCE, _ENOUGH = 0.1, 0.2  # of the pulls that upstream allows: as the alert, and away from it
-_SOON = 14 * 86400.0  # seconds before a certificate ends: as the alert
+_SOON = 14  # days before a certificate ends, unless its life is short: as the alert
 _REMEMBERED = 1024  # wrong digests that were told of
 _REMEMBERED_FOR = 3600.0  # seconds
 
@@ -51,13 +53,13 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to look at, of one moment. `ends`: of certificates, by setting."""
+    """What there is to look at, of one moment. `lives`: of certificates, by setting."""
 
     now: float
     endpoints: Sequence[models.Endpoint]
     store: models.Store
     disk_trouble: str | None
-    ends: Mapping[str, float]
+    lives: Mapping[str, Life]
     mismatches: Sequence[Mismatch]
 
 
@@ -133,9 +135,9 @@ class Noticing:
         if (why := _trouble_of_disk(store, seen.disk_trouble)) is not None:
             text, over = f"{store.root}: {why}", f"{store.root} has room again"
             yield _Condition("disk", store.root, text, over)
-        for setting, says, when in certificates_that_end(seen.ends, seen.now):
+        for setting, says, when in certificates_that_end(seen.lives, seen.now):
             text = f"a certificate in {setting} {says}: {when}"
-            over = f"the certificates in {setting} are good for two weeks and more"
+            over = f"the certificates in {setting} are good for a while"
             yield _Condition("certificate", setting, text, over)
 
     def _is_scarce(self, one: models.Endpoint, subject: str) -> bool:
@@ -167,12 +169,12 @@ class Noticing:
         )  # fmt: skip
 
 
-def certificates_that_end(ends: Mapping[str, float], now: float) -> Iterator[tuple[str, str, str]]:
+def certificates_that_end(lives: Mapping[str, Life], now: float) -> Iterator[tuple[str, str, str]]:
     """Of those that do, or have: the setting that names the file, which of the two, and when."""
-    for setting, end in ends.items():
-        if end - now < _SOON:
-            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
-            yield f"server.{setting}", "has ended" if end <= now else "ends", when
+    for setting, life in lives.items():
+        if life.is_nearly_over(now, days=_SOON):
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(life.ends))
+            yield f"server.{setting}", "has ended" if life.ends <= now else "ends", when
 
 
 def _trouble_of_disk(store: models.Store, disk_trouble: str | None) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from dataclasses import dataclass
 
 from mirror import __version__
+from mirror.aio.lives import Life
 from mirror.config import Config
 from mirror.control import acts, models
 from mirror.control.first_byte import FirstBytes
@@ -45,7 +46,7 @@ class Parts:
     connections: Callable[[], int]
     schedules: Callable[[], list[acts.WarmSchedule]]
     company: Callable[[], Sequence[tuple[str, str]]]  # what does not work between mirrors, and why
-    ends: Callable[[], Mapping[str, float]]  # of the mirror's own certificates, by setting
+    lives: Callable[[], Mapping[str, Life]]  # of the mirror's own certificates, by setting
     pushes: Callable[[], list[models.Push]]
     private: Collection[str]  # upstreams with `access = "client"`, as they are now
     clock: Callable[[], float]
@@ -130,7 +131,7 @@ class Overview:
 
     def _troubles_of_certificates(self) -> Iterator[tuple[str, str]]:
         """Those of the mirror's own that have ended, or soon will, and when."""
-        ending = certificates_that_end(self._parts.ends(), self._parts.clock())
+        ending = certificates_that_end(self._parts.lives(), self._parts.clock())
         for where, says, when in ending:
             why = f"at {when}; renew it: the mirror takes it up by itself"
             yield f"a certificate in {where} {says}", why
@@ -161,7 +162,7 @@ class Overview:
         return Seen(
             now=self._parts.clock(), endpoints=self.endpoints(), store=self._store(free),
             disk_trouble=trouble or self._parts.fills.disk_trouble,
-            ends=self._parts.ends(), mismatches=mismatches,
+            lives=self._parts.lives(), mismatches=mismatches,
         )  # fmt: skip
 
     def configuration(self) -> models.Configuration:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from cryptography import x509
 
+from mirror.aio.lives import Life
 from mirror.aio.trust import trust
 from mirror.config import Config, Endpoint, Notify, Server
 from mirror.doctor.finding import Finding
 from mirror.front.api.passwords import read_htpasswd
 from mirror.front.settings import UnusableFile
 
-_SOON = dt.timedelta(days=21)  # time enough to renew a certificate by hand
-_SHORT = dt.timedelta(days=30)  # certificates of so short a life are renewed by machines, late
-_LATE = 5  # a fifth of such a life is left when it should have been
+_SOON = 21  # days: time enough to renew a certificate by hand
 
 
 def look_at_files(config: Config, *, now: dt.datetime) -> Iterator[Finding]:
@@ -126,8 +125,7 @@ def _lives(file: Path, where: str, now: dt.datetime) -> Iterator[Finding]:
     for certificate in certificates:
         name = certificate.subject.rfc4514_string() or "a certificate without a name"
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        life = ends - begins
-        soon = life / _LATE if life < _SHORT else _SOON
+        life = Life(begins.timestamp(), ends.timestamp())
         if now >= ends:
             yield Finding(
                 "error", where, f"{name} is over since {ends:%Y-%m-%d %H:%M} UTC: renew it"
@@ -135,5 +133,5 @@ def _lives(file: Path, where: str, now: dt.datetime) -> Iterator[Finding]:
         elif now < begins:
             text = f"{name} begins at {begins:%Y-%m-%d %H:%M} UTC: is the clock right?"
             yield Finding("error", where, text)
-        elif ends - now < soon:
+        elif life.is_nearly_over(now.timestamp(), days=_SOON):
             yield Finding("warning", where, f"{name} ends at {ends:%Y-%m-%d %H:%M} UTC: renew it")

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from mirror.aio.lives import Life
 from mirror.config import Config, ConfigError, parse
 from mirror.config.changing import change
-from mirror.front.workers.certificates import find_ends
+from mirror.front.workers.certificates import find_lives
 from mirror.front.workers.settings import files_of
 from mirror.telemetry.log import fields
 from mirror.telemetry.metrics import Metrics, ReloadOutcome
@@ -54,8 +55,8 @@ class Reloading:
         self._metrics = metrics
         self.manager = manager
         self._asked = asyncio.Event()
-        self.ends: dict[str, float] = {}
-        """When the first certificate of a file ends, in seconds since the epoch, by setting."""
+        self.lives: dict[str, Life] = {}
+        """How long the first certificate of a file lives that ends, by setting."""
 
     async def set_log_level(self, level: str) -> None:
         """Have everyone log from this level on, until settings are read anew."""
@@ -71,7 +72,7 @@ class Reloading:
     async def run(self) -> None:
         """Watch the files for ever."""
         seen = await self._look()
-        await self._note_ends()
+        await self._note_lives()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):
@@ -87,17 +88,17 @@ class Reloading:
             problems = await self._change() if is_asked else set()
             seen = await self._look()
             self._tell(problems | await self._renew(self.config))
-            await self._note_ends()
+            await self._note_lives()
             self.manager.tell(READY="1")
 
     async def _look(self) -> _Look:
         files = [*map(Path, files_of(self.config.server).named().values())]
         return await asyncio.to_thread(lambda: tuple(map(_look_at, files)))
 
-    async def _note_ends(self) -> None:
-        self.ends = await asyncio.to_thread(find_ends, self.config.server)
-        for name, end in self.ends.items():
-            self._metrics.certificate_ends.labels(name).set(end)
+    async def _note_lives(self) -> None:
+        self.lives = await asyncio.to_thread(find_lives, self.config.server)
+        for name, life in self.lives.items():
+            self._metrics.certificate_ends.labels(name).set(life.ends)
 
     async def _change(self) -> set[str]:
         """Take up what is written now, as far as it can change; what is wrong with it."""

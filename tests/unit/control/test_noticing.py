@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import count
 
+from mirror.aio.lives import Life
 from mirror.control.models import Endpoint, PullQuota, Store
 from mirror.control.noticing import Noticing, Seen
 from mirror.telemetry.mismatches import Mismatch
@@ -32,13 +33,15 @@ def seen(
     *endpoints: Endpoint,
     free: int = 9 * GIB,
     ends: float = 90 * DAY,
+    life: float = 90 * DAY,
     mismatches: Sequence[Mismatch] = (),
     disk_trouble: str | None = None,
 ) -> Seen:
     store = Store(root="/store", blobs=0, bytes=0, disk=0, limit=GIB, free=free, min_free=2 * GIB)
     return Seen(
         now=1000, endpoints=endpoints or [endpoint()], store=store, disk_trouble=disk_trouble,
-        ends={"tls_certificate_file": 1000 + ends}, mismatches=mismatches,
+        lives={"tls_certificate_file": Life(1000 + ends - life, 1000 + ends)},
+        mismatches=mismatches,
     )  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def test_an_endpoint_that_is_configured_no_longer_troubles_nobody(clock: FakeClo
     store = seen()
     assert look(its, seen(endpoint(is_up=False))) == [("upstream", "trouble")]
     gone = Seen(
-        now=1001, endpoints=[], store=store.store, disk_trouble=None, ends={}, mismatches=[]
+        now=1001, endpoints=[], store=store.store, disk_trouble=None, lives={}, mismatches=[]
     )
     assert look(its, gone) == [("upstream", "well")]
 
@@ -108,6 +111,15 @@ def test_a_certificate_is_told_of_two_weeks_before_its_end(clock: FakeClock) -> 
     assert look(its, seen(ends=90 * DAY)) == [("certificate", "well")]
     (over,) = its.look(seen(ends=-1.0))
     assert "has ended" in over.text
+
+
+def test_a_certificate_of_a_short_life_is_told_of_when_it_should_have_been_renewed(
+    clock: FakeClock,
+) -> None:
+    its = noticing(clock)
+    assert look(its, seen(ends=2 * DAY, life=6 * DAY)) == []
+    assert look(its, seen(ends=1 * DAY, life=6 * DAY)) == [("certificate", "trouble")]
+    assert look(its, seen(ends=6 * DAY, life=6 * DAY)) == [("certificate", "well")]
 
 
 def test_the_same_wrong_bytes_are_told_of_once_an_hour(clock: FakeClock) -> None:

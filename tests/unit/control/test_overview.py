@@ -28,7 +28,7 @@ async def test_a_disk_that_hangs_is_waited_for_but_once() -> None:
         find_free=find_free, find_disk_trouble=find_disk_trouble, clock=lambda: 0.0,
         monotonic=lambda: 0.0, config=lambda: SimpleNamespace(store=store),
         totals=lambda: StoreTotals(0, 0), disk=lambda: 0, registries=dict, schedules=list,
-        company=list, ends=dict, fills=SimpleNamespace(disk_trouble=None),
+        company=list, lives=dict, fills=SimpleNamespace(disk_trouble=None),
     )  # fmt: skip
     async with asyncio.timeout(10):
         health = await Overview(parts).health()
