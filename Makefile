@@ -9,7 +9,7 @@ PACKAGES = buildah busybox-static catatonit chromium containerd curl docker-regi
 CEPH = ceph-common ceph-mon ceph-osd radosgw
 WITH_BUCKET = tests/integration/shared tests/daemons/test_fleet.py
 
-.PHONY: help serve test test-rgw check format lock bench simulate fuzz clean
+.PHONY: help serve test test-rgw check format lock bench simulate fuzz chaos clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -56,6 +56,9 @@ simulate: .venv/test.stamp ## Play traces to rules of eviction (FULL=1: all of t
 
 fuzz: .venv/test.stamp ## Feed what reads peers' bytes with a fuzzer's, for SECONDS=300 (ONLY=one for one of them)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300) $(if $(ONLY),--only '$(ONLY)')
+
+chaos: .venv/test.stamp ## Do everything at once to a mirror, at random, for SECONDS=300 (SEED=7 for about the same again)
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove what was set up here; the cache in mirror-data stays
 	rm -rf .venv .coverage .coverage.* .*_cache .hypothesis dist
