@@ -38,7 +38,7 @@ _PUSHERS = 2
 _TROUBLED = 20.0  # seconds between two moments of calm
 _ENDED_WITHIN = 170.0  # seconds; more than a pull or a push may take
 _SIZES = ("9 MiB", "20 MiB", "60 MiB")
-_DISKS = (40 * 2**20, 64 * 2**20)  # bytes
+_DISKS = (64 * 2**20, 96 * 2**20)  # bytes
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ class _Chaos:
             if self._dice.random() < 1 / 3:
                 disk = small_disk(self._directory / "store", self._dice.choice(_DISKS))
                 await stack.enter_async_context(disk)
-                settings["store"] |= {"max_size": "1 GiB", "min_free": "4 MiB"}
+                settings["store"] |= {"max_size": "1 GiB", "min_free": "16 MiB"}
                 self._judge.is_cramped = True
                 print("on a small disk")
             print(settings, flush=True)
