@@ -193,6 +193,12 @@ class TestABrokenLine:
             assert refusal.value.errors[0]["code"] == "UNKNOWN"
             at = await begun(target)
 
+    async def test_a_blob_that_is_to_be_pushed_is_asked_for_once(
+        self, upstream: ScriptedRegistry, target: Target
+    ) -> None:
+        assert await target.find_blob(DIGEST) is None
+        assert [it.method for it in upstream.asked("blob")] == ["HEAD"]
+
     async def test_what_breaks_in_bringing_the_bytes_comes_out_as_itself_and_blames_nobody(
         self, registry: Registry, target: Target
     ) -> None:

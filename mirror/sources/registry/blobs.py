@@ -194,15 +194,22 @@ class RegistryBlobs:
         self._distrust.note(digest, names, is_disproved=is_disproved)
 
 
-async def head_blob(endpoint: Endpoint, scope: Scope, digest: Digest) -> int:
-    """The size of a blob in bytes; nothing is transferred. Raises as `Endpoint.ask`."""
+async def head_blob(
+    endpoint: Endpoint, scope: Scope, digest: Digest, *, is_cache: bool = True
+) -> int:
+    """The size of a blob in bytes; nothing is transferred. Raises as `Endpoint.ask`.
+
+    `is_cache`: for all that is known, it may be one, which has not fetched yet what it has not.
+    """
     repository, heads = scope.repository.name, endpoint.heads_of_blobs
     if heads.are_useful(repository):
         try:
             size = await _head_blob(endpoint, scope, digest)
-        except (Denied, Missing, Refused):
+        except (Denied, Missing, Refused) as error:
             # Some registries refuse every HEAD of a blob (public.ecr.aws: 401), or have none. For
             # some caches (Harbor's) what they have not fetched yet is not there (404) but by GET.
+            if isinstance(error, Missing) and not is_cache:
+                raise
             size = None
         except Unavailable as error:
             # Some storage lets in nobody but by GET, as it says in the signed link; some registries

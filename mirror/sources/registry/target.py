@@ -58,7 +58,8 @@ class RegistryTarget:
         """As `Target.find_blob`."""
         with suppress(Missing):
             return await first_answer(
-                [self.endpoint], lambda endpoint: head_blob(endpoint, self.scope, digest)
+                [self.endpoint],
+                lambda endpoint: head_blob(endpoint, self.scope, digest, is_cache=False),
             )
         return None
 
