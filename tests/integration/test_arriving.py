@@ -11,6 +11,7 @@ import pytest
 from mirror.aio.trust import trust
 from mirror.oci.digest import Chunk
 from mirror.sources.registry.receiver import arriving
+from mirror.sources.registry.sessions import open_sessions
 from tests.support.images import random_bytes
 from tests.support.tls import Authority
 
@@ -26,7 +27,7 @@ class Line:
 
     def __init__(self, tls: Authority | None) -> None:
         self._tls = tls
-        self.connections = 0
+        self.connections = self.requests = 0
 
     @asynccontextmanager
     async def get(self, send: Send) -> AsyncIterator[Get]:
@@ -34,6 +35,7 @@ class Line:
             self.connections += 1
             try:
                 while await reader.readuntil(b"\r\n\r\n"):
+                    self.requests += 1
                     await send(writer)
                     await writer.drain()
             except (asyncio.IncompleteReadError, ConnectionError):
@@ -46,8 +48,8 @@ class Line:
         scheme = "https" if self._tls else "http"
         async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
             url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-            async with aiohttp.ClientSession() as session:
-                yield lambda: session.get(url, ssl=trusted)
+            async with open_sessions() as sessions:
+                yield lambda: sessions.any.get(url, ssl=trusted)
 
 
 @pytest.fixture(params=["plain", "TLS"])
@@ -62,6 +64,31 @@ def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[Chunk]:
 async def _collect(chunks: AsyncIterator[Chunk], got: bytearray) -> None:
     async for chunk in chunks:
         got += chunk
+
+
+async def test_who_reads_an_earlier_body_late_does_no_harm_to_the_one_that_arrives(
+    line: Line,
+) -> None:
+    """A connection serves again once a body has come, read or not; to read it resumes the line."""
+    early = b"x" * 200
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        if line.requests == 1:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(early) + early)
+        else:
+            await _send_all(writer)
+
+    async with line.get(send) as get:
+        first = await get()
+        second = await get()
+        assert line.connections == 1
+        chunks = _chunks(second)
+        got = bytearray(await anext(chunks))
+        for _ in early:
+            assert await first.content.read(1) == b"x"
+            await asyncio.sleep(0.002)
+        await _collect(chunks, got)
+    assert got == CONTENT
 
 
 async def _send_all(writer: asyncio.StreamWriter) -> None:

@@ -257,6 +257,15 @@ class _Connection(ResponseHandler):
         if (senseless := self.exception()) is not None:
             self._break_off(senseless)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        """Not while a `Receiver` has the line, which it may hold back.
+
+        Whoever reads the rest of an earlier body would resume it, late: a connection serves again
+        once a body has come, read or not.
+        """
+        if self.transport is None or self.transport.get_protocol() is self:
+            super().resume_reading(resume_parser)
+
     def _break_off(self, error: BaseException) -> None:
         """Who reads a body is not told by aiohttp, and would wait for ever."""
         body = self._payload
