@@ -7,18 +7,16 @@ the next start), close the store.
 """
 
 import asyncio
-import errno
 import importlib
 import logging
 import os
 import random
-import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,6 +38,7 @@ from mirror.config import (
 )
 from mirror.config.units import format_listen, format_size
 from mirror.control.guides import MakeGuides
+from mirror.descriptors import allow_descriptors, warn_of_descriptors
 from mirror.front.api.passwords import PasswordFile
 from mirror.front.settings import UnusableFile
 from mirror.front.workers.forked import Forked, forked_workers
@@ -56,7 +55,6 @@ from mirror.records.bounded import BoundedRecords
 from mirror.sources.registry.arrival import Line
 from mirror.sources.registry.sessions import open_sessions
 from mirror.storage.building import open_storage
-from mirror.storage.open_files import MOST_POOLED
 from mirror.storage.scrub import ScrubPace
 from mirror.storage.space import Limits
 from mirror.storage.store import LocalStorage
@@ -71,7 +69,6 @@ _logger = logging.getLogger(__name__)
 
 _REFERENCED_FOR = 300.0  # seconds, before what is referenced is counted again
 _wall_clock = time.time  # noqa: TID251 - here is where the clock comes from that others take
-_TO_START, _FOR_A_WORKER = 64, 2  # descriptors: databases, sockets, pipes
 _OTHERS = 0o077  # have no business in the store, in which there may be private images
 
 
@@ -103,7 +100,7 @@ def serve(
         ConfigError: A file that the configuration names makes no sense.
         OSError: An address cannot be listened on, or too few files may be open at once.
     """
-    _allow_descriptors(config)
+    allow_descriptors(config)
     os.umask(_OTHERS)
     with forked_workers(config.server.worker_count, config.log) as waiting:
         uvloop.run(_serve(config, proxies, reread, welcome, guides, waiting=waiting))
@@ -139,7 +136,7 @@ async def _serve(
             loop.add_signal_handler(signal.SIGHUP, running.reload)
             _logger.info("serving", extra=_in_short(config, running))
             warn_of_disk(config.store)
-            _warn_of_descriptors(config)
+            warn_of_descriptors(config)
             manager.tell(READY="1")
             await stop.wait()
             _on_signals(None)  # a second ends it at once
@@ -162,45 +159,6 @@ def _on_signals(act: Callable[[], object] | None) -> None:
             loop.remove_signal_handler(number)
         else:
             loop.add_signal_handler(number, act)
-
-
-def _allow_descriptors(config: Config) -> None:
-    """As many as the system lets us have; a download takes a handful, and shells allow 1024.
-
-    Raises:
-        OSError: The mirror would not even start with these; whatever met that first would name
-            a file that has nothing to do with it.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # forbidden: then it is what it is
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    allowed, to_start, for_all = _descriptors(config)
-    if 0 <= allowed < to_start:
-        raise OSError(
-            errno.EMFILE,
-            f"the system allows {allowed} open files; the mirror needs {to_start} to start, and"
-            f" {for_all} for all that fill.max_active allows: raise it (LimitNOFILE, ulimit -n)",
-        )
-
-
-def _descriptors(config: Config) -> tuple[int, int, int]:
-    """How many are allowed (-1: any), how many it takes to start, and how many for all downloads.
-
-    Each connection of a client takes one more, of a worker.
-    """
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    to_start = _TO_START + _FOR_A_WORKER * config.server.worker_count
-    downloads = config.fill.max_active * (config.fill.connections + 2)  # a file, a range
-    return allowed, to_start, to_start + MOST_POOLED + downloads
-
-
-def _warn_of_descriptors(config: Config) -> None:
-    allowed, _, for_all = _descriptors(config)
-    if 0 <= allowed < for_all:
-        _logger.warning(
-            "few files may be open at once: raise the limit (LimitNOFILE, ulimit -n)",
-            extra=log.fields(allowed=allowed, needed=for_all),
-        )
 
 
 @asynccontextmanager
