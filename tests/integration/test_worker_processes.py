@@ -185,10 +185,16 @@ async def test_a_download_goes_on_whose_only_reader_has_died_and_the_next_has_it
     target, gate = f"/v2/org/app/blobs/{layer}", upstream.hold(layer, after=SIZE // 2)
     async with mirror.client.open(target) as response:
         await gate.reached()
-        for pid in workers_of(mirror):
+        before = workers_of(mirror)
+        for pid in before:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+
+    async def are_replaced() -> bool:  # who comes to one that is about to die is reset
+        return len(workers_of(mirror) - before) == len(before)
+
+    await until(are_replaced)
     gate.open()
     assert (await get(mirror.url + target)).body == app.blobs[layer]
     assert upstream.bytes_sent(layer) == SIZE
